@@ -1,0 +1,70 @@
+"""The errors of uspex_bridge, and the exit code that each one ends a command with.
+
+The message of every error names what is wrong and what to do next; it is printed as one line on
+stderr and written to ``bridge.log``. ``docs/exit_codes.md`` shows this table to users.
+"""
+
+from __future__ import annotations
+
+
+class BridgeError(Exception):
+    """Base class: an unexpected failure inside the bridge."""
+
+    exit_code = 1
+
+
+class InputError(BridgeError):
+    """POSCAR, INCAR, POTCAR or another input file cannot be used as it is."""
+
+    exit_code = 3
+
+
+class ConfigError(BridgeError):
+    """A configuration file, a protocol or an option is wrong."""
+
+    exit_code = 4
+
+
+class ModelError(BridgeError):
+    """A model, its package or the device it was asked to run on is not available."""
+
+    exit_code = 5
+
+
+class Rejected(BridgeError):
+    """A guard of the protocol refused the structure.
+
+    ``code`` is a short machine-readable reason (``overlap``, ``collapse``, ...); ``lasting`` is True where
+    computing the same input again would end the same way.
+    """
+
+    exit_code = 6
+
+    def __init__(self, code: str, message: str, *, lasting: bool = True) -> None:
+        super().__init__(message)
+        self.code = code
+        self.lasting = lasting
+
+
+class CalculationError(BridgeError):
+    """A model failed on this structure (NaN, out of memory, an exception inside it)."""
+
+    exit_code = 7
+
+
+class OutputError(BridgeError):
+    """A result could not be written (disk full, no permission)."""
+
+    exit_code = 8
+
+
+class BusyError(BridgeError):
+    """Another bridge is at work in the same folder."""
+
+    exit_code = 9
+
+
+class Interrupted(BridgeError):
+    """The time limit or a signal came before there was any valid result."""
+
+    exit_code = 10

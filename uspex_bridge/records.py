@@ -1,0 +1,208 @@
+"""The data that passes between the parts: a structure, what was asked, one ionic step, the result.
+
+No part of the bridge hands another one a file name or an ASE object; the text side (``vasp``) and the numerical
+side (``relax``) meet only here. Units as in :mod:`uspex_bridge.units`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from uspex_bridge.units import pv_energy
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """A periodic structure as an input file gave it; atoms keep that file's order.
+
+    Attributes:
+        symbols: element of each atom, (N,).
+        cell: lattice vectors as rows, (3, 3), Å.
+        scaled: fractional coordinates, (N, 3), not wrapped.
+        comment: first line of the POSCAR (USPEX's ``EA<ID>`` label).
+        free: which fractional coordinates may move, (N, 3), or None where all may (selective dynamics).
+    """
+
+    symbols: tuple[str, ...]
+    cell: Array
+    scaled: Array
+    comment: str = ""
+    free: NDArray[np.bool_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """Runs of equal elements in file order, as the species and counts lines of a POSCAR: [("Ca", 2), ...]."""
+        runs: list[tuple[str, int]] = []
+        for symbol in self.symbols:
+            if runs and runs[-1][0] == symbol:
+                runs[-1] = (symbol, runs[-1][1] + 1)
+            else:
+                runs.append((symbol, 1))
+        return runs
+
+    @property
+    def formula(self) -> str:
+        """Formula in order of first appearance, e.g. ``Ca2FeNi``."""
+        counts: dict[str, int] = {}
+        for symbol in self.symbols:
+            counts[symbol] = counts.get(symbol, 0) + 1
+        return "".join(f"{s}{n if n > 1 else ''}" for s, n in counts.items())
+
+    @property
+    def volume(self) -> float:
+        """Cell volume in Å³."""
+        return float(abs(np.linalg.det(self.cell)))
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What an INCAR asks for, in the terms of VASP's manual; the protocol decides how it is done.
+
+    ``ediffg`` None means that the INCAR does not say. ``ignored`` holds the tags that mean nothing to a
+    potential without electrons.
+    """
+
+    isif: int = 3
+    nsw: int = 1000
+    ibrion: int = 2
+    ediffg: float | None = None
+    pressure_gpa: float = 0.0
+    keep_symmetry: bool = False
+    symprec: float | None = None
+    nelm: int = 60
+    stages: str | None = None
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def static(self) -> bool:
+        """True where no ion and no cell vector may move (NSW = 0 or IBRION = -1)."""
+        return self.nsw == 0 or self.ibrion == -1
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One ionic step: a geometry and what one model says of it.
+
+    Attributes:
+        cell: (3, 3) Å, rows.
+        scaled: fractional coordinates (N, 3), not wrapped, so that steps join into a path.
+        energy: E in eV per cell, never with PV.
+        forces: (N, 3) eV/Å, of the bare model (constraints not applied).
+        stress: (6,) eV/Å³, ASE's sign and order.
+        magmoms: (N,) Bohr magnetons where the model gives them.
+        stage: index of the protocol stage it belongs to.
+    """
+
+    cell: Array
+    scaled: Array
+    energy: float
+    forces: Array
+    stress: Array
+    magmoms: Array | None = None
+    stage: int = 0
+
+    @cached_property
+    def volume(self) -> float:
+        """Cell volume in Å³."""
+        return float(abs(np.linalg.det(self.cell)))
+
+    @property
+    def positions(self) -> Array:
+        """Cartesian positions (N, 3), Å."""
+        return self.scaled @ self.cell
+
+    def enthalpy(self, pressure_gpa: float) -> float:
+        """H = E + PV in eV per cell at the target pressure."""
+        return self.energy + pv_energy(pressure_gpa, self.volume)
+
+
+Outcome = Literal["converged", "steps", "failed", "time", "signal", "static"]
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """How one stage went; ``outcome`` says why it ended."""
+
+    name: str
+    calculator: str
+    model: str
+    optimizer: str
+    outcome: Outcome
+    steps: int
+    evaluations: int
+    seconds: float
+    energy: float | None
+    enthalpy: float | None
+    fmax: float | None
+    stress_gpa: float | None
+    detail: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class RelaxResult:
+    """A relaxation that passed the guards; converged or not is data, not an error.
+
+    Attributes:
+        frames: every ionic step of every stage, in order; the last one is the result.
+        stages: one report per stage that ran.
+        converged: the last stage reached its force and stress targets (or the run was a single point).
+        reason: one line that says why the relaxation ended.
+        flags: short words a user would want to see (``elongated``, ``overlap-pushed``, ...).
+        fmax: largest force on an atom that may move, eV/Å, in the last frame.
+        stress_gpa: largest |stress component + P| among those that may relax, GPa, in the last frame.
+        model_start: index of the first frame of the last unbroken run of stages that used the final model.
+        models: calculator name -> identity (kind, model, hash, package version, device, dtype).
+    """
+
+    frames: tuple[Frame, ...]
+    stages: tuple[StageReport, ...]
+    converged: bool
+    reason: str
+    flags: tuple[str, ...]
+    fmax: float
+    stress_gpa: float
+    pressure_gpa: float
+    model_start: int = 0
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def final(self) -> Frame:
+        """The last ionic step."""
+        return self.frames[-1]
+
+    @property
+    def enthalpy(self) -> float:
+        """H = E + PV in eV per cell of the last step."""
+        return self.final.enthalpy(self.pressure_gpa)
+
+
+@dataclass(frozen=True, eq=False)
+class VaspRun:
+    """Everything that VASP's output files are written from.
+
+    ``frames`` are the ionic steps to print (one model's only, see ``steps`` in the configuration).
+    """
+
+    structure: Structure
+    frames: tuple[Frame, ...]
+    intent: Intent
+    converged: bool
+    model: str
+    seconds: float = 0.0
+    incar: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def pressure_gpa(self) -> float:
+        """Target pressure, GPa."""
+        return self.intent.pressure_gpa
