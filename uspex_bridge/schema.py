@@ -81,7 +81,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return tuple(_convert(item, v, where) for item, v in zip(items, value, strict=True))
     if origin is dict and isinstance(value, Mapping):
         return {str(k): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    if hint is Any or hint is type(None) and value is None:
+    if hint is Any or (hint is type(None) and value is None):
         return value
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)

@@ -1,0 +1,145 @@
+"""The bridge's settings: one TOML file, found near the folder that USPEX works in."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from uspex_bridge.cards import CalculatorSettings
+from uspex_bridge.errors import ConfigError
+from uspex_bridge.schema import build, read_toml
+
+#: Name of the settings file.
+FILENAME = "bridge.toml"
+#: Environment variable that names a settings file.
+VARIABLE = "USPEX_BRIDGE_CONFIG"
+
+
+@dataclass(frozen=True)
+class ExternalSettings:
+    """``[external]``: what USPEX's manual leaves open for abinitioCode 99 (docs/uspex_setup.md).
+
+    Attributes:
+        energy: what the number in energy.txt is, ``enthalpy`` (E + PV) or ``energy`` (E alone).
+        per: ``cell`` or ``atom``.
+        geometry: layout of geom.out, VASP-5 (``vasp5``, with an element line) or ``vasp4``.
+        pressure: GPa; None takes it from parameters.json or usercode.in.
+    """
+
+    energy: Literal["enthalpy", "energy"] = "enthalpy"
+    per: Literal["cell", "atom"] = "cell"
+    geometry: Literal["vasp5", "vasp4"] = "vasp5"
+    pressure: float | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that bridge.toml may say (docs/configuration.md).
+
+    Attributes:
+        protocol: a named protocol, the path of a TOML file, or ``auto``: ``paper`` where its weights are found,
+            else ``embedded``.
+        stages: which of its stages to run (``1``, ``2-3``, ``robust``); None is all.
+        device: device of every calculator that does not name its own.
+        threads: CPU threads per relaxation.
+        time_limit: seconds after which the best geometry so far is returned; None is no limit.
+        on_reject: what USPEX gets for a refused structure: no result (``fail``) or a valid one with a
+            ``penalty`` enthalpy, eV per atom.
+        steps: which ionic steps the VASP files show: those of the ``final-model`` (energies of one
+            model only), ``all``, or the ``last`` one.
+        record: file of the run-wide record; None puts ``bridge_record.jsonl`` beside the CalcFolds.
+        calculators: settings per calculator name.
+        base: folder that relative paths are taken from (set by the reader).
+    """
+
+    protocol: str = "auto"
+    stages: str | None = None
+    device: str = "auto"
+    threads: int = 1
+    time_limit: float | None = None
+    on_reject: Literal["fail", "penalty"] = "fail"
+    penalty: float = 100.0
+    steps: Literal["final-model", "all", "last"] = "final-model"
+    record: str | None = None
+    calculators: dict[str, CalculatorSettings] = field(default_factory=dict)
+    external: ExternalSettings = field(default_factory=ExternalSettings)
+    base: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError(f"threads = {self.threads} must be at least 1")
+        if self.time_limit is not None and self.time_limit <= 0:
+            raise ValueError(f"time_limit = {self.time_limit} must be positive (seconds)")
+        if not 0 < self.penalty <= 500:
+            raise ValueError(f"penalty = {self.penalty} must lie between 0 and 500 eV per atom")
+
+    def settings_of(self, calculator: str) -> CalculatorSettings:
+        """Settings of a calculator by name, with the run's device filled in."""
+        settings = self.calculators.get(calculator, CalculatorSettings())
+        return replace(settings, device=self.device) if settings.device == "auto" else settings
+
+
+def find_config(folder: Path, explicit: Path | None = None) -> Path | None:
+    """Return the settings file of a working folder, or None.
+
+    Looked for in this order: ``explicit``, $USPEX_BRIDGE_CONFIG, the folder itself, its parent, the parent's
+    ``Specific``, the user's configuration directory.
+
+    Raises:
+        ConfigError: a file that was named does not exist.
+    """
+    for named, origin in ((explicit, "--config"), (os.environ.get(VARIABLE), VARIABLE)):
+        if named:
+            path = Path(named).expanduser()
+            if not path.is_file():
+                raise ConfigError(f"{origin}: there is no file {path}")
+            return path
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "uspex_bridge"
+    folder = folder.resolve()
+    for place in (folder, folder.parent, folder.parent / "Specific", home):
+        if (place / FILENAME).is_file():
+            return place / FILENAME
+    return None
+
+
+def load_config(folder: Path, explicit: Path | None = None) -> Config:
+    """Read the settings for a working folder; defaults where there is no file.
+
+    Raises:
+        ConfigError: a named file is missing, or the file is wrong.
+    """
+    path = find_config(folder, explicit)
+    return Config(base=str(folder)) if path is None else read_config(path)
+
+
+def read_config(path: Path) -> Config:
+    """Read one settings file.
+
+    Raises:
+        ConfigError: the file is not TOML, has unknown keys or impossible values.
+    """
+    table = dict(read_toml(path))
+    for hidden in ("base", "source"):
+        if hidden in table:
+            raise ConfigError(f"{path}: unknown key '{hidden}'")
+    calculators = table.pop("calculators", {})
+    external = build(ExternalSettings, table.pop("external", {}), f"{path}: [external]")
+    if not isinstance(calculators, dict) or not all(isinstance(entry, dict) for entry in calculators.values()):
+        raise ConfigError(f"{path}: calculators are written as [calculators.NAME] tables")
+    base = path.resolve().parent
+    made = {
+        name: _anchored(build(CalculatorSettings, entry, f"{path}: [calculators.{name}]"), base)
+        for name, entry in calculators.items()
+    }
+    config = build(Config, table, str(path))
+    return replace(config, calculators=made, external=external, base=str(base), source=str(path.resolve()))
+
+
+def _anchored(settings: CalculatorSettings, base: Path) -> CalculatorSettings:
+    """Make a model path relative to the settings file absolute, where there is such a file."""
+    if settings.model and not Path(settings.model).is_absolute() and (base / settings.model).is_file():
+        return replace(settings, model=str(base / settings.model))
+    return settings

@@ -1,0 +1,321 @@
+"""The staged relaxation of one structure. It knows no file: structure and plan in, result out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.constraints import FixAtoms, FixScaled, FixSymmetry
+from ase.optimize import BFGS, FIRE, FIRE2, LBFGS, BFGSLineSearch
+
+from uspex_bridge.errors import CalculationError, Interrupted, Rejected
+from uspex_bridge.protocol import Plan, Stage
+from uspex_bridge.records import Frame, Outcome, RelaxResult, StageReport, Structure
+from uspex_bridge.relax.cell import CellMode, largest_force, motion, movable, stress_left
+from uspex_bridge.relax.guards import check_geometry, check_result, check_start
+from uspex_bridge.relax.monitor import Halt, Model, Monitor, Why
+from uspex_bridge.relax.overlap import push_apart
+from uspex_bridge.units import gpa_to_ev_a3
+
+_OPTIMIZERS: dict[str, Any] = {
+    "FIRE": FIRE,
+    "FIRE2": FIRE2,
+    "BFGS": BFGS,
+    "LBFGS": LBFGS,
+    "BFGSLineSearch": BFGSLineSearch,
+}
+#: Symmetry is looked for with this tolerance (Å) unless SYMPREC says otherwise: POSCARs of USPEX have 6 digits.
+_SYMPREC = 1e-3
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an observer hears after every ionic step (units of :mod:`uspex_bridge.records`)."""
+
+    stage: str
+    index: int
+    energy: float
+    enthalpy: float
+    fmax: float
+    stress_gpa: float
+    volume: float
+
+
+def relax(
+    structure: Structure,
+    plan: Plan,
+    model_of: Callable[[str], Model],
+    *,
+    halt: Callable[[], Why | None] = lambda: None,
+    observe: Callable[[Step], None] = lambda step: None,
+) -> RelaxResult:
+    """Relax ``structure`` as ``plan`` says.
+
+    Args:
+        structure: the starting structure.
+        plan: stages, guards and intent.
+        model_of: gives the loaded model of a calculator name; called when a stage needs it.
+        halt: asked before every evaluation; ``time`` or ``signal`` ends the run with what is reached.
+        observe: called after every ionic step.
+
+    Returns:
+        The result, converged or not. Its last frame is always the last stage's model's.
+
+    Raises:
+        Rejected: a guard refused the structure.
+        CalculationError: the model of the last stage failed.
+        InputError: a model does not know an element.
+        Interrupted: told to stop before there was any step.
+    """
+    return _Relaxation(structure, plan, model_of, halt, observe).run()
+
+
+def to_atoms(structure: Structure) -> Atoms:
+    """Return ASE atoms of a structure, selective dynamics as constraints."""
+    atoms = Atoms(list(structure.symbols), scaled_positions=structure.scaled, cell=structure.cell, pbc=True)
+    if structure.free is not None:
+        fixed = ~structure.free
+        whole = np.flatnonzero(fixed.all(axis=1))
+        partly = np.flatnonzero(fixed.any(axis=1) & ~fixed.all(axis=1))
+        atoms.set_constraint([FixAtoms(whole), *(FixScaled(int(i), mask=fixed[i]) for i in partly)])
+    return atoms
+
+
+class _Relaxation:
+    """State of one run: the atoms as they are now, and everything that was recorded on the way."""
+
+    def __init__(
+        self,
+        structure: Structure,
+        plan: Plan,
+        model_of: Callable[[str], Model],
+        halt: Callable[[], Why | None],
+        observe: Callable[[Step], None],
+    ) -> None:
+        self.plan = plan
+        self.model_of = model_of
+        self.halt = halt
+        self.observe = observe
+        self.atoms = to_atoms(structure)
+        self.frames: list[Frame] = []
+        self.calculators: list[str] = []
+        self.reports: list[StageReport] = []
+        self.flags: list[str] = []
+        self.monitors: dict[str, Monitor] = {}
+        self.start_volume = 0.0
+
+    def run(self) -> RelaxResult:
+        plan, intent = self.plan, self.plan.intent
+        ions, cell = motion(intent.isif)
+        overlapping = check_start(self.atoms, plan.guards)
+        if intent.static:
+            self.start_volume = float(np.linalg.det(self.atoms.cell.array))
+            check_result(self.atoms, plan.guards)
+            return self._static()
+        if overlapping:
+            push_apart(self.atoms, plan.guards.overlap_ratio, ions=ions, expand=cell in ("full", "volume"))
+            self.flags.append("overlap-pushed")
+        self.start_volume = float(np.linalg.det(self.atoms.cell.array))
+        if intent.keep_symmetry:
+            symmetry = FixSymmetry(self.atoms, symprec=max(intent.symprec or _SYMPREC, 1e-5))
+            self.atoms.set_constraint([*self.atoms.constraints, symmetry])
+        outcome = self._stages()
+        self._final_model()
+        return self._result(outcome)
+
+    def _static(self) -> RelaxResult:
+        """One evaluation by the last stage's model."""
+        self._evaluate_once(len(self.plan.stages) - 1)
+        return self._result("static")
+
+    def _stages(self) -> Outcome:
+        """Run the stages; return how the last of them ended."""
+        outcome: Outcome = "steps"
+        for index, stage in enumerate(self.plan.stages):
+            if len(self.frames) >= self.plan.intent.nsw:
+                return "steps"
+            start, first = self.atoms.copy(), len(self.frames)
+            try:
+                outcome = self._stage(index, stage)
+            except (Rejected, CalculationError):
+                # A preconditioning stage that breaks down is skipped: the next one starts where it did.
+                if index == len(self.plan.stages) - 1 or stage.on_fail != "next":
+                    raise
+                self.atoms.set_cell(start.cell)
+                self.atoms.set_positions(start.positions, apply_constraint=False)
+                self._forget(first)
+                self.flags.append(f"{stage.name}-failed")
+                continue
+            if outcome in ("time", "signal"):
+                return outcome
+            if outcome == "steps" and stage.on_fail == "reject":
+                left = f"{self.reports[-1].fmax:.3g} eV/Å left after {self.reports[-1].steps} steps"
+                raise Rejected("unconverged", f"stage '{stage.name}' did not reach its targets: {left}")
+            if outcome == "steps" and stage.on_fail == "stop":
+                return outcome
+        return outcome
+
+    def _stage(self, index: int, stage: Stage) -> Outcome:
+        monitor = self._monitor(stage.calculator)
+        began, before, first = time.monotonic(), monitor.evaluations, len(self.frames)
+        ions, cell = motion(self.plan.intent.isif, stage.move)
+        self.atoms.calc = monitor
+        target = movable(self.atoms, ions, cell, self.plan.pressure_gpa)
+        limit = min(stage.steps, self.plan.intent.nsw - first - int(self._is_new(stage.calculator)))
+        outcome: Outcome = "failed"
+        detail, steps = "", 0
+        try:
+            optimizer = _OPTIMIZERS[stage.optimizer](target, logfile=None, maxstep=stage.maxstep)
+            for _ in optimizer.irun(fmax=0.0, steps=limit):
+                steps = optimizer.nsteps
+                if self._record(index, stage, ions, cell, first):
+                    outcome = "converged"
+                    break
+            else:
+                outcome = "steps"
+        except Halt as halt:
+            outcome = halt.why
+            if self.frames:
+                self._return_to(self.frames[-1])
+        except (np.linalg.LinAlgError, ValueError, RuntimeError, FloatingPointError) as error:
+            detail = f"{stage.optimizer} failed: {error}"
+            raise CalculationError(f"{detail} (stage '{stage.name}')") from error
+        except (Rejected, CalculationError) as error:
+            detail = str(error)
+            raise
+        finally:
+            self._report(index, stage, outcome, steps, monitor.evaluations - before, began, detail)
+        return outcome
+
+    def _record(self, index: int, stage: Stage, ions: bool, cell: CellMode, first: int) -> bool:
+        """Keep the step the atoms are at, tell the observer, return whether the stage's targets are reached."""
+        frame = self.monitors[stage.calculator].frame(self.atoms, index)
+        if not self._is_new(stage.calculator) and _same_geometry(frame, self.frames[-1]):
+            self._forget(len(self.frames) - 1)
+        self.frames.append(frame)
+        self.calculators.append(stage.calculator)
+        fmax, stress = self._residuals(frame, ions, cell)
+        enthalpy = frame.enthalpy(self.plan.pressure_gpa)
+        self.observe(Step(stage.name, len(self.frames), frame.energy, enthalpy, fmax, stress, frame.volume))
+        if stage.ediff is not None:
+            recent = [f.enthalpy(self.plan.pressure_gpa) for f in self.frames[first:][-3:]]
+            return len(recent) == 3 and float(np.abs(np.diff(recent)).max()) < stage.ediff
+        if stage.stress is not None:
+            return fmax < stage.fmax and stress < stage.stress
+        per_atom = frame.volume / len(self.atoms)
+        return fmax < stage.fmax and gpa_to_ev_a3(stress) * per_atom < stage.fmax
+
+    def _residuals(self, frame: Frame, ions: bool, cell: CellMode) -> tuple[float, float]:
+        """Return the largest force on what may move (eV/Å) and the stress left to relax (GPa) at the atoms' frame."""
+        forces = frame.forces.copy()
+        for constraint in self.atoms.constraints:
+            constraint.adjust_forces(self.atoms, forces)
+        return largest_force(forces, ions), stress_left(frame.stress, cell, self.plan.pressure_gpa)
+
+    def _return_to(self, frame: Frame) -> None:
+        """Put the atoms back where a step was taken."""
+        self.atoms.set_cell(frame.cell)
+        self.atoms.set_positions(frame.positions, apply_constraint=False)
+
+    def _forget(self, first: int) -> None:
+        """Drop the steps from number ``first`` on."""
+        del self.frames[first:], self.calculators[first:]
+
+    def _is_new(self, calculator: str) -> bool:
+        """Tell whether the next step is the first of this calculator in a row."""
+        return not self.calculators or self.calculators[-1] != calculator
+
+    def _monitor(self, calculator: str) -> Monitor:
+        if calculator not in self.monitors:
+            model = self.model_of(calculator)
+            model.check_elements(self.atoms.get_chemical_symbols())
+            self.monitors[calculator] = Monitor(model, self.plan.guards, self.start_volume, self.halt)
+        return self.monitors[calculator]
+
+    def _final_model(self) -> None:
+        """Make sure that the result carries the last stage's energy, however early the run ended."""
+        last = len(self.plan.stages) - 1
+        if not self.frames:
+            raise Interrupted("told to stop before the first step was done; nothing was written")
+        if self._is_new(self.plan.stages[last].calculator):
+            self._return_to(self.frames[-1])
+            self._evaluate_once(last)
+
+    def _evaluate_once(self, index: int) -> None:
+        stage = self.plan.stages[index]
+        began = time.monotonic()
+        monitor = self._monitor(stage.calculator)
+        monitor.halt = lambda: None
+        check_geometry(self.atoms, self.plan.guards, self.start_volume)
+        self.atoms.calc = monitor
+        ions, cell = motion(self.plan.intent.isif)
+        self._record(index, stage, ions, cell, len(self.frames))
+        self._report(index, stage, "static", 0, 1, began, "single point")
+
+    def _report(
+        self, index: int, stage: Stage, outcome: Outcome, steps: int, evaluations: int, began: float, detail: str
+    ) -> None:
+        reached = outcome != "failed" and self.frames and self.frames[-1].stage == index
+        last = self.frames[-1] if reached else None
+        ions, cell = motion(self.plan.intent.isif, stage.move)
+        fmax, stress = self._residuals(last, ions, cell) if last is not None else (None, None)
+        model = self.monitors[stage.calculator].model.identity
+        self.reports.append(
+            StageReport(
+                name=stage.name,
+                calculator=stage.calculator,
+                model=str(model.get("model", "")),
+                optimizer=stage.optimizer,
+                outcome=outcome,
+                steps=steps,
+                evaluations=evaluations,
+                seconds=round(time.monotonic() - began, 3),
+                energy=None if last is None else last.energy,
+                enthalpy=None if last is None else last.enthalpy(self.plan.pressure_gpa),
+                fmax=fmax,
+                stress_gpa=stress,
+                detail=detail,
+            )
+        )
+
+    def _result(self, outcome: Outcome) -> RelaxResult:
+        final = self.frames[-1]
+        self._return_to(final)
+        self.flags.extend(check_result(self.atoms, self.plan.guards))
+        ions, cell = motion(self.plan.intent.isif)
+        fmax, stress = self._residuals(final, ions, cell)
+        converged = outcome in ("converged", "static")
+        if not converged:
+            self.flags.append("unconverged")
+        start = len(self.frames) - 1
+        while start > 0 and self.calculators[start - 1] == self.calculators[-1]:
+            start -= 1
+        return RelaxResult(
+            frames=tuple(self.frames),
+            stages=tuple(self.reports),
+            converged=converged,
+            reason=_REASONS[outcome],
+            flags=tuple(self.flags),
+            fmax=fmax,
+            stress_gpa=stress,
+            pressure_gpa=self.plan.pressure_gpa,
+            model_start=start,
+            models={name: dict(monitor.model.identity) for name, monitor in self.monitors.items()},
+        )
+
+
+_REASONS: dict[str, str] = {
+    "converged": "reached the targets of the last stage",
+    "static": "single point",
+    "steps": "step limit reached",
+    "time": "time limit reached",
+    "signal": "stopped by a signal",
+}
+
+
+def _same_geometry(one: Frame, other: Frame) -> bool:
+    return bool(np.array_equal(one.cell, other.cell) and np.allclose(one.scaled, other.scaled, rtol=0, atol=1e-14))

@@ -1,0 +1,134 @@
+"""Tests that keep holes of a potential and broken geometries out of a search.
+
+Each raises :class:`~uspex_bridge.errors.Rejected` with a short code and the number that was too large or too small.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers, covalent_radii
+from ase.neighborlist import neighbor_list
+
+from uspex_bridge.errors import Rejected
+from uspex_bridge.protocol import Guards
+from uspex_bridge.records import Array
+
+
+def closest_pair(atoms: Atoms, below: float) -> tuple[float, str] | None:
+    """Return the smallest d / (r_i + r_j) under ``below`` with a text naming the pair, or None."""
+    radii = covalent_radii[atoms.numbers]
+    first, second, distance = neighbor_list("ijd", atoms, below * radii)
+    if len(distance) == 0:
+        return None
+    ratio = distance / (radii[first] + radii[second])
+    k = int(ratio.argmin())
+    i, j = int(first[k]), int(second[k])
+    pair = f"{atoms.symbols[i]}{i + 1}-{atoms.symbols[j]}{j + 1}"
+    return float(ratio[k]), f"{pair} {distance[k]:.3f} Å apart, {ratio[k]:.2f} of the sum of covalent radii"
+
+
+def cell_heights(cell: Array) -> Array:
+    """Return the distances between opposite faces of a cell (3, 3), Å."""
+    volume = abs(np.linalg.det(cell))
+    areas = np.linalg.norm(np.cross(cell[[1, 2, 0]], cell[[2, 0, 1]]), axis=1)
+    return np.asarray(volume / np.maximum(areas, 1e-12))
+
+
+def check_start(atoms: Atoms, guards: Guards) -> bool:
+    """Test a starting structure; return True where overlapping atoms must be pushed apart first.
+
+    Raises:
+        Rejected: too many atoms, a flat or dilute cell, or an overlap where the protocol refuses overlaps.
+    """
+    n = len(atoms)
+    if n > guards.max_atoms:
+        raise Rejected("too-large", f"{n} atoms, the protocol allows {guards.max_atoms} (max_atoms)")
+    height = float(cell_heights(atoms.cell.array).min())
+    if height < guards.min_height:
+        raise Rejected("flat", f"the cell is flat: {height:.2f} Å between faces, the limit is {guards.min_height} Å")
+    per_atom = atoms.get_volume() / n
+    if per_atom > guards.max_volume:
+        raise Rejected("dilute", f"{per_atom:.0f} Å³ per atom, the limit is {guards.max_volume:.0f} (max_volume)")
+    close = closest_pair(atoms, guards.overlap_ratio)
+    if close is None:
+        return False
+    if guards.overlap == "reject":
+        raise Rejected("overlap", f"atoms overlap: {close[1]}")
+    return True
+
+
+def check_geometry(atoms: Atoms, guards: Guards, start_volume: float) -> None:
+    """Test a geometry on the way, before a model is asked about it.
+
+    ``start_volume`` is the starting cell's determinant, Å³, with its sign.
+
+    Raises:
+        Rejected: not finite, collapsed, exploded.
+    """
+    cell = atoms.cell.array
+    if not (np.isfinite(cell).all() and np.isfinite(atoms.positions).all()):
+        raise Rejected("not-finite", "the geometry is not finite any more")
+    growth = float(np.linalg.det(cell)) / start_volume
+    volume = growth * abs(start_volume)
+    n = len(atoms)
+    spheres = float((4.0 / 3.0 * np.pi * covalent_radii[atoms.numbers] ** 3).sum())
+    if volume < guards.min_packing * spheres:
+        raise Rejected("collapse", f"the cell collapsed to {volume / n:.2f} Å³ per atom")
+    if growth > guards.max_growth or volume > guards.max_volume * n:
+        raise Rejected("explosion", f"the cell grew to {volume / n:.0f} Å³ per atom ({growth:.1f} x)")
+    if close := closest_pair(atoms, guards.collapse_ratio):
+        raise Rejected("collapse", f"atoms collapsed onto each other: {close[1]}")
+
+
+def check_values(
+    atoms: Atoms, energy: float, forces: Array, stress: Array, guards: Guards, energy_zero: str = "model"
+) -> None:
+    """Test what a model says of a geometry: energy (eV), forces (N, 3), stress (6,).
+
+    Raises:
+        Rejected: not finite, forces beyond belief, an energy no compound of these elements can have.
+    """
+    if not (np.isfinite(energy) and np.isfinite(forces).all() and np.isfinite(stress).all()):
+        raise Rejected("not-finite", "the model gave NaN or infinity")
+    largest = float(np.abs(forces).max(initial=0.0))
+    if largest > guards.max_force:
+        raise Rejected("force", f"a force of {largest:.3g} eV/Å, the limit is {guards.max_force:g} (max_force)")
+    per_atom = energy / len(atoms)
+    low, high = guards.energy_window
+    if not low <= per_atom <= high:
+        raise Rejected("energy", f"E = {per_atom:.4g} eV/atom lies outside {low:g} to {high:g} (energy_window)")
+    if energy_zero == "mp-pbe":
+        elements = elemental_energies()
+        floor = sum(elements.get(s, low) for s in atoms.symbols) / len(atoms) - guards.hole_depth
+        if per_atom < floor:
+            raise Rejected("hole", f"E = {per_atom:.3f} eV/atom, no compound of these elements lies below {floor:.2f}")
+
+
+def check_result(atoms: Atoms, guards: Guards) -> list[str]:
+    """Test a relaxed structure; return flags.
+
+    Raises:
+        Rejected: atoms too close, or a cell too elongated where the protocol refuses that.
+    """
+    if close := closest_pair(atoms, guards.final_ratio):
+        raise Rejected("distance", f"the relaxed structure has atoms too close: {close[1]}")
+    lengths = atoms.cell.lengths()
+    ratio = float(lengths.max() / lengths.min())
+    if guards.axis == "off" or ratio <= guards.axis_ratio:
+        return []
+    if guards.axis == "reject":
+        raise Rejected("elongated", f"one lattice vector is {ratio:.1f} x another, the limit is {guards.axis_ratio}")
+    return ["elongated"]
+
+
+@cache
+def elemental_energies() -> dict[str, float]:
+    """Energies of the elements on the Materials Project's PBE scale, eV/atom (elements.json says how made)."""
+    path = Path(__file__).with_name("elements.json")
+    table: dict[str, float] = json.loads(path.read_text())["energy_per_atom"]
+    return {symbol: float(table[symbol]) for symbol in table if symbol in atomic_numbers}
