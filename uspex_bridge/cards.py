@@ -9,14 +9,29 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+EnergyZero = Literal["mp-pbe", "model"]
+
+
+def file_of_url(url: str) -> str:
+    """Return the file name that a URL ends in, without its query."""
+    return unquote(urlsplit(url).path.rsplit("/", 1)[-1])
 
 
 @dataclass(frozen=True)
 class KnownModel:
     """Weights that go by a name.
 
-    ``url`` is where they are published and ``sha256`` their published checksum, where there is one;
-    ``in_wheel`` weights come with the Python package and need neither.
+    Attributes:
+        name: what a user writes; ``aliases`` are accepted too, all regardless of case.
+        url: where they are published; ``mirrors`` are tried after it.
+        sha256: their published checksum, where there is one.
+        size_mb: size of the download or file, where it is published.
+        files: names under which they lie in a folder of weights, relative to it; the first is what a download is
+            saved as (by default the end of the URL). Of ``in_wheel`` weights, the path inside the package.
+        in_wheel: they come with the Python package and need no URL.
+        energy_zero: as in :class:`Card`, where these weights differ from the others.
     """
 
     name: str
@@ -26,6 +41,15 @@ class KnownModel:
     licence: str = ""
     in_wheel: bool = False
     note: str = ""
+    files: tuple[str, ...] = ()
+    mirrors: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    energy_zero: EnergyZero | None = None
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """Names to look for in a folder of weights, never empty for weights with a URL."""
+        return self.files or ((file_of_url(self.url),) if self.url else ())
 
 
 @dataclass(frozen=True)
@@ -38,11 +62,16 @@ class Card:
         package: what pip installs, with the tested version; ``module`` is what Python imports.
         install: the exact command that makes it available.
         models: the weights that go by a name, the default first.
-        model_required: whether ``model`` must be given where no default is found.
-        search: folders in which the package itself keeps downloaded weights (``~`` allowed).
+        takes_weights: whether it needs weights at all.
+        model_required: there is no default, ``model`` must be named.
+        search: folders in which the package itself keeps weights: ``{cache}`` is the user's cache folder,
+            ``{package}`` the installed package's own.
         cutoff: interaction range in Å where it is the same for all models.
-        dtypes: precisions it can run in, the default first.
-        energy_zero: ``mp-pbe`` where energies are on the Materials Project PBE scale, else ``model``.
+        dtypes: precisions it can run in, the default first; empty where the weights decide.
+        devices: ``cpu``, ``cuda``: what it can run on.
+        head: what ``head`` chooses (``head``, ``branch``, ``modal``); empty where there is nothing to choose.
+        energy_zero: ``mp-pbe`` where the energies of its known models are on the Materials Project PBE scale,
+            else ``model``.
         magmoms: whether it predicts magnetic moments.
         licence, citation: of the method; weights may have their own.
     """
@@ -53,14 +82,25 @@ class Card:
     module: str
     install: str
     models: tuple[KnownModel, ...] = ()
+    takes_weights: bool = True
     model_required: bool = False
     search: tuple[str, ...] = ()
     cutoff: float | None = None
     dtypes: tuple[str, ...] = ("float32",)
-    energy_zero: Literal["mp-pbe", "model"] = "model"
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    head: str = ""
+    energy_zero: EnergyZero = "model"
     magmoms: bool = False
     licence: str = ""
     citation: str = ""
+
+    def known(self, name: str) -> KnownModel | None:
+        """Return the weights that go by ``name`` (or one of its aliases), whatever its case, or None."""
+        wanted = name.lower()
+        for model in self.models:
+            if wanted in (model.name.lower(), *(alias.lower() for alias in model.aliases)):
+                return model
+        return None
 
 
 @dataclass(frozen=True)
@@ -77,6 +117,8 @@ class CalculatorSettings:
         head: head or branch of a multi-head model.
         python: another interpreter in whose environment the calculator runs, as a worker process.
         isolate: run as a worker process of this interpreter.
+        timeout: seconds that one evaluation in a worker process may take.
+        elements: the only elements it may be used for, where the weights were trained on fewer than they accept.
         options: passed on to the calculator's own constructor.
     """
 
@@ -88,6 +130,8 @@ class CalculatorSettings:
     head: str | None = None
     python: str | None = None
     isolate: bool = False
+    timeout: float = 600.0
+    elements: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -96,6 +140,7 @@ class BuildRequest:
     """What ``build`` of a calculator file gets: everything resolved.
 
     ``path`` is the weights file, None where the weights come with the package under the name ``model``.
+    ``dtype`` is empty where the weights decide; ``device`` is ``cpu`` or ``cuda:N``.
     """
 
     model: str | None

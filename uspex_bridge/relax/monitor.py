@@ -40,7 +40,7 @@ class Halt(Exception):
 class Monitor(Calculator):
     """Evaluates a model with the guards before and after, and keeps what the last evaluation gave."""
 
-    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 (ASE's interface)
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]
 
     def __init__(self, model: Model, guards: Guards, start_volume: float, halt: Callable[[], Why | None]) -> None:
         super().__init__()

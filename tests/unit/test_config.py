@@ -1,0 +1,87 @@
+import pytest
+
+from uspex_bridge.config import Config, find_config, load_config, read_config
+from uspex_bridge.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _no_user_settings(monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.delenv("USPEX_BRIDGE_CONFIG", raising=False)
+
+
+def test_defaults_without_a_file(tmp_path):
+    config = load_config(tmp_path)
+    assert config.protocol == "auto"
+    assert config.source == ""
+
+
+def test_search_order(tmp_path, monkeypatch):
+    """Explicit file, variable, folder, parent, Specific, user's directory: the first that exists counts."""
+    fold = tmp_path / "CalcFold1"
+    (tmp_path / "Specific").mkdir()
+    fold.mkdir()
+    user = tmp_path / "xdg" / "uspex_bridge"
+    user.mkdir(parents=True)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    places = [user, tmp_path / "Specific", tmp_path, fold]
+    for place in places:
+        (place / "bridge.toml").write_text('protocol = "paper"\n')
+        assert find_config(fold) == place / "bridge.toml"
+    named = tmp_path / "named.toml"
+    named.write_text("")
+    monkeypatch.setenv("USPEX_BRIDGE_CONFIG", str(named))
+    assert find_config(fold) == named
+    other = tmp_path / "other.toml"
+    other.write_text("")
+    assert find_config(fold, other) == other
+
+
+def test_named_file_must_exist(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="--config"):
+        find_config(tmp_path, tmp_path / "no.toml")
+    monkeypatch.setenv("USPEX_BRIDGE_CONFIG", str(tmp_path / "no.toml"))
+    with pytest.raises(ConfigError, match="USPEX_BRIDGE_CONFIG"):
+        find_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ('protocl = "paper"', "did you mean 'protocol'"),
+        ("[calculators.mace]\nmodl = 'x'", "did you mean 'model'"),
+        ("calculators = 3", "[calculators.NAME]"),
+        ("[external]\nenergy = 'free'", "'enthalpy'"),
+        ("threads = 0", "at least 1"),
+        ("threads = 1.5", "is not a int"),
+        ("threads = true", "is not a int"),
+        ("on_reject = 'ignore'", "'fail'"),
+        ("penalty = 1e9", "between 0 and 500"),
+        ("time_limit = -5", "positive"),
+        ("base = 'x'", "unknown key 'base'"),
+    ],
+)
+def test_wrong_settings_are_refused_with_a_hint(tmp_path, text, hint):
+    path = tmp_path / "bridge.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r".") as caught:
+        read_config(path)
+    assert hint in str(caught.value)
+
+
+def test_calculators_and_relative_models(tmp_path):
+    (tmp_path / "weights.model").write_text("x")
+    path = tmp_path / "bridge.toml"
+    path.write_text(
+        'device = "cpu"\ntime_limit = 60\n[calculators.mace]\nmodel = "weights.model"\n'
+        '[calculators.other]\nkind = "mace"\nmodel = "medium-mpa-0"\ndevice = "cuda"\n'
+        "[calculators.other.options]\nx = 1\n"
+    )
+    config = read_config(path)
+    assert config.time_limit == 60.0
+    assert config.settings_of("mace").model == str(tmp_path / "weights.model")
+    assert config.settings_of("mace").device == "cpu"
+    assert config.settings_of("other").model == "medium-mpa-0"
+    assert config.settings_of("other").device == "cuda"
+    assert config.settings_of("other").options == {"x": 1}
+    assert Config().settings_of("chgnet").device == "auto"

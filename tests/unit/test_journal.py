@@ -1,0 +1,165 @@
+import json
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from uspex_bridge import history, journal
+from uspex_bridge.cli.main import command
+from uspex_bridge.errors import InputError, OutputError
+from uspex_bridge.records import Structure
+
+
+def structure(shift=0.0):
+    return Structure(("Ca", "Ni"), 3.0 * np.eye(3), np.array([[0.0, 0, 0], [0.5 + shift, 0.5, 0.5]]))
+
+
+def _append_many(path, who):
+    for k in range(50):
+        journal.append(path, {"who": who, "k": k, "text": "x" * 5000})
+
+
+def test_many_writers_lose_nothing(tmp_path):
+    path = tmp_path / "record.jsonl"
+    crew = [multiprocessing.Process(target=_append_many, args=(path, who)) for who in range(4)]
+    for process in crew:
+        process.start()
+    for process in crew:
+        process.join()
+    entries = list(journal.read(path))
+    assert sorted((e["who"], e["k"]) for e in entries) == [(w, k) for w in range(4) for k in range(50)]
+
+
+def test_a_half_line_costs_only_itself(tmp_path):
+    path = tmp_path / "record.jsonl"
+    journal.append(path, {"k": 1})
+    with path.open("a") as stream:
+        stream.write('{"k": 2, "tex')
+    journal.append(path, {"k": 3})
+    assert [e["k"] for e in journal.read(path)] == [1, 3]
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_record_that_cannot_be_written_says_so(tmp_path):
+    (tmp_path / "record.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match="record cannot be written"):
+        journal.append(tmp_path / "record.jsonl", {"k": 1})
+
+
+def test_key_depends_on_structure_and_task_but_not_on_noise():
+    assert journal.job_key(structure(), 1) == journal.job_key(structure(1e-7), 1)
+    assert journal.job_key(structure(), 1) != journal.job_key(structure(1e-3), 1)
+    assert journal.job_key(structure(), 1) != journal.job_key(structure(), 2)
+
+
+def test_only_lasting_refusals_count(tmp_path):
+    path = tmp_path / "record.jsonl"
+    assert journal.earlier_refusal(path, "abc") is None
+    journal.append(path, {"key": "abc", "lasting": False, "reason": "disk full"})
+    assert journal.earlier_refusal(path, "abc") is None
+    journal.append(path, {"key": "abc", "lasting": True, "reason": "overlap"})
+    journal.append(path, {"key": "xyz", "lasting": False})
+    assert journal.earlier_refusal(path, "abc")["reason"] == "overlap"
+    journal.append(path, {"key": "abc", "status": "converged"})
+    assert journal.earlier_refusal(path, "abc") is None
+
+
+def test_whereabouts_of_both_lines(tmp_path):
+    (tmp_path / "Specific").mkdir()
+    (tmp_path / "results1" / "generation3").mkdir(parents=True)
+    (tmp_path / "results1" / "generation12").mkdir(parents=True)
+    for n, text in (("1", "ISIF=4\n"), ("2", "ISIF=3\n")):
+        (tmp_path / "Specific" / f"INCAR_{n}").write_text(text)
+    slot = tmp_path / "CalcFold4"
+    slot.mkdir()
+    (slot / "INCAR").write_text("ISIF=3\nPSTRESS=500\n")
+    where = journal.whereabouts(slot, "EA0   4.2  4.2  4.2 90 90 90 Sym.group:    0")
+    assert where == {"folder": str(slot), "slot": "CalcFold4", "step": "2", "generation": 12}
+    named = tmp_path / "CalcFold137_2"
+    named.mkdir()
+    assert journal.whereabouts(named, "EA137")["id"] == 137
+    assert journal.whereabouts(named, "EA137")["step"] == "2"
+    assert journal.default_path(slot) == tmp_path / "bridge_record.jsonl"
+    assert journal.default_path(tmp_path) == tmp_path / "bridge_record.jsonl"
+
+
+# --- uspex-bridge log ----------------------------------------------------------------------------------------------
+
+
+def entry(slot, step, enthalpy, formula="CaNi", **more):
+    return {
+        "time": "2026-11-21T04:00:00+00:00",
+        "slot": slot,
+        "step": str(step),
+        "formula": formula,
+        "input": {"symbols": ["Ca", "Ni"]},
+        "pressure_gpa": 50.0,
+        "status": "converged",
+        "enthalpy": enthalpy,
+        "enthalpy_per_atom": enthalpy / 2,
+        "volume": 20.0,
+        "fmax": 0.009,
+        "steps": 12,
+        "seconds": 1.0,
+        "flags": [],
+        "stages": [],
+    } | more
+
+
+@pytest.fixture
+def search(tmp_path):
+    """Two structures through two slots of the MATLAB line, one of them refused once, and USPEX's Individuals."""
+    path = tmp_path / "bridge_record.jsonl"
+    for line in (
+        entry("CalcFold1", 1, -5.0),
+        entry("CalcFold2", 1, -4.0),
+        entry("CalcFold1", 2, -6.0004),
+        {k: v for k, v in entry("CalcFold2", 2, 0).items() if k != "enthalpy_per_atom"}
+        | {"status": "rejected", "code": "collapse", "reason": "atoms collapsed", "enthalpy": 1e9},
+        entry("CalcFold2", 2, -4.5),
+        entry("CalcFold1", 1, -5.5),
+        entry("CalcFold1", 2, -6.1234),
+    ):
+        journal.append(path, line)
+    results = tmp_path / "results1"
+    results.mkdir()
+    (results / "Individuals").write_text(
+        "Gen   ID    Origin   Composition    Enthalpy   Volume  Density   Fitness   KPOINTS  SYMM\n"
+        "                                      (eV)     (A^3)  (g/cm^3)\n"
+        "  1    1   Random    [  1  0  1 ]    -6.000   20.000   3.041    -3.000 [ 5  4  3]  63  0.001  2.749  2.753\n"
+        "  1  137   Heredity  [  1  0  1 ]    -6.123   20.000   3.041    -3.100 [ 5  4  3]  63  0.001  2.749  2.753\n"
+        "  1    2   Random    [  1  0  1 ]    -4.500   20.000   3.041    -2.200 [ 5  4  3]  63  0.001  2.749  2.753\n"
+    )
+    return tmp_path
+
+
+def test_structure_137_is_found_by_its_enthalpy_and_followed_back_through_its_slot(search):
+    assert [e["enthalpy"] for e in history.find(search, "137")] == [-5.5, -6.1234]
+    assert [e["enthalpy"] for e in history.find(search, "EA1")] == [-5.0, -6.0004]
+    assert [e["status"] for e in history.find(search, "2")] == ["converged", "rejected", "converged"]
+    assert history.find(search, "999") == []
+    assert len(history.find(search, "CalcFold2")) == 3
+    assert len(history.find(search)) == 7
+
+
+def test_log_command(search):
+    shown = CliRunner().invoke(command, ["log", "137", "--record", str(search)])
+    assert shown.exit_code == 0
+    assert shown.output.count("CalcFold1 step") == 2
+    assert "-3.0617 eV/atom" in shown.output
+    refused = CliRunner().invoke(command, ["log", "--status", "rejected", "--record", str(search)])
+    assert "collapse" in refused.output
+    assert "1 entries: 1 rejected (collapse)" in refused.output
+    whole = CliRunner().invoke(command, ["log", "--json", "-n", "2", "--record", str(search)])
+    assert [json.loads(line)["enthalpy"] for line in whole.output.splitlines()] == [-5.5, -6.1234]
+    missing = CliRunner().invoke(command, ["log", "999", "--record", str(search)])
+    assert missing.exit_code == 1
+    assert "no entry for 999" in missing.output
+
+
+def test_log_without_a_record(tmp_path):
+    result = CliRunner().invoke(command, ["log", "--record", str(tmp_path)])
+    assert isinstance(result.exception, InputError)
+    assert "name one with --record" in str(result.exception)

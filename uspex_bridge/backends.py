@@ -1,0 +1,405 @@
+"""The calculators: which there are, whether one will run, and loading it.
+
+The registry holds strings; a calculator's file is imported when it is asked about, its heavy package only by
+:func:`load`. :func:`cards`, :func:`available`, :func:`find_weights` and :func:`fetch` import no model package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import io
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import uspex_bridge
+from uspex_bridge import weights
+from uspex_bridge.cards import BuildRequest, CalculatorSettings, Card
+from uspex_bridge.errors import BridgeError, ConfigError, InputError, ModelError
+from uspex_bridge.weights import Weights
+
+#: Kinds that come with the bridge and the modules they live in.
+BUILT_IN = {
+    kind: f"uspex_bridge.calculators.{kind}" for kind in ("mace", "mattersim", "deepmd", "sevennet", "chgnet", "toy")
+}
+#: Entry-point group in which other packages offer calculators: a module with CARD and build, or a function.
+GROUP = "uspex_bridge.calculators"
+#: Variables that PyTorch, NumPy's libraries and DeePMD-kit take their number of threads from.
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "DP_INTRA_OP_PARALLELISM_THREADS",
+    "DP_INTER_OP_PARALLELISM_THREADS",
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A kind of calculator with the functions of its file; a bare factory has only ``build``."""
+
+    card: Card
+    build: Callable[[BuildRequest], Any]
+    elements: Callable[[Any], frozenset[str] | None] = field(default=lambda calculator: None)
+    own_process: Callable[[BuildRequest], bool] = field(default=lambda request: False)
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a calculator will run; ``problem`` is empty where it will.
+
+    Attributes:
+        name: of the calculator in the configuration.
+        version: of its package, None where that is not installed.
+        weights: what was found of them.
+        python: the other interpreter it runs in, where one is named.
+    """
+
+    name: str
+    card: Card
+    version: str | None
+    weights: Weights | None
+    problem: str = ""
+    python: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it will run, as far as can be told without loading it."""
+        return not self.problem
+
+
+@dataclass
+class Backend:
+    """A loaded model.
+
+    Attributes:
+        name: of the calculator in the configuration.
+        calculator: ASE calculator: energy, free_energy (eV), forces (N, 3) (eV/Å), stress (6,) (eV/Å³), for some
+            magmoms (N,); float64 always.
+        identity: kind, model, weights, sha256, package, torch, device, dtype, head, and worker where it runs in one.
+        elements: the elements it may be used for, None where that is not known.
+        energy_zero: ``mp-pbe`` or ``model``, see :class:`uspex_bridge.cards.Card`.
+    """
+
+    name: str
+    calculator: Any
+    identity: dict[str, Any]
+    elements: frozenset[str] | None
+    energy_zero: str
+    close: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Backend:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def check_elements(self, symbols: Iterable[str]) -> None:
+        """Check that the model knows the elements of a structure.
+
+        Raises:
+            InputError: it does not.
+        """
+        unknown = sorted(set(symbols) - self.elements) if self.elements is not None else []
+        if unknown:
+            assert self.elements is not None
+            known = (
+                f": {' '.join(sorted(self.elements))}" if len(self.elements) <= 10 else f" {len(self.elements)} others"
+            )
+            raise InputError(
+                f"{self.name} ({self.identity['kind']} {self.identity['model'] or ''}".rstrip()
+                + f") does not know {', '.join(unknown)}; it knows{known}"
+            )
+
+
+def cards() -> dict[str, Card]:
+    """Return the card of every kind there is, the bridge's own first; a broken plug-in is left out with a warning."""
+    found = {kind: _maker(kind).card for kind in BUILT_IN}
+    for point in importlib.metadata.entry_points(group=GROUP):
+        if point.name not in found:
+            try:
+                found[point.name] = _maker(point.name).card
+            except BridgeError as error:
+                log.warning("%s", error)
+    return found
+
+
+def card_of(name: str, settings: CalculatorSettings) -> Card:
+    """Return the card of the calculator ``name``.
+
+    Raises:
+        ConfigError: there is no such kind.
+        ModelError: a plug-in cannot be imported.
+    """
+    return _maker(settings.kind or name).card
+
+
+def find_weights(name: str, settings: CalculatorSettings) -> Weights:
+    """Find the weights of the calculator ``name``; see :func:`uspex_bridge.weights.find`.
+
+    Raises:
+        ConfigError: there is no such kind.
+        ModelError: there are none, or the wrong ones.
+    """
+    return weights.find(card_of(name, settings), settings, name)
+
+
+def fetch(
+    kind: str,
+    model: str,
+    sha256: str | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Path:
+    """Download a known model or a URL and return the file; see :func:`uspex_bridge.weights.fetch`.
+
+    Raises:
+        ConfigError: there is no such kind.
+        ModelError: it could not be fetched.
+    """
+    return weights.fetch(_maker(kind).card, model, sha256, progress=progress)
+
+
+def available(name: str, settings: CalculatorSettings) -> Status:
+    """Tell whether a calculator's package and weights are there, without importing either.
+
+    One that runs in another interpreter is asked about there.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    if settings.python is not None:
+        return _available_elsewhere(name, settings)
+    card = card_of(name, settings)
+    version = package_version(card)
+    problem, found = "" if version else f"{card.title} is not installed; install it with: {card.install}", None
+    try:
+        found = weights.find(card, settings, name)
+    except ModelError as error:
+        problem = problem or str(error)
+    return Status(name, card, version, found, problem)
+
+
+def load(name: str, settings: CalculatorSettings) -> Backend:
+    """Load the calculator ``name``, in this process or in a worker.
+
+    Raises:
+        ConfigError: an unknown kind, or a setting that this kind does not take.
+        ModelError: package, weights, device or interpreter are missing, or the weights cannot be used.
+    """
+    if settings.python is not None or settings.isolate:
+        return _load_remote(name, settings)
+    maker = _maker(settings.kind or name)
+    card = maker.card
+    if package_version(card) is None:
+        raise ModelError(f"{card.title} is not installed; install it with: {card.install}")
+    found = weights.find(card, settings, name)
+    request = _request(card, settings, found)
+    if maker.own_process(request):
+        return _load_remote(name, settings)
+    calculator = _build(maker, request)
+    known = maker.elements(calculator)
+    if settings.elements:
+        known = frozenset(settings.elements) if known is None else known & frozenset(settings.elements)
+    from uspex_bridge.evaluate import Evaluator, evaluate
+
+    return Backend(
+        name=name,
+        calculator=Evaluator(lambda atoms: evaluate(calculator, atoms, card.kind)),
+        identity=_identity(card, request, found),
+        elements=known,
+        energy_zero=(found.known.energy_zero or card.energy_zero) if found.known else "model",
+    )
+
+
+def limit_threads(number: int) -> None:
+    """Let PyTorch and NumPy's libraries use ``number`` CPU threads in this process and in workers started by it."""
+    for variable in _THREAD_VARIABLES:
+        os.environ[variable] = str(number)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(number)
+
+
+def package_version(card: Card) -> str | None:
+    """Return the installed version of a card's package without importing it, None where it is not installed."""
+    if card.module == "uspex_bridge":
+        return uspex_bridge.__version__
+    if card.module not in sys.modules:
+        try:
+            if importlib.util.find_spec(card.module) is None:
+                return None
+        except (ImportError, ValueError):
+            return None
+    try:
+        return importlib.metadata.version(re.split(r"[=<>!~ \[]", card.package, maxsplit=1)[0])
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def resolve_device(card: Card, asked: str) -> str:
+    """Return ``cpu`` or ``cuda:N`` for what a user asked for.
+
+    Raises:
+        ConfigError: not a device's name.
+        ModelError: a GPU that is not there, or that this kind cannot use.
+    """
+    wanted = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", asked)
+    if not wanted:
+        raise ConfigError(f"device = '{asked}' is not one of auto, cpu, cuda, cuda:N")
+    if asked == "cpu" or "cuda" not in card.devices:
+        if asked.startswith("cuda"):
+            raise ModelError(f"{card.kind} runs on the CPU only; set device = 'auto' or 'cpu'")
+        return "cpu"
+    index, count = int(wanted[1] or 0), _gpu_count()
+    if asked == "auto" and count == 0:
+        return "cpu"
+    if index >= count:
+        has = f"{count} GPU(s)" if count else "no GPU that PyTorch can use"
+        raise ModelError(
+            f"device = '{asked}' for {card.kind}, but this machine has {has}; set device = 'auto' or 'cpu'"
+        )
+    return f"cuda:{index}"
+
+
+def _gpu_count() -> int:
+    try:
+        import torch
+    except ImportError:
+        return 0
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _maker(kind: str) -> Maker:
+    if kind in BUILT_IN:
+        return _from_module(importlib.import_module(BUILT_IN[kind]), kind)
+    points = [point for point in importlib.metadata.entry_points(group=GROUP) if point.name == kind]
+    target = points[0].value if points else kind
+    if ":" not in target and not points:
+        from uspex_bridge.schema import nearest
+
+        known = [*BUILT_IN, *(point.name for point in importlib.metadata.entry_points(group=GROUP))]
+        raise ConfigError(f"there is no calculator of kind '{kind}' (nor is it MODULE:FACTORY){nearest(kind, known)}")
+    module_name, _, attribute = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+        if not attribute:
+            return _from_module(module, kind)
+        factory = getattr(module, attribute)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(f"calculator '{kind}': {target} cannot be imported: {error}") from error
+    if isinstance(factory, ModuleType):
+        return _from_module(factory, kind)
+    package = module_name.partition(".")[0]
+    plain = Card(kind, kind, package, package, f"make {module_name} importable", dtypes=(), head="head")
+    return Maker(getattr(factory, "CARD", plain), factory)
+
+
+def _from_module(module: ModuleType, kind: str) -> Maker:
+    try:
+        maker = Maker(module.CARD, module.build)
+    except AttributeError as error:
+        raise ModelError(f"calculator '{kind}': {error}; a calculator's module has CARD and build") from None
+    extra = {name: getattr(module, name) for name in ("elements", "own_process") if hasattr(module, name)}
+    return Maker(maker.card, maker.build, **extra)
+
+
+def _request(card: Card, settings: CalculatorSettings, found: Weights) -> BuildRequest:
+    """Resolve device and precision, and refuse what this kind does not take."""
+    if settings.head is not None and not card.head:
+        raise ConfigError(f"{card.kind} models have no heads; remove head = '{settings.head}'")
+    if settings.dtype is not None and settings.dtype not in card.dtypes:
+        takes = f"runs in {' or '.join(card.dtypes)}" if card.dtypes else "takes its precision from the weights"
+        raise ConfigError(f"{card.kind} {takes}; remove dtype = '{settings.dtype}'")
+    return BuildRequest(
+        model=found.model,
+        path=None if found.known and found.known.in_wheel else found.path,
+        device=resolve_device(card, settings.device),
+        dtype=settings.dtype or (card.dtypes[0] if card.dtypes else ""),
+        head=settings.head,
+        options=dict(settings.options),
+    )
+
+
+def _build(maker: Maker, request: BuildRequest) -> Any:
+    card = maker.card
+    try:
+        with _quiet():
+            return maker.build(request)
+    except BridgeError:
+        raise
+    except ImportError as error:
+        raise ModelError(f"{card.title} is installed but cannot be imported: {error}; try: {card.install}") from error
+    except Exception as error:  # torch, pickle and the models' own code raise anything on wrong weights
+        what = f"{request.path or request.model or card.kind}"
+        reason = " ".join(str(error).split())[:500] or "no message"
+        raise ModelError(f"{what}: cannot be used as {card.title} weights: {type(error).__name__}: {reason}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what libraries print and warn while loading off the user's screen; it goes to the debug log."""
+    printed, disabled = io.StringIO(), logging.root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
+    try:
+        # recorded, not filtered: some libraries set warning filters of their own when they are imported
+        with contextlib.redirect_stdout(printed), warnings.catch_warnings(record=True):
+            yield
+    finally:
+        logging.disable(disabled)
+        if text := printed.getvalue().strip():
+            log.debug("while loading: %s", text)
+
+
+def _identity(card: Card, request: BuildRequest, found: Weights) -> dict[str, Any]:
+    torch = sys.modules.get("torch") if "cuda" in card.devices else None
+    return {
+        "kind": card.kind,
+        "model": found.model,
+        "weights": found.path.name if found.path else None,
+        "sha256": found.sha256,
+        "package": f"{re.split('[=<>!~ ]', card.package, maxsplit=1)[0]} {package_version(card)}",
+        "torch": torch.__version__ if torch else None,
+        "device": request.device,
+        "dtype": request.dtype or "as in the weights",
+        "head": request.head,
+    }
+
+
+def _load_remote(name: str, settings: CalculatorSettings) -> Backend:
+    from uspex_bridge.evaluate import Evaluator
+    from uspex_bridge.pipe import RemoteModel
+
+    remote = RemoteModel(name, settings)
+    return Backend(name, Evaluator(remote.evaluate), remote.identity, remote.elements, remote.energy_zero, remote.close)
+
+
+def _available_elsewhere(name: str, settings: CalculatorSettings) -> Status:
+    from uspex_bridge.pipe import START_TIMEOUT, Worker, message
+
+    try:
+        card = card_of(name, settings)
+    except ModelError:  # a plug-in of the other environment only
+        kind = settings.kind or name
+        card = Card(kind, kind, kind, kind, f"install it for {settings.python}")
+    try:
+        worker = Worker(settings.python)
+        try:
+            answer = worker.request(message("status", name, settings), START_TIMEOUT)
+        finally:
+            worker.close()
+    except BridgeError as error:
+        return Status(name, card, None, None, str(error), settings.python)
+    path, model = answer["path"], answer["model"]
+    there = Weights(model, Path(path) if path else None, card.known(model)) if model else None
+    return Status(name, card, answer["version"], there, answer["problem"], settings.python)

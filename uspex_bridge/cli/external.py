@@ -1,0 +1,38 @@
+"""``uspex-bridge-external``: the executable for abinitioCode 99, USPEX's interface to a user's own code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from uspex_bridge.cli.options import RUN_OPTIONS
+from uspex_bridge.cli.vasp import run, settings_reader
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("folder", default=".", type=click.Path(path_type=Path))
+@RUN_OPTIONS
+@click.option("--pressure", type=float, help="GPa; else PSTRESS of usercode.in, else parameters.json.")
+@click.version_option(package_name="uspex_bridge")
+def command(folder: Path, **options: Any) -> None:
+    """Relax the structure in FOLDER/geom.in and leave geom.out and energy.txt.
+
+    usercode.in may hold INCAR tags (ISIF, EDIFFG, PSTRESS, ...); what USPEX's manual leaves open about energy.txt is
+    set in the [external] table of bridge.toml. Exit codes are those of uspex-bridge-vasp.
+    """
+    from uspex_bridge.folders import ExternalFolder
+
+    path = folder.absolute()
+    sys.exit(run(ExternalFolder(path), settings_reader(path, options)))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Console entry point."""
+    command.main(args=argv, prog_name="uspex-bridge-external")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""``uspex-bridge log``: what happened to structure 137?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("which", required=False)
+@click.option(
+    "--record",
+    type=click.Path(path_type=Path),
+    default=Path("."),
+    help="A bridge_record.jsonl, or the folder of the search that holds it (default: here).",
+)
+@click.option("--status", help="Only entries with this status: converged, unconverged, rejected, failed, penalty.")
+@click.option("-n", "--last", type=click.IntRange(min=1), help="Only the last N entries.")
+@click.option("--json", "as_json", is_flag=True, help="Print the entries whole, one JSON object a line.")
+def command(which: str | None, record: Path, status: str | None, last: int | None, as_json: bool) -> None:
+    """Show what the bridge did: all entries, or those of WHICH.
+
+    WHICH is a USPEX ID (137 or EA137), a slot (CalcFold3), a formula, or the start of an entry's key. The MATLAB
+    line does not tell the bridge the final ID: there, an ID is looked up in results*/Individuals and found again by
+    composition and enthalpy of its last step, and the earlier steps by the slot they ran in.
+    """
+    from uspex_bridge.history import find, summarise
+
+    entries = find(record, which)
+    if status:
+        entries = [entry for entry in entries if entry.get("status") == status]
+    entries = entries[-last:] if last else entries
+    if as_json:
+        for entry in entries:
+            click.echo(json.dumps(entry, ensure_ascii=False))
+        return
+    if not entries:
+        raise click.ClickException(
+            f"no entry{f' for {which}' if which else ''}" + (f" with status {status}" if status else "")
+        )
+    detailed = which is not None and len(entries) <= 20
+    for entry in entries:
+        click.echo(detail(entry) if detailed else summarise(entry))
+    if not detailed:
+        click.echo(_totals(entries))
+
+
+def detail(entry: dict[str, Any]) -> str:
+    """Return an entry in a few lines: the summary, then a line per stage."""
+    from uspex_bridge.history import summarise
+
+    lines = [summarise(entry)]
+    for stage in entry.get("stages", []):
+        left = "" if stage["fmax"] is None else f"fmax {stage['fmax']:.4f}, stress left {stage['stress_gpa']:.3f} GPa"
+        lines.append(
+            f"    {stage['name']:<10} {stage['calculator']} {stage['model']} {stage['optimizer']}: {stage['outcome']} "
+            f"after {stage['steps']} steps, {stage['evaluations']} evaluations, {stage['seconds']:.1f} s; "
+            f"{left}{stage['detail']}"
+        )
+    return "\n".join(lines)
+
+
+def _totals(entries: list[dict[str, Any]]) -> str:
+    counts: dict[str, int] = {}
+    for entry in entries:
+        word = str(entry.get("status")) + (f" ({entry['code']})" if entry.get("code") else "")
+        counts[word] = counts.get(word, 0) + 1
+    return f"{len(entries)} entries: " + ", ".join(f"{n} {word}" for word, n in sorted(counts.items()))

@@ -1,0 +1,58 @@
+"""``uspex-bridge``: the command that holds all others; each is imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from uspex_bridge.errors import BridgeError
+
+#: Command -> (module in this package, one line of help).
+COMMANDS = {
+    "relax": ("relax", "Relax structures by hand."),
+    "init": ("init", "Write a ready USPEX folder."),
+    "doctor": ("doctor", "Say whether this set-up will work."),
+    "log": ("log", "Say what happened to a structure."),
+}
+
+
+class _Lazy(click.Group):
+    """A group that knows its commands by name and imports one at a time."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"uspex_bridge.cli.{COMMANDS[cmd_name][0]}")
+        found: click.Command = module.command
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="uspex_bridge")
+def command() -> None:
+    """Foundation-model relaxations in the place where USPEX expects VASP.
+
+    The executables for USPEX itself are uspex-bridge-vasp (abinitioCode 1) and uspex-bridge-external (99).
+    """
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Console entry point; an error of ours is one line and its exit code."""
+    try:
+        command.main(args=argv, prog_name="uspex-bridge")
+    except BridgeError as error:
+        click.echo(f"uspex-bridge: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+CONFIG = click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Settings file; else $USPEX_BRIDGE_CONFIG, then bridge.toml here, in .., ../Specific, ~/.config/uspex_bridge.",
+)
+PROTOCOL = click.option("--protocol", help="Named protocol (paper, embedded, single, fast, auto) or a TOML file.")
+STAGES = click.option("--stages", help="Which stages of the protocol to run: 1, 2-3, robust, all.")
+DEVICE = click.option("--device", help="auto, cpu, cuda or cuda:N.")
+THREADS = click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+TIME_LIMIT = click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds; then the best geometry so far is returned.",
+)
+
+
+def settings(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """Combine several option decorators into one."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+RUN_OPTIONS = settings(CONFIG, PROTOCOL, STAGES, DEVICE, THREADS, TIME_LIMIT)

@@ -1,0 +1,106 @@
+"""``uspex-bridge relax``: relax structures by hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uspex_bridge.cli.options import RUN_OPTIONS
+from uspex_bridge.cli.vasp import settings_reader
+
+if TYPE_CHECKING:
+    from uspex_bridge.byhand import Relaxed
+
+_COLUMNS = "structure formula before after steps E PV H/atom V/atom fmax stress flags".split()
+_UNITS = ["", "", "", "", "per stage", "eV", "eV", "eV", "Å³", "eV/Å", "GPa", ""]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--pressure", "-p", type=float, default=0.0, show_default=True, help="GPa.")
+@RUN_OPTIONS
+@click.option("--model", help="Use this one for every stage: a calculator's name, or KIND:WEIGHTS (mace:my.model).")
+@click.option("--fmax", type=click.FloatRange(min=0, min_open=True), help="Force target of the last stage, eV/Å.")
+@click.option("--isif", type=click.IntRange(0, 8), default=3, show_default=True, help="What moves, as VASP's ISIF.")
+@click.option("--nsw", type=click.IntRange(0), default=5000, show_default=True, help="Most steps; 0 is a single point.")
+@click.option("--keep-symmetry", is_flag=True, help="Keep the starting structure's symmetry.")
+@click.option("--symprec", type=float, default=0.1, show_default=True, help="Å, for the space groups in the table.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("relaxed"), show_default=True, help="Folder.")
+@click.option("--trajectory", is_flag=True, help="Keep every step of every stage (extxyz).")
+@click.option("--vasp-files", is_flag=True, help="Also write OUTCAR, OSZICAR, ... of each structure, in folders.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of a table.")
+def command(files: tuple[Path, ...], out: Path, as_json: bool, symprec: float, **options: Any) -> None:
+    """Relax every structure in FILES: POSCAR, CIF, extxyz, gatheredPOSCARS, anything ASE reads.
+
+    Leaves relaxed.extxyz, relaxed.POSCARS and a record of what happened in the folder --out, and prints a table.
+    The exit code is 0 if every structure gave a result, else that of the first failure (see uspex-bridge-vasp -h).
+    """
+    from uspex_bridge.byhand import Task, relax_all
+    from uspex_bridge.structures import read_structures
+
+    structures = [(path, k, s) for path in files for k, s in enumerate(read_structures(path), 1)]
+    special = {key: options.pop(key) for key in ("pressure", "fmax", "isif", "nsw", "keep_symmetry", "trajectory")}
+    vasp_files, model = options.pop("vasp_files"), options.pop("model")
+    config = settings_reader(Path.cwd(), options)()
+    if model:
+        config = _with_model(config, model)
+    task = Task(config=config, out=out, symprec=symprec, vasp_files=vasp_files, **special)
+    shown = not sys.stderr.isatty()
+    with click.progressbar(length=len(structures), label="relaxing", file=sys.stderr, hidden=shown) as bar:
+        results = []
+        for result in relax_all(structures, task):
+            results.append(result)
+            bar.update(1)
+    if as_json:
+        click.echo(json.dumps([result.fields for result in results], indent=1, ensure_ascii=False))
+    else:
+        click.echo(table([row(result) for result in results]))
+        click.echo(f"{len(results)} structures, results in {out}/")
+    sys.exit(next((code for result in results if (code := int(result.fields["exit"]))), 0))
+
+
+def _with_model(config: Any, model: str) -> Any:
+    """Return settings in which the protocol ``single`` runs on ``model``."""
+    kind, _, weights = model.partition(":")
+    settings = config.settings_of(kind)
+    chosen = replace(settings, kind=settings.kind or kind, model=weights or settings.model)
+    return replace(config, protocol="single", calculators={**config.calculators, "model": chosen})
+
+
+def row(result: Relaxed) -> list[str]:
+    """Return the table's row of one result."""
+    f = result.fields
+    if "enthalpy" not in f:
+        return [result.name, f["formula"], result.before, *[""] * 8, f"{f['code']}: {f['reason']}"]
+    n = f["natoms"]
+    return [
+        result.name,
+        f["formula"],
+        result.before,
+        result.after,
+        "+".join(str(stage["steps"]) for stage in f["stages"]),
+        f"{f['energy']:.4f}",
+        f"{f['enthalpy'] - f['energy']:.4f}",
+        f"{f['enthalpy_per_atom']:.4f}",
+        f"{f['volume'] / n:.3f}",
+        f"{f['fmax']:.4f}",
+        f"{f['stress_left_gpa']:.3f}",
+        " ".join(f["flags"]),
+    ]
+
+
+def table(rows: list[list[str]]) -> str:
+    """Lay out rows under the headings; numbers to the right."""
+    lines = [_COLUMNS, _UNITS, *rows]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(_COLUMNS) - 1)]
+    numeric = range(4, 11)
+    text = []
+    for line in lines:
+        cells = [c.rjust(w) if k in numeric else c.ljust(w) for k, (c, w) in enumerate(zip(line, widths, strict=False))]
+        text.append("  ".join([*cells, line[-1]]).rstrip())
+    return "\n".join(text)

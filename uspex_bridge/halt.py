@@ -1,0 +1,60 @@
+"""When to stop: a wall-clock limit, SIGTERM and SIGINT, and a watchdog for a model that hangs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any, Literal
+
+from uspex_bridge.errors import Interrupted
+
+#: Seconds that a run may take beyond its time limit to finish the evaluation it is in and write its files.
+GRACE = 120.0
+
+
+class Halter:
+    """Says whether to stop; call it between evaluations.
+
+    The first SIGTERM or SIGINT asks for a clean end (once :meth:`catch_signals` was called), the second ends at once.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._limit: float | None = None
+        self._signal = False
+
+    def catch_signals(self) -> None:
+        """Take SIGTERM and SIGINT as a request to end cleanly (main thread only)."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._caught)
+
+    def _caught(self, number: int, _: Any) -> None:
+        if self._signal:
+            os._exit(128 + number)
+        self._signal = True
+
+    def start(self, limit: float | None) -> None:
+        """Set the limit in seconds, counted from the making of this object, and start the watchdog."""
+        self._limit = limit
+        if limit is not None:
+            watchdog = threading.Timer(limit + GRACE, self._give_up)
+            watchdog.daemon = True
+            watchdog.start()
+
+    def _give_up(self) -> None:
+        print(
+            "uspex-bridge: one evaluation hangs beyond the time limit; giving up, nothing was written", file=sys.stderr
+        )
+        sys.stderr.flush()
+        os._exit(Interrupted.exit_code)
+
+    def __call__(self) -> Literal["time", "signal"] | None:
+        """Return why to stop, or None."""
+        if self._signal:
+            return "signal"
+        if self._limit is not None and time.monotonic() - self._began > self._limit:
+            return "time"
+        return None

@@ -1,0 +1,126 @@
+"""The run-wide record: one JSON line per relaxed candidate, beside the search.
+
+USPEX deletes or reuses its CalcFolds; this file is what answers "what happened to structure 137?" and what
+post-processing and retraining start from. docs/record.md describes the fields.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from uspex_bridge.errors import OutputError
+from uspex_bridge.records import Structure
+
+#: Name of the record and version of its lines.
+FILENAME = "bridge_record.jsonl"
+SCHEMA = 1
+#: Retries come soon: an earlier refusal is looked for in this much of the record's end, bytes.
+_TAIL = 8_000_000
+
+
+def default_path(folder: Path) -> Path:
+    """Return where the record of a working folder lies: beside a CalcFold, else inside the folder."""
+    return (folder.parent if folder.name.startswith("CalcFold") else folder) / FILENAME
+
+
+def append(path: Path, entry: dict[str, Any]) -> None:
+    """Append one entry under a file lock; a half line left by a full disk is closed off first.
+
+    Raises:
+        OutputError: the record cannot be written.
+    """
+    line = json.dumps({"schema": SCHEMA, **entry}, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    try:
+        with FileLock(f"{path}.lock", timeout=60), path.open("a+b") as stream:
+            if stream.tell() > 0:
+                stream.seek(-1, os.SEEK_END)
+                if stream.read(1) != b"\n":
+                    line = b"\n" + line
+            stream.write(line)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise OutputError(f"{path}: the record cannot be written: {error}") from error
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a record in order; lines that are not whole JSON objects are passed over."""
+    with path.open("rb") as stream:
+        yield from _entries(stream)
+
+
+def _entries(lines: Any) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            yield entry
+
+
+def job_key(structure: Structure, what: Any) -> str:
+    """Return a hash of a starting structure (to 1e-5) and of everything ``what`` that decides its fate."""
+    geometry = [list(structure.symbols), structure.cell.round(5).tolist(), structure.scaled.round(5).tolist()]
+    return hashlib.sha256(json.dumps([geometry, repr(what)]).encode()).hexdigest()[:16]
+
+
+def earlier_refusal(path: Path, key: str) -> dict[str, Any] | None:
+    """Return the latest entry near the record's end that refused the same job for a lasting reason."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, stream.tell() - _TAIL))
+        needle = f'"key":"{key}"'.encode()
+        matches = list(_entries(line for line in stream if needle in line))
+    return matches[-1] if matches and matches[-1].get("lasting") else None
+
+
+def whereabouts(folder: Path, comment: str) -> dict[str, Any]:
+    """Return what a working folder tells of the structure's place in the search.
+
+    ``slot`` is the folder's name; ``id`` USPEX's ID where it is known (the MATLAB line writes EA0 while it
+    relaxes); ``step`` the number n of the ``Specific/INCAR_n`` that the INCAR begins with, or the Python line's tag;
+    ``generation`` the newest generation folder of the newest results folder.
+    """
+    where: dict[str, Any] = {"folder": str(folder), "slot": folder.name}
+    label = re.match(r"\s*EA(\d+)\b", comment)
+    if label and int(label[1]) > 0:
+        where["id"] = int(label[1])
+    if tagged := re.fullmatch(r"CalcFold(\d+)_(.+)", folder.name):
+        where |= {"id": int(tagged[1]), "step": tagged[2]}
+    else:
+        steps = _matching_steps(folder)
+        where |= {"step": steps[0]} if len(steps) == 1 else {"steps": steps} if steps else {}
+    if generations := [
+        int(m[1]) for p in folder.parent.glob("results*/generation*") if (m := _GENERATION.search(str(p)))
+    ]:
+        where["generation"] = max(generations)
+    return where
+
+
+_GENERATION = re.compile(r"generation(\d+)$")
+
+
+def _matching_steps(folder: Path) -> list[str]:
+    try:
+        incar = (folder / "INCAR").read_text(errors="replace")
+    except OSError:
+        return []
+    steps = []
+    for path in sorted((folder.parent / "Specific").glob("INCAR_*")):
+        try:
+            if incar.startswith(path.read_text(errors="replace")):
+                steps.append(path.name.removeprefix("INCAR_"))
+        except OSError:
+            continue
+    return steps

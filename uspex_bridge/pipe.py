@@ -1,0 +1,247 @@
+"""Run a model in a worker process, of this interpreter or another one, over a plain pipe.
+
+The worker (:mod:`uspex_bridge.worker`) imports the light modules of this very package from its folder; the other
+interpreter needs ASE, NumPy and the model's package, not uspex_bridge. Numbers cross as shortest decimal strings,
+which give back the same float64.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import uspex_bridge
+from uspex_bridge import errors
+from uspex_bridge.cards import CalculatorSettings
+from uspex_bridge.worker import PROTOCOL
+
+#: Seconds that a worker may take to start, and to import and load its model (a busy network file system is slow).
+START_TIMEOUT = 600.0
+#: Seconds that it may take to end once its stdin is closed.
+END_TIMEOUT = 5.0
+#: Imports the package from its folder argv[1] alone, so that no other package of ours becomes importable.
+_BOOT = """
+import importlib.util, sys
+sys.path[:] = [entry for entry in sys.path if entry]
+spec = importlib.util.spec_from_file_location(
+    "uspex_bridge", sys.argv[1] + "/__init__.py", submodule_search_locations=[sys.argv[1]])
+package = sys.modules["uspex_bridge"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from uspex_bridge.worker import main
+main()
+"""
+
+
+class Worker:
+    """A running worker process and the messages to and from it.
+
+    Attributes:
+        python: the other interpreter, None for this one.
+    """
+
+    def __init__(self, python: str | None = None) -> None:
+        self.python = python
+        self._tail: deque[str] = deque(maxlen=20)
+        self._buffer = b""
+        environment = dict(os.environ)
+        if python is not None:  # what makes our environment work would break the other one
+            for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "__PYVENV_LAUNCHER__"):
+                environment.pop(name, None)
+        command = [_interpreter(python), "-c", _BOOT, str(Path(uspex_bridge.__file__).parent)]
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+            )
+        except OSError as error:
+            raise errors.ModelError(f"python = '{python}' cannot be run: {error.strerror or error}") from None
+        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        assert stdin is not None
+        assert stdout is not None
+        self._stdin, self._stdout = stdin, stdout
+        os.set_blocking(self._stdout.fileno(), False)
+        self._drain = threading.Thread(target=self._read_stderr, args=(stderr,), daemon=True)
+        self._drain.start()
+        self._greet()
+
+    def request(self, message: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """Send one request and return its answer.
+
+        Raises:
+            CalculationError: the worker died, took longer than ``timeout`` seconds, or answered what is not an answer;
+                it is ended then.
+            InputError, ConfigError, ModelError, CalculationError: what it answered.
+        """
+        try:
+            self._stdin.write(json.dumps(message).encode() + b"\n")
+            self._stdin.flush()
+            answer = json.loads(self._line(timeout))
+            if not isinstance(answer, dict):
+                raise ValueError("not an object")
+        except OSError:
+            raise errors.CalculationError(self._obituary()) from None
+        except ValueError as error:
+            self.close(kill=True)
+            raise errors.CalculationError(f"{self}: not an answer: {error}") from None
+        if "error" in answer:
+            kind = getattr(errors, str(answer["error"]), None)
+            known = (errors.InputError, errors.ConfigError, errors.ModelError, errors.CalculationError)
+            raise (kind if kind in known else errors.CalculationError)(str(answer.get("message", "")))
+        return answer
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    def close(self, *, kill: bool = False) -> None:
+        """End the worker: politely, after END_TIMEOUT or with ``kill`` by force."""
+        if kill:
+            self._process.kill()
+        with contextlib.suppress(OSError):  # it died with a request in the pipe
+            self._stdin.close()
+        try:
+            self._process.wait(END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._drain.join(END_TIMEOUT)
+        self._stdout.close()
+
+    def __str__(self) -> str:
+        return f"worker ({self.python or sys.executable})"
+
+    def _greet(self) -> None:
+        try:
+            hello = json.loads(self._line(START_TIMEOUT))
+            if hello.get("protocol") != PROTOCOL:
+                raise ValueError(f"it speaks protocol {hello.get('protocol')}, not {PROTOCOL}")
+        except (OSError, ValueError, AttributeError, errors.CalculationError) as error:
+            self.close(kill=True)
+            reason = self._tail[-1] if self._tail else str(error) or "it ended"
+            raise errors.ModelError(
+                f"{self} did not start: {reason}; the interpreter needs Python 3.11, ase, numpy and the model's package"
+            ) from None
+
+    def _line(self, timeout: float) -> bytes:
+        """Return the next line of the worker.
+
+        Raises:
+            OSError: it has ended.
+            CalculationError: none came in time; the worker is ended.
+        """
+        end = time.monotonic() + timeout
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._stdout, selectors.EVENT_READ)
+            while b"\n" not in self._buffer:
+                if not selector.select(max(0.0, end - time.monotonic())):
+                    self.close(kill=True)
+                    raise errors.CalculationError(f"{self} gave no answer within {timeout:g} s and was ended")
+                block = os.read(self._stdout.fileno(), 1 << 16)
+                if not block:
+                    raise BrokenPipeError
+                self._buffer += block
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def _read_stderr(self, stream: Any) -> None:
+        with stream:
+            for line in stream:
+                if text := line.decode(errors="replace").strip():
+                    self._tail.append(text)
+
+    def _obituary(self) -> str:
+        """Say how it died, with the last lines it printed."""
+        self.close()
+        code = self._process.returncode
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        said = f"; it last said: {' | '.join(list(self._tail)[-3:])}" if self._tail else ""
+        return f"{self} {how} during a request{said}"
+
+
+class RemoteModel:
+    """A model in a worker process: started at once, started again when it is needed after a death.
+
+    Attributes:
+        identity, elements, energy_zero: as in :class:`uspex_bridge.backends.Backend`.
+    """
+
+    def __init__(self, name: str, settings: CalculatorSettings) -> None:
+        self._name, self._settings = name, settings
+        self._worker: Worker | None = None
+        self._start()
+
+    def evaluate(self, atoms: Any) -> dict[str, Any]:
+        """Evaluate a structure, as :func:`uspex_bridge.evaluate.evaluate` does.
+
+        Raises:
+            CalculationError: the model failed, or its worker died or took too long.
+        """
+        import numpy as np
+
+        if self._worker is None or not self._worker.alive:
+            self._start()
+        assert self._worker is not None
+        request = {
+            "do": "evaluate",
+            "numbers": atoms.numbers.tolist(),
+            "positions": atoms.positions.tolist(),
+            "cell": atoms.cell.array.tolist(),
+            "pbc": atoms.pbc.tolist(),
+        }
+        answer = self._worker.request(request, self._settings.timeout)
+        return {key: np.array(value) if isinstance(value, list) else value for key, value in answer.items()}
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def _start(self) -> None:
+        self.close()
+        self._worker = Worker(self._settings.python)
+        try:
+            answer = self._worker.request(message("load", self._name, self._settings), START_TIMEOUT)
+        except errors.ConfigError:
+            self.close()
+            raise
+        except errors.BridgeError as error:
+            where = f" in {self._settings.python}" if self._settings.python else ""
+            self.close()
+            raise errors.ModelError(f"{self._name}{where}: {error}") from None
+        self.identity: dict[str, Any] = {**answer["identity"], "worker": self._settings.python or "isolated"}
+        self.elements = None if answer["elements"] is None else frozenset(answer["elements"])
+        self.energy_zero: str = answer["energy_zero"]
+
+
+def message(action: str, name: str, settings: CalculatorSettings) -> dict[str, Any]:
+    """Return the request to do ``action`` for a calculator, in the worker itself."""
+    return {"do": action, "name": name, "settings": asdict(replace(settings, python=None, isolate=False))}
+
+
+def _interpreter(python: str | None) -> str:
+    """Return the path of an interpreter given as a path, a name on PATH or the folder of its environment.
+
+    Raises:
+        ModelError: there is no such program.
+    """
+    if python is None:
+        return sys.executable
+    path = Path(python).expanduser()
+    found = shutil.which(path / "bin" / "python" if path.is_dir() else path)
+    if found is None:
+        raise errors.ModelError(
+            f"python = '{python}': no such interpreter; give the path of an environment's bin/python"
+        )
+    return found

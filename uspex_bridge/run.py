@@ -1,0 +1,339 @@
+"""From a working folder to a result: the one path that every front end takes.
+
+read (folders) -> plan (protocol) -> relax (relax.engine) -> publish (folders) -> record (journal)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+import uspex_bridge
+from uspex_bridge import backends, journal
+from uspex_bridge.config import Config
+from uspex_bridge.errors import BridgeError, BusyError, OutputError, Rejected
+from uspex_bridge.folders import Folder, Request
+from uspex_bridge.halt import Halter
+from uspex_bridge.logs import folder_log
+from uspex_bridge.protocol import Plan, Protocol, load_protocol, make_plan
+from uspex_bridge.records import RelaxResult, Structure, VaspRun
+
+if TYPE_CHECKING:
+    from uspex_bridge.relax.engine import Step
+
+LOCK = ".bridge.lock"
+
+
+@dataclass
+class Models:
+    """Loaded calculators by name; loads each once, and only when a stage asks for it."""
+
+    config: Config
+    loaded: dict[str, backends.Backend] = field(default_factory=dict)
+
+    def __call__(self, name: str) -> backends.Backend:
+        """Return the loaded calculator ``name``.
+
+        Raises:
+            ModelError: its package, weights or device is not available.
+        """
+        if name not in self.loaded:
+            backends.limit_threads(self.config.threads)
+            self.loaded[name] = backends.load(name, self.config.settings_of(name))
+        return self.loaded[name]
+
+    def close(self) -> None:
+        """Let go of every model and end worker processes."""
+        for backend in self.loaded.values():
+            backend.close()
+        self.loaded.clear()
+
+
+def choose_protocol(config: Config) -> tuple[Protocol, str]:
+    """Return the configured protocol, and a line to tell the user where ``auto`` had to choose.
+
+    ``auto`` takes ``paper`` if the weights of its calculators are found, else ``embedded``.
+
+    Raises:
+        ConfigError: there is no such protocol.
+    """
+    if config.protocol != "auto":
+        return load_protocol(config.protocol, Path(config.base or ".")), ""
+    paper = load_protocol("paper")
+    missing = [name for name in paper.calculators if not backends.available(name, config.settings_of(name))]
+    if not missing:
+        return paper, ""
+    notice = (
+        f"protocol 'embedded' (CHGNet), since no weights are found for {' and '.join(missing)} of the default "
+        "protocol 'paper'; `uspex-bridge doctor` says how to get them, protocol = \"embedded\" silences this"
+    )
+    return load_protocol("embedded"), notice
+
+
+def run_folder(
+    folder: Folder,
+    settings: Callable[[], Config],
+    *,
+    models: Callable[[Config], Models] = Models,
+    halter: Halter | None = None,
+) -> int:
+    """Do what USPEX asks for in ``folder`` and return the exit code.
+
+    Whatever goes wrong ends in one line on stderr and in ``bridge.log``, and in no result. ``settings`` is called
+    after the folder is locked and old results are gone, so that a wrong configuration cannot leave them behind.
+    """
+    with folder_log(folder.path) as log:
+        try:
+            if not folder.path.is_dir():
+                raise OutputError(f"{folder.path}: no such folder")
+            with _sole_use(folder.path):
+                folder.clear()
+                return _run(folder, settings(), models, halter or Halter(), log)
+        except BridgeError as error:
+            log.error("%s", error)
+            return error.exit_code
+        except Exception:
+            log.exception("unexpected failure; please report it with this log")
+            return BridgeError.exit_code
+
+
+@contextmanager
+def _sole_use(path: Path) -> Iterator[None]:
+    lock = FileLock(path / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BusyError(f"{path}: another bridge is at work here; one folder takes one run at a time") from None
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run(
+    folder: Folder, config: Config, models: Callable[[Config], Models], halter: Halter, log: logging.Logger
+) -> int:
+    request = folder.read(config)
+    protocol, notice = choose_protocol(config)
+    plan = make_plan(protocol, request.intent, config.stages)
+    _announce(request, plan, config, notice, log)
+    halter.start(config.time_limit)
+    entry = Entry(request.structure, plan, config, journal.whereabouts(folder.path, request.structure.comment))
+    record = Path(config.base, config.record) if config.record else journal.default_path(folder.path)
+    pool = models(config)
+    try:
+        result = _relax_once(request.structure, plan, pool, halter, log, record, entry.key)
+        folder.publish(vasp_run(request, result, config, entry.seconds), config)
+    except BridgeError as error:
+        entry.failed(error)
+        if isinstance(error, Rejected) and config.on_reject == "penalty":
+            _publish_penalty(folder, request, config, error, log)
+            entry.fields["status"] = "penalty"
+            return 0
+        raise
+    else:
+        entry.done(result)
+        log.info("%s", entry.summary(result))
+        print(entry.summary(result))
+        return 0
+    finally:
+        _keep(record, entry, log)
+
+
+def _relax_once(
+    structure: Structure,
+    plan: Plan,
+    pool: Models,
+    halter: Halter,
+    log: logging.Logger,
+    record: Path,
+    key: str,
+) -> RelaxResult:
+    """Relax, unless the record says that this very job was refused before for a lasting reason."""
+    if earlier := journal.earlier_refusal(record, key):
+        reason = f"refused as before ({earlier.get('time')}): {earlier.get('reason')}"
+        raise Rejected(str(earlier.get("code")), reason, lasting=True)
+    return relax_structure(structure, plan, pool, halter, lambda step: log.debug("%s", step_line(step)))
+
+
+def relax_structure(
+    structure: Structure, plan: Plan, models: Models, halter: Halter, observe: Callable[[Step], None]
+) -> RelaxResult:
+    """Relax one structure with the loop of :mod:`uspex_bridge.relax.engine` (imported here: it brings ASE)."""
+    from uspex_bridge.relax.engine import relax
+
+    return relax(structure, plan, models, halt=halter, observe=observe)
+
+
+def step_line(step: Step) -> str:
+    """Return the log line of one ionic step."""
+    return (
+        f"{step.stage:>10} {step.index:5d}  E {step.energy:14.6f}  H {step.enthalpy:14.6f} eV  "
+        f"fmax {step.fmax:9.4f} eV/Å  stress left {step.stress_gpa:9.3f} GPa  V {step.volume:9.3f} Å³"
+    )
+
+
+def vasp_run(request: Request, result: RelaxResult, config: Config, seconds: float) -> VaspRun:
+    """Return what VASP's files are written from: the steps that the configuration wants shown."""
+    first = {"final-model": result.model_start, "all": 0, "last": len(result.frames) - 1}[config.steps]
+    name = result.stages[-1].calculator
+    return VaspRun(
+        structure=request.structure,
+        frames=result.frames[first:],
+        intent=request.intent,
+        converged=result.converged,
+        model=model_line(result.models[name]),
+        seconds=seconds,
+        incar=request.incar,
+    )
+
+
+def model_line(identity: dict[str, Any]) -> str:
+    """Return a model's identity in a few words: kind, weights, start of their hash."""
+    digest = str(identity.get("sha256") or "")[:12]
+    return " ".join(filter(None, [str(identity.get("kind", "")), str(identity.get("model") or ""), digest]))
+
+
+def _announce(request: Request, plan: Plan, config: Config, notice: str, log: logging.Logger) -> None:
+    intent = request.intent
+    log.info(
+        "uspex_bridge %s: %s, %d atoms, %g GPa, ISIF %d, NSW %d, protocol %s (%s), settings %s",
+        uspex_bridge.__version__,
+        request.structure.formula,
+        len(request.structure),
+        intent.pressure_gpa,
+        intent.isif,
+        intent.nsw,
+        plan.protocol,
+        " > ".join(f"{s.name}: {s.calculator} {s.optimizer} {s.fmax:g}" for s in plan.stages),
+        config.source or "none found, defaults",
+    )
+    if notice:
+        log.warning("%s", notice)
+    for note in intent.notes:
+        log.warning("INCAR: %s", note)
+    if intent.ignored:
+        log.info("INCAR tags without meaning here: %s", " ".join(intent.ignored))
+
+
+def _publish_penalty(folder: Folder, request: Request, config: Config, error: Rejected, log: logging.Logger) -> None:
+    from uspex_bridge.penalty import penalty_run
+
+    folder.publish(penalty_run(request, config.penalty, f"penalty, {error.code}"), config)
+    log.warning("refused (%s): %s; wrote a penalty of %g eV/atom", error.code, error, config.penalty)
+
+
+def _keep(record: Path, entry: Entry, log: logging.Logger) -> None:
+    """Append to the record; a record that cannot be written is no reason to lose a result."""
+    try:
+        journal.append(record, entry.fields)
+    except OutputError as error:
+        log.warning("%s", error)
+
+
+class Entry:
+    """The record's line of one job, filled in as the job goes on."""
+
+    def __init__(self, structure: Structure, plan: Plan, config: Config, where: dict[str, Any]) -> None:
+        self.began = time.monotonic()
+        calculators = {
+            s.calculator: backends.fingerprint(s.calculator, config.settings_of(s.calculator)) for s in plan.stages
+        }
+        intent = plan.intent
+        asked = (intent.isif, intent.nsw, intent.ibrion, intent.ediffg, round(intent.pressure_gpa, 6), intent.symprec)
+        self.key = journal.job_key(structure, (asked, plan.stages, plan.guards, calculators))
+        self.fields: dict[str, Any] = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "host": socket.gethostname(),
+            **where,
+            "label": structure.comment.strip(),
+            "formula": structure.formula,
+            "natoms": len(structure),
+            "pressure_gpa": intent.pressure_gpa,
+            "isif": intent.isif,
+            "nsw": intent.nsw,
+            "ediffg": intent.ediffg,
+            "protocol": plan.protocol,
+            "key": self.key,
+            "input": _geometry(structure.symbols, structure.cell, structure.scaled),
+            "versions": {"uspex_bridge": uspex_bridge.__version__, "python": platform.python_version()},
+        }
+        self.symbols = structure.symbols
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the job began."""
+        return time.monotonic() - self.began
+
+    def failed(self, error: BridgeError) -> None:
+        """Fill in an error."""
+        rejected = isinstance(error, Rejected)
+        self.fields |= {
+            "status": "rejected" if rejected else "failed",
+            "code": error.code if isinstance(error, Rejected) else type(error).__name__,
+            "reason": str(error),
+            "lasting": isinstance(error, Rejected) and error.lasting,
+            "exit": error.exit_code,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def done(self, result: RelaxResult) -> None:
+        """Fill in a result."""
+        final = result.final
+        ase = sys.modules.get("ase")
+        self.fields["versions"]["ase"] = getattr(ase, "__version__", "")
+        self.fields |= {
+            "status": "converged" if result.converged else "unconverged",
+            "reason": result.reason,
+            "flags": list(result.flags),
+            "exit": 0,
+            "energy": final.energy,
+            "enthalpy": result.enthalpy,
+            "enthalpy_per_atom": result.enthalpy / len(self.symbols),
+            "volume": final.volume,
+            "fmax": result.fmax,
+            "stress_left_gpa": result.stress_gpa,
+            "steps": len(result.frames),
+            "stages": [asdict(stage) for stage in result.stages],
+            "models": result.models,
+            "output": _geometry(self.symbols, final.cell, final.scaled)
+            | {"forces": final.forces.round(6).tolist(), "stress": final.stress.tolist()},
+            "seconds": round(self.seconds, 3),
+        }
+        if final.magmoms is not None:
+            self.fields["output"]["magmoms"] = final.magmoms.round(4).tolist()
+
+    def summary(self, result: RelaxResult) -> str:
+        """Return the line that ends a run."""
+        stages = ", ".join(f"{s.name} {s.steps} steps {s.outcome}" for s in result.stages)
+        flags = f" [{' '.join(result.flags)}]" if result.flags else ""
+        return (
+            f"{self.fields['formula']}: {self.fields['status']}, H = {result.enthalpy:.6f} eV "
+            f"({result.enthalpy / len(self.symbols):.6f} eV/atom) at {result.pressure_gpa:g} GPa, "
+            f"V = {result.final.volume:.3f} Å³, fmax {result.fmax:.4f} eV/Å, stress left {result.stress_gpa:.3f} GPa; "
+            f"{stages}; {self.seconds:.1f} s{flags}"
+        )
+
+
+def _geometry(symbols: tuple[str, ...], cell: Any, scaled: Any) -> dict[str, Any]:
+    return {"symbols": list(symbols), "cell": cell.tolist(), "scaled": scaled.tolist()}
+
+
+def set_thread_environment(threads: int) -> None:
+    """Limit the thread pools of numerical libraries; must run before they are imported."""
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, str(threads))

@@ -1,0 +1,22 @@
+"""Space groups through spglib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import spglib
+from ase.data import atomic_numbers
+
+from uspex_bridge.records import Array
+
+
+def space_group(symbols: Sequence[str], cell: Array, scaled: Array, symprec: float = 0.1) -> str:
+    """Return international symbol and number, e.g. ``Pm-3m (221)``, or ``?`` where spglib finds none.
+
+    ``symprec`` is spglib's distance tolerance in Å; 0.1 suits structures relaxed with noise or written with few digits.
+    """
+    try:
+        dataset = spglib.get_symmetry_dataset((cell, scaled, [atomic_numbers[s] for s in symbols]), symprec=symprec)
+    except spglib.SpglibError:
+        return "?"
+    return f"{dataset.international} ({dataset.number})" if dataset is not None else "?"

@@ -1,0 +1,376 @@
+"""Ready USPEX folders from the text files in ``templates/``.
+
+Placeholders are written ``@{name}``, so that shell scripts and INPUT.txt keep their own ``$`` and ``%``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from uspex_bridge.errors import ConfigError, OutputError
+from uspex_bridge.schema import nearest
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+Line = Literal["matlab", "python"]
+Scheduler = Literal["local", "slurm", "pbs"]
+
+#: Force target, eV/Å, and limit of ionic steps of each relaxing step, as the series tightens.
+_TARGETS = (0.5, 0.2, 0.05, 0.01)
+_STEPS_CONSTANT_VOLUME = 300
+_STEPS_FREE = 1500
+#: One coarse k-point resolution for every step, 2π/Å; the bridge reads no k-points.
+_KRESOL = 0.2
+
+#: Per scheduler, what Submission/*.py of USPEX 10.x are rendered with. INDEX and JOB are filled in when they run.
+_SUBMISSION: dict[str, dict[str, object]] = {
+    "slurm": {
+        "submit": ["sbatch", "--parsable", "--job-name=bridge-INDEX", "--output=job.out"],
+        "query": ["squeue", "--noheader", "--format=%T", "--jobs=JOB"],
+        "state": r"^\s*([A-Z_]+)",
+        "ended": [
+            *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
+            "TIMEOUT",
+        ],
+        "forgotten": "invalid job id",
+    },
+    "pbs": {
+        "submit": ["qsub", "-N", "bridge-INDEX", "-j", "oe", "-o", "job.out"],
+        "query": ["qstat", "-f", "JOB"],
+        "state": r"job_state = (\w)",
+        "ended": ["C", "F"],
+        "forgotten": "unknown job|has finished",
+    },
+}
+
+
+class _Text(string.Template):
+    """``@{name}`` and nothing else is a placeholder; a lone @ stays."""
+
+    delimiter = "@"
+    pattern = r"@(?:\{(?P<braced>[a-z_]+)\}|(?P<named>(?!))|(?P<escaped>(?!))|(?P<invalid>(?!)))"  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One file to write; ``path`` is relative to the folder."""
+
+    path: Path
+    text: str
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search is set up for.
+
+    Attributes:
+        line: USPEX's MATLAB/Octave line (INPUT.txt) or its Python line (input.uspex).
+        elements: chemical symbols.
+        counts: atoms of each element of a fixed composition; None varies the composition.
+        atoms: smallest and largest cell of a variable composition.
+        pressure: GPa.
+        population, generations: structures per generation, and their number.
+        parallel: relaxations at a time.
+        scheduler: who runs them.
+        steps: relaxation steps per structure, as USPEX's manual has five: constant volume first, then free, and
+            the energy of the result last.
+        protocol: protocol of the bridge, by name or as a path.
+        command: the executable.
+        bin: folder put on PATH in job scripts.
+        threads: CPU threads per relaxation.
+        time_limit: seconds per step of one structure.
+    """
+
+    line: Line
+    elements: tuple[str, ...]
+    counts: tuple[int, ...] | None = None
+    atoms: tuple[int, int] = (2, 24)
+    pressure: float = 0.0
+    population: int = 256
+    generations: int = 20
+    parallel: int = 1
+    scheduler: Scheduler = "local"
+    steps: int = 5
+    protocol: str = "auto"
+    command: str = "uspex-bridge-vasp"
+    bin: str = ""
+    threads: int = 1
+    time_limit: int = 3600
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.pressure):
+            raise ConfigError(f"pressure {self.pressure} GPa is not a number")
+        if self.counts is None and len(self.elements) < 2:
+            raise ConfigError(
+                f"{self.elements[0]} alone has no composition to vary; give --composition {self.elements[0]}8"
+            )
+        if not 1 <= self.atoms[0] <= self.atoms[1]:
+            raise ConfigError(f"atoms {self.atoms[0]}-{self.atoms[1]}: the smaller number comes first, from 1")
+        for text in (self.command, self.bin):
+            if set(text) & set("'\"\\\n"):
+                raise ConfigError(f"{text!r}: quotes and backslashes in a path break USPEX's input files")
+
+    @property
+    def background(self) -> bool:
+        """Whether USPEX wants the command back at once (whichCluster 0, several calculations)."""
+        return self.line == "matlab" and self.scheduler == "local" and self.parallel > 1
+
+
+def render(name: str, values: Mapping[str, object]) -> str:
+    """Fill in the template ``name`` (a path below ``templates/``).
+
+    Raises:
+        ConfigError: there is no such template.
+        KeyError: a placeholder has no value.
+    """
+    path = TEMPLATES / name
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"there is no template {name}; the installation is incomplete") from None
+    return _Text(text).substitute(values)
+
+
+def parse_elements(text: str) -> tuple[str, ...]:
+    """Read ``Ca,Fe,Ni``.
+
+    Raises:
+        ConfigError: not an element, or one twice.
+    """
+    symbols = tuple(filter(None, re.split(r"[\s,;-]+", text.strip())))
+    _check_symbols(symbols, text)
+    return symbols
+
+
+def parse_composition(text: str) -> dict[str, int]:
+    """Read ``Mg4Al8O16`` into the atoms per element, in its order.
+
+    Raises:
+        ConfigError: not a formula of elements and whole numbers.
+    """
+    if not re.fullmatch(r"([A-Z][a-z]?[0-9]*)+", text):
+        raise ConfigError(f"composition '{text}' is not a formula like Mg4Al8O16")
+    pairs = re.findall(r"([A-Z][a-z]?)([0-9]*)", text)
+    _check_symbols(tuple(symbol for symbol, _ in pairs), text)
+    counts = {symbol: int(number or 1) for symbol, number in pairs}
+    if 0 in counts.values():
+        raise ConfigError(f"composition '{text}' has none of an element")
+    return counts
+
+
+def parse_atoms(text: str) -> tuple[int, int]:
+    """Read ``2-24`` or ``8``.
+
+    Raises:
+        ConfigError: neither one nor two numbers.
+    """
+    match = re.fullmatch(r"(\d+)(?:\s*-\s*(\d+))?", text.strip())
+    if match is None:
+        raise ConfigError(f"atoms '{text}' is not a range like 2-24")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _check_symbols(symbols: tuple[str, ...], text: str) -> None:
+    from ase.data import chemical_symbols
+
+    known = chemical_symbols[1:]
+    if not symbols:
+        raise ConfigError("no elements are given; say --elements Ca,Fe,Ni or --composition Si8")
+    for symbol in symbols:
+        if symbol not in known:
+            raise ConfigError(f"'{text}': '{symbol}' is not an element{nearest(symbol, known)}")
+    if len(set(symbols)) != len(symbols):
+        raise ConfigError(f"'{text}': an element is named twice")
+
+
+def files(search: Search) -> list[Rendered]:
+    """Return every file of the folder."""
+    made = _matlab(search) if search.line == "matlab" else _python(search)
+    steps = [Rendered(Path("Specific", f"INCAR_{n}"), text) for n, text in enumerate(_incars(search.steps), 1)]
+    potcars = [
+        Rendered(Path("Specific", f"POTCAR_{symbol}"), render("specific/POTCAR", {"symbol": symbol}))
+        for symbol in search.elements
+    ]
+    protocol = search.protocol.replace("\\", "\\\\").replace('"', '\\"')
+    values = {"protocol": protocol, "threads": search.threads, "time_limit": search.time_limit}
+    return [*made, *steps, *potcars, Rendered(Path("Specific", "bridge.toml"), render("specific/bridge.toml", values))]
+
+
+def write(folder: Path, rendered: list[Rendered], *, force: bool = False) -> None:
+    """Write the files; nothing is written if one exists and ``force`` is not set.
+
+    Raises:
+        ConfigError: files exist.
+        OutputError: the folder cannot be written.
+    """
+    present = [str(item.path) for item in rendered if (folder / item.path).exists()]
+    if present and not force:
+        raise ConfigError(f"{folder}: {', '.join(present)} would be overwritten; --force does that")
+    try:
+        for item in rendered:
+            path = folder / item.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(item.text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
+
+
+def next_steps(search: Search, folder: Path) -> list[str]:
+    """Return the three things to do after ``write``."""
+    header = {
+        ("matlab", "local"): "",
+        ("python", "local"): "",
+        ("matlab", "slurm"): " and the queue in Submission/job_header.sh",
+        ("matlab", "pbs"): " and the queue in Submission/job_header.sh",
+    }.get((search.line, search.scheduler), " and the queue in the header at the end of input.uspex")
+    start = (
+        f"start the search: cd {folder} && nohup bash run-search.sh > search.log 2>&1 &"
+        if search.line == "matlab"
+        else f"start the search: cd {folder}, then USPEX as your installation starts it (nohup uspex -r > log &)"
+    )
+    return [
+        f"look through Specific/bridge.toml (protocol {search.protocol}, models, time limit){header}",
+        f"check this machine, the models and the folder: uspex-bridge doctor {folder}",
+        start,
+    ]
+
+
+def _incars(steps: int) -> list[str]:
+    """Return the series of INCARs.
+
+    The first half of the relaxing steps keeps the volume; from three steps on the last one is static.
+    """
+    relaxing = steps - 1 if steps > 2 else steps
+    constant = relaxing // 2
+    texts = []
+    for n in range(1, relaxing + 1):
+        held = n <= constant
+        values = {
+            "step": n,
+            "steps": steps,
+            "what": "atoms and cell shape, at constant volume"
+            if held
+            else "atoms and cell, to the pressure of the search",
+            "isif": 4 if held else 3,
+            "nsw": _STEPS_CONSTANT_VOLUME if held else _STEPS_FREE,
+            "fmax": _TARGETS[max(0, len(_TARGETS) - relaxing + n - 1)],
+        }
+        texts.append(render("specific/INCAR_relax", values))
+    if relaxing < steps:
+        texts.append(render("specific/INCAR_static", {"step": steps, "steps": steps}))
+    return texts
+
+
+def _number(value: float) -> str:
+    """Return a decimal number with a point, a digit after it and no exponent: the Python line reads no other."""
+    text = f"{value:.6f}".rstrip("0")
+    return text + "0" if text.endswith(".") else text
+
+
+def _blocks(search: Search) -> list[list[int]]:
+    if search.counts is not None:
+        return [list(search.counts)]
+    size = len(search.elements)
+    return [[int(i == j) for j in range(size)] for i in range(size)]
+
+
+def _walltime(seconds: int) -> str:
+    """Return the time a job asks for: the relaxation's limit, and ten minutes to start and write."""
+    minutes = math.ceil(seconds / 60) + 10
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:00"
+
+
+def _header(search: Search) -> str:
+    values = {"threads": search.threads, "walltime": _walltime(search.time_limit), "bin": search.bin}
+    return render(f"jobs/{search.scheduler}.sh", values)
+
+
+def _matlab(search: Search) -> list[Rendered]:
+    varies = search.counts is None
+    variation = (
+        render(
+            "matlab/variable.txt",
+            # USPEX's manual: 11 first compositions for two elements, about 30 for three.
+            {
+                "first": 11 if len(search.elements) < 3 else 30,
+                "min_atoms": search.atoms[0],
+                "max_atoms": search.atoms[1],
+            },
+        )
+        if varies
+        else render("matlab/fixed.txt", {})
+    )
+    wrapper = "bash ../Specific/background.sh "
+    values = {
+        "type": "301" if varies else "300",
+        "symbols": " ".join(search.elements),
+        "blocks": "\n".join(" ".join(map(str, row)) for row in _blocks(search)),
+        "pressure": _number(search.pressure),
+        "population": search.population,
+        "generations": search.generations,
+        "variation": variation.rstrip(),
+        "codes": " ".join(["1"] * search.steps),
+        "kresol": " ".join([str(_KRESOL)] * search.steps),
+        "parallel": search.parallel,
+        "cluster": 0 if search.scheduler == "local" else 1,
+        "command": wrapper + search.command if search.background else f"{search.command} > bridge.out 2>&1",
+    }
+    made = [
+        Rendered(Path("INPUT.txt"), render("matlab/INPUT.txt", values)),
+        Rendered(
+            Path("run-search.sh"), render("matlab/run-search.sh", {"pause": 10 if search.scheduler == "local" else 60})
+        ),
+    ]
+    if search.background:
+        made.append(Rendered(Path("Specific", "background.sh"), render("matlab/background.sh", {})))
+    if search.scheduler != "local":
+        words = {key: json.dumps(value) for key, value in _SUBMISSION[search.scheduler].items()}
+        words["scheduler"] = search.scheduler.upper()
+        made += [
+            Rendered(Path("Submission", name), render(f"matlab/{name}.txt", words))
+            for name in ("submitJob_local.py", "checkStatus_local.py")
+        ]
+        made.append(Rendered(Path("Submission", "job_header.sh"), _header(search)))
+    return made
+
+
+def _python(search: Search) -> list[Rendered]:
+    varies = search.counts is None
+    low, high = search.atoms
+    queued = search.scheduler != "local"
+    names = [f"bridge{n}" for n in range(1, search.steps + 1)]
+    shared = {
+        "command": search.command,
+        "kresol": _KRESOL,
+        "sleep": 30 if queued else 2,
+        "manager": "\n    taskManager: jobs" if queued else "",
+    }
+    definitions = [render("python/stage.uspex", {**shared, "name": name}) for name in names]
+    if queued:
+        manager = {"slurm": "SBATCH", "pbs": "QSUB"}[search.scheduler]
+        definitions.append(render("python/manager.uspex", {"manager": manager, "header": _header(search).rstrip()}))
+    exchange = "transmutation" if varies else "permutation"
+    limits = ""
+    if varies:
+        ranges = " ".join(f"[0 {high}]" for _ in search.elements)
+        limits = "".join(f"\n{' ' * 16}{line}" for line in (f"range: [{ranges}]", f"minAt: {low}", f"maxAt: {high}"))
+    values = {
+        "pressure": _number(search.pressure),
+        "symbols": " ".join(search.elements),
+        "blocks": " ".join(f"[{' '.join(map(str, row))}]" for row in _blocks(search)),
+        "limits": limits,
+        "population": search.population,
+        "exchange": f"\n{' ' * 16}{exchange}: (0.05 1.0 0.1)" if len(search.elements) > 1 else "",
+        "stages": " ".join(names),
+        "parallel": search.parallel,
+        "generations": search.generations,
+        "definitions": "".join(definitions).rstrip(),
+    }
+    return [Rendered(Path("input.uspex"), render("python/input.uspex", values))]

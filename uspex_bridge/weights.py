@@ -1,0 +1,286 @@
+"""Weights files: where they are looked for, whether they are the right ones, and how they are fetched.
+
+Nothing here touches the network except :func:`fetch`, and nothing imports a model's package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from uspex_bridge.cards import CalculatorSettings, Card, KnownModel, file_of_url
+from uspex_bridge.errors import ModelError
+from uspex_bridge.schema import nearest
+
+#: Environment variable with folders of weights, separated as in PATH.
+VARIABLE = "USPEX_BRIDGE_MODELS"
+#: Seconds without a byte after which a download is given up.
+NETWORK_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that were found.
+
+    Attributes:
+        model: the name to report, a known one or the file's.
+        path: the file; None where the calculator takes no weights or finds them by ``model`` itself.
+        known: the card's entry, None for a file of the user's own.
+    """
+
+    model: str | None
+    path: Path | None
+    known: KnownModel | None = None
+
+    @property
+    def sha256(self) -> str | None:
+        """Checksum of the file, read once per process and state of the file.
+
+        Raises:
+            ModelError: the file cannot be read.
+        """
+        return None if self.path is None else file_sha256(self.path)
+
+
+def models_folder() -> Path:
+    """Return the folder that downloads go to: the first of $USPEX_BRIDGE_MODELS, else in the user's data folder."""
+    return _named_folders()[0]
+
+
+def find(card: Card, settings: CalculatorSettings, name: str = "") -> Weights:
+    """Find the weights that ``settings`` of the calculator ``name`` ask for, and check their checksum.
+
+    ``model`` is a known name, a path or a URL (which is looked for among the downloads, never fetched here);
+    None takes the first known model that is there. Looked for in this order: an explicit path, the folders of
+    $USPEX_BRIDGE_MODELS, the user's data folder, the package's own folders.
+
+    Raises:
+        ModelError: nothing found (says how to get it), or the checksum is wrong.
+    """
+    if settings.model is None:
+        return _default(card, settings, name or card.kind)
+    known = None if os.sep in settings.model else card.known(settings.model)
+    if known is not None:
+        found = _known_or_none(card, known)
+        if found is None:
+            raise _absent(card, known, name or card.kind)
+        return _checked(found, settings)
+    return _checked(_own(card, settings.model, name or card.kind), settings)
+
+
+def fetch(
+    card: Card,
+    model: str,
+    sha256: str | None = None,
+    folder: Path | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Path:
+    """Download known weights or a URL into ``folder`` (:func:`models_folder`) and return the file.
+
+    The file appears under its name only when it is whole and its checksum right; one that is there already and
+    right is not downloaded again. ``progress`` is called with the bytes so far and the total where it is known.
+
+    Raises:
+        ModelError: not a known name or URL, no source answered, or the checksum is wrong.
+    """
+    known = card.known(model)
+    if known is not None and known.in_wheel:
+        raise ModelError(f"{card.kind} {known.name} comes with {card.package}; nothing to fetch: {card.install}")
+    urls = (known.url, *known.mirrors) if known and known.url else ((model,) if _is_url(model) else ())
+    if not urls:
+        names = ", ".join(k.name for k in card.models if k.url) or "none"
+        raise ModelError(f"{card.kind}: '{model}' is neither a URL nor a model that can be fetched; those are: {names}")
+    expected = sha256 or (known.sha256 if known else None)
+    target = (folder or models_folder() / card.kind) / (known.file_names[0] if known else file_of_url(model))
+    if target.is_file() and (expected is None or file_sha256(target) == expected):
+        return target
+    problems = []
+    for url in urls:
+        try:
+            _download(str(url), target, expected, progress)
+            return target
+        except (OSError, ValueError, ModelError) as error:
+            problems.append(f"{url}: {getattr(error, 'reason', None) or error}")
+    raise ModelError(f"{card.kind}: could not fetch '{model}' to {target}: " + "; ".join(problems))
+
+
+def fetch_command(card: Card, model: str) -> str:
+    """Return the command that fetches weights."""
+    return f"uspex-bridge doctor --fetch {card.kind}:{model}"
+
+
+def package_folder(module: str) -> Path | None:
+    """Return the folder of an installed package without importing it, or None."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    places = list(spec.submodule_search_locations or []) if spec else []
+    return Path(places[0]) if places else None
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    try:
+        state = path.stat()
+        return _sha256(str(path), state.st_mtime_ns, state.st_size)
+    except OSError as error:
+        raise ModelError(f"{path}: weights cannot be read: {error.strerror or error}") from None
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: str, _mtime: int, _size: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_url(model: str) -> bool:
+    return model.split("://", 1)[0] in ("https", "http", "file") and "://" in model
+
+
+def _named_folders() -> list[Path]:
+    """Folders of $USPEX_BRIDGE_MODELS, then the user's data folder."""
+    listed = [Path(entry).expanduser() for entry in os.environ.get(VARIABLE, "").split(os.pathsep) if entry]
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return [*listed, data / "uspex_bridge" / "models"]
+
+
+def _folders(card: Card) -> list[Path]:
+    """Return every folder in which weights of this kind may lie, in the order of the search."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    package = package_folder(card.module)
+    folders = [place for folder in _named_folders() for place in (folder / card.kind, folder)]
+    kept = (entry for entry in card.search if "{package}" not in entry or package is not None)
+    return [*folders, *(Path(entry.format(cache=cache, package=package)).expanduser() for entry in kept)]
+
+
+def _lying(card: Card, names: tuple[str, ...]) -> Path | None:
+    return next((f / n for f in _folders(card) for n in names if (f / n).is_file()), None)
+
+
+def _known_or_none(card: Card, known: KnownModel) -> Weights | None:
+    if known.in_wheel:
+        package = package_folder(card.module)
+        path = package / known.files[0] if package else None
+        return Weights(known.name, path, known) if path and path.is_file() else None
+    path = _lying(card, known.file_names)
+    return Weights(known.name, path, known) if path else None
+
+
+def _default(card: Card, settings: CalculatorSettings, name: str) -> Weights:
+    if not card.takes_weights or (not card.models and not card.model_required):
+        return Weights(None, None)
+    if card.model_required:
+        names = ", ".join(known.name for known in card.models)
+        raise ModelError(
+            f"{card.kind} has no default model; set model under [calculators.{name}] to the path of a file"
+            + (f", or to one of: {names}" if names else "")
+        )
+    for known in card.models:
+        if found := _known_or_none(card, known):
+            return _checked(found, settings)
+    raise _absent(card, card.models[0], name)
+
+
+def _own(card: Card, model: str, name: str) -> Weights:
+    """Find a file that is not one of the card's own."""
+    if _is_url(model):
+        file = file_of_url(model)
+        path = _lying(card, (file,)) if file else None
+        if path is None:
+            raise ModelError(
+                f"{card.kind}: {model} is not on this machine; looked for {file} in {_listed(_folders(card))}; "
+                f"get it with: {fetch_command(card, model)}"
+            )
+        return Weights(model, path)
+    path = Path(model).expanduser()
+    if path.is_dir():
+        raise ModelError(f"{path}: is a folder, not a weights file")
+    if path.is_file():
+        return Weights(path.name, path.absolute())
+    if path.name == model and (lying := _lying(card, (model,))):
+        return Weights(model, lying)
+    if not card.models and path.name == model:
+        return Weights(model, None)
+    hint = nearest(model, [known.name for known in card.models]) if card.models else ""
+    raise ModelError(
+        f"{card.kind}: '{model}' of [calculators.{name}] is neither a file nor a known model{hint}; "
+        f"looked in {_listed([Path.cwd(), *_folders(card)])}"
+    )
+
+
+def _absent(card: Card, known: KnownModel, name: str) -> ModelError:
+    if known.in_wheel:
+        return ModelError(
+            f"{card.kind}: the weights '{known.name}' come with {card.package}, which is not installed or does not "
+            f"hold them; get it with: {card.install}"
+        )
+    size = f"{known.size_mb:g} MB, " if known.size_mb else ""
+    facts = f"{size}licence {known.licence or 'on its page'}"
+    return ModelError(
+        f"{card.kind}: the weights '{known.name}' ({facts}) are not on this machine; looked for "
+        f"{' or '.join(known.file_names)} in {_listed(_folders(card))}; get them with: "
+        f"{fetch_command(card, known.name)}, or set model = PATH under [calculators.{name}]"
+    )
+
+
+def _listed(folders: list[Path]) -> str:
+    return ", ".join(map(str, folders))
+
+
+def _checked(weights: Weights, settings: CalculatorSettings) -> Weights:
+    expected = settings.sha256 or (weights.known.sha256 if weights.known else None)
+    if expected and weights.path is not None and weights.sha256 != expected.lower():
+        raise ModelError(
+            f"{weights.path}: not the weights that were asked for: its sha256 is {weights.sha256}, not {expected}; "
+            "remove it and fetch it again"
+        )
+    return weights
+
+
+def _download(url: str, target: Path, expected: str | None, progress: Callable[[int, int | None], None] | None) -> None:
+    """Fetch ``url`` to ``target`` by way of a temporary file beside it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest, done = hashlib.sha256(), 0
+    request = urllib.request.Request(url, headers={"User-Agent": "uspex_bridge"})
+    with (
+        urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT) as answer,
+        tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as part,
+    ):
+        try:
+            length = answer.headers.get("Content-Length")
+            total = int(length) if length else None
+            if answer.headers.get_content_type() == "text/html":
+                raise ModelError("the answer is a web page, not a file")
+            while block := answer.read(1 << 20):
+                part.write(block)
+                digest.update(block)
+                done += len(block)
+                if progress:
+                    progress(done, total)
+            if total is not None and done != total:
+                raise ModelError(f"ended after {done} of {total} bytes")
+            if expected and digest.hexdigest() != expected.lower():
+                raise ModelError(f"sha256 is {digest.hexdigest()}, not {expected}")
+            part.flush()
+            os.fsync(part.fileno())
+            os.chmod(part.name, 0o644)
+            os.replace(part.name, target)
+        except BaseException:
+            os.unlink(part.name)
+            raise
