@@ -26,6 +26,7 @@ import uspex_bridge
 from uspex_bridge import weights
 from uspex_bridge.cards import BuildRequest, CalculatorSettings, Card
 from uspex_bridge.errors import BridgeError, ConfigError, InputError, ModelError
+from uspex_bridge.schema import nearest
 from uspex_bridge.weights import Weights
 
 #: Kinds that come with the bridge and the modules they live in.
@@ -286,8 +287,6 @@ def _maker(kind: str) -> Maker:
     points = [point for point in importlib.metadata.entry_points(group=GROUP) if point.name == kind]
     target = points[0].value if points else kind
     if ":" not in target and not points:
-        from uspex_bridge.schema import nearest
-
         known = [*BUILT_IN, *(point.name for point in importlib.metadata.entry_points(group=GROUP))]
         raise ConfigError(f"there is no calculator of kind '{kind}' (nor is it MODULE:FACTORY){nearest(kind, known)}")
     module_name, _, attribute = target.partition(":")

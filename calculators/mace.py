@@ -1,0 +1,94 @@
+"""MACE, higher-order equivariant message passing (mace-torch)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from uspex_bridge.cards import BuildRequest, Card, KnownModel, file_of_url
+from uspex_bridge.errors import ModelError
+
+_MP = "https://github.com/ACEsuit/mace-mp/releases/download"
+_FOUNDATIONS = "https://github.com/ACEsuit/mace-foundations/releases/download"
+
+
+def _known(name: str, url: str, **facts: Any) -> KnownModel:
+    """Describe one of mace-torch's foundation models, with the name that its own cache gives the file."""
+    file = file_of_url(url)
+    cached = "".join(c for c in file if c.isalnum() or c == "_")
+    return KnownModel(name, url=url, files=(file, cached), **{"licence": "MIT", **facts})
+
+
+#: Names and URLs as in mace-torch 0.3.16 (``mace.calculators.foundations_models``), licences as in its README.
+CARD = Card(
+    kind="mace",
+    title="MACE",
+    package="mace-torch==0.3.16",
+    module="mace",
+    install="pip install --no-deps mace-torch==0.3.16 (with e3nn==0.5.1 beside MatterSim: docs/install.md)",
+    models=(
+        _known("medium-mpa-0", f"{_MP}/mace_mpa_0/mace-mpa-0-medium.model", note="stable at high pressure"),
+        _known("medium-0b3", f"{_MP}/mace_mp_0b3/mace-mp-0b3-medium.model", note="stable at high pressure"),
+        _known("small-0b2", f"{_MP}/mace_mp_0b2/mace-small-density-agnesi-stress.model"),
+        _known("medium-0b2", f"{_MP}/mace_mp_0b2/mace-medium-density-agnesi-stress.model"),
+        _known("large-0b2", f"{_MP}/mace_mp_0b2/mace-large-density-agnesi-stress.model"),
+        _known("small-0b", f"{_MP}/mace_mp_0b/mace_agnesi_small.model"),
+        _known("medium-0b", f"{_MP}/mace_mp_0b/mace_agnesi_medium.model"),
+        _known("small", f"{_MP}/mace_mp_0/2023-12-10-mace-128-L0_energy_epoch-249.model", size_mb=32.6),
+        _known("medium", f"{_MP}/mace_mp_0/2023-12-03-mace-128-L1_epoch-199.model"),
+        _known("large", f"{_MP}/mace_mp_0/MACE_MPtrj_2022.9.model"),
+        _known("small-omat-0", f"{_MP}/mace_omat_0/mace-omat-0-small.model", licence="ASL", energy_zero="model"),
+        _known("medium-omat-0", f"{_MP}/mace_omat_0/mace-omat-0-medium.model", licence="ASL", energy_zero="model"),
+        _known(
+            "mace-matpes-pbe-0",
+            f"{_FOUNDATIONS}/mace_matpes_0/MACE-matpes-pbe-omat-ft.model",
+            licence="ASL",
+            energy_zero="model",
+        ),
+        _known(
+            "mace-matpes-r2scan-0",
+            f"{_FOUNDATIONS}/mace_matpes_0/MACE-matpes-r2scan-omat-ft.model",
+            licence="ASL",
+            energy_zero="model",
+        ),
+        _known(
+            "mh-0", f"{_FOUNDATIONS}/mace_mh_1/mace-mh-0.model", licence="ASL", energy_zero="model", note="needs a head"
+        ),
+        _known(
+            "mh-1", f"{_FOUNDATIONS}/mace_mh_1/mace-mh-1.model", licence="ASL", energy_zero="model", note="needs a head"
+        ),
+    ),
+    search=("{cache}/mace", "{package}/calculators/foundations_models"),
+    dtypes=("float64", "float32"),
+    head="head",
+    energy_zero="mp-pbe",
+    licence="MIT",
+    citation="arXiv:2206.07697 (method), arXiv:2401.00096 (foundation models)",
+)
+
+
+def build(request: BuildRequest) -> Any:
+    """Return mace-torch's ASE calculator for a ``.model`` file.
+
+    Raises:
+        ModelError: the weights have no such head (mace-torch itself would take another one).
+    """
+    from mace.calculators import MACECalculator
+
+    head: dict[str, Any] = {} if request.head is None else {"head": request.head}
+    calculator = MACECalculator(
+        model_paths=[str(request.path)],
+        device=request.device,
+        default_dtype=request.dtype,
+        **head,
+        **request.options,
+    )
+    if request.head is not None and request.head not in calculator.available_heads:
+        raise ModelError(f"{request.path}: no head '{request.head}'; heads: {', '.join(calculator.available_heads)}")
+    return calculator
+
+
+def elements(calculator: Any) -> frozenset[str]:
+    """Return the elements in the model's table."""
+    from ase.data import chemical_symbols
+
+    return frozenset(chemical_symbols[int(z)] for z in calculator.z_table.zs)

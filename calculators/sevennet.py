@@ -1,0 +1,96 @@
+"""SevenNet, NequIP-type equivariant network; four sets of weights come with the package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from uspex_bridge.cards import BuildRequest, Card, KnownModel
+from uspex_bridge.errors import ModelError
+
+_URL = "https://github.com/MDIL-SNU/SevenNet/releases/download"
+
+
+def _in_wheel(name: str, file: str, size_mb: float, **facts: Any) -> KnownModel:
+    return KnownModel(
+        name, size_mb=size_mb, licence="MIT", in_wheel=True, files=(f"pretrained_potentials/{file}",), **facts
+    )
+
+
+def _released(name: str, release: str, **facts: Any) -> KnownModel:
+    """Describe weights that SevenNet downloads itself, into a folder per model."""
+    folder = name.removeprefix("7net-").replace("-", "_").replace("mf_", "MF_")
+    file = f"checkpoint_sevennet_{folder.lower()}.pth"
+    return KnownModel(
+        name,
+        url=f"{_URL}/{release}/{file}",
+        licence="MIT",
+        files=(file, f"SevenNet_{folder}/{file}"),
+        aliases=(name.replace("7net", "sevennet"),),
+        energy_zero="model",
+        **facts,
+    )
+
+
+#: Names, files and URLs as in sevenn 0.13.0 (``sevenn._const``, ``sevenn.util``).
+CARD = Card(
+    kind="sevennet",
+    title="SevenNet",
+    package="sevenn==0.13.0",
+    module="sevenn",
+    install="pip install sevenn==0.13.0",
+    models=(
+        _in_wheel(
+            "7net-0",
+            "SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth",
+            10.3,
+            aliases=("sevennet-0", "7net-0_11jul2024"),
+        ),
+        _in_wheel("7net-0_22may2024", "SevenNet_0__22May2024/checkpoint_sevennet_0.pth", 10.3),
+        _in_wheel("7net-l3i5", "SevenNet_l3i5/checkpoint_l3i5.pth", 14.3, aliases=("sevennet-l3i5",)),
+        _in_wheel(
+            "7net-mf-0",
+            "SevenNet_MF_0/checkpoint_sevennet_mf_0.pth",
+            10.3,
+            aliases=("sevennet-mf-0",),
+            note="head is PBE or R2SCAN",
+            energy_zero="model",
+        ),
+        _released("7net-mf-ompa", "v0.11.0.cp", note="head is mpa or omat24"),
+        _released("7net-omat", "v0.11.0.cp"),
+        _released("7net-omni", "v0.12.0.cp", note="head is mpa (PBE), matpes_r2scan, ..."),
+        _released("7net-omni-i8", "v0.12.1.cp", note="as 7net-omni, larger"),
+        _released("7net-omni-i12", "v0.12.1.cp", note="as 7net-omni, largest"),
+    ),
+    search=("{package}/pretrained_potentials", "{cache}/sevennet"),
+    head="modal",
+    energy_zero="mp-pbe",
+    licence="MIT",
+    citation="doi:10.1021/acs.jctc.4c00190; mf: doi:10.1021/jacs.4c14455; omni: doi:10.1038/s41467-026-70195-8",
+)
+
+
+def build(request: BuildRequest) -> Any:
+    """Return SevenNet's ASE calculator for a model of the package or a checkpoint file.
+
+    Raises:
+        ModelError: the head (SevenNet's modal) is missing, not one of the model's, or the model has none.
+    """
+    from sevenn.calculator import SevenNetCalculator
+    from sevenn.util import load_checkpoint
+
+    source = str(request.path or request.model)
+    modals = list(load_checkpoint(source).config.get("_modal_map") or {})
+    modal = next((name for name in modals if name.lower() == (request.head or "").lower()), None)
+    if modals and modal is None:
+        asked = f"no head '{request.head}'" if request.head else "head is not set"
+        raise ModelError(f"{source}: {asked}; this multi-fidelity model has: {', '.join(modals)}")
+    if request.head and not modals:
+        raise ModelError(f"{source}: head = '{request.head}' is set, but this model has no heads")
+    return SevenNetCalculator(model=source, device=request.device, modal=modal, **request.options)
+
+
+def elements(calculator: Any) -> frozenset[str]:
+    """Return the elements in the model's type map."""
+    from ase.data import chemical_symbols
+
+    return frozenset(chemical_symbols[int(z)] for z in calculator.type_map)

@@ -1,0 +1,137 @@
+"""A toy potential for tests and for trying things out: fast, smooth, no weights; it can be told to misbehave."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from uspex_bridge.cards import BuildRequest, Card
+from uspex_bridge.errors import ConfigError
+from uspex_bridge.records import Array
+
+CARD = Card(
+    kind="toy",
+    title="toy potential",
+    package="uspex_bridge",
+    module="uspex_bridge",
+    install="nothing to install",
+    takes_weights=False,
+    dtypes=("float64",),
+    devices=("cpu",),
+    licence="MIT",
+    citation="none: it describes no real material",
+)
+
+#: Reach of a pair in units of its equilibrium distance; the switch to zero starts at SWITCH.
+REACH, SWITCH = 1.8, 1.35
+#: Compressed below this fraction of its equilibrium distance a pair with a hole starts to fall, this strongly.
+HOLE, DEPTH = 0.95, 200.0
+
+
+@dataclass(frozen=True)
+class ToyOptions:
+    """The table ``options`` of a toy calculator.
+
+    Attributes:
+        epsilon: depth of the pair potential, eV.
+        hole: the energy falls without bound once atoms are pressed together.
+        nan_after: evaluations after which energy, forces and stress are NaN.
+        raise_after: evaluations after which every evaluation raises RuntimeError.
+        sleep: seconds added to each evaluation.
+        elements: the only elements it knows; empty for all that have a covalent radius.
+    """
+
+    epsilon: float = 0.5
+    hole: bool = False
+    nan_after: int | None = None
+    raise_after: int | None = None
+    sleep: float = 0.0
+    elements: tuple[str, ...] = ()
+
+
+def build(request: BuildRequest) -> Any:
+    """Return the toy potential as an ASE calculator.
+
+    Raises:
+        ConfigError: an option it does not have.
+    """
+    from ase.calculators.calculator import Calculator, all_changes
+
+    options = _options(request.options)
+
+    class Toy(Calculator):
+        """Sum of switched 9-6 pair potentials whose distances are sums of covalent radii."""
+
+        implemented_properties = ["energy", "free_energy", "forces", "stress"]
+        evaluations = 0
+        toy_options = options
+
+        def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
+            """Evaluate, and misbehave where asked to."""
+            super().calculate(atoms, properties, system_changes)
+            self.evaluations += 1
+            time.sleep(options.sleep)
+            if options.raise_after is not None and self.evaluations > options.raise_after:
+                raise RuntimeError(f"toy: told to raise after {options.raise_after} evaluations")
+            energy, forces, stress = _evaluate(self.atoms, options)
+            if options.nan_after is not None and self.evaluations > options.nan_after:
+                energy, forces, stress = np.nan, np.full_like(forces, np.nan), np.full_like(stress, np.nan)
+            self.results = {"energy": energy, "free_energy": energy, "forces": forces, "stress": stress}
+
+    return Toy()
+
+
+def elements(calculator: Any) -> frozenset[str]:
+    """Return the elements of its options, else all that have a covalent radius (H to Cm)."""
+    from ase.data import chemical_symbols, covalent_radii, missing
+
+    if calculator.toy_options.elements:
+        return frozenset(calculator.toy_options.elements)
+    return frozenset(
+        s for s, radius in zip(chemical_symbols[1:], covalent_radii[1:], strict=False) if radius != missing
+    )
+
+
+def _options(given: Mapping[str, Any]) -> ToyOptions:
+    known = {field.name for field in fields(ToyOptions)}
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"toy: unknown option '{key}'; known: {', '.join(sorted(known))}")
+    return ToyOptions(**{**given, "elements": tuple(given.get("elements", ()))})
+
+
+def _evaluate(atoms: Any, options: ToyOptions) -> tuple[float, Array, Array]:
+    """Return E (eV), forces (N, 3) (eV/Å) and stress (6,) (eV/Å³, ASE's sign and order)."""
+    from ase.data import covalent_radii
+    from ase.neighborlist import neighbor_list
+
+    radii = covalent_radii[atoms.numbers]
+    first, second, distance, vector = neighbor_list("ijdD", atoms, REACH * 2 * float(radii.max()))
+    equilibrium = radii[first] + radii[second]
+    near = distance < REACH * equilibrium
+    first, second, distance, vector, equilibrium = (a[near] for a in (first, second, distance, vector, equilibrium))
+    energy, slope = _pair(distance / equilibrium, options)
+    pull = (slope / equilibrium / distance)[:, None] * vector
+    forces = np.zeros((len(atoms), 3))
+    np.add.at(forces, first, pull)
+    stress = 0.5 * (pull.T @ vector) / atoms.get_volume()
+    return 0.5 * float(energy.sum()), forces, stress[(0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)]
+
+
+def _pair(x: Array, options: ToyOptions) -> tuple[Array, Array]:
+    """Return the pair energy (eV) and its derivative by x, the distance over the equilibrium distance, (M,)."""
+    energy = 2.0 * x**-9 - 3.0 * x**-6
+    slope = -18.0 * x**-10 + 18.0 * x**-7
+    t = np.clip((x - SWITCH) / (REACH - SWITCH), 0.0, 1.0)
+    switch = 1.0 - t**3 * (10.0 - 15.0 * t + 6.0 * t**2)
+    bend = -30.0 * t**2 * (1.0 - t) ** 2 / (REACH - SWITCH)
+    energy, slope = energy * switch, slope * switch + energy * bend
+    if options.hole:
+        inside = np.maximum(HOLE / x - 1.0, 0.0)
+        energy = energy - DEPTH * inside**3 * x**-9
+        slope = slope + DEPTH * (3.0 * inside**2 * HOLE * x**-11 + 9.0 * inside**3 * x**-10)
+    return options.epsilon * energy, options.epsilon * slope
