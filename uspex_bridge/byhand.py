@@ -13,7 +13,7 @@ from uspex_bridge.errors import BridgeError, OutputError
 from uspex_bridge.folders import Request
 from uspex_bridge.halt import Halter
 from uspex_bridge.logs import folder_log
-from uspex_bridge.protocol import Protocol, make_plan
+from uspex_bridge.protocol import Plan, Protocol, make_plan
 from uspex_bridge.records import Frame, Intent, RelaxResult, Structure
 from uspex_bridge.run import Entry, Models, choose_protocol, relax_structure, step_line, vasp_run
 from uspex_bridge.symmetry import space_group
@@ -83,9 +83,7 @@ def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: Task) -> 
 def _relax_one(
     source: Path, number: int, structure: Structure, task: Task, protocol: Protocol, models: Models, log: Any
 ) -> Relaxed:
-    intent = Intent(
-        isif=task.isif, nsw=task.nsw, pressure_gpa=task.pressure, keep_symmetry=task.keep_symmetry, stages=None
-    )
+    intent = Intent(isif=task.isif, nsw=task.nsw, pressure_gpa=task.pressure, keep_symmetry=task.keep_symmetry)
     plan = make_plan(protocol, intent, task.config.stages, task.fmax)
     name = structure.comment.split()[0] if structure.comment.split() else f"{source.stem}-{number}"
     entry = Entry(structure, plan, task.config, {"source": str(source), "index": number})
@@ -97,7 +95,7 @@ def _relax_one(
         result = relax_structure(structure, plan, models, halter, lambda step: log.debug("%s", step_line(step)))
         after = space_group(structure.symbols, result.final.cell, result.final.scaled, task.symprec)
         entry.done(result)
-        _write(structure, result, plan.intent, name, number, task)
+        _write(structure, result, plan, name, number, task)
     except BridgeError as error:
         if error.exit_code in (4, 5, 8):  # settings, models and output are the same for all structures
             raise
@@ -107,43 +105,41 @@ def _relax_one(
     return Relaxed(name, before, after, entry.fields)
 
 
-def _write(structure: Structure, result: RelaxResult, intent: Intent, name: str, number: int, task: Task) -> None:
+def _write(structure: Structure, result: RelaxResult, plan: Plan, name: str, number: int, task: Task) -> None:
     import ase.io
 
     stem = f"{number:03d}-{''.join(c if c.isalnum() or c in '-_' else '_' for c in name)}"
     try:
         with (task.out / "relaxed.POSCARS").open("a", encoding="utf-8") as stream:
             stream.write(format_contcar(structure, result.final))
-        ase.io.write(task.out / "relaxed.extxyz", images(structure, (result.final,), result), append=True)
+        ase.io.write(task.out / "relaxed.extxyz", images(structure, (result.final,), plan), append=True)
         if task.trajectory:
-            ase.io.write(task.out / f"{stem}.trajectory.extxyz", images(structure, result.frames, result))
+            ase.io.write(task.out / f"{stem}.trajectory.extxyz", images(structure, result.frames, plan))
         if task.vasp_files:
             folder = task.out / stem
             folder.mkdir(exist_ok=True)
             seconds = sum(stage.seconds for stage in result.stages)
-            commit.publish(folder, vasp_run(Request(structure, intent), result, task.config, seconds))
+            commit.publish(folder, vasp_run(Request(structure, plan.intent), result, task.config, seconds))
     except OSError as error:
         raise OutputError(f"{task.out}: cannot be written: {error.strerror or error}") from error
 
 
-def images(structure: Structure, frames: tuple[Frame, ...], result: RelaxResult) -> list[Any]:
-    """Return steps as ASE atoms with energy, forces and stress, and stage, model and enthalpy in ``info``."""
+def images(structure: Structure, frames: tuple[Frame, ...], plan: Plan) -> list[Any]:
+    """Return steps as ASE atoms with energy, forces and stress, and stage, calculator and enthalpy in ``info``."""
     from ase import Atoms
     from ase.calculators.singlepoint import SinglePointCalculator
 
-    stages = {stage.name: stage.calculator for stage in result.stages}
-    names = list(stages)
     atoms = []
     for frame in frames:
         image = Atoms(list(structure.symbols), scaled_positions=frame.scaled, cell=frame.cell, pbc=True)
         image.calc = SinglePointCalculator(image, energy=frame.energy, forces=frame.forces, stress=frame.stress)
-        stage = names[min(frame.stage, len(names) - 1)]
+        stage = plan.stages[frame.stage]
         image.info |= {
             "name": structure.comment.strip(),
-            "stage": stage,
-            "calculator": stages[stage],
-            "pressure_GPa": result.pressure_gpa,
-            "enthalpy": frame.enthalpy(result.pressure_gpa),
+            "stage": stage.name,
+            "calculator": stage.calculator,
+            "pressure_GPa": plan.pressure_gpa,
+            "enthalpy": frame.enthalpy(plan.pressure_gpa),
         }
         atoms.append(image)
     return atoms

@@ -6,7 +6,6 @@ read (folders) -> plan (protocol) -> relax (relax.engine) -> publish (folders) -
 from __future__ import annotations
 
 import logging
-import os
 import platform
 import socket
 import sys
@@ -72,7 +71,7 @@ def choose_protocol(config: Config) -> tuple[Protocol, str]:
     if config.protocol != "auto":
         return load_protocol(config.protocol, Path(config.base or ".")), ""
     paper = load_protocol("paper")
-    missing = [name for name in paper.calculators if not backends.available(name, config.settings_of(name))]
+    missing = [name for name in paper.calculators if not backends.available(name, config.settings_of(name)).ok]
     if not missing:
         return paper, ""
     notice = (
@@ -250,9 +249,7 @@ class Entry:
 
     def __init__(self, structure: Structure, plan: Plan, config: Config, where: dict[str, Any]) -> None:
         self.began = time.monotonic()
-        calculators = {
-            s.calculator: backends.fingerprint(s.calculator, config.settings_of(s.calculator)) for s in plan.stages
-        }
+        calculators = [_weights_state(name, config) for name in dict.fromkeys(s.calculator for s in plan.stages)]
         intent = plan.intent
         asked = (intent.isif, intent.nsw, intent.ibrion, intent.ediffg, round(intent.pressure_gpa, 6), intent.symprec)
         self.key = journal.job_key(structure, (asked, plan.stages, plan.guards, calculators))
@@ -329,11 +326,16 @@ class Entry:
         )
 
 
+def _weights_state(name: str, config: Config) -> tuple[object, ...]:
+    """Return what tells, without reading them, whether a calculator's weights are still the same."""
+    settings = config.settings_of(name)
+    try:
+        path = backends.find_weights(name, settings).path
+        state = path.stat() if path else None
+    except (BridgeError, OSError):
+        state = None
+    return (settings, state.st_size, state.st_mtime_ns) if state else (settings,)
+
+
 def _geometry(symbols: tuple[str, ...], cell: Any, scaled: Any) -> dict[str, Any]:
     return {"symbols": list(symbols), "cell": cell.tolist(), "scaled": scaled.tolist()}
-
-
-def set_thread_environment(threads: int) -> None:
-    """Limit the thread pools of numerical libraries; must run before they are imported."""
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(variable, str(threads))

@@ -1,4 +1,4 @@
-"""Structures from whatever file a user has: POSCARs (many in one file, as USPEX gathers them) and all that ASE reads."""
+"""Structures from a user's files: POSCARs (many in one file, as USPEX gathers them) and all that ASE reads."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ def space_group(symbols: Sequence[str], cell: Array, scaled: Array, symprec: flo
     ``symprec`` is spglib's distance tolerance in Å; 0.1 suits structures relaxed with noise or written with few digits.
     """
     try:
-        dataset = spglib.get_symmetry_dataset((cell, scaled, [atomic_numbers[s] for s in symbols]), symprec=symprec)
+        spglib_cell = (cell.tolist(), scaled.tolist(), [atomic_numbers[s] for s in symbols])
+        dataset = spglib.get_symmetry_dataset(spglib_cell, symprec=symprec)
     except spglib.SpglibError:
         return "?"
     return f"{dataset.international} ({dataset.number})" if dataset is not None else "?"

@@ -16,8 +16,21 @@ from uspex_bridge.cli.vasp import settings_reader
 if TYPE_CHECKING:
     from uspex_bridge.byhand import Relaxed
 
-_COLUMNS = "structure formula before after steps E PV H/atom V/atom fmax stress flags".split()
-_UNITS = ["", "", "", "", "per stage", "eV", "eV", "eV", "Å³", "eV/Å", "GPa", ""]
+#: Heading and unit of each column of the table.
+_COLUMNS = {
+    "structure": "",
+    "formula": "",
+    "before": "",
+    "after": "",
+    "steps": "per stage",
+    "E": "eV",
+    "PV": "eV",
+    "H/atom": "eV",
+    "V/atom": "Å³",
+    "fmax": "eV/Å",
+    "stress left": "GPa",
+    "flags": "",
+}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -96,7 +109,7 @@ def row(result: Relaxed) -> list[str]:
 
 def table(rows: list[list[str]]) -> str:
     """Lay out rows under the headings; numbers to the right."""
-    lines = [_COLUMNS, _UNITS, *rows]
+    lines = [list(_COLUMNS), list(_COLUMNS.values()), *rows]
     widths = [max(len(line[k]) for line in lines) for k in range(len(_COLUMNS) - 1)]
     numeric = range(4, 11)
     text = []

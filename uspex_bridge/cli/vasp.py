@@ -55,12 +55,9 @@ def settings_reader(path: Path, options: dict[str, Any]) -> Callable[[], Any]:
     given = {key: value for key, value in options.items() if value is not None}
 
     def read() -> Any:
-        from uspex_bridge.run import set_thread_environment
-
         config = replace(load_config(path, explicit), **given)
         if pressure is not None:
             config = replace(config, external=replace(config.external, pressure=pressure))
-        set_thread_environment(config.threads)
         return config
 
     return read
