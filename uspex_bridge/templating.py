@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from uspex_bridge.errors import ConfigError, OutputError
-from uspex_bridge.schema import nearest
+from uspex_bridge.vasp.structure import ELEMENTS
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -178,14 +178,11 @@ def parse_atoms(text: str) -> tuple[int, int]:
 
 
 def _check_symbols(symbols: tuple[str, ...], text: str) -> None:
-    from ase.data import chemical_symbols
-
-    known = chemical_symbols[1:]
     if not symbols:
         raise ConfigError("no elements are given; say --elements Ca,Fe,Ni or --composition Si8")
     for symbol in symbols:
-        if symbol not in known:
-            raise ConfigError(f"'{text}': '{symbol}' is not an element{nearest(symbol, known)}")
+        if symbol not in ELEMENTS:
+            raise ConfigError(f"'{text}': '{symbol}' is not an element")
     if len(set(symbols)) != len(symbols):
         raise ConfigError(f"'{text}': an element is named twice")
 

@@ -1,0 +1,108 @@
+"""``uspex-bridge init``: a ready USPEX folder."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("line", type=click.Choice(["matlab", "python"]))
+@click.argument("folder", default=".", type=click.Path(path_type=Path))
+@click.option("--elements", help="Elements of a search with variable composition: Ca,Fe,Ni.")
+@click.option("--composition", help="Fixed composition instead: Mg4Al8O16.")
+@click.option("--atoms", help="Smallest and largest cell of a variable composition.  [default: 2-24]")
+@click.option("--pressure", type=float, default=0.0, show_default=True, help="GPa.")
+@click.option(
+    "--population", type=click.IntRange(min=2), default=256, show_default=True, help="Structures per generation."
+)
+@click.option("--generations", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--parallel", type=click.IntRange(min=1), default=1, show_default=True, help="Relaxations at a time.")
+@click.option(
+    "--scheduler",
+    type=click.Choice(["local", "slurm", "pbs"]),
+    default="local",
+    show_default=True,
+    help="Who runs them.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1, max=9),
+    default=5,
+    show_default=True,
+    help="Relaxation steps per structure (INCAR_1 .. INCAR_N).",
+)
+@click.option("--protocol", default="auto", show_default=True, help="Protocol of the bridge, by name or a TOML file.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads per relaxation.")
+@click.option(
+    "--time-limit", type=click.IntRange(min=1), default=3600, show_default=True, help="Seconds per step of a structure."
+)
+@click.option("--command", "executable", help="The executable, if it is not the one of this environment.")
+@click.option("--force", is_flag=True, help="Overwrite files.")
+def command(folder: Path, elements: str | None, composition: str | None, force: bool, **options: Any) -> None:
+    """Write a ready USPEX search into FOLDER (default: here).
+
+    matlab is USPEX 9.4-10.x (INPUT.txt), python the line since 2021 (input.uspex). The POTCARs written are stubs
+    that tell the bridge the elements. docs/uspex_setup.md says what each file is for.
+    """
+    from uspex_bridge import templating
+
+    search = templating.Search(
+        **_composition(elements, composition, options.pop("atoms")),
+        protocol=_protocol(options.pop("protocol")),
+        command=options.pop("executable") or _executable("uspex-bridge-vasp"),
+        bin=str(Path(sys.executable).parent),
+        **options,
+    )
+    rendered = templating.files(search)
+    templating.write(folder, rendered, force=force)
+    click.echo(f"{folder}: wrote {', '.join(str(item.path) for item in rendered)}")
+    click.echo("The POTCAR files are stubs: enough for the bridge, no pseudopotentials for VASP.")
+    click.echo("Next:")
+    for number, text in enumerate(templating.next_steps(search, folder), 1):
+        click.echo(f"  {number}. {text}")
+
+
+def _composition(elements: str | None, composition: str | None, atoms: str | None) -> dict[str, Any]:
+    """Return the fields of a Search that say what it is made of."""
+    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.templating import parse_atoms, parse_composition, parse_elements
+
+    if composition is None:
+        if elements is None:
+            raise ConfigError("no elements are given; say --elements Ca,Fe,Ni or --composition Si8")
+        return {"elements": parse_elements(elements), "atoms": parse_atoms(atoms or "2-24")}
+    if atoms is not None:
+        raise ConfigError("--composition fixes the number of atoms; leave --atoms out")
+    counts = parse_composition(composition)
+    order = parse_elements(elements) if elements else tuple(counts)
+    if set(order) != set(counts):
+        raise ConfigError(f"--elements {elements} and --composition {composition} name different elements")
+    return {"elements": order, "counts": tuple(counts[symbol] for symbol in order)}
+
+
+def _protocol(name: str) -> str:
+    """Return the protocol as bridge.toml should name it, after reading it once.
+
+    Raises:
+        ConfigError: there is no such protocol.
+    """
+    from uspex_bridge.protocol import load_protocol, protocol_names
+
+    if name == "auto":
+        return name
+    load_protocol(name, Path.cwd())
+    return name if name in protocol_names() else str(Path(name).expanduser().resolve())
+
+
+def _executable(name: str) -> str:
+    """Return the executable's name where the shell finds this environment's own, else its path."""
+    own = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    if found and (not own.exists() or Path(found).resolve() == own.resolve()):
+        return name
+    return str(own) if own.exists() else name

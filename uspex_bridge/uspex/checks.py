@@ -1,0 +1,205 @@
+"""Check a USPEX set-up for the mistakes that cost a search: ``check_setup``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from uspex_bridge.errors import BridgeError, ConfigError, InputError
+from uspex_bridge.protocol import Stage, select_stages
+from uspex_bridge.uspex.command_checks import check_commands, check_waiting
+from uspex_bridge.uspex.findings import Finding, in_order, relative
+from uspex_bridge.uspex.incar_checks import check_incars
+from uspex_bridge.uspex.inputs import read_text
+from uspex_bridge.uspex.setup import Setup, Step, read_setups
+from uspex_bridge.vasp.incar import parse_incar
+from uspex_bridge.vasp.structure import ELEMENTS, read_potcar_symbols
+
+
+def check_setup(folder: Path) -> list[Finding]:
+    """Return what is wrong, odd or worth knowing about the USPEX set-up in ``folder``, worst first."""
+    folder = folder.absolute()
+    if not folder.is_dir():
+        return [Finding("error", str(folder), None, "there is no such folder")]
+    found: list[Finding] = []
+    setups: list[Setup] = []
+    try:
+        setups.extend(read_setups(folder))
+    except InputError as error:
+        found.append(_from_error(error, folder))
+    if not setups and not found:
+        return [
+            Finding(
+                "error", str(folder), None, "neither INPUT.txt nor input.uspex is here", "uspex-bridge init writes them"
+            )
+        ]
+    for setup in setups:
+        for check in _CHECKS:
+            found.extend(check(setup))
+    return in_order(found)
+
+
+def _from_error(error: BridgeError, folder: Path) -> Finding:
+    """Turn ``FILE, line N: what`` of an error into a finding."""
+    match = re.match(r"(?P<file>\S+?)(?:, line (?P<line>\d+))?: (?P<what>.*)", str(error), re.DOTALL)
+    if match is None:
+        return Finding("error", ".", None, str(error))
+    line = int(match["line"]) if match["line"] else None
+    return Finding("error", relative(Path(match["file"]), folder), line, match["what"])
+
+
+def _check_system(setup: Setup) -> Iterator[Finding]:
+    """Check elements and composition."""
+    name = setup.path.name
+    if not setup.elements:
+        yield Finding("error", name, None, "no elements are given", "")
+    for symbol in setup.elements:
+        if symbol not in ELEMENTS:
+            yield Finding("error", name, None, f"'{symbol}' is not an element", "")
+    for row in setup.blocks:
+        if len(row) != len(setup.elements):
+            text = " ".join(map(str, row))
+            yield Finding("error", name, None, f"composition '{text}' for {len(setup.elements)} elements", "")
+    if setup.line == "matlab" and setup.varies:
+        for key in ("minAt", "maxAt"):
+            if key not in setup.lines:
+                yield Finding("error", name, None, f"a variable composition needs {key}: USPEX stops", f"8 : {key}")
+
+
+def _check_input(setup: Setup) -> Iterator[Finding]:
+    """Check the input file's own form."""
+    if setup.line != "python":
+        return
+    if "\r" in read_text(setup.path):
+        yield Finding(
+            "error", setup.path.name, 1, "line ends of Windows: USPEX finds no definition", "sed -i 's/\\r$//' it"
+        )
+    for step in setup.steps:
+        if step.code == "1" and not isinstance(step.kresol, float):
+            given = "no kresol" if step.kresol is None else f"kresol {step.kresol!r}, which is not a float"
+            yield Finding(
+                "error", setup.path.name, step.line, f"step {step.number} has {given}: USPEX stops", "kresol: 0.2"
+            )
+
+
+def _check_potcars(setup: Setup) -> Iterator[Finding]:
+    """Check that each element's POTCAR is there and is of that element."""
+    if not any(step.code == "1" for step in setup.steps):
+        return
+    wanted: dict[Path, list[str]] = {}
+    for step in setup.steps:
+        own = step.potcars / f"POTCAR_{step.number}"
+        if step.code == "1" and setup.line == "matlab" and not setup.varies and own.is_file():
+            wanted[own] = [
+                s for s, n in zip(setup.elements, setup.blocks[0] if setup.blocks else (), strict=False) if n
+            ]
+        elif step.code == "1":
+            wanted |= {step.potcars / f"POTCAR_{symbol}": [symbol] for symbol in setup.elements}
+    for path, symbols in wanted.items():
+        name = relative(path, setup.folder)
+        if not path.is_file():
+            yield Finding(
+                "error",
+                name,
+                None,
+                "missing",
+                "for the bridge a stub is enough: one line TITEL = PAW_PBE " + symbols[0],
+            )
+            continue
+        try:
+            present = read_potcar_symbols(path)
+        except InputError:
+            yield Finding(
+                "error", name, None, "names no element (TITEL, VRHFIN)", f"add a line: TITEL = PAW_PBE {symbols[0]}"
+            )
+            continue
+        if present != symbols:
+            yield Finding(
+                "error", name, None, f"is of {' '.join(present)}, not of {' '.join(symbols)}", "put the right one there"
+            )
+
+
+def _check_external(setup: Setup) -> Iterator[Finding]:
+    """Check the inputs of abinitioCode 99."""
+    for step in setup.steps:
+        path = setup.specific / f"userInput_{step.number}"
+        if step.code == "99" and setup.line == "matlab" and not path.is_file():
+            yield Finding(
+                "warning",
+                relative(path, setup.folder),
+                None,
+                f"missing: USPEX copies it to usercode.in for step {step.number}, from which the bridge takes ISIF, "
+                "EDIFFG and PSTRESS",
+                "write INCAR tags into it",
+            )
+
+
+def _check_names(setup: Setup) -> Iterator[Finding]:
+    """Look for file names that USPEX deletes."""
+    mixed = len({step.code for step in setup.steps}) > 1
+    if setup.line == "matlab" and setup.cluster not in ("", "0") and mixed and setup.specific.is_dir():
+        for path in sorted(setup.specific.glob("USPEX*")):
+            yield Finding(
+                "warning",
+                relative(path, setup.folder),
+                None,
+                "is copied into each CalcFold and deleted there when a job ends, as all USPEX* are",
+                "rename it",
+            )
+
+
+def _check_settings(setup: Setup) -> Iterator[Finding]:
+    """Check bridge.toml, its protocol and the models that this one needs."""
+    from uspex_bridge import backends
+    from uspex_bridge.config import find_config, load_config
+    from uspex_bridge.run import choose_protocol
+
+    steps = [step for step in setup.steps if step.executable]
+    if not steps:
+        return
+    work = setup.folder / "CalcFold1"
+    try:
+        path = find_config(work)
+        config = load_config(work)
+        protocol, notice = choose_protocol(config)
+        statuses = [backends.available(name, config.settings_of(name)) for name in protocol.calculators]
+    except ConfigError as error:
+        yield _from_error(error, setup.folder)
+        return
+    name = relative(path, setup.folder.resolve()) if path else "bridge.toml"
+    if path is None:
+        yield Finding("note", name, None, "none is found: the defaults hold", "uspex-bridge init writes one")
+    if notice:
+        yield Finding("note", name, None, notice)
+    for status in statuses:
+        if status.problem:
+            yield Finding("error", name, None, f"protocol {protocol.name} needs {status.name}: {status.problem}")
+    if config.time_limit is None and any(not step.queued for step in steps):
+        yield Finding(
+            "warning", name, None, "no time_limit, and USPEX waits for a step for ever", "time_limit = 3600 (seconds)"
+        )
+    for step in steps:
+        yield from _check_stages(step, setup, protocol.stage, config.stages)
+
+
+def _check_stages(step: Step, setup: Setup, stages: tuple[Stage, ...], choice: str | None) -> Iterator[Finding]:
+    """Check that the stages a step asks for are the protocol's."""
+    own = parse_incar(read_text(step.incar)).get("BRIDGE_STAGES") if step.incar.is_file() else None
+    try:
+        select_stages(stages, own or choice)
+    except ConfigError as error:
+        yield Finding("error", relative(step.incar, setup.folder) if own else "bridge.toml", None, str(error))
+
+
+_CHECKS: tuple[Callable[[Setup], Iterator[Finding]], ...] = (
+    _check_input,
+    _check_system,
+    check_commands,
+    check_waiting,
+    check_incars,
+    _check_potcars,
+    _check_external,
+    _check_names,
+    _check_settings,
+)

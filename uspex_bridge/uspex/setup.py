@@ -1,0 +1,271 @@
+"""A USPEX set-up as far as the bridge is concerned: the steps, their commands, and who runs them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from uspex_bridge.errors import InputError
+from uspex_bridge.uspex.inputs import InputTxt, InputUspex, Value, read_text
+
+#: The executables of the bridge and the code of the slot each of them fills.
+EXECUTABLES = {"uspex-bridge-vasp": "1", "uspex-bridge-external": "99"}
+_SCRIPT_SUFFIXES = (".sh", ".bash", ".py", ".csh")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One relaxation step of every structure.
+
+    Attributes:
+        number: 1 for the first.
+        code: USPEX's code number, or the type of a stage of the Python line; ``vasp`` there is ``1`` here.
+        command: its command line, None where there is none.
+        incar: the file it gets as INCAR.
+        kresol: k-point resolution as written (Python line).
+        queued: whether a scheduler or another machine runs it.
+        script: text of the script of the set-up that the command starts, if it is one.
+        potcars: folder of its POTCAR files.
+        line: line of the input file that gives the command.
+    """
+
+    number: int
+    code: str
+    command: str | None
+    incar: Path
+    kresol: Any = None
+    queued: bool = False
+    script: str = ""
+    potcars: Path = Path()
+    line: int | None = None
+
+    @property
+    def executable(self) -> str | None:
+        """The bridge's executable that the command, or the script it starts, runs; None where it is neither."""
+        for name in EXECUTABLES:
+            if name in f"{self.command}\n{self.script}":
+                return name
+        return None
+
+    @property
+    def wraps(self) -> bool:
+        """Whether the command returns at once and reports the end in JOB_LOG."""
+        return "JOB_IS_FINISHED" in self.script
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What INPUT.txt or input.uspex says.
+
+    Attributes:
+        path: the input file.
+        elements: chemical symbols, in USPEX's order.
+        blocks: rows of atoms per element.
+        varies: whether the composition varies.
+        pressure: GPa.
+        parallel: structures relaxed at a time.
+        cluster: whichCluster as written (MATLAB line), empty in the Python line.
+        command_lines: lines of commandExecutable (MATLAB line).
+        lines: where settings of INPUT.txt stand, by name.
+    """
+
+    line: Literal["matlab", "python"]
+    path: Path
+    steps: tuple[Step, ...]
+    elements: tuple[str, ...] = ()
+    blocks: tuple[tuple[int, ...], ...] = ()
+    varies: bool = False
+    pressure: float = 0.0
+    parallel: int = 1
+    cluster: str = ""
+    command_lines: int = 0
+    lines: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that USPEX runs in."""
+        return self.path.parent
+
+    @property
+    def specific(self) -> Path:
+        """Its Specific folder."""
+        return self.folder / "Specific"
+
+
+def read_setups(folder: Path) -> Iterator[Setup]:
+    """Read whichever of INPUT.txt and input.uspex the folder has.
+
+    Raises:
+        InputError: a file cannot be read as USPEX reads it.
+    """
+    if (folder / "INPUT.txt").exists():
+        yield read_matlab(folder / "INPUT.txt")
+    if (folder / "input.uspex").exists():
+        yield read_python(folder / "input.uspex")
+
+
+def read_matlab(path: Path) -> Setup:
+    """Read INPUT.txt.
+
+    Raises:
+        InputError: the file is missing, or a number in it is none where USPEX looks for it.
+    """
+    text = InputTxt.read(path)
+    lines: dict[str, int] = {}
+
+    def number(name: str, default: float) -> float:
+        value = text.keyword(name)
+        if value is None:
+            return default
+        lines[name] = value.line
+        try:
+            return float(value.text)
+        except ValueError:
+            raise InputError(
+                f"{path}, line {value.line}: USPEX reads '{value.text}' as {name}, since this is the first line that "
+                "holds the name; take the name out of it if it is a remark"
+            ) from None
+
+    cluster = text.keyword("whichCluster")
+    varies = (kind := text.keyword("calculationType")) is not None and kind.text[-1:] == "1"
+    codes = _codes(text)
+    commands = text.block("commandExecutable", "EndExecutable")
+    blocks = tuple(_whole(row, path) for row in text.block("numSpeci", "EndNumSpeci") if row.text)
+    elements = " ".join(value.text for value in text.block("atomType", "EndAtomType")).split()
+    where = cluster.text if cluster else "0"
+    if cluster:
+        lines["whichCluster"] = cluster.line
+    for name in ("minAt", "maxAt"):
+        number(name, 0)
+    return Setup(
+        "matlab",
+        path,
+        tuple(_matlab_step(path.parent, n, codes, commands, queued=where != "0") for n in range(1, len(codes) + 1)),
+        elements=tuple(_symbol(name) for name in elements),
+        blocks=blocks,
+        varies=varies,
+        pressure=number("ExternalPressure", 0.0),
+        parallel=int(number("numParallelCalcs", 1)),
+        cluster=where,
+        command_lines=len(commands),
+        lines=lines,
+    )
+
+
+def _codes(text: InputTxt) -> list[str]:
+    """Return the code of each step; parentheses only mark steps whose energy does not count."""
+    rows = text.block("abinitioCode", "ENDabinit")
+    return re.sub(r"[()]", " ", " ".join(row.text for row in rows)).split() or ["1"]
+
+
+def _matlab_step(folder: Path, number: int, codes: list[str], commands: list[Value], *, queued: bool) -> Step:
+    """Return a step; with fewer commands than steps USPEX takes the first for all."""
+    value = None
+    if commands:
+        value = commands[number - 1] if len(commands) >= len(codes) else commands[0]
+    command = value.text if value else None
+    return Step(
+        number,
+        codes[number - 1],
+        command,
+        folder / "Specific" / f"INCAR_{number}",
+        queued=queued,
+        script=_script(folder, command),
+        potcars=folder / "Specific",
+        line=value.line if value else None,
+    )
+
+
+def _whole(row: Value, path: Path) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in row.text.split())
+    except ValueError:
+        raise InputError(f"{path}, line {row.line}: '{row.text}' should be numbers of atoms") from None
+
+
+def _symbol(name: str) -> str:
+    """Return the symbol of an element given by symbol or atomic number."""
+    if name.isdigit():
+        from ase.data import chemical_symbols
+
+        return chemical_symbols[int(name)] if int(name) < len(chemical_symbols) else name
+    return name
+
+
+def read_python(path: Path) -> Setup:
+    """Read input.uspex.
+
+    Raises:
+        InputError: the file is missing, its syntax is wrong, or a stage is not defined.
+    """
+    source = InputUspex.read(path)
+    main = source.main
+    target = _get(main, "optimizer", "target")
+    space = _get(target, "compositionSpace")
+    blocks = space.get("blocks") or []
+    pressure = _get(target, "conditions").get("externalPressure", 0.0)
+    parallel = main.get("numParallelCalcs", 1)
+    for name, value in (("externalPressure", pressure), ("numParallelCalcs", parallel)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InputError(f"{path}, line {source.line_of(name)}: {name} = {value!r} is not a number")
+    stages = main.get("stages")
+    if not isinstance(stages, list) or not stages:
+        raise InputError(f"{path}: there is no list of stages")
+    return Setup(
+        "python",
+        path,
+        tuple(_python_step(source, n, stage) for n, stage in enumerate(stages, 1)),
+        elements=tuple(str(symbol) for symbol in space.get("symbols") or []),
+        blocks=tuple(tuple(row) for row in blocks if isinstance(row, (list, tuple))),
+        varies=len(blocks) > 1,
+        pressure=float(pressure),
+        parallel=int(parallel),
+    )
+
+
+def _get(table: dict[str, Any], *names: str) -> dict[str, Any]:
+    for name in names:
+        table = table.get(name) or {}
+        if not isinstance(table, dict):
+            return {}
+    return table
+
+
+def _python_step(source: InputUspex, number: int, stage: Any) -> Step:
+    path = source.path
+    if not isinstance(stage, dict):
+        raise InputError(
+            f"{path}, line {source.line_of('stages')}: stage '{stage}' is not defined; "
+            f"write a section '#define {stage}'"
+        )
+    command = stage.get("commandExecutable")
+    if command is not None and not isinstance(command, str):
+        raise InputError(f"{path}: commandExecutable {command!r} of stage {number} is not a string")
+    kind = str(stage.get("type"))
+    incar = stage.get("incar") or f"Specific/INCAR_{stage.get('tag', number)}"
+    start = source.lines.get(str(stage.get("name")), 1)
+    return Step(
+        number,
+        "1" if kind == "vasp" else kind,
+        command,
+        path.parent / str(incar),
+        kresol=stage.get("kresol"),
+        queued=bool(stage.get("taskManager") or stage.get("remote")),
+        script=_script(path.parent, command),
+        potcars=path.parent / str(stage.get("potcarsPath") or "Specific"),
+        line=source.line_of("commandExecutable", start) if command else source.line_of("type", start),
+    )
+
+
+def _script(folder: Path, command: str | None) -> str:
+    """Return the text of the script of the set-up that a command starts; its paths are seen from a CalcFold."""
+    for word in (command or "").split():
+        name = word.strip("'\"")
+        place = Path(name) if Path(name).is_absolute() else folder / "CalcFold1" / name
+        if "/" in name and name.endswith(_SCRIPT_SUFFIXES):
+            path = Path(re.sub(r"/CalcFold1/\.\./", "/", str(place)))
+            return read_text(path) if path.is_file() else ""
+    return ""
