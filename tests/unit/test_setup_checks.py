@@ -1,0 +1,293 @@
+"""Checks of a USPEX set-up: a sound one has nothing to say against it, and each mistake is found."""
+
+# ruff: noqa: E501  the table of mistakes reads better in columns
+from pathlib import Path
+
+import pytest
+
+from uspex_bridge import templating
+from uspex_bridge.errors import InputError
+from uspex_bridge.uspex.checks import check_setup
+from uspex_bridge.uspex.findings import Finding, in_order
+from uspex_bridge.uspex.setup import read_matlab, read_python
+
+PROTOCOL = '[[stage]]\nname = "only"\ncalculator = "toy"\nfmax = 0.1\n'
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Return a function that writes a sound set-up; no settings or weights of this machine's user are seen."""
+    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "USPEX_BRIDGE_MODELS"):
+        monkeypatch.setenv(variable, str(tmp_path / "home"))
+    monkeypatch.delenv("USPEX_BRIDGE_CONFIG", raising=False)
+    executable = tmp_path / "bin" / "uspex-bridge-vasp"
+    executable.parent.mkdir()
+    executable.touch(mode=0o755)
+    protocol = tmp_path / "toy.toml"
+    protocol.write_text(PROTOCOL)
+
+    def write(line="matlab", **fields):
+        defaults = {"elements": ("Ca", "Ni"), "pressure": 50.0, "command": str(executable), "protocol": str(protocol)}
+        folder = tmp_path / "search"
+        templating.write(folder, templating.files(templating.Search(line, **{**defaults, **fields})))
+        return folder
+
+    return write
+
+
+def replace(folder, name, old, new):
+    path = folder / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new), newline="")
+
+
+def found(folder, severity, file, phrase):
+    """Return the findings of a kind, and fail with all of them if there is none."""
+    findings = check_setup(folder)
+    hits = [f for f in findings if f.severity == severity and file in f.file and phrase in f"{f.message}; {f.remedy}"]
+    assert hits, "\n".join(map(str, findings)) or "nothing was found"
+    return hits
+
+
+@pytest.mark.parametrize("counts", [None, (1, 3)])
+@pytest.mark.parametrize("parallel", [1, 5])
+@pytest.mark.parametrize("scheduler", ["local", "slurm", "pbs"])
+@pytest.mark.parametrize("line", ["matlab", "python"])
+def test_what_init_writes_is_sound(make, line, scheduler, parallel, counts):
+    folder = make(line, scheduler=scheduler, parallel=parallel, counts=counts)
+    assert check_setup(folder) == []
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("line", ["matlab", "python"])
+def test_other_numbers_of_steps_are_sound(make, line, steps):
+    assert check_setup(make(line, steps=steps)) == []
+
+
+# Each: the line, the file to change, what to replace by what; the severity, file and words of the finding.
+MISTAKES = {
+    "no final newline": ("matlab", "Specific/INCAR_2", "NELM = 60\n", "NELM = 60", "error", "INCAR_2", "NELM = 60PSTRESS"),
+    "Windows INCAR": ("matlab", "Specific/INCAR_2", "\n", "\r\n", "warning", "INCAR_2", "Windows"),
+    "NELM 1": ("matlab", "Specific/INCAR_1", "NELM = 60", "NELM = 1", "warning", "INCAR_1", "NELM = 1"),
+    "molecular dynamics": ("python", "Specific/INCAR_3", "IBRION = 2", "IBRION = 0", "error", "INCAR_3", "molecular dynamics"),
+    "phonons": ("matlab", "Specific/INCAR_3", "IBRION = 2", "IBRION = 6", "error", "INCAR_3", "phonons"),
+    "few steps": ("matlab", "Specific/INCAR_4", "NSW = 1500", "NSW = 5", "warning", "INCAR_4", "NSW = 5"),
+    "no steps": ("matlab", "Specific/INCAR_3", "NSW = 1500", "POTIM = 0.1", "note", "INCAR_3", "NSW is absent"),
+    "last at constant volume": ("python", "Specific/INCAR_4", "ISIF = 3", "ISIF = 4", "warning", "INCAR_4", "not at the pressure"),
+    "own pressure": ("matlab", "Specific/INCAR_3", "NELM", "PSTRESS = 100\nNELM", "warning", "INCAR_3", "overruled by the PSTRESS=500"),
+    "no number": ("matlab", "Specific/INCAR_3", "ISIF = 3", "ISIF = three", "error", "INCAR_3", "ISIF"),
+    "two tags on a line": ("matlab", "Specific/INCAR_3", "ISIF = 3\n", "ISIF = 3 ", "warning", "INCAR_3", "IBRION after ISIF is not read"),
+    "unknown stage": ("matlab", "Specific/INCAR_3", "NELM", "BRIDGE_STAGES = fine\nNELM", "error", "INCAR_3", "fine"),
+    "POTCAR of another": ("matlab", "Specific/POTCAR_Ca", "Ca", "Sr", "error", "POTCAR_Ca", "is of Sr, not of Ca"),
+    "POTCAR of none": ("python", "Specific/POTCAR_Ni", "PAW_PBE Ni STUB\n   VRHFIN =Ni:", "", "error", "POTCAR_Ni", "no element"),
+    "wrong code": ("matlab", "INPUT.txt", "1 1 1 1 1", "1 1 3 1 1", "error", "INPUT.txt", "step 3 is abinitioCode 3"),
+    "wrong type": ("python", "input.uspex", "type: vasp", "type: gulp", "error", "input.uspex", "is type gulp"),
+    "int kresol": ("python", "input.uspex", "kresol: 0.2", "kresol: 1", "error", "input.uspex", "not a float"),
+    "no kresol": ("python", "input.uspex", "kresol: 0.2", "", "error", "input.uspex", "has no kresol"),
+    "no command": ("python", "input.uspex", "commandExecutable", "command", "error", "input.uspex", "no commandExecutable"),
+    "undefined stage": ("python", "input.uspex", "#define bridge2", "#define bridge_2", "error", "input.uspex", "'bridge2' is not defined"),
+    "Windows input.uspex": ("python", "input.uspex", "\n", "\r\n", "error", "input.uspex", "is not defined"),
+    "broken bracket": ("python", "input.uspex", "fractions: {", "fractions: ", "error", "input.uspex", ""),
+    "nothing runs the bridge": ("matlab", "INPUT.txt", "uspex-bridge-vasp", "vasp_std", "warning", "INPUT.txt", "no step runs the bridge"),
+    "not found": ("matlab", "INPUT.txt", "uspex-bridge-vasp", "other/uspex-bridge-vasp", "error", "INPUT.txt", "is not found on PATH"),
+    "several copies": ("matlab", "INPUT.txt", "% commandExecutable\n", "% commandExecutable\nmpirun -np 4 ", "error", "INPUT.txt", "several copies"),
+    "odd quotes": ("matlab", "INPUT.txt", "bridge.out", "'bridge.out", "error", "INPUT.txt", "mend the quotes"),
+    "output USPEX removes": ("matlab", "INPUT.txt", "bridge.out", "USPEX.out", "error", "INPUT.txt", "USPEX deletes"),
+    "output over OUTCAR": ("matlab", "INPUT.txt", "bridge.out", "OUTCAR", "error", "INPUT.txt", "needs that name"),
+    "too few commands": ("matlab", "INPUT.txt", "% EndExecutable", "vasp_std > out\n% EndExecutable", "warning", "INPUT.txt", "2 commands for 5 steps"),
+    "nobody says finished": ("matlab", "INPUT.txt", "1 : numParallelCalcs", "4 : numParallelCalcs", "error", "INPUT.txt", "JOB_IS_FINISHED"),
+    "returns too early": ("matlab", "INPUT.txt", "2>&1", "2>&1 &", "error", "INPUT.txt", "goes to the background"),
+    "returns too early, Python": ("python", "input.uspex", "vasp'", "vasp &'", "error", "input.uspex", "goes to the background"),
+    "no submission script": ("matlab", "INPUT.txt", "0 : whichCluster", "1 : whichCluster", "error", "Submission", "submitJob_local.py"),
+    "name in a remark": ("matlab", "INPUT.txt", "* USPEX takes", "* numParallelCalcs:", "error", "INPUT.txt", "USPEX reads '*' as numParallelCalcs"),
+    "no largest cell": ("matlab", "INPUT.txt", "24 : maxAt", "", "error", "INPUT.txt", "needs maxAt"),
+    "blocks and elements": ("matlab", "INPUT.txt", "Ca Ni", "Ca Ni Fe", "error", "INPUT.txt", "for 3 elements"),
+    "no element": ("python", "input.uspex", "symbols: [Ca Ni]", "symbols: [Ca Nu]", "error", "input.uspex", "'Nu' is not an element"),
+    "unknown key": ("matlab", "Specific/bridge.toml", "time_limit", "time_limt", "error", "bridge.toml", "did you mean 'time_limit'"),
+    "no protocol": ("matlab", "Specific/bridge.toml", "toy.toml", "tuy.toml", "error", "tuy.toml", "cannot be read"),
+    "no time limit": ("python", "Specific/bridge.toml", "time_limit = 3600", "", "warning", "bridge.toml", "for ever"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistake_is_found(make, mistake):
+    line, file, old, new, severity, where, phrase = MISTAKES[mistake]
+    folder = make(line)
+    replace(folder, file, old, new)
+    hit = found(folder, severity, where, phrase)[0]
+    if (file := folder / hit.file).is_file() and hit.line is not None:
+        assert 1 <= hit.line <= len(file.read_text().splitlines())
+
+
+def test_lines_point_at_the_mistake(make):
+    folder = make()
+    replace(folder, "Specific/INCAR_4", "NSW = 1500", "NSW = 5")
+    text = (folder / "Specific" / "INCAR_4").read_text().splitlines()
+    assert text[found(folder, "warning", "INCAR_4", "NSW")[0].line - 1] == "NSW = 5"
+    replace(folder, "INPUT.txt", "uspex-bridge-vasp", "nowhere/uspex-bridge-vasp")
+    text = (folder / "INPUT.txt").read_text().splitlines()
+    assert "nowhere" in text[found(folder, "error", "INPUT.txt", "not found")[0].line - 1]
+
+
+@pytest.mark.parametrize("line", ["matlab", "python"])
+def test_missing_files(make, line):
+    folder = make(line)
+    (folder / "Specific" / "INCAR_2").unlink()
+    (folder / "Specific" / "POTCAR_Ni").unlink()
+    found(folder, "error", "Specific/INCAR_2", "missing")
+    found(folder, "error", "Specific/POTCAR_Ni", "TITEL = PAW_PBE Ni")
+
+
+def test_fixed_composition_may_bring_one_potcar_per_step(make):
+    folder = make(counts=(1, 3), steps=1)
+    specific = folder / "Specific"
+    (specific / "POTCAR_1").write_text((specific / "POTCAR_Ca").read_text() + (specific / "POTCAR_Ni").read_text())
+    for symbol in ("Ca", "Ni"):
+        (specific / f"POTCAR_{symbol}").unlink()
+    assert check_setup(folder) == []
+    (specific / "POTCAR_1").write_text("TITEL = PAW_PBE Ni\nTITEL = PAW_PBE Ca\n")
+    found(folder, "error", "POTCAR_1", "is of Ni Ca, not of Ca Ni")
+
+
+def test_pressure_that_uspex_does_not_know(make):
+    folder = make("python", pressure=0.0)
+    replace(folder, "Specific/INCAR_3", "NELM", "PSTRESS = 500\nNELM")
+    found(folder, "error", "INCAR_3", "USPEX adds no PV")
+
+
+def test_own_pressure_that_agrees_is_fine(make):
+    folder = make("python")
+    replace(folder, "Specific/INCAR_3", "NELM", "PSTRESS = 5.0D+02\nNELM")
+    assert check_setup(folder) == []
+
+
+def test_cell_that_never_moves(make):
+    folder = make()
+    for number in range(1, 5):
+        path = folder / "Specific" / f"INCAR_{number}"
+        path.write_text(path.read_text().replace("ISIF = 4", "ISIF = 2").replace("ISIF = 3", "# none"))
+    found(folder, "warning", "Specific", "pressure has no effect")
+    for number in range(1, 5):
+        path = folder / "Specific" / f"INCAR_{number}"
+        path.write_text("NSW = 0\n")
+    found(folder, "warning", "Specific", "no step relaxes")
+
+
+def test_wrapper_where_uspex_waits_for_the_command(make):
+    folder = make(parallel=4)
+    assert check_setup(folder) == []
+    replace(folder, "INPUT.txt", "4 : numParallelCalcs", "1 : numParallelCalcs")
+    found(folder, "error", "INPUT.txt", "goes to the background")
+    (folder / "Specific" / "background.sh").unlink()
+    found(folder, "error", "INPUT.txt", "'../Specific/background.sh' is not found")
+
+
+def test_mpi_launcher_with_one_process_is_fine(make):
+    folder = make()
+    replace(folder, "INPUT.txt", "% commandExecutable\n", "% commandExecutable\nenv mpirun -np 1 ")
+    assert check_setup(folder) == []
+
+
+def test_missing_program_is_a_warning_where_a_scheduler_runs_it(make):
+    folder = make("python", scheduler="slurm", command="/cluster/bin/uspex-bridge-vasp")
+    found(folder, "warning", "input.uspex", "not found on this machine")
+    assert not [f for f in check_setup(folder) if f.severity == "error"]
+
+
+def test_remote_status_script_must_bring_outcar(make):
+    folder = make(scheduler="slurm")
+    replace(folder, "INPUT.txt", "1 : whichCluster", "2 : whichCluster")
+    found(folder, "error", "Submission", "submitJob_remote")
+    for name in ("submitJob_remote.py", "checkStatus_remote.py"):
+        (folder / "Submission" / name).write_text("copy('OSZICAR'); copy('CONTCAR')\n")
+    found(folder, "error", "checkStatus_remote.py", "OUTCAR is not copied back")
+    (folder / "Submission" / "checkStatus_remote.py").write_text("copy('OSZICAR', 'CONTCAR', 'OUTCAR')\n")
+    assert check_setup(folder) == []
+
+
+def test_mixed_codes(make):
+    """GULP in front, the bridge behind it: only its own steps are looked at."""
+    folder = make(steps=2, scheduler="slurm")
+    replace(folder, "INPUT.txt", "1 1\n", "3 1\n")
+    text = (folder / "INPUT.txt").read_text()
+    command = next(line for line in text.splitlines() if "uspex-bridge-vasp" in line)
+    replace(folder, "INPUT.txt", command, f"{folder.parent}/bin/gulp < input > output\n{command}")
+    (folder.parent / "bin" / "gulp").touch(mode=0o755)
+    (folder / "Specific" / "INCAR_1").unlink()
+    assert check_setup(folder) == []
+    (folder / "Specific" / "USPEX_notes").touch()
+    found(folder, "warning", "USPEX_notes", "rename it")
+
+
+def test_external_code(make):
+    folder = make(steps=1)
+    external = folder.parent / "bin" / "uspex-bridge-external"
+    external.touch(mode=0o755)
+    replace(folder, "INPUT.txt", "uspex-bridge-vasp", "uspex-bridge-external")
+    found(folder, "error", "INPUT.txt", "needs abinitioCode 99")
+    replace(folder, "INPUT.txt", "% abinitioCode\n1\n", "% abinitioCode\n99\n")
+    found(folder, "warning", "userInput_1", "usercode.in")
+    (folder / "Specific" / "userInput_1").write_text("ISIF = 3\n")
+    assert check_setup(folder) == []
+
+
+def test_missing_weights_are_named_with_the_way_to_get_them(make):
+    folder = make(protocol="paper")
+    hits = found(folder, "error", "bridge.toml", "protocol paper needs")
+    assert {"mace", "mattersim"} <= {word.strip(":") for hit in hits for word in hit.message.split()}
+
+
+def test_settings_elsewhere_or_nowhere(make, monkeypatch):
+    folder = make()
+    (folder / "Specific" / "bridge.toml").rename(folder / "bridge.toml")
+    assert check_setup(folder) == []
+    (folder / "bridge.toml").unlink()
+    found(folder, "note", "bridge.toml", "the defaults hold")
+    monkeypatch.setenv("USPEX_BRIDGE_CONFIG", str(folder / "none.toml"))
+    found(folder, "error", "", "none.toml")
+
+
+def test_folders_that_are_no_set_up(tmp_path):
+    found(tmp_path, "error", str(tmp_path), "neither INPUT.txt nor input.uspex")
+    found(tmp_path / "none", "error", "none", "no such folder")
+
+
+def test_atomic_numbers_and_parentheses(make):
+    folder = make()
+    replace(folder, "INPUT.txt", "Ca Ni", "20 28")
+    replace(folder, "INPUT.txt", "1 1 1 1 1", "1 1 1 1 (1)")
+    setup = read_matlab(folder / "INPUT.txt")
+    assert setup.elements == ("Ca", "Ni")
+    assert [step.code for step in setup.steps] == ["1"] * 5
+    assert check_setup(folder) == []
+
+
+def test_places_named_by_a_stage(make):
+    folder = make("python", steps=1)
+    (folder / "Specific").rename(folder / "mine")
+    (folder / "bridge.toml").write_text(f'protocol = "{folder.parent}/toy.toml"\ntime_limit = 60\n')
+    replace(folder, "input.uspex", "type: vasp", "type: vasp\n    potcarsPath: mine\n    incar: 'mine/INCAR_1'")
+    assert check_setup(folder) == []
+    replace(folder, "input.uspex", "incar: 'mine/INCAR_1'", "tag: 'first'")
+    assert read_python(folder / "input.uspex").steps[0].incar == folder / "Specific" / "INCAR_first"
+
+
+def test_unreadable_numbers(make):
+    folder = make("python")
+    replace(folder, "input.uspex", "externalPressure: 50.0", "externalPressure: high")
+    with pytest.raises(InputError, match=r"line \d+: externalPressure = 'high'"):
+        read_python(folder / "input.uspex")
+
+
+def test_order_and_text_of_findings():
+    note, error = Finding("note", "a", None, "so"), Finding("error", "b", 3, "wrong", "mend it")
+    assert in_order([note, error, note]) == [error, note]
+    assert str(error) == "error: b, line 3: wrong; mend it"
+    assert str(note) == "note: a: so"
+
+
+def test_readers_name_the_file(tmp_path):
+    for reader in (read_matlab, read_python):
+        with pytest.raises(InputError, match="nothing"):
+            reader(Path(tmp_path / "nothing"))
