@@ -44,7 +44,7 @@ class Config:
         stages: which of its stages to run (``1``, ``2-3``, ``robust``); None is all.
         device: device of every calculator that does not name its own.
         threads: CPU threads per relaxation.
-        time_limit: seconds after which the best geometry so far is returned; None is no limit.
+        time_limit: seconds after which the best geometry so far is returned; ``inf`` is no limit.
         on_reject: what USPEX gets for a refused structure: no result (``fail``) or a valid one with a
             ``penalty`` enthalpy, eV per atom.
         steps: which ionic steps the VASP files show: those of the ``final-model`` (energies of one
@@ -58,7 +58,7 @@ class Config:
     stages: str | None = None
     device: str = "auto"
     threads: int = 1
-    time_limit: float | None = None
+    time_limit: float = 7200.0
     on_reject: Literal["fail", "penalty"] = "fail"
     penalty: float = 100.0
     steps: Literal["final-model", "all", "last"] = "final-model"
@@ -71,7 +71,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise ValueError(f"threads = {self.threads} must be at least 1")
-        if self.time_limit is not None and self.time_limit <= 0:
+        if self.time_limit <= 0:
             raise ValueError(f"time_limit = {self.time_limit} must be positive (seconds)")
         if not 0 < self.penalty <= 500:
             raise ValueError(f"penalty = {self.penalty} must lie between 0 and 500 eV per atom")

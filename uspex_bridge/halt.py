@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -23,7 +24,7 @@ class Halter:
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._limit: float | None = None
+        self._limit = math.inf
         self._signal = False
 
     def catch_signals(self) -> None:
@@ -36,10 +37,10 @@ class Halter:
             os._exit(128 + number)
         self._signal = True
 
-    def start(self, limit: float | None) -> None:
+    def start(self, limit: float) -> None:
         """Set the limit in seconds, counted from the making of this object, and start the watchdog."""
         self._limit = limit
-        if limit is not None:
+        if math.isfinite(limit):
             watchdog = threading.Timer(limit + GRACE, self._give_up)
             watchdog.daemon = True
             watchdog.start()
@@ -55,6 +56,6 @@ class Halter:
         """Return why to stop, or None."""
         if self._signal:
             return "signal"
-        if self._limit is not None and time.monotonic() - self._began > self._limit:
+        if time.monotonic() - self._began > self._limit:
             return "time"
         return None
