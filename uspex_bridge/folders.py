@@ -1,6 +1,6 @@
 """The two kinds of folder that USPEX hands over: VASP's files (abinitioCode 1), and the external code's (99).
 
-Each reads what USPEX wrote, removes what an earlier run left, and publishes a result whole or not at all.
+Each reads what USPEX wrote and publishes a result whole or not at all.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from uspex_bridge.config import Config
 from uspex_bridge.errors import InputError, OutputError
+from uspex_bridge.publish import publish_files
 from uspex_bridge.records import Intent, Structure, VaspRun
 from uspex_bridge.vasp import commit
 from uspex_bridge.vasp.incar import intent_from_incar, parse_incar
@@ -35,9 +36,6 @@ class Folder(Protocol):
 
     path: Path
 
-    def clear(self) -> None:
-        """Remove every result of an earlier run, so that none can be taken for this one's."""
-
     def read(self, config: Config) -> Request:
         """Read the request; raises InputError."""
 
@@ -50,10 +48,6 @@ class VaspFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    def clear(self) -> None:
-        """Remove VASP's outputs, OSZICAR first."""
-        commit.clear_outputs(self.path)
 
     def read(self, config: Config) -> Request:
         """Read the inputs; KPOINTS means nothing here.
@@ -79,14 +73,8 @@ class ExternalFolder:
     usercode.in (USPEX's copy of Specific/userInput_n) holds INCAR tags, so that both slots speak one language.
     """
 
-    outputs = ("energy.txt", "geom.out")
-
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    def clear(self) -> None:
-        """Remove energy.txt and geom.out."""
-        commit.remove(self.path, self.outputs)
 
     def read(self, config: Config) -> Request:
         """Read the inputs.
@@ -122,7 +110,7 @@ class ExternalFolder:
             raise OutputError("the energy is not finite; nothing was written")
         layout = format_contcar if settings.geometry == "vasp5" else format_vasp4
         files = {"geom.out": layout(run.structure, final), "energy.txt": f"{value:.10f}\n"}
-        commit.publish_files(self.path, files)
+        publish_files(self.path, files)
 
     def _parameters(self) -> Any:
         path = self.path / "parameters.json"

@@ -10,29 +10,23 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 import uspex_bridge
 from uspex_bridge import backends, journal
 from uspex_bridge.config import Config
-from uspex_bridge.errors import BridgeError, BusyError, OutputError, Rejected
+from uspex_bridge.errors import BridgeError, OutputError, Rejected
 from uspex_bridge.folders import Folder, Request
 from uspex_bridge.halt import Halter
-from uspex_bridge.logs import folder_log
 from uspex_bridge.protocol import Plan, Protocol, load_protocol, make_plan
 from uspex_bridge.records import RelaxResult, Structure, VaspRun
 
 if TYPE_CHECKING:
     from uspex_bridge.relax.engine import Step
-
-LOCK = ".bridge.lock"
 
 
 @dataclass
@@ -83,49 +77,16 @@ def choose_protocol(config: Config) -> tuple[Protocol, str]:
 
 def run_folder(
     folder: Folder,
-    settings: Callable[[], Config],
-    *,
+    config: Config,
+    log: logging.Logger,
+    halter: Halter,
     models: Callable[[Config], Models] = Models,
-    halter: Halter | None = None,
-) -> int:
-    """Do what USPEX asks for in ``folder`` and return the exit code.
+) -> None:
+    """Do what USPEX asks for in ``folder``, whose old results are gone (:func:`uspex_bridge.slot.run_in_slot`).
 
-    Whatever goes wrong ends in one line on stderr and in ``bridge.log``, and in no result. ``settings`` is called
-    after the folder is locked and old results are gone, so that a wrong configuration cannot leave them behind.
+    Raises:
+        BridgeError: of the kind that says what went wrong; then no result was written.
     """
-    with folder_log(folder.path) as log:
-        try:
-            if not folder.path.is_dir():
-                raise OutputError(f"{folder.path}: no such folder")
-            with _sole_use(folder.path):
-                folder.clear()
-                return _run(folder, settings(), models, halter or Halter(), log)
-        except BridgeError as error:
-            log.error("%s", error)
-            return error.exit_code
-        except Exception:
-            log.exception("unexpected failure; please report it with this log")
-            return BridgeError.exit_code
-
-
-@contextmanager
-def _sole_use(path: Path) -> Iterator[None]:
-    lock = FileLock(path / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise BusyError(f"{path}: another bridge is at work here; one folder takes one run at a time") from None
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _run(
-    folder: Folder, config: Config, models: Callable[[Config], Models], halter: Halter, log: logging.Logger
-) -> int:
     request = folder.read(config)
     protocol, notice = choose_protocol(config)
     plan = make_plan(protocol, request.intent, config.stages)
@@ -133,22 +94,19 @@ def _run(
     halter.start(config.time_limit)
     entry = Entry(request.structure, plan, config, journal.whereabouts(folder.path, request.structure.comment))
     record = Path(config.base, config.record) if config.record else journal.default_path(folder.path)
-    pool = models(config)
     try:
-        result = _relax_once(request.structure, plan, pool, halter, log, record, entry.key)
+        result = _relax_once(request.structure, plan, models(config), halter, log, record, entry.key)
         folder.publish(vasp_run(request, result, config, entry.seconds), config)
     except BridgeError as error:
         entry.failed(error)
-        if isinstance(error, Rejected) and config.on_reject == "penalty":
-            _publish_penalty(folder, request, config, error, log)
-            entry.fields["status"] = "penalty"
-            return 0
-        raise
+        if not (isinstance(error, Rejected) and config.on_reject == "penalty"):
+            raise
+        _publish_penalty(folder, request, config, error, log)
+        entry.fields |= {"status": "penalty", "exit": 0}
     else:
         entry.done(result)
         log.info("%s", entry.summary(result))
         print(entry.summary(result))
-        return 0
     finally:
         _keep(record, entry, log)
 

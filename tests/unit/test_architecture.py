@@ -19,18 +19,31 @@ MAY_IMPORT = {
     "cards": set(),
     "schema": {"errors"},
     "records": {"units"},
-    "vasp": BASE,
+    "vasp": BASE | {"publish"},
     "protocol": BASE,
     "config": BASE,
     "relax": BASE | {"protocol"},
     "calculators": BASE,
-    "slot": {"errors", "logs"},
+    "slot": {"errors", "logs", "publish"},
+    "publish": {"errors"},
     "logs": set(),
     "halt": {"errors"},
     "journal": BASE,
 }
 #: These may not even import numpy when they are loaded: they are what runs before anything can fail.
-LIGHT = ["errors", "cards", "schema", "slot", "logs", "halt", "config", "cli.main", "cli.vasp", "cli.external"]
+LIGHT = [
+    "errors",
+    "cards",
+    "schema",
+    "slot",
+    "publish",
+    "logs",
+    "halt",
+    "config",
+    "cli.main",
+    "cli.vasp",
+    "cli.external",
+]
 
 
 def imported(path: Path, *, top_only: bool) -> set[str]:

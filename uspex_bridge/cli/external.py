@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from uspex_bridge.cli.options import RUN_OPTIONS
-from uspex_bridge.cli.vasp import run, settings_reader
+from uspex_bridge.cli.vasp import run
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,10 +23,7 @@ def command(folder: Path, **options: Any) -> None:
     usercode.in may hold INCAR tags (ISIF, EDIFFG, PSTRESS, ...); what USPEX's manual leaves open about energy.txt is
     set in the [external] table of bridge.toml. Exit codes are those of uspex-bridge-vasp.
     """
-    from uspex_bridge.folders import ExternalFolder
-
-    path = folder.absolute()
-    sys.exit(run(ExternalFolder(path), settings_reader(path, options)))
+    sys.exit(run(folder.absolute(), "external", options))
 
 
 def main(argv: list[str] | None = None) -> None:

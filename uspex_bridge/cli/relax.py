@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli.options import RUN_OPTIONS
-from uspex_bridge.cli.vasp import settings_reader
+from uspex_bridge.cli.vasp import read_settings
 
 if TYPE_CHECKING:
     from uspex_bridge.byhand import Relaxed
@@ -59,7 +59,7 @@ def command(files: tuple[Path, ...], out: Path, as_json: bool, symprec: float, *
     structures = [(path, k, s) for path in files for k, s in enumerate(read_structures(path), 1)]
     special = {key: options.pop(key) for key in ("pressure", "fmax", "isif", "nsw", "keep_symmetry", "trajectory")}
     vasp_files, model = options.pop("vasp_files"), options.pop("model")
-    config = settings_reader(Path.cwd(), options)()
+    config = read_settings(Path.cwd(), options)
     if model:
         config = _with_model(config, model)
     task = Task(config=config, out=out, symprec=symprec, vasp_files=vasp_files, **special)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from uspex_bridge.cli.options import RUN_OPTIONS
+
+if TYPE_CHECKING:
+    from uspex_bridge.config import Config
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,42 +27,47 @@ def command(folder: Path, **options: Any) -> None:
     0 result written, 3 bad input, 4 bad settings, 5 no model or device, 6 refused by a guard, 7 model failed,
     8 cannot write, 9 folder busy, 10 stopped before any result, 1 anything else.
     """
-    from uspex_bridge.folders import VaspFolder
-
-    path = folder.absolute()
-    sys.exit(run(VaspFolder(path), settings_reader(path, options)))
+    sys.exit(run(folder.absolute(), "vasp", options))
 
 
-def run(folder: Any, settings: Callable[[], Any]) -> int:
-    """Run the bridge in ``folder`` (of either kind) from the command line: signals end it cleanly."""
+def run(path: Path, kind: Literal["vasp", "external"], options: dict[str, Any]) -> int:
+    """Run the bridge in a folder of either kind, and return the exit code; signals end it cleanly."""
     from uspex_bridge.halt import Halter
-    from uspex_bridge.run import run_folder
+    from uspex_bridge.publish import EXTERNAL_OUTPUTS, VASP_OUTPUTS
+    from uspex_bridge.slot import run_in_slot
 
     halter = Halter()
     halter.catch_signals()
-    return run_folder(folder, settings, halter=halter)
+
+    def work(log: Any) -> None:
+        config = read_settings(path, options)
+        from uspex_bridge.folders import ExternalFolder, VaspFolder
+        from uspex_bridge.run import run_folder
+
+        run_folder(VaspFolder(path) if kind == "vasp" else ExternalFolder(path), config, log, halter)
+
+    return run_in_slot(path, VASP_OUTPUTS if kind == "vasp" else EXTERNAL_OUTPUTS, work)
 
 
-def settings_reader(path: Path, options: dict[str, Any]) -> Callable[[], Any]:
-    """Return a function that reads the settings for ``path`` and puts the given options over them.
+def read_settings(path: Path, options: dict[str, Any]) -> Config:
+    """Read the settings for ``path`` and put the given command-line options over them.
 
     ``pressure`` is the [external] table's.
+
+    Raises:
+        ConfigError: a wrong or missing file.
     """
     from dataclasses import replace
 
     from uspex_bridge.config import load_config
 
-    explicit = options.pop("config", None)
-    pressure = options.pop("pressure", None)
     given = {key: value for key, value in options.items() if value is not None}
-
-    def read() -> Any:
-        config = replace(load_config(path, explicit), **given)
-        if pressure is not None:
-            config = replace(config, external=replace(config.external, pressure=pressure))
-        return config
-
-    return read
+    explicit = given.pop("config", None)
+    pressure = given.pop("pressure", None)
+    config = replace(load_config(path, explicit), **given)
+    if pressure is not None:
+        config = replace(config, external=replace(config.external, pressure=pressure))
+    return config
 
 
 def main(argv: list[str] | None = None) -> None:

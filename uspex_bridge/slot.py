@@ -1,0 +1,56 @@
+"""The outermost layer of a run in a working folder: lock it, remove old results, and let no error pass unsaid.
+
+Standard library and filelock only, so that old results are gone before anything heavy is imported or can fail.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from uspex_bridge.errors import BridgeError, BusyError, OutputError
+from uspex_bridge.logs import folder_log
+from uspex_bridge.publish import remove
+
+LOCK = ".bridge.lock"
+
+
+def run_in_slot(folder: Path, outputs: tuple[str, ...], work: Callable[[logging.Logger], None]) -> int:
+    """Call ``work`` in ``folder`` after removing ``outputs`` of earlier runs, and return the exit code.
+
+    Whatever goes wrong ends in one line on stderr and in ``bridge.log``.
+    """
+    with folder_log(folder) as log:
+        try:
+            if not folder.is_dir():
+                raise OutputError(f"{folder}: there is no such folder")
+            with _sole_use(folder):
+                remove(folder, outputs)
+                work(log)
+        except BridgeError as error:
+            log.error("%s", error)
+            return error.exit_code
+        except Exception as error:
+            log.error("unexpected %s: %s; please report it with bridge.log", type(error).__name__, error)
+            log.debug("", exc_info=True)
+            return BridgeError.exit_code
+    return 0
+
+
+@contextmanager
+def _sole_use(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BusyError(f"{folder}: another bridge is at work here; one folder takes one run at a time") from None
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
