@@ -1,0 +1,209 @@
+"""All of VASP's files or none, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from uspex_bridge.errors import BridgeError, CalculationError, OutputError
+from uspex_bridge.records import Frame, Intent, Structure, VaspRun
+from uspex_bridge.vasp import commit
+from uspex_bridge.vasp.structure import read_poscar
+
+INPUTS = ("POSCAR", "INCAR", "KPOINTS", "POTCAR", "getStuff", "pbc", "symbolsOrder")
+
+
+def make_run(energy: float = -12.5, atoms: int = 2) -> VaspRun:
+    rng = np.random.default_rng(0)
+    frame = Frame(np.eye(3) * 4, rng.random((atoms, 3)), energy, rng.normal(size=(atoms, 3)), rng.normal(size=6))
+    structure = Structure(("Ca",) + ("Fe",) * (atoms - 1), frame.cell, frame.scaled, "EA1")
+    return VaspRun(structure, (frame,) * 3, Intent(nsw=3, pressure_gpa=50.0), True, "toy")
+
+
+def names(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_all_five_and_nothing_else(tmp_path):
+    """Items 3, 14: the inputs stay as they are, no file is named USPEX* or *_old, no temporary file stays."""
+    for name in INPUTS:
+        (tmp_path / name).write_text(f"mine: {name}")
+    commit.clear_outputs(tmp_path)
+    commit.publish(tmp_path, make_run())
+    assert names(tmp_path) == {*INPUTS, *commit.OUTPUTS}
+    assert all((tmp_path / name).read_text() == f"mine: {name}" for name in INPUTS)
+
+
+def test_order_of_removal_and_appearance(tmp_path):
+    """Items 2, 14: OSZICAR is the first to go, and the last to come when all others are whole and in place."""
+    code = f"""
+import sys
+def hook(event, args):
+    if event == "os.remove":
+        print("remove", Path(args[0]).name)
+    elif event == "os.rename":
+        print("rename", Path(args[1]).name)
+    elif event == "open" and str(args[0]).startswith({str(tmp_path)!r}) and args[1] == "w":
+        print("write", Path(args[0]).name)
+sys.addaudithook(hook)
+this.commit.clear_outputs(Path({str(tmp_path)!r}))
+this.commit.publish(Path({str(tmp_path)!r}), run)
+"""
+    events = [line.split() for line in child(code).splitlines()]
+    removed = [name for what, name in events if what == "remove"]
+    assert removed[0] == "OSZICAR"
+    assert {name for name in removed if not name.startswith(".")} == set(commit.OUTPUTS)
+    made = events[len(removed) :]
+    assert [what for what, _ in made] == ["write"] * 5 + ["rename"] * 5
+    assert [name for _, name in made[5:]] == ["XDATCAR", "vasprun.xml", "CONTCAR", "OUTCAR", "OSZICAR"]
+
+
+def test_old_results_are_removed(tmp_path):
+    """Item 2: with what a killed run left, and no more."""
+    commit.publish(tmp_path, make_run())
+    (tmp_path / ".OUTCAR.part").write_text("half")
+    (tmp_path / "OUTCAR_old").write_text("USPEX's")
+    commit.clear_outputs(tmp_path)
+    assert names(tmp_path) == {"OUTCAR_old"}
+    commit.clear_outputs(tmp_path)
+
+
+def test_old_result_that_cannot_be_removed(tmp_path):
+    """A folder in the way of a file: an error that names it, and OSZICAR is gone first."""
+    commit.publish(tmp_path, make_run())
+    (tmp_path / "OUTCAR").unlink()
+    (tmp_path / "OUTCAR").mkdir()
+    with pytest.raises(OutputError, match=r"OUTCAR: cannot be removed"):
+        commit.clear_outputs(tmp_path)
+    assert "OSZICAR" not in names(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["OSZICAR", "CONTCAR", "XDATCAR"])
+def test_a_rename_that_fails_takes_everything_back(tmp_path, name):
+    """A folder stands where a file must go: no other output stays."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "x").touch()
+    with pytest.raises(OutputError, match=f"{name}: cannot be written: .*no result is left") as error:
+        commit.publish(tmp_path, make_run())
+    assert names(tmp_path) == {name}
+    assert error.value.exit_code == 8
+
+
+#: What a child process starts with: this very file, for make_run.
+THIS = f"""
+import os, resource
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+spec = spec_from_file_location("this", {__file__!r})
+this = module_from_spec(spec)
+spec.loader.exec_module(this)
+run = this.make_run(atoms=50)
+"""
+
+
+def child(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", THIS + code], capture_output=True, text=True, timeout=120)
+    assert not done.stderr
+    return done.stdout
+
+
+def test_full_disk(tmp_path):
+    """A file system that takes no more than 1000 bytes a file: the kernel refuses the write itself."""
+    code = f"""
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    this.commit.publish(Path({str(tmp_path)!r}), run)
+except this.OutputError as error:
+    print(error)
+"""
+    commit.publish(tmp_path, make_run())
+    assert re.search(r"XDATCAR: cannot be written: File too large; no result is left", child(code))
+    assert names(tmp_path) == set()
+
+
+def test_no_permission(tmp_path):
+    """A folder that may be read but not written, as an ordinary user."""
+    folder = tmp_path / "CalcFold1"
+    folder.mkdir()
+    folder.chmod(0o555)
+    code = f"""
+os.chdir({str(folder)!r})
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setuid(65534)
+try:
+    this.commit.publish(Path("."), run)
+except this.OutputError as error:
+    print(error)
+"""
+    said = child(code)
+    folder.chmod(0o755)
+    assert "XDATCAR: cannot be written: Permission denied; no result is left" in said
+    assert names(folder) == set()
+
+
+def test_folder_that_is_not_there(tmp_path):
+    with pytest.raises(OutputError, match=r"gone/XDATCAR: cannot be written: No such file"):
+        commit.publish(tmp_path / "gone", make_run())
+    commit.clear_outputs(tmp_path / "gone")
+
+
+def test_numbers_that_are_not_finite_leave_nothing(tmp_path):
+    """Item 13."""
+    with pytest.raises(CalculationError):
+        commit.publish(tmp_path, make_run(energy=float("nan")))
+    assert names(tmp_path) == set()
+
+
+def test_contcar_that_does_not_read_back_is_not_published(tmp_path):
+    """An element that is none would kill USPEX's reader; the last check finds it."""
+    run = make_run()
+    odd = replace(run, structure=replace(run.structure, symbols=("Ca", "Qq")))
+    with pytest.raises(BridgeError, match="Qq"):
+        commit.publish(tmp_path, odd)
+    assert names(tmp_path) == set()
+
+
+def test_publish_files_keeps_the_order_given(tmp_path):
+    commit.publish_files(tmp_path, {"geom.out": "x\n", "energy.txt": "-1.0\n"})
+    assert names(tmp_path) == {"geom.out", "energy.txt"}
+    commit.remove(tmp_path, ("energy.txt", "geom.out"))
+    assert names(tmp_path) == set()
+
+
+def test_killed_at_any_moment(tmp_path):
+    """Item 14: after SIGKILL either no OSZICAR is there, or all five files of one and the same result are."""
+    code = f"""
+folder, k = Path({str(tmp_path)!r}), 0
+print("ready", flush=True)
+while True:
+    k += 1
+    this.commit.clear_outputs(folder)
+    this.commit.publish(folder, this.make_run(energy=-float(k), atoms=1 + k % 40))
+"""
+    random.seed(5)
+    whole = 0
+    for _ in range(12):
+        with subprocess.Popen([sys.executable, "-c", THIS + code], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(random.uniform(0.0, 0.08))
+            os.kill(process.pid, signal.SIGKILL)
+        if "OSZICAR" in names(tmp_path):
+            whole += 1
+            energy = float(re.findall(r"TOTEN  = +(\S+)", (tmp_path / "OUTCAR").read_text())[-1])
+            last = (tmp_path / "OSZICAR").read_text().splitlines()[-1]
+            assert float(last.split()[2]) == pytest.approx(make_run(energy).frames[-1].enthalpy(50.0), abs=1e-6)
+            assert len(read_poscar(tmp_path / "CONTCAR")) == 1 + int(-energy) % 40
+            assert (tmp_path / "vasprun.xml").read_text().endswith("</modeling>\n")
+            assert (tmp_path / "XDATCAR").read_text().count("configuration=") == 3
+    assert whole > 0
