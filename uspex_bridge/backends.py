@@ -180,11 +180,16 @@ def available(name: str, settings: CalculatorSettings) -> Status:
     Raises:
         ConfigError: there is no such kind.
     """
+    try:
+        card, problem = card_of(name, settings), ""
+    except ModelError as error:  # a plug-in that is broken, or that only the other environment has
+        kind = settings.kind or name
+        card, problem = Card(kind, kind, kind, kind, f"install {kind}"), str(error)
     if settings.python is not None:
-        return _available_elsewhere(name, settings)
-    card = card_of(name, settings)
-    version = package_version(card)
-    problem, found = "" if version else f"{card.title} is not installed; install it with: {card.install}", None
+        return _available_elsewhere(name, settings, card)
+    version, found = package_version(card), None
+    if version is None and not problem:
+        problem = f"{card.title} is not installed; install it with: {card.install}"
     try:
         found = weights.find(card, settings, name)
     except ModelError as error:
@@ -383,14 +388,9 @@ def _load_remote(name: str, settings: CalculatorSettings) -> Backend:
     return Backend(name, Evaluator(remote.evaluate), remote.identity, remote.elements, remote.energy_zero, remote.close)
 
 
-def _available_elsewhere(name: str, settings: CalculatorSettings) -> Status:
+def _available_elsewhere(name: str, settings: CalculatorSettings, card: Card) -> Status:
     from uspex_bridge.pipe import START_TIMEOUT, Worker, message
 
-    try:
-        card = card_of(name, settings)
-    except ModelError:  # a plug-in of the other environment only
-        kind = settings.kind or name
-        card = Card(kind, kind, kind, kind, f"install it for {settings.python}")
     try:
         worker = Worker(settings.python)
         try:

@@ -6,6 +6,7 @@ Every file in ``calculators/`` holds a ``CARD`` and a function ``build``; the re
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -101,6 +102,49 @@ class Card:
             if wanted in (model.name.lower(), *(alias.lower() for alias in model.aliases)):
                 return model
         return None
+
+
+def kinds_table(cards: Iterable[Card]) -> str:
+    """Return the Markdown table of the kinds of calculators (docs/calculators.md)."""
+    rows = [
+        (
+            f"`{card.kind}`",
+            card.title,
+            f"`{card.package}`" if card.takes_weights else "none",
+            ", ".join(card.dtypes) or "as in the weights",
+            "yes" if card.magmoms else "no",
+            card.head or "-",
+            card.licence,
+            card.citation,
+        )
+        for card in cards
+    ]
+    header = ("kind", "method", "package", "precision, default first", "magnetic moments", "`head` is", "licence")
+    return _markdown((*header, "citation"), rows)
+
+
+def models_table(cards: Iterable[Card]) -> str:
+    """Return the Markdown table of the weights that go by a name (docs/calculators.md)."""
+    rows = [
+        (
+            f"`{card.kind}`",
+            f"`{model.name}`" + (" (default)" if index == 0 and not card.model_required else ""),
+            "in the package" if model.in_wheel else "download",
+            f"{model.size_mb:g} MB" if model.size_mb else "not stated",
+            model.licence or "on its page",
+            "yes" if model.sha256 else "no",
+            "MP PBE" if (model.energy_zero or card.energy_zero) == "mp-pbe" else "its own",
+            model.note or "-",
+        )
+        for card in cards
+        for index, model in enumerate(card.models)
+    ]
+    header = ("kind", "model", "weights", "size", "licence", "checksum published", "energy scale", "note")
+    return _markdown(header, rows)
+
+
+def _markdown(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ("---",) * len(header), *rows))
 
 
 @dataclass(frozen=True)
