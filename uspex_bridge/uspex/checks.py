@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -175,7 +176,7 @@ def _check_settings(setup: Setup) -> Iterator[Finding]:
     for status in statuses:
         if status.problem:
             yield Finding("error", name, None, f"protocol {protocol.name} needs {status.name}: {status.problem}")
-    if config.time_limit is None and any(not step.queued for step in steps):
+    if math.isinf(config.time_limit) and any(not step.queued for step in steps):
         yield Finding(
             "warning", name, None, "no time_limit, and USPEX waits for a step for ever", "time_limit = 3600 (seconds)"
         )

@@ -1,0 +1,103 @@
+"""``uspex-bridge doctor``: will this set-up work?"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uspex_bridge.cli.options import CONFIG
+
+if TYPE_CHECKING:
+    from uspex_bridge.doctor import Item
+
+_MARKS = {"ok": ("ok", "green"), "note": ("--", "yellow"), "bad": ("!!", "red")}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@CONFIG
+@click.option("--fetch", "wanted", multiple=True, metavar="KIND:MODEL", help="Download weights, and do nothing else.")
+@click.option("--models", is_flag=True, help="List all weights that go by a name, and do nothing else.")
+@click.option("--no-trial", is_flag=True, help="Relax nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print all that was found as JSON.")
+def command(
+    folder: Path | None, config: Path | None, wanted: tuple[str, ...], models: bool, no_trial: bool, as_json: bool
+) -> None:
+    """Say whether relaxations will work here, and what is wrong with the USPEX set-up in FOLDER.
+
+    Looks at packages, models and devices, relaxes a small structure as USPEX would have it done, and reads the result
+    back as both USPEX lines do. With FOLDER (where INPUT.txt or input.uspex is) its files are checked for the
+    mistakes that cost a search. Exit code 0 if usable, 1 if not.
+    """
+    if wanted:
+        for entry in wanted:
+            _fetch(entry)
+        return
+    from uspex_bridge import doctor
+
+    if models:
+        listed = list(doctor.known_models())
+        click.echo(json.dumps(listed, indent=1, ensure_ascii=False) if as_json else _table(listed))
+        return
+    report = doctor.examine(folder, config, relax=not no_trial, tell=(lambda item: None) if as_json else _Screen().tell)
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), indent=1, ensure_ascii=False))
+    else:
+        verdict = "usable" if report.usable else "not usable as it is: see the lines marked !!"
+        click.echo(verdict + (" (nothing was relaxed)" if no_trial else ""))
+    sys.exit(0 if report.usable else 1)
+
+
+class _Screen:
+    """Prints the report's lines under their sections."""
+
+    def __init__(self) -> None:
+        self.section = ""
+
+    def tell(self, item: Item) -> None:
+        """Print one line."""
+        if item.section != self.section:
+            click.secho(item.section, bold=True)
+            self.section = item.section
+        mark, colour = _MARKS[item.state]
+        width = min(shutil.get_terminal_size((120, 40)).columns, 140)
+        lines = textwrap.wrap(item.text, width - 4, break_long_words=False, break_on_hyphens=False)
+        click.echo(f" {click.style(mark, fg=colour)} " + "\n    ".join(lines))
+
+
+def _table(models: list[dict[str, Any]]) -> str:
+    from uspex_bridge.doctor import describe
+
+    lines = []
+    for model in models:
+        where = model["path"] or (f"not here: {model['get']}" if model["problem"] else "in its package")
+        lines.append(f"{model['kind']}:{describe(model)}" + (f", {model['note']}" if model["note"] else ""))
+        lines.append(f"    {where}")
+    return "\n".join(lines)
+
+
+def _fetch(entry: str) -> None:
+    """Download the weights KIND:MODEL, with a line of progress.
+
+    Raises:
+        ConfigError: there is no such kind.
+        ModelError: they could not be fetched.
+    """
+    from uspex_bridge import backends
+
+    kind, colon, model = entry.partition(":")
+    if not colon or not model:
+        raise click.BadParameter(f"'{entry}' is not KIND:MODEL, such as mace:medium-mpa-0", param_hint="--fetch")
+
+    def progress(done: int, total: int | None) -> None:
+        share = f" of {total / 1e6:.1f}" if total else ""
+        click.echo(f"\r{entry}: {done / 1e6:.1f}{share} MB", nl=False, err=True)
+
+    path = backends.fetch(kind, model, progress=progress if sys.stderr.isatty() else None)
+    click.echo(f"{entry}: {path}")

@@ -1,0 +1,376 @@
+"""Will this set-up work? Machine, packages, models, settings, a trial relaxation, and the files of a USPEX folder."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import uspex_bridge
+from uspex_bridge import backends
+from uspex_bridge.cards import CalculatorSettings, Card, KnownModel
+from uspex_bridge.config import Config, find_config, load_config
+from uspex_bridge.errors import BridgeError, ConfigError, ModelError
+from uspex_bridge.run import choose_protocol
+from uspex_bridge.uspex.checks import check_setup
+from uspex_bridge.uspex.findings import Finding
+from uspex_bridge.uspex.setup import EXECUTABLES, read_setups
+from uspex_bridge.weights import fetch_command, package_folder
+
+State = Literal["ok", "note", "bad"]
+#: What the trial relaxes where no folder says otherwise.
+DEFAULT_ELEMENTS, DEFAULT_PRESSURE = ("Ca", "Fe", "Ni"), 50.0  # GPa
+#: Distributions that matter here besides those of the calculators.
+_PACKAGES = ("numpy", "scipy", "ase", "pymatgen", "spglib", "click", "filelock", "torch", "e3nn")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of the doctor's report; ``note`` is worth knowing, ``bad`` will hurt."""
+
+    section: str
+    state: State
+    text: str
+
+
+@dataclass
+class Report:
+    """Everything the doctor found; ``usable`` is the verdict."""
+
+    items: list[Item] = field(default_factory=list)
+    packages: dict[str, str | None] = field(default_factory=dict)
+    models: list[dict[str, Any]] = field(default_factory=list)
+    trial: dict[str, Any] | None = None
+    findings: list[Finding] = field(default_factory=list)
+    usable: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain data, for JSON."""
+        return {"usable": self.usable, "version": uspex_bridge.__version__, **asdict(self)}
+
+
+def examine(
+    folder: Path | None,
+    explicit: Path | None = None,
+    *,
+    relax: bool = True,
+    tell: Callable[[Item], None] = lambda item: None,
+) -> Report:
+    """Examine this environment, and the USPEX set-up in ``folder`` if one is given.
+
+    Args:
+        folder: the folder that USPEX runs in.
+        explicit: settings file, where one is named.
+        relax: relax a small structure too; without that the verdict is a guess from the rest.
+        tell: is called with each line of the report as soon as it is known.
+    """
+    report = Report(packages=versions())
+
+    def add(items: Iterator[Item]) -> bool:
+        sound = True
+        for item in items:
+            report.items.append(item)
+            tell(item)
+            sound = sound and item.state != "bad"
+        return sound
+
+    near = (folder / "CalcFold1" if folder else Path.cwd()).absolute()
+    add(_machine())
+    pins = add(_pins(report.packages))
+    report.models = list(known_models())
+    add(_models(report.models))
+    settings = add(_settings(near, explicit))
+    trial = add(_trial(report, folder, near, explicit)) if relax and settings else pins and settings
+    setup = add(_setup(report, folder)) if folder else True
+    report.usable = settings and trial and setup
+    return report
+
+
+def versions() -> dict[str, str | None]:
+    """Return the installed version of every package that matters, None where it is not installed."""
+    names = [*_PACKAGES, *(_distribution(card) for card in backends.cards().values())]
+    return {name: _version(name) for name in dict.fromkeys(names) if name != "uspex_bridge"}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _distribution(card: Card) -> str:
+    return re.split(r"[=<>!~ \[]", card.package, maxsplit=1)[0]
+
+
+def _home(path: object) -> str:
+    """Return a path with the home folder written as ~."""
+    text, home = str(path), str(Path.home())
+    return text.replace(home + os.sep, "~" + os.sep) if len(home) > 1 else text
+
+
+def _machine() -> Iterator[Item]:
+    yield Item(
+        "machine",
+        "ok",
+        f"uspex_bridge {uspex_bridge.__version__}, Python {platform.python_version()} ({_home(sys.executable)}), "
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {_memory()}",
+    )
+    for name in EXECUTABLES:
+        own = Path(sys.executable).parent / name
+        found = shutil.which(name)
+        if not own.exists():
+            yield Item("machine", "bad", f"{name} is not installed beside this Python; install uspex_bridge with pip")
+        elif found is None:
+            yield Item("machine", "note", f"{name} is not on PATH; as commandExecutable give {_home(own)}")
+        elif Path(found).resolve() != own.resolve():
+            yield Item("machine", "note", f"{name} on PATH is another installation's, {_home(found)}")
+    yield from _gpus()
+
+
+def _memory() -> str:
+    """Return the memory of this machine, and on Linux what of it can be had."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    try:
+        match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        match = None
+    free = f"{int(match[1]) / 2**20:.0f} of " if match else ""
+    return f"{free}{total:.0f} GiB of memory" + (" free" if match else "")
+
+
+def _gpus() -> Iterator[Item]:
+    """Name the GPUs and their memory, and whether the installed PyTorch can use them, without importing it."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.free,memory.total", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        listed = []
+    cuda = built_for("torch")[1]
+    if not listed:
+        yield Item("machine", "note", "no GPU found: models run on the CPU")
+        return
+    for number, line in enumerate(listed):
+        name, free, total = (word.strip() for word in line.rsplit(",", 2))
+        yield Item("machine", "ok", f"GPU {number}: {name}, {free} of {total} free")
+    if not cuda and _version("torch"):
+        yield Item(
+            "machine", "bad", "PyTorch is a CPU build and cannot use the GPU; see TORCH_INDEX in docs/install.md"
+        )
+
+
+def built_for(module: str) -> tuple[str | None, str | None]:
+    """Return version and CUDA version that a package of the PyTorch family was built with, read from its version.py."""
+    folder = package_folder(module)
+    try:
+        text = (folder / "version.py").read_text() if folder else ""
+    except OSError:
+        text = ""
+    version = re.search(r"^__version__\s*(?::.*?)?=\s*['\"](.+?)['\"]", text, re.MULTILINE)
+    cuda = re.search(r"^cuda\s*(?::.*?)?=\s*['\"](.+?)['\"]", text, re.MULTILINE)
+    return version[1] if version else None, cuda[1] if cuda else None
+
+
+def _release(version: str | None) -> tuple[int, ...]:
+    return tuple(int(word) for word in re.findall(r"\d+", (version or "0").split("+")[0])[:3])
+
+
+def _pins(found: dict[str, str | None]) -> Iterator[Item]:
+    """Compare versions that are known to disagree (docs/install.md)."""
+    there = [f"{name} {version}" for name, version in found.items() if version]
+    yield Item("packages", "ok", ", ".join(there))
+    e3nn = found["e3nn"]
+    if found.get("mace-torch") and _release(e3nn) > (0, 5, 1):
+        yield Item("packages", "bad", f"e3nn {e3nn} cannot load MACE models; pip install e3nn==0.5.1")
+    wants = [name for name in ("mattersim", "sevenn") if found.get(name)]
+    if wants and e3nn and _release(e3nn) < (0, 5, 0):
+        yield Item(
+            "packages", "note", f"{' and '.join(wants)} ask for e3nn 0.5, here is {e3nn}; pip install e3nn==0.5.1"
+        )
+    if found.get("deepmd-kit") and not e3nn:
+        yield Item("packages", "bad", "deepmd-kit needs e3nn; pip install e3nn==0.5.1")
+    if found.get("mattersim") and _release(found["numpy"]) < (2,):
+        yield Item("packages", "note", f"mattersim asks for numpy 2, here is {found['numpy']}")
+    if found["ase"] and _release(found["ase"]) < (3, 26):
+        yield Item("packages", "bad", f"ase {found['ase']} is too old; pip install 'ase>=3.26'")
+    compiled = deepmd_torch()
+    if compiled and found["torch"] and _release(compiled)[:2] != _release(found["torch"])[:2]:
+        yield Item(
+            "packages",
+            "note",
+            f"deepmd-kit was compiled for torch {compiled}, here is {found['torch']}: its own operators are left out, "
+            "which compressed models need",
+        )
+    yield from _vision(found)
+
+
+def _vision(found: dict[str, str | None]) -> Iterator[Item]:
+    """Compare torchvision with PyTorch: torchmetrics imports it where there is one, for MACE and MatterSim."""
+    torch, cuda = built_for("torch")
+    for name in ("torchvision", "torchaudio"):
+        version = _version(name)
+        if version is None or torch is None:
+            continue
+        wanted = re.search(r"\btorch\s*\(?==\s*([\d.]+)", " ".join(importlib.metadata.requires(name) or []))
+        other = built_for(name)[1]
+        if (other is not None and cuda is None) or (wanted and _release(wanted[1]) != _release(torch)):
+            yield Item(
+                "packages",
+                "bad",
+                f"{name} {version} ({'CUDA ' + other if other else 'CPU'}) does not fit torch {torch}: importing MACE "
+                f"or MatterSim may fail; pip uninstall -y {name}",
+            )
+
+
+def deepmd_torch() -> str | None:
+    """Return the PyTorch release that the installed deepmd-kit was compiled for."""
+    folder = package_folder("deepmd")
+    try:
+        text = (folder / "lib" / "run_config.ini").read_text() if folder else ""
+    except OSError:
+        return None
+    match = re.search(r"^PT_VERSION\s*=\s*(\S+)", text, re.MULTILINE | re.IGNORECASE)
+    return match[1] if match else None
+
+
+def known_models() -> Iterator[dict[str, Any]]:
+    """Describe all weights that go by a name: where they lie, or how to get them."""
+    for kind, card in backends.cards().items():
+        for known in card.models:
+            yield {
+                "kind": kind,
+                "model": known.name,
+                "package": card.package,
+                "installed": backends.package_version(card),
+                "install": card.install,
+                "size_mb": known.size_mb,
+                "licence": known.licence or card.licence,
+                "note": known.note,
+                **_place(kind, card, known),
+            }
+
+
+def _place(kind: str, card: Card, known: KnownModel) -> dict[str, Any]:
+    """Return where known weights lie; ``looked_in`` is the search's own account of a failure."""
+    get = card.install if known.in_wheel else fetch_command(card, known.name)
+    try:
+        found = backends.find_weights(kind, CalculatorSettings(kind=kind, model=known.name))
+    except ModelError as error:
+        looked = re.search(r"looked for .*? in (.*?); get", str(error))
+        return {"path": None, "get": get, "problem": str(error), "looked_in": looked[1].split(", ") if looked else []}
+    return {"path": str(found.path) if found.path else None, "get": "", "problem": "", "looked_in": []}
+
+
+def _models(models: list[dict[str, Any]]) -> Iterator[Item]:
+    """Say in a line or two per kind what is there, and how to get its first weights."""
+    for kind, card in backends.cards().items():
+        if not card.takes_weights:
+            continue
+        own = [model for model in models if model["kind"] == kind]
+        here = [describe(model) for model in own if not model["problem"]]
+        if not backends.package_version(card):
+            yield Item("models", "note", f"{card.title} is not installed: {card.install}")
+        elif here:
+            yield Item("models", "ok", f"{card.title}: " + ", ".join(here))
+        elif own:
+            first = own[0]
+            more = f" ({len(own) - 1} more: --models)" if len(own) > 1 else ""
+            yield Item(
+                "models",
+                "note",
+                f"{card.title}: no known weights in {_home(', '.join(first['looked_in']))}; get "
+                f"{describe(first)}{more}: {first['get']}",
+            )
+        else:
+            yield Item("models", "note", f"{card.title}: weights are yours to name in bridge.toml")
+
+
+def describe(model: dict[str, Any]) -> str:
+    """Return a known model's name, size and licence."""
+    facts = ([f"{model['size_mb']:g} MB"] if model["size_mb"] else []) + (
+        [model["licence"]] if model["licence"] else []
+    )
+    return model["model"] + (f" ({', '.join(facts)})" if facts else "")
+
+
+def _settings(near: Path, explicit: Path | None) -> Iterator[Item]:
+    """Read the settings that a run near there would have, and ask for each model that its protocol needs."""
+    try:
+        path = find_config(near, explicit)
+        config: Config = load_config(near, explicit)
+        protocol, notice = choose_protocol(config)
+    except ConfigError as error:
+        yield Item("settings", "bad", str(error))
+        return
+    stages = " > ".join(f"{stage.calculator} {stage.optimizer} {stage.fmax:g}" for stage in protocol.stage)
+    yield Item(
+        "settings", "ok", f"{_home(path) if path else 'no bridge.toml, defaults'}: {protocol.name} ({stages} eV/Å)"
+    )
+    if notice:
+        yield Item("settings", "note", notice)
+    for name in protocol.calculators:
+        try:
+            status = backends.available(name, config.settings_of(name))
+        except BridgeError as error:
+            yield Item("settings", "bad", f"{name}: {error}")
+            continue
+        where = f" in {_home(status.python)}" if status.python else ""
+        weights = status.weights.model if status.weights else None
+        if status.problem:
+            yield Item("settings", "bad", f"{name}{where}: {_home(status.problem)}")
+        else:
+            yield Item(
+                "settings",
+                "ok",
+                f"{name}: {status.card.title} {status.version or ''}{where}, {weights or 'no weights'}",
+            )
+
+
+def _trial(report: Report, folder: Path | None, near: Path, explicit: Path | None) -> Iterator[Item]:
+    from uspex_bridge.trial import run_trial
+
+    elements: tuple[str, ...] = DEFAULT_ELEMENTS
+    pressure = DEFAULT_PRESSURE
+    try:
+        for setup in read_setups(folder) if folder else ():
+            elements, pressure = setup.elements or elements, setup.pressure
+    except BridgeError:
+        pass  # the section on the set-up says it
+    trial = run_trial(elements, pressure, near, explicit)
+    report.trial = trial.as_dict()
+    what = f"{trial.formula} at {pressure:g} GPa"
+    if trial.problem:
+        yield Item("trial", "bad", f"{what}: {_home(trial.problem)}")
+        return
+    stages = ", ".join(f"{s['name']} {s['steps']} steps ({s['calculator']})" for s in trial.stages)
+    devices = ", ".join(dict.fromkeys(str(identity.get("device")) for identity in trial.models.values()))
+    yield Item(
+        "trial",
+        "ok",
+        f"{what}: {stages} on {devices}; {trial.seconds:.1f} s, with start-up {trial.wall:.1f} s",
+    )
+    yield Item(
+        "trial",
+        "ok",
+        f"H = {trial.enthalpy['matlab']:.6f} eV as the MATLAB line reads it, {trial.enthalpy['python']:.6f} eV as the "
+        "Python line does",
+    )
+
+
+def _setup(report: Report, folder: Path) -> Iterator[Item]:
+    report.findings = check_setup(folder)
+    said = {item.text for item in report.items}
+    for finding in report.findings:
+        if finding.message in said:
+            continue
+        yield Item("set-up", "bad" if finding.severity == "error" else "note", str(finding))
+    if not report.findings:
+        yield Item("set-up", "ok", f"{folder}: nothing to say against it")
