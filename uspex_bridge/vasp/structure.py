@@ -57,10 +57,10 @@ def read_potcar_symbols(path: Path) -> list[str]:
             continue
         for match in _POTCAR_MARK.finditer(line):
             _note_mark(sets, match)
-    symbols = [found.get("vrhfin") or found.get("titel") or found.get("first") for found in sets if found]
+    symbols = [found.get("vrhfin") or found.get("titel") or found["first"] for found in sets if found]
     if not symbols:
         raise InputError(f"{path}: no element found; a stub needs one line such as 'TITEL = PAW_PBE Ca' per element")
-    return [symbol for symbol in symbols if symbol]
+    return symbols
 
 
 def _note_mark(sets: list[dict[str, str]], match: re.Match[str]) -> None:
@@ -99,9 +99,27 @@ def parse_poscar(text: str, name: str = "POSCAR", potcar_symbols: Sequence[str] 
     Raises:
         InputError: with line number, for anything that is not a structure, or does not match POTCAR.
     """
-    lines = _Lines(name, text.splitlines())
     if not text.strip():
         raise InputError(f"{name}: empty; USPEX should have written it")
+    return _parse(_Lines(name, text.splitlines()), potcar_symbols)
+
+
+def parse_poscars(text: str, name: str = "POSCARS") -> list[Structure]:
+    """Read every POSCAR of a text that holds one after the other, as USPEX's gatheredPOSCARS does.
+
+    Raises:
+        InputError: with line number, for anything that is not a structure; each must name its elements.
+    """
+    lines = _Lines(name, text.rstrip().splitlines())
+    structures = []
+    while lines.at < len(lines.lines):
+        structures.append(_parse(lines, None))
+    if not structures:
+        raise InputError(f"{name}: empty")
+    return structures
+
+
+def _parse(lines: _Lines, potcar_symbols: Sequence[str] | None) -> Structure:
     comment = lines.take("a comment")
     scale = _scale(lines)
     cell = np.array([lines.numbers(3, "a lattice vector") for _ in range(3)])
@@ -114,9 +132,7 @@ def parse_poscar(text: str, name: str = "POSCAR", potcar_symbols: Sequence[str] 
         rows.append(lines.numbers(3, f"one of {len(symbols)} positions"))
         if selective:
             free.append(lines.flags())
-    scaled: Array = np.array(rows)
-    if not direct:
-        scaled = np.asarray(np.linalg.solve(cell.T, (scaled * scale).T).T, dtype=float)
+    scaled = np.array(rows) if direct else np.linalg.solve(cell.T, (np.array(rows) * scale).T).T
     return Structure(symbols, cell, scaled, comment, np.array(free) if selective else None)
 
 
