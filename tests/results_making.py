@@ -1,0 +1,137 @@
+"""Writes results folders of both lines of USPEX from a list of structures, for tests of their reader.
+
+The MATLAB line's layouts are USPEX 9.4.4's format strings; the Python line's tables are drawn with the library it uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ase import Atoms
+from prettytable import PrettyTable
+
+
+@dataclass
+class Made:
+    """One structure of a search that is made up."""
+
+    id: int
+    atoms: Atoms
+    enthalpy: float
+    generation: int = 1
+    origin: str = "Random"
+    parents: tuple[int, ...] = ()
+    steps: tuple[float, ...] = ()
+    group: int = 1
+    fitness: float | None = 0.0
+    start: Atoms | None = field(default=None, repr=False)
+
+    def counts(self, species: Sequence[str]) -> list[int]:
+        return [self.atoms.symbols.count(symbol) for symbol in species]
+
+
+def poscar(atoms: Atoms, species: Sequence[str], label: str) -> str:
+    """A POSCAR as USPEX gathers them: VASP-5, grouped by species, 8 decimals."""
+    kinds = [s for s in species if s in atoms.symbols]
+    lines = [label, "1.0000", *("".join(f"{x:13.8f}" for x in row) for row in atoms.cell.array)]
+    lines += ["".join(f"{s:>4s}" for s in kinds), "".join(f"{atoms.symbols.count(s):4d} " for s in kinds), "Direct"]
+    scaled = atoms.get_scaled_positions()
+    for kind in kinds:
+        lines += ["".join(f"{x:13.8f}" for x in scaled[a.index]) for a in atoms if a.symbol == kind]
+    return "\n".join(lines) + "\n"
+
+
+def matlab_label(made: Made, atoms: Atoms, group: int) -> str:
+    a, b, c, alpha, beta, gamma = atoms.cell.cellpar()
+    return f"EA{made.id:<4d} {a:6.3f} {b:6.3f} {c:6.3f} {alpha:5.2f} {beta:5.2f} {gamma:5.2f} Sym.group: {group:4d}"
+
+
+def individuals(structures: Sequence[Made], species: Sequence[str]) -> str:
+    text = "Gen   ID    Origin   Composition    Enthalpy   Volume  Density   Fitness   KPOINTS  SYMM  Q_entr A_order "
+    text += "S_order\n"
+    text += "                                      (eV)     (A^3)  (g/cm^3)\n"
+    for made in structures:
+        counts = "".join(f"{n:3d}" for n in made.counts(species))
+        volume = made.atoms.get_volume()
+        density = made.atoms.get_masses().sum() / volume * 1.66053907
+        fitness = "       N/A" if made.fitness is None else f"{made.fitness:10.3f}"
+        text += (
+            f"{made.generation:3d} {made.id:4d} {made.origin:^11s} [{counts:>11s}] {made.enthalpy:9.3f} {volume:9.3f} "
+            f"{density:7.3f} {fitness} [ 2  2  2] {made.group:3d} {0.1:6.3f} {2.0:6.3f} {1.5:6.3f}\n"
+        )
+    return text
+
+
+def write_matlab(folder: Path, structures: Sequence[Made], species: Sequence[str], pressure: float = 0.0) -> Path:
+    """Write a results folder of the MATLAB line (blocks: one atom of each species)."""
+    folder.mkdir(parents=True)
+    blocks = "\n".join(" ".join(str(int(i == j)) for j in range(len(species))) for i in range(len(species)))
+    (folder / "Parameters.txt").write_text(
+        f"301 : calculationType\n% atomType\n{' '.join(species)}\n% EndAtomType\n"
+        f"% numSpecies\n{blocks}\n% EndNumSpecies\n"
+        f"{pressure:g} : ExternalPressure\n"
+    )
+    (folder / "Individuals").write_text(individuals(structures, species))
+    best = {m.generation: m for m in structures}
+    (folder / "BESTIndividuals").write_text(individuals(list(best.values()), species))
+    rows = [
+        f"{m.id:4d} {m.origin:^11s} {0:8.3f}  {0:8.3f}  [{' '.join(map(str, m.parents or (0,))):>10s}]\n"
+        for m in structures
+    ]
+    (folder / "origin").write_text(" ID    Origin    Enthalpy   Parent-E   Parent-ID\n" + "".join(rows))
+    steps = (" ".join(f"{x:.3f}" for x in (m.steps or (m.enthalpy,))) + "\n" for m in structures)
+    (folder / "enthalpies_complete.dat").write_text("".join(steps))
+    gathered = (poscar(m.atoms, species, matlab_label(m, m.atoms, m.group)) for m in structures)
+    (folder / "gatheredPOSCARS").write_text("".join(gathered))
+    starts = (poscar(m.start or m.atoms, species, matlab_label(m, m.start or m.atoms, 0)) for m in structures)
+    (folder / "gatheredPOSCARS_unrelaxed").write_text("".join(starts))
+    return folder
+
+
+def table(structures: Sequence[Made], species: Sequence[str], *, rank: bool = False) -> str:
+    drawn = PrettyTable(
+        ["ID", *(["Rank"] if rank else []), "Origin", "Composition", "Enthalpy (eV)", "Volume (A^3)", "SYMMETRY (N)"]
+    )
+    for k, made in enumerate(structures):
+        counts = zip(species, made.counts(species), strict=True)
+        composition = "  ".join(f"{symbol}: {n}" for symbol, n in counts if n)
+        row = [made.id, made.origin, composition, f"{made.enthalpy: 6.5f}", f"{made.atoms.get_volume(): 6.5f}"]
+        drawn.add_row([*row[:1], *([k] if rank else []), *row[1:], f"P1      ({made.group})"])
+    return drawn.get_string() + "\n"
+
+
+def write_python(folder: Path, structures: Sequence[Made], species: Sequence[str], pressure: float = 0.0) -> Path:
+    """Write a results folder of the Python line; structures without a group (0) are bad ones, not gathered."""
+    folder.mkdir(parents=True)
+    blocks = [[int(i == j) for j in range(len(species))] for i in range(len(species))]
+    target = {"compositionSpace": {"symbols": list(species), "blocks": blocks}, "type": "Atomistic"}
+    target["conditions"] = {"externalPressure": pressure}
+    (folder / "parameters.uspex").write_text(repr({"optimizer": {"type": "GlobalOptimizer", "target": target}}) + "\n")
+    good = [m for m in structures if m.group]
+    (folder / "Individuals").write_text(table(structures, species))
+    (folder / "origin").write_text(
+        "".join(f"{m.id} {m.origin} {' '.join(map(str, m.parents)) or None}\n" for m in structures)
+    )
+    steps = (",".join(f"{x:6.6f}" for x in (m.steps or (m.enthalpy,))) + "\n" for m in structures)
+    (folder / "enthalpies_complete.csv").write_text("".join(steps))
+    (folder / "gatheredPOSCARS").write_text("".join(poscar(m.atoms, species, f"EA{m.id}") for m in good))
+    (folder / "gatheredPOSCARS_unrelaxed").write_text(
+        "".join(poscar(m.start or m.atoms, species, f"EA{m.id}") for m in structures)
+    )
+    output, best, hull = f"* External Pressure is: {pressure:6.4f} GPa *\n\n", "", ""
+    for generation in sorted({m.generation for m in structures}):
+        born = [m for m in structures if m.generation == generation]
+        output += (
+            f" Generation {generation:4d}\n    Optimization results\n{table(born, species)}    Generation Summary\n\n"
+        )
+        lowest = min((m for m in good if m.generation <= generation), key=lambda m: m.enthalpy / len(m.atoms))
+        best += f"Generation {generation}\n{table([lowest], species)}"
+        hull += f"Generation {generation}\n{table([lowest], species)}"
+    (folder / "OUTPUT.txt").write_text(output)
+    (folder / "BESTIndividuals").write_text(best)
+    (folder / "convex_hull").write_text(hull)
+    ranked = sorted(good, key=lambda m: m.enthalpy / len(m.atoms))
+    (folder / "extended_convex_hull").write_text(table(ranked, species, rank=True))
+    return folder

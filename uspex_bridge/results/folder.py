@@ -1,0 +1,372 @@
+"""A results folder of either line of USPEX as one object, finished or not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from uspex_bridge.errors import InputError
+from uspex_bridge.records import Structure
+from uspex_bridge.results import matlab, python_line
+from uspex_bridge.results.matlab import Notes, Ranked
+from uspex_bridge.results.model import Composition, Entry
+from uspex_bridge.results.poscars import PoscarFile
+from uspex_bridge.results.record import attach, record_of
+from uspex_bridge.uspex.inputs import InputTxt, InputUspex
+
+Line = Literal["matlab", "python"]
+State = Literal["finished", "running", "stopped"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the folder says of the search.
+
+    Attributes:
+        pressure_gpa: GPa, None where no file says it.
+        species: elements in the order that compositions are written in.
+        blocks: building blocks of a variable composition, numbers per species; empty where unknown.
+    """
+
+    pressure_gpa: float | None = None
+    species: tuple[str, ...] = ()
+    blocks: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """One ``results<k>`` folder.
+
+    Structures are read from disk when they are asked for; everything else is in memory.
+
+    Attributes:
+        path, label: the folder, and what it is called in names and tables.
+        line: which line of USPEX wrote it; state: whether the search is over.
+        settings: pressure, species, blocks.
+        entries: every line of Individuals, by ID.
+        best: generation -> IDs of BESTIndividuals.
+        record: the bridge's record that belongs to it, if there is one.
+        notes: what could not be read, with file and line.
+    """
+
+    path: Path
+    label: str
+    line: Line
+    state: State
+    settings: Settings
+    entries: tuple[Entry, ...]
+    best: dict[int, list[int]]
+    relaxed: PoscarFile | None
+    starting: PoscarFile | None
+    record: Path | None
+    reading_notes: Notes = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be read so far, one line each."""
+        files = [f.notes for f in (self.relaxed, self.starting) if f is not None]
+        return [*self.reading_notes, *(note for notes in files for note in notes)]
+
+    @cached_property
+    def by_id(self) -> dict[int, Entry]:
+        """The entries by ID."""
+        return {entry.id: entry for entry in self.entries}
+
+    @cached_property
+    def generations(self) -> tuple[int, ...]:
+        """The generations that have entries."""
+        return tuple(sorted({entry.generation for entry in self.entries if entry.generation is not None}))
+
+    @cached_property
+    def ranked(self) -> list[Ranked]:
+        """USPEX's own list of unique structures, the best first: extended_convex_hull, else goodStructures."""
+        read = matlab.read_ranked if self.line == "matlab" else python_line.read_ranked
+        for name in ("extended_convex_hull", "goodStructures"):
+            if (self.path / name).exists():
+                return read(self.path / name, self.reading_notes)
+        return []
+
+    @cached_property
+    def convex_hulls(self) -> dict[int, list[tuple[Composition, float]]]:
+        """USPEX's own hull of each generation: stable compositions and their enthalpies, eV/atom."""
+        path = self.path / "convex_hull"
+        if not path.exists():
+            return {}
+        if self.line == "matlab":
+            found = matlab.read_convex_hull(path, self.reading_notes)
+            return {
+                generation: [(self._composition(counts), energy) for counts, energy in lines]
+                for generation, lines in found.items()
+            }
+        ids = python_line.read_generations(path, self.reading_notes)
+        return {
+            generation: [(self.by_id[i].composition, self.by_id[i].enthalpy_per_atom) for i in row if i in self.by_id]
+            for generation, row in ids.items()
+        }
+
+    def _composition(self, counts: Sequence[int]) -> Composition:
+        return _named(counts, self.settings.species)
+
+    def structures(self, entries: Sequence[Entry] | None = None) -> Iterator[tuple[Entry, Structure]]:
+        """Yield relaxed structures one at a time, in the order of gatheredPOSCARS."""
+        yield from self._read(self.relaxed, self.entries if entries is None else entries)
+
+    def unrelaxed(self, entries: Sequence[Entry] | None = None) -> Iterator[tuple[Entry, Structure]]:
+        """Yield the structures as the operators made them (gatheredPOSCARS_unrelaxed)."""
+        yield from self._read(self.starting, self.entries if entries is None else entries)
+
+    def _read(self, source: PoscarFile | None, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Structure]]:
+        if source is not None:
+            for number, structure in source.read([entry.id for entry in entries]):
+                yield self.by_id[number], structure
+
+    def fitness_per_atom(self, entry: Entry) -> float:
+        """Return USPEX's fitness of a variable composition, eV per block, in eV/atom.
+
+        Raises:
+            InputError: the blocks are not known, or the composition is not made of them.
+        """
+        return entry.fitness * self.blocks_in(entry) / entry.natoms
+
+    def blocks_in(self, entry: Entry) -> float:
+        """Return how many blocks a cell holds; see :meth:`fitness_per_atom`."""
+        import numpy as np
+
+        if not self.settings.blocks:
+            raise InputError(f"{self.path}: nothing says which blocks the compositions are made of (Parameters.txt)")
+        counts = dict(entry.composition)
+        wanted = np.array([counts.get(symbol, 0) for symbol in self.settings.species], dtype=float)
+        matrix = np.array(self.settings.blocks, dtype=float).T
+        amounts = np.linalg.lstsq(matrix, wanted, rcond=None)[0]
+        if np.abs(matrix @ amounts - wanted).max() > 1e-6:
+            raise InputError(f"{entry.name}: {entry.formula} is not made of the search's blocks")
+        return float(amounts.sum())
+
+
+def results_folders(place: Path) -> list[Path]:
+    """Return the results folders at ``place``: itself, or the ``results<k>`` in it, by number.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not place.is_dir():
+        raise InputError(f"{place}: there is no such folder")
+    if (place / "Individuals").is_file():
+        return [place]
+    found = [
+        (int(m[1]), path)
+        for path in place.glob("results*")
+        if (m := re.fullmatch(r"results(\d+)", path.name)) and (path / "Individuals").is_file()
+    ]
+    if not found:
+        raise InputError(f"{place}: neither a results folder of USPEX (with a file Individuals) nor a folder with any")
+    return [path for _, path in sorted(found)]
+
+
+def open_all(places: Sequence[Path], *, record: bool = True) -> list[Results]:
+    """Open every results folder at ``places``; labels are the folders as given, so that they stay apart.
+
+    Raises:
+        InputError: a place holds no results.
+    """
+    return [open_results(path, str(path), record=record) for place in places for path in results_folders(place)]
+
+
+def open_results(path: Path, label: str | None = None, *, record: bool = True) -> Results:
+    """Open one results folder.
+
+    Args:
+        path: the folder that holds Individuals.
+        label: its name in tables; by default the path.
+        record: whether to look up every entry in the bridge's record beside it.
+
+    Raises:
+        InputError: there is no Individuals, or it cannot be read.
+    """
+    notes: Notes = []
+    individuals = path / "Individuals"
+    try:
+        with individuals.open(encoding="utf-8", errors="replace") as stream:
+            line: Line = "python" if stream.read(1) == "+" else "matlab"
+    except OSError as error:
+        raise InputError(f"{individuals}: {error.strerror}; a results folder of USPEX has one") from None
+    settings = _settings(path, line, notes)
+    relaxed = _poscars(path / "gatheredPOSCARS", settings.species, notes)
+    starting = _poscars(path / "gatheredPOSCARS_unrelaxed", settings.species, notes)
+    name = label or str(path)
+    if line == "matlab":
+        rows, best = _matlab_rows(path, notes)
+        settings = replace(settings, species=settings.species or _species(rows, relaxed))
+    else:
+        rows, best = _python_rows(path, notes)
+    entries = _entries(rows, name, settings, relaxed, notes)
+    found = record_of(path) if record else None
+    if found is not None:
+        entries = attach(entries, found)
+    return Results(path, name, line, _state(path), settings, entries, best, relaxed, starting, found, notes)
+
+
+def _poscars(path: Path, species: Sequence[str], notes: Notes) -> PoscarFile | None:
+    if path.is_file():
+        return PoscarFile.open(path, species)
+    notes.append(f"{path}: there is no such file; the structures in it are not available")
+    return None
+
+
+def _settings(path: Path, line: Line, notes: Notes) -> Settings:
+    """Gather what Parameters.txt, parameters.uspex, the input beside the folder and OUTPUT.txt say, in that order."""
+    output = _output(path / "OUTPUT.txt")
+    if line == "matlab":
+        inputs = (path / "Parameters.txt", path.parent / "INPUT.txt")
+        found = next((_from_input_txt(file) for file in inputs if file.is_file()), Settings())
+    else:
+        found = Settings()
+        if (path / "parameters.uspex").is_file():
+            p = python_line.read_parameters(path / "parameters.uspex", notes)
+            found = Settings(p.pressure_gpa, p.species, p.blocks)
+        elif (path.parent / "input.uspex").is_file():
+            p = python_line.parameters_of(InputUspex.read(path.parent / "input.uspex").main)
+            found = Settings(p.pressure_gpa, p.species, p.blocks)
+    pressure = found.pressure_gpa if output.pressure_gpa is None else output.pressure_gpa
+    return Settings(pressure, found.species or output.species, found.blocks)
+
+
+def _from_input_txt(path: Path) -> Settings:
+    """Read pressure (0 by default), atomType and numSpecies as USPEX does."""
+    given = InputTxt.read(path)
+    pressure = given.keyword("ExternalPressure")
+    species = [word for value in given.block("atomType", "EndAtomType") for word in value.text.split()]
+    blocks = [value.text.split() for value in given.block("numSpecies", "EndNumSpecies")]
+    numeric = all(word.isdigit() for block in blocks for word in block)
+    whole = tuple(tuple(int(word) for word in block) for block in blocks) if numeric else ()
+    right = all(len(block) == len(species) for block in whole)
+    try:
+        gpa = float(pressure.text) if pressure is not None else 0.0
+    except ValueError:
+        gpa = 0.0
+    return Settings(gpa, tuple(species), whole if right else ())
+
+
+def _output(path: Path) -> Settings:
+    """Read pressure and elements from the head of OUTPUT.txt (both lines write them alike)."""
+    if not path.is_file():
+        return Settings()
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        text = stream.read(20_000)
+    pressure = re.search(r"External Pressure is\s*:\s*([-\d.]+)\s*GPa", text)
+    types = re.search(r"There are\s+\d+\s+types? of atoms in the system:(.*)", text)
+    return Settings(float(pressure[1]) if pressure else None, tuple(types[1].split()) if types else ())
+
+
+def _state(path: Path) -> State:
+    if any((place / "USPEX_IS_DONE").exists() for place in (path, path.parent)):
+        return "finished"
+    output = path / "OUTPUT.txt"
+    if output.is_file():
+        with output.open("rb") as stream:
+            stream.seek(max(0, output.stat().st_size - 2000))
+            tail = stream.read()
+        if b"Job Finished" in tail or b"Calculation results" in tail:
+            return "finished"
+    return "running" if (path.parent / "still_running").exists() else "stopped"
+
+
+Rows = list[dict[str, Any]]
+
+
+def _matlab_rows(path: Path, notes: Notes) -> tuple[Rows, dict[int, list[int]]]:
+    rows = matlab.read_individuals(path / "Individuals", notes)
+    steps = path / "enthalpies_complete.dat"
+    rows = _unique(rows, path / "Individuals", notes)
+    _add_steps(rows, matlab.read_step_enthalpies(steps, notes) if steps.is_file() else [], steps, notes)
+    if (path / "origin").is_file():
+        _add_origin(rows, matlab.read_origin(path / "origin", notes))
+    best: dict[int, list[int]] = {}
+    if (path / "BESTIndividuals").is_file():
+        for row in matlab.read_individuals(path / "BESTIndividuals", notes):
+            best.setdefault(row["generation"], []).append(row["id"])
+    return rows, best
+
+
+def _python_rows(path: Path, notes: Notes) -> tuple[Rows, dict[int, list[int]]]:
+    rows = _unique(python_line.read_individuals(path / "Individuals", notes), path / "Individuals", notes)
+    steps = path / "enthalpies_complete.csv"
+    _add_steps(rows, matlab.read_step_enthalpies(steps, notes) if steps.is_file() else [], steps, notes)
+    if (path / "origin").is_file():
+        _add_origin(rows, python_line.read_origin(path / "origin", notes))
+    born = python_line.read_birth(path / "OUTPUT.txt") if (path / "OUTPUT.txt").is_file() else {}
+    for row in rows:
+        row["generation"] = born.get(row["id"])
+    best_file = path / "BESTIndividuals"
+    best = python_line.read_generations(best_file, notes) if best_file.is_file() else {}
+    return rows, best
+
+
+def _unique(rows: Rows, path: Path, notes: Notes) -> Rows:
+    """Keep the last row of each ID, sorted by ID."""
+    by_id = {row["id"]: row for row in rows}
+    if len(by_id) < len(rows):
+        notes.append(f"{path}: {len(rows) - len(by_id)} IDs stand in it twice; the last line of each is used")
+    return [by_id[number] for number in sorted(by_id)]
+
+
+def _add_steps(rows: Rows, steps: list[tuple[float, ...]], path: Path, notes: Notes) -> None:
+    """Join line k of the enthalpies per step to the k-th ID; they belong together while the last one is H."""
+    if not steps:
+        return
+    if len(steps) != len(rows):
+        notes.append(f"{path}, line {min(len(steps), len(rows)) + 1}: {len(steps)} lines for {len(rows)} structures")
+    for number, (row, values) in enumerate(zip(rows, steps, strict=False), 1):
+        enthalpy = row["enthalpy"]
+        if values and abs(values[-1] - enthalpy) > 0.002:
+            notes.append(f"{path}, line {number}: {values[-1]} is not EA{row['id']}'s enthalpy {enthalpy}; not used on")
+            return
+        row["steps"] = values
+
+
+def _add_origin(rows: Rows, made: dict[int, tuple[str, tuple[int, ...]]]) -> None:
+    for row in rows:
+        if row["id"] in made:
+            operator, row["parents"] = made[row["id"]]
+            row["origin"] = row["origin"] or operator
+
+
+def _species(rows: Rows, relaxed: PoscarFile | None) -> tuple[str, ...]:
+    """Find which element each place in a composition stands for, from structures with element lines."""
+    width = max((len(row["counts"]) for row in rows), default=0)
+    names = [f"?{k}" for k in range(1, width + 1)]
+    for row in rows if relaxed is not None else []:
+        block = relaxed.blocks.get(row["id"]) if relaxed is not None else None
+        present = [k for k, count in enumerate(row["counts"]) if count]
+        if block is not None and block.composition is not None and len(block.composition) == len(present):
+            for k, (symbol, _) in zip(present, block.composition, strict=True):
+                names[k] = symbol
+            if not any(name.startswith("?") for name in names):
+                break
+    return tuple(names)
+
+
+def _named(counts: Sequence[int], species: Sequence[str]) -> Composition:
+    names = [*species, *(f"?{k}" for k in range(len(species) + 1, len(counts) + 1))]
+    return tuple((symbol, count) for symbol, count in zip(names, counts, strict=False) if count)
+
+
+def _entries(rows: Rows, label: str, settings: Settings, relaxed: PoscarFile | None, notes: Notes) -> tuple[Entry, ...]:
+    entries = []
+    for row in rows:
+        block = relaxed.blocks.get(row["id"]) if relaxed is not None else None
+        counts = row.pop("counts", None)
+        composition = row.pop("composition", ())
+        if block is not None and block.composition is not None:
+            composition = block.composition
+        elif not composition and counts is not None:
+            composition = _named(counts, settings.species)
+        entries.append(Entry(run=label, composition=composition, pressure_gpa=settings.pressure_gpa, **row))
+    missing = sum(1 for entry in entries if relaxed is not None and entry.id not in relaxed.blocks and entry.valid)
+    if missing and relaxed is not None:
+        notes.append(f"{relaxed.path}: {missing} of {len(entries)} structures of Individuals are not in it")
+    return tuple(entries)
