@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import random
 import re
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -174,30 +170,47 @@ def test_contcar_that_does_not_read_back_is_not_published(tmp_path):
     assert names(tmp_path) == set()
 
 
-def test_killed_at_any_moment(tmp_path):
-    """Item 14: after SIGKILL either no OSZICAR is there, or all five files of one and the same result are."""
+def result_in(folder) -> float | None:
+    """The energy of the one result that all five files hold, None where OSZICAR does not say that there is one."""
+    if "OSZICAR" not in names(folder):
+        return None
+    energy = float(re.findall(r"TOTEN  = +(\S+)", (folder / "OUTCAR").read_text())[-1])
+    last = (folder / "OSZICAR").read_text().splitlines()[-1]
+    assert float(last.split()[2]) == pytest.approx(make_run(energy).frames[-1].enthalpy(50.0), abs=1e-6)
+    assert len(read_poscar(folder / "CONTCAR")) == -energy
+    assert (folder / "vasprun.xml").read_text().endswith("</modeling>\n")
+    assert (folder / "XDATCAR").read_text().count("configuration=") == 3
+    return energy
+
+
+def test_killed_before_each_step(tmp_path):
+    """Item 14: SIGKILL before any removal, write or rename leaves the old result, none, or the new one; never a mix."""
     code = f"""
-folder, k = Path({str(tmp_path)!r}), 0
-print("ready", flush=True)
-while True:
-    k += 1
+import signal, sys
+folder, left = Path({str(tmp_path)!r}), [10**9]
+def hook(event, args):
+    if event in ("open", "os.remove", "os.rename"):
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+old, new = this.make_run(energy=-2.0, atoms=2), this.make_run(energy=-3.0, atoms=3)
+for steps in range(40):
     this.commit.clear_outputs(folder)
-    this.commit.publish(folder, this.make_run(energy=-float(k), atoms=1 + k % 40))
+    this.commit.publish(folder, old)
+    if not (pid := os.fork()):
+        left[0] = steps
+        this.commit.clear_outputs(folder)
+        this.commit.publish(folder, new)
+        os._exit(0)
+    killed = os.waitpid(pid, 0)[1] == signal.SIGKILL
+    left[0] = 10**9
+    print(killed, this.result_in(folder))
 """
-    random.seed(5)
-    whole = 0
-    for _ in range(12):
-        with subprocess.Popen([sys.executable, "-c", THIS + code], stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            time.sleep(random.uniform(0.0, 0.08))
-            os.kill(process.pid, signal.SIGKILL)
-        if "OSZICAR" in names(tmp_path):
-            whole += 1
-            energy = float(re.findall(r"TOTEN  = +(\S+)", (tmp_path / "OUTCAR").read_text())[-1])
-            last = (tmp_path / "OSZICAR").read_text().splitlines()[-1]
-            assert float(last.split()[2]) == pytest.approx(make_run(energy).frames[-1].enthalpy(50.0), abs=1e-6)
-            assert len(read_poscar(tmp_path / "CONTCAR")) == 1 + int(-energy) % 40
-            assert (tmp_path / "vasprun.xml").read_text().endswith("</modeling>\n")
-            assert (tmp_path / "XDATCAR").read_text().count("configuration=") == 3
-    assert whole > 0
+    outcomes = child(code).splitlines()
+    assert outcomes[0] == "True -2.0"
+    assert outcomes[-1] == "False -3.0"
+    killed = [outcome for outcome in outcomes[1:] if outcome.startswith("True")]
+    assert len(killed) >= 20
+    assert set(killed) <= {"True None", "True -3.0"}
+    assert killed.count("True None") >= 19
