@@ -10,6 +10,7 @@ from uspex_bridge.vasp.structure import (
     format_contcar,
     format_vasp4,
     parse_poscar,
+    parse_poscars,
     read_poscar,
     read_potcar_symbols,
 )
@@ -248,3 +249,14 @@ def test_vasp4_layout():
     lines = format_contcar(structure, frame_of(structure)).splitlines()
     assert lines[5].split() == ["Ca", "Fe", "Ni"]
     assert format_vasp4(structure, frame_of(structure)).splitlines() == lines[:5] + lines[6:]
+
+
+def test_many_poscars_in_one_text():
+    one = "EA7 first\n1.0\n3 0 0\n0 3 0\n0 0 3\nFe\n1\nDirect\n0 0 0\n"
+    with_velocities = one.replace("EA7 first", "EA9") + "\n  0.00000000E+00  0.00000000E+00  0.1E-02\n"
+    found = parse_poscars(with_velocities + one + "\n\n")
+    assert [s.comment for s in found] == ["EA9", "EA7 first"]
+    with pytest.raises(InputError, match="GATHERED, line 13"):
+        parse_poscars(one + one.replace("0 3 0", "0 x 0"), "GATHERED")
+    with pytest.raises(InputError, match="empty"):
+        parse_poscars("\n", "GATHERED")

@@ -31,6 +31,9 @@ _POTCAR_MARK = re.compile(
     r"|(?P<first>\b(?:PAW|US|NC)(?:_[A-Z]+)*)\s+(?P<species>[A-Z]\S*)"
 )
 
+#: What may follow the coordinates before the next title: nothing, a velocity, or the mode line of velocities.
+_NOT_A_TITLE = re.compile(r"\s*|\s*([-+.\deEdD]+\s+){2}[-+.\deEdD]+\s*|\s*(Direct|Cartesian)\s*")
+
 
 def element_of(label: str) -> str | None:
     """Return the element in a label of POTCAR or POSCAR, None where there is none.
@@ -107,6 +110,8 @@ def parse_poscar(text: str, name: str = "POSCAR", potcar_symbols: Sequence[str] 
 def parse_poscars(text: str, name: str = "POSCARS") -> list[Structure]:
     """Read every POSCAR of a text that holds one after the other, as USPEX's gatheredPOSCARS does.
 
+    Blank lines and velocities between them, as in VASP's CONTCAR, are passed over.
+
     Raises:
         InputError: with line number, for anything that is not a structure; each must name its elements.
     """
@@ -114,6 +119,8 @@ def parse_poscars(text: str, name: str = "POSCARS") -> list[Structure]:
     structures = []
     while lines.at < len(lines.lines):
         structures.append(_parse(lines, None))
+        while lines.at < len(lines.lines) and _NOT_A_TITLE.fullmatch(lines.lines[lines.at]):
+            lines.at += 1
     if not structures:
         raise InputError(f"{name}: empty")
     return structures

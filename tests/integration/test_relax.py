@@ -1,0 +1,88 @@
+"""uspex-bridge relax, by hand."""
+
+import json
+
+import pytest
+from ase.build import bulk
+from ase.io import read, write
+from click.testing import CliRunner
+from integration.conftest import POSCAR, TOY, call
+
+from uspex_bridge.cli.main import command
+from uspex_bridge.errors import ConfigError, InputError
+
+VASP5 = POSCAR.replace("   1    2    1\n", "  Ca   Fe   Ni\n   1    2    1\n")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "bridge.toml").write_text('protocol = "single"\n' + TOY)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def relax(*args):
+    return CliRunner().invoke(command, ["relax", *map(str, args)])
+
+
+def test_many_files_of_many_kinds(folder):
+    (folder / "gatheredPOSCARS").write_text(VASP5.replace("EA0", "EA7") + VASP5.replace("EA0", "EA12"))
+    write(folder / "fe.cif", bulk("Fe", "bcc", a=3.0, cubic=True))
+    write(folder / "set.extxyz", [bulk("Ni", "fcc", a=4.0), bulk("Ca", "fcc", a=5.0)])
+    done = relax("gatheredPOSCARS", "fe.cif", "set.extxyz", "--pressure", "50", "--trajectory", "--vasp-files")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[2:7]] == ["EA7", "EA12", "fe", "set-1", "set-2"]
+    assert "CaFe2Ni" in lines[2]
+    assert lines[4].count("Im-3m (229)") == 2
+    images = read("relaxed/relaxed.extxyz", index=":")
+    assert len(images) == 5
+    for image in images:
+        assert image.get_stress()[:3].mean() * 160.21766208 == pytest.approx(-50, abs=0.15)
+        pv = 50 * image.get_volume() / 160.21766208
+        assert image.info["enthalpy"] == pytest.approx(image.get_potential_energy() + pv, abs=1e-5)
+    assert len(list((folder / "relaxed").glob("*.trajectory.extxyz"))) == 5
+    assert len(list((folder / "relaxed").glob("*/OUTCAR"))) == 5
+    again = relax("relaxed/relaxed.POSCARS", "--pressure", "50", "--json", "--out", "second")
+    results = json.loads(again.stdout)
+    assert [r["formula"] for r in results] == ["CaFe2Ni", "CaFe2Ni", "Fe2", "Ni", "Ca"]
+    for result, image in zip(results, images, strict=True):
+        assert result["enthalpy"] == pytest.approx(image.info["enthalpy"], abs=2e-3)
+
+
+def test_a_refused_structure_does_not_stop_the_others(folder):
+    flat = VASP5.replace("4.100000", "0.100000")
+    (folder / "POSCAR").write_text(flat + VASP5)
+    done = relax("POSCAR")
+    assert done.exit_code == 6
+    assert "flat: the cell is flat" in done.stdout
+    assert len(read("relaxed/relaxed.extxyz", index=":")) == 1
+    entries = [json.loads(line) for line in (folder / "relaxed" / "bridge_record.jsonl").read_text().splitlines()]
+    assert [e["status"] for e in entries] == ["rejected", "converged"]
+
+
+def test_options_reach_the_plan(folder):
+    (folder / "POSCAR").write_text(VASP5)
+    single = json.loads(relax("POSCAR", "--nsw", "0", "--json").stdout)[0]
+    assert single["steps"] == 1
+    volume = single["volume"]
+    shape = json.loads(relax("POSCAR", "--isif", "4", "--fmax", "0.05", "--json").stdout)[0]
+    assert shape["volume"] == pytest.approx(volume, rel=1e-6)
+    assert 0.01 < shape["fmax"] < 0.05
+    chosen = json.loads(relax("POSCAR", "--model", "toy", "--stages", "accurate", "--json").stdout)[0]
+    assert [s["calculator"] for s in chosen["stages"]] == ["model"]
+    assert chosen["models"]["model"]["kind"] == "toy"
+
+
+def test_errors_name_the_file_and_the_way_out(folder):
+    assert isinstance(relax("nothing.cif").exception, InputError)
+    (folder / "bad.cif").write_text("no cif")
+    assert "bad.cif: ASE cannot read it" in str(relax("bad.cif").exception)
+    write(folder / "molecule.xyz", bulk("Fe"), format="xyz")
+    assert "no cell in three dimensions" in str(relax("molecule.xyz").exception)
+    (folder / "POSCAR").write_text(VASP5)
+    assert isinstance(relax("POSCAR", "--protocol", "papper").exception, ConfigError)
+    done = call(folder, "relax", "POSCAR", "--protocol", "papper", executable="uspex-bridge")
+    assert done.returncode == 4
+    assert "did you mean 'paper'?" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
