@@ -162,6 +162,8 @@ def _start() -> None:
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
     main = getattr(importlib.import_module(module), function)
+    if loguru := sys.modules.get("loguru"):
+        loguru.logger.remove()  # MatterSim's import starts a thread that writes its messages
     threads = len(os.listdir("/proc/self/task"))
     if threads != 1:
         raise SystemExit(f"fork server: {threads} threads after the imports; a fork of them would not be safe")
