@@ -94,8 +94,8 @@ class TestConsoleScript:
         root = settings(tmp_path, TOY + "options = { sleep = 0.02 }\n")
         wrapper = root / "sometimes.sh"
         wrapper.write_text(
-            "n=$(cat ../count 2> /dev/null || echo 0); echo $((n + 1)) > ../count\n"
-            f'run="{EXECUTABLE}"; case $((n % 3)) in 0) exit 1;; 1) exec timeout -s KILL 0.4 "$run";; esac; exec "$run"\n'
+            "n=$(cat ../count 2> /dev/null || echo 0)\necho $((n + 1)) > ../count\n"
+            f"case $((n % 3)) in 0) exit 1;; 1) exec timeout -s KILL 0.4 {EXECUTABLE};; *) exec {EXECUTABLE};; esac\n"
         )
         line = MatlabLine(root, SPECIES, single_relaxation(), pressure=50.0, commands=["sh ../sometimes.sh"])
         leave_stale(line.folder(1))
