@@ -390,12 +390,25 @@ def test_search_is_called_until_it_is_done(tmp_path, bin_folder):
     assert (folder / "calls").read_text() == "-r\n" * 3
 
 
-def test_search_that_uspex_gave_up_ends(tmp_path, bin_folder):
+GAVE_UP = "mkdir -p results1; echo 'Too many structures have errors or failed' > results1/OUTPUT.txt"
+
+
+@pytest.mark.parametrize(
+    ("does", "says"), [(f"touch still_running; {GAVE_UP}", "gave up"), ("touch still_running; exit 1", "USPEX died")]
+)
+def test_search_ends_where_uspex_does(tmp_path, bin_folder, does, says):
     folder = written(tmp_path / "search", search())
-    program(bin_folder, "USPEX", "echo 'Too many structures have errors or failed the constraints'")
+    program(bin_folder, "USPEX", does)
     done = run_search(folder)
     assert done.returncode == 1
-    assert "gave up" in done.stderr
+    assert says in done.stderr
+    again = run_search(folder)
+    assert again.returncode == 1
+    assert "another USPEX is at work" in again.stderr
+
+
+def test_search_without_uspex(tmp_path):
+    folder = written(tmp_path / "search", search())
     missing = run_search(folder, USPEX="no-such-uspex -r")
     assert missing.returncode == 127
     assert "no-such-uspex" in missing.stderr
