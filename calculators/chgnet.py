@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from uspex_bridge.cards import BuildRequest, Card, KnownModel
+from uspex_bridge.cards import BuildRequest, Card, KnownModel, constructor_options
 
 #: Weights as in the chgnet 0.4.2 wheel (``chgnet/pretrained``).
 CARD = Card(
@@ -57,7 +57,8 @@ def build(request: BuildRequest) -> Any:
     else:
         model = CHGNet.from_file(str(request.path))
     # Atoms without neighbours are the guards' business; CHGNet would warn at every step.
-    options = {"on_isolated_atoms": "ignore", **request.options}
+    own = ("model", "use_device", "stress_weight")
+    options = {"on_isolated_atoms": "ignore", **constructor_options(request, CHGNetCalculator, *own)}
     return CHGNetCalculator(model=model, use_device=request.device, **options)
 
 

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
-from uspex_bridge.cards import BuildRequest, Card, KnownModel
+from uspex_bridge.cards import BuildRequest, Card, KnownModel, constructor_options
 from uspex_bridge.errors import ModelError
 
 _HUBS = ("https://huggingface.co/deepmodelingcommunity", "https://hf-mirror.com/deepmodelingcommunity")
@@ -142,7 +142,8 @@ def build(request: BuildRequest) -> Any:
         raise ModelError(f"deepmd runs on {_device()} in this process, not on {request.device}; set isolate = true")
     from deepmd.calculator import DP
 
-    return DP(model=str(request.path), head=request.head, **request.options)
+    options = constructor_options(request, DP, "model", "head", "type_dict")
+    return DP(model=str(request.path), head=request.head, **options)
 
 
 def elements(calculator: Any) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from uspex_bridge.cards import BuildRequest, Card, KnownModel, file_of_url
+from uspex_bridge.cards import BuildRequest, Card, KnownModel, constructor_options, file_of_url
 from uspex_bridge.errors import ModelError
 
 _MP = "https://github.com/ACEsuit/mace-mp/releases/download"
@@ -66,6 +66,10 @@ CARD = Card(
 )
 
 
+#: Arguments of MACECalculator that follow from the settings.
+_OWN = ("model_paths", "models", "device", "default_dtype", "head")
+
+
 def build(request: BuildRequest) -> Any:
     """Return mace-torch's ASE calculator for a ``.model`` file.
 
@@ -80,7 +84,7 @@ def build(request: BuildRequest) -> Any:
         device=request.device,
         default_dtype=request.dtype,
         **head,
-        **request.options,
+        **constructor_options(request, MACECalculator, *_OWN),
     )
     if request.head is not None and request.head not in calculator.available_heads:
         raise ModelError(f"{request.path}: no head '{request.head}'; heads: {', '.join(calculator.available_heads)}")

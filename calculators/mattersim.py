@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from uspex_bridge.cards import BuildRequest, Card, KnownModel
+from uspex_bridge.cards import BuildRequest, Card, KnownModel, constructor_options
 from uspex_bridge.errors import ModelError
 
 _URL = "https://raw.githubusercontent.com/microsoft/mattersim/main/pretrained_models"
@@ -52,7 +52,9 @@ def build(request: BuildRequest) -> Any:
         raise ModelError(
             f"{request.path}: incomplete MatterSim checkpoint, {len(missing)} arrays lack: {missing[0]}, ..."
         )
-    return MatterSimCalculator(potential=potential, device=request.device, args_dict={}, **request.options)
+    own = ("potential", "device", "args_dict", "compute_stress", "stress_weight")
+    options = constructor_options(request, MatterSimCalculator, *own)
+    return MatterSimCalculator(potential=potential, device=request.device, args_dict={}, **options)
 
 
 def elements(calculator: Any) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from uspex_bridge.cards import BuildRequest, Card, KnownModel
+from uspex_bridge.cards import BuildRequest, Card, KnownModel, constructor_options
 from uspex_bridge.errors import ModelError
 
 _URL = "https://github.com/MDIL-SNU/SevenNet/releases/download"
@@ -86,7 +86,8 @@ def build(request: BuildRequest) -> Any:
         raise ModelError(f"{source}: {asked}; this multi-fidelity model has: {', '.join(modals)}")
     if request.head and not modals:
         raise ModelError(f"{source}: head = '{request.head}' is set, but this model has no heads")
-    return SevenNetCalculator(model=source, device=request.device, modal=modal, **request.options)
+    options = constructor_options(request, SevenNetCalculator, "model", "file_type", "device", "modal")
+    return SevenNetCalculator(model=source, device=request.device, modal=modal, **options)
 
 
 def elements(calculator: Any) -> frozenset[str]:

@@ -148,7 +148,7 @@ def card_of(name: str, settings: CalculatorSettings) -> Card:
 
 
 def find_weights(name: str, settings: CalculatorSettings) -> Weights:
-    """Find the weights of the calculator ``name``; see :func:`uspex_bridge.weights.find`.
+    """Find the weights of the calculator ``name`` as this environment sees them; see :func:`uspex_bridge.weights.find`.
 
     Raises:
         ConfigError: there is no such kind.

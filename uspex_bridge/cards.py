@@ -1,16 +1,20 @@
 """What a calculator says of itself (its card) and what it is asked for (its settings).
 
 Every file in ``calculators/`` holds a ``CARD`` and a function ``build``; the registry that finds them is
-:mod:`uspex_bridge.backends`. Nothing here imports more than the standard library.
+:mod:`uspex_bridge.backends`. Nothing here imports more than the standard library and the modules below it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
+
+from uspex_bridge.errors import ConfigError
+from uspex_bridge.schema import nearest
 
 EnergyZero = Literal["mp-pbe", "model"]
 
@@ -143,7 +147,23 @@ def models_table(cards: Iterable[Card]) -> str:
     return _markdown(header, rows)
 
 
-def _markdown(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def constructor_options(request: BuildRequest, constructor: Callable[..., Any], *own: str) -> dict[str, Any]:
+    """Return the options of a request after checking that ``constructor`` has them; ``own`` are the bridge's to set.
+
+    ASE's calculators take any keyword and would pass over a misspelt one in silence.
+
+    Raises:
+        ConfigError: an option that it does not have, or that has a key of its own in the settings.
+    """
+    parameters = inspect.signature(constructor).parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in own]
+    for key in request.options:
+        if key not in names:
+            raise ConfigError(f"options: {constructor.__name__} takes no '{key}' here{nearest(key, names)}")
+    return dict(request.options)
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ("---",) * len(header), *rows))
 
 

@@ -130,7 +130,7 @@ class Worker:
             self.close(kill=True)
             reason = self._tail[-1] if self._tail else str(error) or "it ended"
             raise errors.ModelError(
-                f"{self} did not start: {reason}; the interpreter needs Python 3.10, ase, numpy and the model's package"
+                f"{self} did not start: {reason}; is it a Python of version 3.10 or newer?"
             ) from None
 
     def _line(self, timeout: float) -> bytes:

@@ -6,6 +6,7 @@ Nothing here touches the network except :func:`fetch`, and nothing imports a mod
 from __future__ import annotations
 
 import hashlib
+import http.client
 import importlib.util
 import os
 import tempfile
@@ -98,16 +99,19 @@ def fetch(
     if not urls:
         names = ", ".join(k.name for k in card.models if k.url) or "none"
         raise ModelError(f"{card.kind}: '{model}' is neither a URL nor a model that can be fetched; those are: {names}")
+    file = known.file_names[0] if known else file_of_url(model)
+    if not file:
+        raise ModelError(f"{card.kind}: {model} does not end in the name of a file")
+    target = (folder or models_folder() / card.kind) / file
     expected = sha256 or (known.sha256 if known else None)
-    target = (folder or models_folder() / card.kind) / (known.file_names[0] if known else file_of_url(model))
-    if target.is_file() and (expected is None or file_sha256(target) == expected):
+    if target.is_file() and (expected is None or file_sha256(target) == expected.lower()):
         return target
     problems = []
     for url in urls:
         try:
             _download(str(url), target, expected, progress)
             return target
-        except (OSError, ValueError, ModelError) as error:
+        except (OSError, ValueError, http.client.HTTPException, ModelError) as error:
             problems.append(f"{url}: {getattr(error, 'reason', None) or error}")
     raise ModelError(f"{card.kind}: could not fetch '{model}' to {target}: " + "; ".join(problems))
 
@@ -150,7 +154,7 @@ def _sha256(path: str, _mtime: int, _size: int) -> str:
 
 
 def _is_url(model: str) -> bool:
-    return model.split("://", 1)[0] in ("https", "http", "file") and "://" in model
+    return model.startswith(("https://", "http://", "file://"))
 
 
 def _named_folders() -> list[Path]:

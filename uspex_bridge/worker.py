@@ -72,6 +72,8 @@ class Session:
             return self.actions[request["do"]](request)
         except BridgeError as error:
             return {"error": type(error).__name__, "message": str(error)}
+        except ImportError as error:
+            return {"error": "ModelError", "message": f"{error}; this Python needs ase, numpy and the model's package"}
         except Exception as error:  # noqa: BLE001 (a worker's entry point)
             return {"error": "CalculationError", "message": f"{type(error).__name__}: {error}"}
 

@@ -14,7 +14,7 @@ import pytest
 
 from uspex_bridge import backends
 from uspex_bridge.cards import CalculatorSettings, file_of_url
-from uspex_bridge.errors import ConfigError, ModelError
+from uspex_bridge.errors import CalculationError, ConfigError, ModelError
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,6 +29,16 @@ def load(kind: str, **settings) -> backends.Backend:
 def energy(backend: backends.Backend, atoms) -> float:
     backend.calculator.calculate(atoms)
     return backend.calculator.results["energy"]
+
+
+def test_missing_package_skips_unless_forbidden(need_kind, monkeypatch):
+    monkeypatch.setattr(backends, "package_version", lambda card: None)
+    monkeypatch.delenv("USPEX_BRIDGE_REQUIRE_ALL", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="mace-torch==.* is missing"):
+        need_kind("mace")
+    monkeypatch.setenv("USPEX_BRIDGE_REQUIRE_ALL", "1")
+    with pytest.raises(pytest.fail.Exception, match="mace-torch==.* is missing"):
+        need_kind("mace")
 
 
 # ------------------------------------------------------------------------------------------------- the weights
@@ -143,6 +153,31 @@ def test_precision_that_is_not_offered(kind, takes, need_kind, se_a_model):
     need_kind(kind)
     with pytest.raises(ConfigError, match=takes):
         load(kind, model=str(se_a_model) if kind == "deepmd" else None, dtype="float64")
+
+
+# ------------------------------------------------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize("kind", ["mace", "mattersim", "deepmd", "sevennet", "chgnet"])
+def test_options_that_the_constructor_lacks(kind, need_kind, mace_model, mattersim_model, se_a_model):
+    need_kind(kind)
+    model = {"mace": mace_model, "mattersim": mattersim_model, "deepmd": se_a_model}.get(kind)
+    for wrong in ("no_such_option", "device" if kind != "deepmd" else "head"):
+        with pytest.raises(ConfigError, match=f"takes no '{wrong}' here"):
+            load(kind, model=str(model) if model else None, options={wrong: 1})
+
+
+def test_option_that_arrives(need_kind, crystal):
+    need_kind("sevennet")
+    assert energy(load("sevennet", options={"compute_atomic_virial": True}), crystal) == energy(
+        load("sevennet"), crystal
+    )
+    need_kind("chgnet")
+    loud = load("chgnet", options={"on_isolated_atoms": "error"})
+    lone = crystal[[1]]
+    lone.set_cell([20, 20, 20])
+    with pytest.raises(CalculationError, match="isolated"):
+        energy(loud, lone)
 
 
 # ------------------------------------------------------------------------------------------------- single kinds

@@ -351,6 +351,8 @@ def test_fetch_without_a_network(card):
 def test_fetch_what_cannot_be():
     with pytest.raises(ModelError, match="comes with chgnet"):
         backends.fetch("chgnet", "0.3.0")
+    with pytest.raises(ModelError, match="does not end in the name of a file"):
+        backends.fetch("mace", "https://example.org/models/")
     with pytest.raises(ModelError, match="neither a URL nor a model that can be fetched; those are: medium-mpa-0"):
         backends.fetch("mace", "tiny")
 

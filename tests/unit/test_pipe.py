@@ -226,7 +226,7 @@ def test_what_is_no_python(python, reason):
 
 def test_python_without_ase(tmp_path):
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
-    with pytest.raises(ModelError, match="No module named '(numpy|ase)'"):
+    with pytest.raises(ModelError, match="No module named '(numpy|ase)'; this Python needs ase, numpy"):
         backends.load("toy", CalculatorSettings(python=str(tmp_path / "bare")))
 
 
