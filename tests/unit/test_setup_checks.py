@@ -220,6 +220,34 @@ def test_mixed_codes(make):
     found(folder, "warning", "USPEX_notes", "rename it")
 
 
+def test_steps_of_vasp_itself_are_left_alone(make):
+    """The bridge in front, VASP behind it, for what VASP alone can do."""
+    folder = make(steps=2)
+    text = (folder / "INPUT.txt").read_text()
+    command = next(line for line in text.splitlines() if "uspex-bridge-vasp" in line)
+    (folder.parent / "bin" / "vasp_std").touch(mode=0o755)
+    replace(folder, "INPUT.txt", command, f"{command}\nmpirun -np 4 {folder.parent}/bin/vasp_std > out")
+    replace(folder, "Specific/INCAR_2", "IBRION = 2", "IBRION = 6")
+    (folder.parent / "bin" / "mpirun").touch(mode=0o755)
+    replace(folder, "INPUT.txt", "mpirun", f"{folder.parent}/bin/mpirun")
+    assert [f for f in check_setup(folder) if "INCAR_2" in f.file] == []
+    replace(folder, "Specific/INCAR_2", "NELM = 60\n", "NELM = 60")
+    found(folder, "error", "INCAR_2", "no newline")
+
+
+def test_wrapper_around_something_else(make):
+    folder = make(parallel=4, command="no-vasp-here")
+    found(folder, "warning", "INPUT.txt", "no step runs the bridge")
+
+
+def test_srun_takes_its_number_from_the_job(make):
+    folder = make(scheduler="slurm")
+    replace(folder, "INPUT.txt", "% commandExecutable\n", "% commandExecutable\nsrun ")
+    assert not [f for f in check_setup(folder) if "copies" in f.message]
+    replace(folder, "INPUT.txt", "srun ", "srun -n 4 ")
+    found(folder, "error", "INPUT.txt", "srun starts several copies")
+
+
 def test_external_code(make):
     folder = make(steps=1)
     external = folder.parent / "bin" / "uspex-bridge-external"

@@ -74,7 +74,7 @@ def _check_line(setup: Setup, step: Step, command: str) -> Iterator[Finding]:
                 f"'{word}' is not found" + (" on this machine" if step.queued else " on PATH"),
                 "the job has to find it on its own PATH" if step.queued else "give its full path",
             )
-    if step.executable and (launcher := _launches_many(words)):
+    if step.executable and (launcher := _launches_many(words, queued=step.queued)):
         yield Finding(
             "error",
             name,
@@ -113,13 +113,14 @@ def _is_found(word: str, folder: Path) -> bool:
     return place.is_file() and (os.access(place, os.X_OK) or place.suffix == ".sh")
 
 
-def _launches_many(words: list[str]) -> str | None:
-    """Return the MPI launcher in front, unless it is told to start one process."""
+def _launches_many(words: list[str], *, queued: bool) -> str | None:
+    """Return the MPI launcher in front, unless it starts one process; in a job srun may take that from the header."""
     for position, word in enumerate(words):
         if Path(word).name in _LAUNCHERS:
             rest = " ".join(words[position + 1 :])
             number = re.search(r"(?:^|\s)(?:-np|-n|--ntasks)[ =]?(\d+)", rest)
-            return None if number and number[1] == "1" else Path(word).name
+            one = number[1] == "1" if number else queued and Path(word).name == "srun"
+            return None if one else Path(word).name
     return None
 
 

@@ -27,7 +27,7 @@ class Step:
         incar: the file it gets as INCAR.
         kresol: k-point resolution as written (Python line).
         queued: whether a scheduler or another machine runs it.
-        script: text of the script of the set-up that the command starts, if it is one.
+        script: what the script that the command starts does (its text without remarks), if it starts one.
         potcars: folder of its POTCAR files.
         line: line of the input file that gives the command.
     """
@@ -135,7 +135,7 @@ def read_matlab(path: Path) -> Setup:
     commands = text.block("commandExecutable", "EndExecutable")
     blocks = tuple(_whole(row, path) for row in text.block("numSpeci", "EndNumSpeci") if row.text)
     elements = " ".join(value.text for value in text.block("atomType", "EndAtomType")).split()
-    where = cluster.text if cluster else "0"
+    where = cluster.text if cluster and cluster.text.lower() != "nonparallel" else "0"
     if cluster:
         lines["whichCluster"] = cluster.line
     for name in ("minAt", "maxAt"):
@@ -261,11 +261,12 @@ def _python_step(source: InputUspex, number: int, stage: Any) -> Step:
 
 
 def _script(folder: Path, command: str | None) -> str:
-    """Return the text of the script of the set-up that a command starts; its paths are seen from a CalcFold."""
+    """Return the script that a command starts, without its remarks; the command's paths are seen from a CalcFold."""
     for word in (command or "").split():
         name = word.strip("'\"")
         place = Path(name) if Path(name).is_absolute() else folder / "CalcFold1" / name
         if "/" in name and name.endswith(_SCRIPT_SUFFIXES):
             path = Path(re.sub(r"/CalcFold1/\.\./", "/", str(place)))
-            return read_text(path) if path.is_file() else ""
+            lines = read_text(path).split("\n") if path.is_file() else []
+            return "\n".join(line for line in lines if not line.lstrip().startswith("#"))
     return ""
