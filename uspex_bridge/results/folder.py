@@ -369,4 +369,8 @@ def _entries(rows: Rows, label: str, settings: Settings, relaxed: PoscarFile | N
     missing = sum(1 for entry in entries if relaxed is not None and entry.id not in relaxed.blocks and entry.valid)
     if missing and relaxed is not None:
         notes.append(f"{relaxed.path}: {missing} of {len(entries)} structures of Individuals are not in it")
+    without = [entry.id for entry in entries if entry.volume != entry.volume]
+    if relaxed is not None and without:
+        volumes = {number: structure.volume for number, structure in relaxed.read(without)}
+        entries = [replace(e, volume=volumes[e.id]) if e.id in volumes else e for e in entries]
     return tuple(entries)

@@ -188,8 +188,13 @@ def composition_of(symbols: Iterable[str]) -> Composition:
 class Source(Protocol):
     """Something that entries with structures come from."""
 
-    label: str
-    entries: tuple[Entry, ...]
+    @property
+    def label(self) -> str:
+        """What its entries name as their run."""
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Its entries."""
 
     @property
     def notes(self) -> list[str]:

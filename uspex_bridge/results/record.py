@@ -49,7 +49,7 @@ def read_lines(path: Path) -> Iterator[Line]:
             except ValueError:
                 continue
             if isinstance(fields, dict) and "enthalpy" in fields:
-                yield _line(fields, start)
+                yield line_of(fields, start)
 
 
 def read_fields(path: Path, recorded: Recorded) -> dict[str, Any]:
@@ -75,7 +75,8 @@ def model_name(identity: dict[str, Any]) -> str:
     return " ".join(str(word) for word in words if word)
 
 
-def _line(fields: dict[str, Any], offset: int) -> Line:
+def line_of(fields: dict[str, Any], offset: int) -> Line:
+    """Return what is kept of one line of the record, which begins at byte ``offset`` and ended with a result."""
     models = fields.get("models") or {}
     used = [stage["calculator"] for stage in fields.get("stages") or []]
     names = tuple(dict.fromkeys(model_name(models[name]) for name in used if name in models))

@@ -1,0 +1,319 @@
+"""Structures and energies from elsewhere: extxyz, tables of CIFs, OPTIMADE and Materials Project JSON, relaxed folders.
+
+Energies in such files are E (without PV) unless they are called enthalpy. A structure without an energy is good for
+recognising known phases only.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uspex_bridge import journal
+from uspex_bridge.errors import ConfigError, InputError
+from uspex_bridge.records import Structure
+from uspex_bridge.results.folder import Results, open_all
+from uspex_bridge.results.model import NAN, Entry, Pool, Source, composition_of
+from uspex_bridge.results.record import line_of
+from uspex_bridge.structures import read_structures
+from uspex_bridge.units import pv_energy
+
+#: Names of a cell's energy in OPTIMADE attributes after the provider's prefix, and of an atom's.
+_PER_CELL, _PER_ATOM = ("energy", "total_energy", "energy_total"), ("energy_per_atom", "total_energy_per_atom")
+
+
+@dataclass(frozen=True, eq=False)
+class Loose:
+    """Entries whose structures are in memory: references and hand-made lists."""
+
+    label: str
+    entries: tuple[Entry, ...]
+    held: dict[int, Structure]
+    names: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def structures(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Structure]]:
+        """Yield structures in the order of ``entries``."""
+        for entry in entries:
+            if entry.id in self.held:
+                yield entry, self.held[entry.id]
+
+
+@dataclass
+class _Item:
+    """One structure of a file, before it is an entry."""
+
+    name: str
+    structure: Structure
+    energy: float = NAN
+    enthalpy: float = NAN
+    pressure_gpa: float | None = None
+    level: str = ""
+    symbol: str = ""
+
+
+def open_sources(places: Sequence[str], levels: Sequence[str] = (), *, record: bool = True) -> Pool:
+    """Open results folders, folders of results, and files of references, in the order given.
+
+    Args:
+        places: paths; a folder is of USPEX's results (or holds some), or one that ``uspex-bridge relax`` or
+            ``rescore`` left; a file is a reference.
+        levels: ``LABEL`` for everything that states no level of theory, or ``PATH=LABEL`` for one place.
+        record: see :func:`uspex_bridge.results.folder.open_results`.
+
+    Raises:
+        InputError: a place holds nothing that can be read.
+        ConfigError: a level names a place that was not given.
+    """
+    default, named = _levels(places, levels)
+    sources: list[Source] = []
+    for place in places:
+        level = named.get(place, "") or default
+        opened = _open(place, record=record)
+        sources.extend(_with_level(source, level, override=place in named) for source in opened)
+    return Pool(sources)
+
+
+def read_reference(path: Path, label: str | None = None) -> Loose:
+    """Read one file of references by its ending: ``.json``, ``.csv`` (a table of files), else what ASE reads.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
+    notes: list[str] = []
+    if path.suffix == ".json":
+        items = list(_from_json(path, notes))
+    elif path.suffix == ".csv":
+        items = list(_from_table(path))
+    else:
+        items = list(_from_ase(path))
+    if not items:
+        raise InputError(f"{path}: no structure in it can be used" + (f" ({notes[0]})" if notes else ""))
+    return _loose(label or str(path), items, notes)
+
+
+def read_relaxed(folder: Path, label: str | None = None) -> Loose:
+    """Read what ``uspex-bridge relax`` or ``rescore`` left in a folder: the results in its record.
+
+    Raises:
+        InputError: there is no record.
+    """
+    path = folder / journal.FILENAME
+    if not path.is_file():
+        raise InputError(f"{folder}: there is no {journal.FILENAME} in it")
+    name = label or str(folder)
+    entries: dict[int, Entry] = {}
+    held, names = {}, {}
+    for number, fields in enumerate(journal.read(path), 1):
+        if "enthalpy" not in fields or "output" not in fields:
+            continue
+        line, output = line_of(fields, 0), fields["output"]
+        key = int(fields.get("index") or number)
+        structure = Structure(
+            tuple(output["symbols"]), np.array(output["cell"]), np.array(output["scaled"]), str(fields.get("label", ""))
+        )
+        entries[key] = Entry(
+            run=name,
+            id=key,
+            composition=composition_of(structure.symbols),
+            enthalpy=line.enthalpy,
+            volume=structure.volume,
+            pressure_gpa=line.pressure_gpa,
+            level=line.level,
+            record=line.recorded,
+        )
+        held[key], names[key] = structure, structure.comment.split()[0] if structure.comment.split() else str(key)
+    return Loose(name, tuple(entries.values()), held, names)
+
+
+def _open(place: str, *, record: bool) -> list[Source]:
+    path = Path(place)
+    if path.is_file():
+        return [read_reference(path, place)]
+    if (path / journal.FILENAME).is_file() and not _has_results(path):
+        return [read_relaxed(path, place)]
+    return list(open_all([path], record=record))
+
+
+def _has_results(path: Path) -> bool:
+    return (path / "Individuals").is_file() or any(path.glob("results*/Individuals"))
+
+
+def _levels(places: Sequence[str], levels: Sequence[str]) -> tuple[str, dict[str, str]]:
+    default, named = "", {}
+    for text in levels:
+        place, equals, label = text.rpartition("=")
+        if not equals:
+            default = text
+        elif place in places:
+            named[place] = label
+        else:
+            raise ConfigError(f"--level {text}: {place} is not one of the places given")
+    return default, named
+
+
+def _with_level(source: Source, level: str, *, override: bool) -> Source:
+    """Label what states no level of theory; of a place that was named, everything."""
+    if not level:
+        return source
+    entries = tuple(replace(e, level=level) if override or not e.level else e for e in source.entries)
+    if isinstance(source, (Results, Loose)):
+        return replace(source, entries=entries)
+    return source
+
+
+def _loose(label: str, items: Sequence[_Item], notes: list[str]) -> Loose:
+    entries, held, names = [], {}, {}
+    for number, item in enumerate(items, 1):
+        pressure, enthalpy = item.pressure_gpa, item.enthalpy
+        if not math.isfinite(enthalpy):
+            # A file that says no pressure holds E; that is the enthalpy at 0 GPa.
+            pressure = 0.0 if pressure is None else pressure
+            enthalpy = item.energy + pv_energy(pressure, item.structure.volume)
+        entries.append(
+            Entry(
+                run=label,
+                id=number,
+                composition=composition_of(item.structure.symbols),
+                enthalpy=enthalpy,
+                volume=item.structure.volume,
+                pressure_gpa=pressure,
+                level=item.level,
+                symbol=item.symbol,
+                origin="reference",
+            )
+        )
+        held[number], names[number] = item.structure, item.name
+    if missing := sum(not math.isfinite(entry.enthalpy) for entry in entries):
+        notes.append(f"{label}: {missing} of {len(entries)} structures have no energy; good for comparison only")
+    return Loose(label, tuple(entries), held, names, notes)
+
+
+def _from_ase(path: Path) -> Iterator[_Item]:
+    """Read extxyz and all else that ASE reads; energies from the calculator, names and pressures from ``info``."""
+    import ase.io
+
+    try:
+        images = ase.io.read(path, index=":")
+    except Exception as error:
+        raise InputError(f"{path}: ASE cannot read it: {type(error).__name__}: {error}") from error
+    for number, atoms in enumerate(images, 1):
+        if len(atoms) == 0 or atoms.cell.rank < 3:
+            raise InputError(f"{path}: structure {number} has no atoms or no cell in three dimensions")
+        info = atoms.info
+        results = atoms.calc.results if atoms.calc is not None else {}
+        energy = results.get("energy", info.get("energy", NAN))
+        pressure = next((info[k] for k in ("pressure_gpa", "pressure_GPa", "pressure") if k in info), None)
+        name = next((info[k] for k in ("name", "material_id", "id") if k in info), f"{path.stem}-{number}")
+        structure = Structure(
+            tuple(atoms.get_chemical_symbols()), atoms.cell.array, atoms.get_scaled_positions(wrap=False), str(name)
+        )
+        yield _Item(
+            str(name),
+            structure,
+            float(energy),
+            float(info.get("enthalpy", NAN)),
+            None if pressure is None else float(pressure),
+            str(info.get("level", "")),
+        )
+
+
+def _from_table(path: Path) -> Iterator[_Item]:
+    """Read a table with the columns file, energy (eV per cell) and, if wanted, enthalpy, pressure_gpa, level, name."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        columns = set(reader.fieldnames or ())
+        if "file" not in columns or not columns & {"energy", "enthalpy"}:
+            raise InputError(f"{path}: a table of references needs the columns file and energy (eV per cell)")
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            file = path.parent / row["file"]
+            structures = read_structures(file)
+            if len(structures) != 1:
+                raise InputError(f"{where}: {file} holds {len(structures)} structures; one energy belongs to one")
+            pressure = row.get("pressure_gpa")
+            yield _Item(
+                row.get("name") or Path(row["file"]).stem,
+                structures[0],
+                _value(row.get("energy"), f"{where}: energy"),
+                _value(row.get("enthalpy"), f"{where}: enthalpy"),
+                _value(pressure, f"{where}: pressure_gpa") if pressure else None,
+                row.get("level") or "",
+            )
+
+
+def _value(word: str | None, where: str) -> float:
+    if not word:
+        return NAN
+    try:
+        return float(word)
+    except ValueError:
+        raise InputError(f"{where} = '{word}' is no number") from None
+
+
+def _from_json(path: Path, notes: list[str]) -> Iterator[_Item]:
+    """Read an OPTIMADE response, Materials Project documents or pymatgen entries, alone or in a list."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as JSON: {error}") from None
+    if isinstance(data, dict) and isinstance(data.get("data"), list):
+        data = data["data"]
+    elif isinstance(data, dict):
+        data = [data]
+    if not isinstance(data, list):
+        raise InputError(f"{path}: neither an OPTIMADE response nor a list of documents")
+    for number, document in enumerate(data, 1):
+        try:
+            yield _from_optimade(document) if "attributes" in document else _from_pymatgen(document)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            notes.append(f"{path}: document {number} is left out: {type(error).__name__}: {error}")
+
+
+def _from_optimade(document: dict[str, Any]) -> _Item:
+    attributes = document["attributes"]
+    symbols = []
+    species = {one["name"]: one["chemical_symbols"] for one in attributes.get("species") or ()}
+    for site in attributes["species_at_sites"]:
+        found = species.get(site, [site])
+        if len(found) != 1:
+            raise ValueError(f"site {site} is disordered")
+        symbols.append(found[0])
+    cell = np.array(attributes["lattice_vectors"], dtype=float)
+    positions = np.array(attributes["cartesian_site_positions"], dtype=float)
+    structure = Structure(tuple(symbols), cell, positions @ np.linalg.inv(cell), str(document["id"]))
+    energy, level = NAN, ""
+    for key, value in attributes.items():
+        prefixed = re.fullmatch(r"_([a-z0-9]+)_(\w+)", key)
+        if prefixed and isinstance(value, (int, float)):
+            if prefixed[2] in _PER_CELL:
+                energy, level = float(value), prefixed[1]
+            elif prefixed[2] in _PER_ATOM and not math.isfinite(energy):
+                energy, level = float(value) * len(symbols), prefixed[1]
+    return _Item(str(document["id"]), structure, energy, level=level)
+
+
+def _from_pymatgen(document: dict[str, Any]) -> _Item:
+    """Read a Materials Project document or a ComputedStructureEntry; corrections to energies are left off."""
+    from pymatgen.core import Structure as PymatgenStructure
+
+    read = PymatgenStructure.from_dict(document["structure"])
+    if not read.is_ordered:
+        raise ValueError("it is disordered")
+    structure = Structure(tuple(site.specie.symbol for site in read), read.lattice.matrix, read.frac_coords)
+    name = str(document.get("material_id") or document.get("entry_id") or document.get("task_id") or "")
+    per_atom = document.get("uncorrected_energy_per_atom", document.get("energy_per_atom"))
+    energy = document["energy"] if "energy" in document else NAN if per_atom is None else per_atom * len(read)
+    run_type = (document.get("parameters") or {}).get("run_type", "")
+    level = f"Materials Project {run_type}".strip() if re.match(r"mp-|mvc-", name) else str(run_type)
+    return _Item(name or structure.formula, replace(structure, comment=name), float(energy), level=level)
