@@ -73,7 +73,7 @@ class Guards:
         final_ratio: a pair closer than this in the result is refused.
         min_packing: smallest volume per atom, as a fraction of the mean volume of the covalent spheres.
         max_volume: largest volume per atom, Å³.
-        max_growth: largest volume relative to the start.
+        max_growth: largest volume relative to the start, or to the covalent spheres where the start is denser.
         min_height: smallest distance between opposite faces of the starting cell, Å.
         axis_ratio: longest over shortest lattice vector (the paper's filter is 3).
         axis: ``flag`` or ``reject`` a result beyond ``axis_ratio``, or ``off``.
@@ -84,7 +84,7 @@ class Guards:
         max_atoms: largest cell.
     """
 
-    overlap_ratio: float = 0.55
+    overlap_ratio: float = 0.5
     overlap: Literal["push", "reject"] = "push"
     collapse_ratio: float = 0.42
     final_ratio: float = 0.5

@@ -28,6 +28,9 @@ from uspex_bridge.records import RelaxResult, Structure, VaspRun
 if TYPE_CHECKING:
     from uspex_bridge.relax.engine import Step
 
+#: Begins the reason of a refusal that the record gave.
+_AS_BEFORE = "refused as before: "
+
 
 @dataclass
 class Models:
@@ -122,8 +125,8 @@ def _relax_once(
 ) -> RelaxResult:
     """Relax, unless the record says that this very job was refused before for a lasting reason."""
     if earlier := journal.earlier_refusal(record, key):
-        reason = f"refused as before ({earlier.get('time')}): {earlier.get('reason')}"
-        raise Rejected(str(earlier.get("code")), reason, lasting=True)
+        reason = str(earlier.get("reason")).removeprefix(_AS_BEFORE)
+        raise Rejected(str(earlier.get("code")), _AS_BEFORE + reason, lasting=True)
     return relax_structure(structure, plan, pool, halter, lambda step: log.debug("%s", step_line(step)))
 
 

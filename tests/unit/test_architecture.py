@@ -16,7 +16,7 @@ BASE = {"errors", "units", "records", "cards", "schema"}
 MAY_IMPORT = {
     "errors": set(),
     "units": set(),
-    "cards": set(),
+    "cards": {"errors", "schema"},
     "schema": {"errors"},
     "records": {"units"},
     "vasp": BASE | {"publish"},

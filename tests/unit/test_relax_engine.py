@@ -312,8 +312,19 @@ def test_coincident_atoms_and_dense_starts_survive():
     result = run(as_structure(dense))
     assert result.converged
     assert result.final.volume / 4 == pytest.approx(11.6, abs=0.6)
+    dense.set_cell(0.83 * dense.cell.array, scale_atoms=True)
     with pytest.raises(Rejected, match="cannot be pushed apart"):
-        run(as_structure(dense), isif=2)
+        run(as_structure(dense), isif=4)
+
+
+def test_a_dense_start_at_constant_volume_goes_to_the_model_if_it_can_cope():
+    atoms = bulk("Cu", cubic=True)
+    atoms.set_cell(0.51 * atoms.cell.array, scale_atoms=True)
+    guards = replace(GUARDS, overlap_ratio=0.6, final_ratio=0.45)
+    result = run(as_structure(atoms), isif=4, guards=guards)
+    assert result.converged
+    assert "overlap-pushed" in result.flags
+    assert result.final.volume == pytest.approx(atoms.get_volume(), rel=1e-6)
 
 
 def test_flat_dilute_and_huge_cells_are_refused():

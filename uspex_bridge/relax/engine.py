@@ -117,7 +117,8 @@ class _Relaxation:
             check_result(self.atoms, plan.guards)
             return self._static()
         if overlapping:
-            push_apart(self.atoms, plan.guards.overlap_ratio, ions=ions, expand=cell in ("full", "volume"))
+            aim, floor = plan.guards.overlap_ratio, plan.guards.collapse_ratio
+            push_apart(self.atoms, aim, floor, ions=ions, expand=cell in ("full", "volume"))
             self.flags.append("overlap-pushed")
         self.start_volume = float(np.linalg.det(self.atoms.cell.array))
         if intent.keep_symmetry:

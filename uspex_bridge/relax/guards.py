@@ -79,7 +79,7 @@ def check_geometry(atoms: Atoms, guards: Guards, start_volume: float) -> None:
     spheres = float((4.0 / 3.0 * np.pi * covalent_radii[atoms.numbers] ** 3).sum())
     if volume < guards.min_packing * spheres:
         raise Rejected("collapse", f"the cell collapsed to {volume / n:.2f} Å³ per atom")
-    if growth > guards.max_growth or volume > guards.max_volume * n:
+    if volume > guards.max_growth * max(abs(start_volume), spheres) or volume > guards.max_volume * n:
         raise Rejected("explosion", f"the cell grew to {volume / n:.0f} Å³ per atom ({growth:.1f} x)")
     if close := closest_pair(atoms, guards.collapse_ratio):
         raise Rejected("collapse", f"atoms collapsed onto each other: {close[1]}")

@@ -14,36 +14,50 @@ from uspex_bridge.relax.guards import closest_pair
 _SWEEPS, _EXPANSION, _EXPANSIONS = 100, 1.02, 35
 
 
-def push_apart(atoms: Atoms, ratio: float, *, ions: bool, expand: bool, seed: int = 0) -> None:
+def push_apart(atoms: Atoms, ratio: float, floor: float, *, ions: bool, expand: bool, seed: int = 0) -> None:
     """Move atoms of ``atoms`` in place until every pair is ``ratio`` of the sum of covalent radii apart.
 
     Each sweep moves both atoms of every overlapping pair by half of what they lack. Where that does not settle, as
     in a cell too small for its atoms or an atom too close to its own image, the cell grows by 2 % in each direction
-    (if ``expand``), up to twice its lengths.
+    (if ``expand``), up to twice its lengths. In a cell that must keep its volume the best that was reached is good
+    enough if no pair is closer than ``floor``: a potential can do the rest.
 
     Raises:
-        Rejected: the overlap stays.
+        Rejected: a pair stays closer than ``floor``.
     """
     rng = np.random.default_rng(seed)
-    radii = covalent_radii[atoms.numbers]
-    aim = 1.02 * ratio
     for _ in range(_EXPANSIONS if expand else 1):
-        for _ in range(_SWEEPS if ions else 1):
-            first, second, vectors, distance = neighbor_list("ijDd", atoms, aim * radii)
-            if len(distance) == 0:
-                return
-            if not ions:
-                break
-            lack = aim * (radii[first] + radii[second]) - distance
-            coincident = distance < 1e-6
-            vectors[coincident] = rng.normal(size=(int(coincident.sum()), 3))
-            units = vectors / np.linalg.norm(vectors, axis=1)[:, None]
-            shift = np.zeros_like(atoms.positions)
-            np.add.at(shift, first, -0.25 * lack[:, None] * units)
-            np.add.at(shift, second, 0.25 * lack[:, None] * units)
-            atoms.set_positions(atoms.positions + shift)
+        if _sweep(atoms, 1.02 * ratio, _SWEEPS if ions else 0, rng):
+            return
         if expand:
             atoms.set_cell(_EXPANSION * atoms.cell.array, scale_atoms=True)
-    close = closest_pair(atoms, ratio)
+    close = closest_pair(atoms, floor)
     if close is not None:
         raise Rejected("overlap", f"atoms overlap and cannot be pushed apart in this cell: {close[1]}")
+
+
+def _sweep(atoms: Atoms, ratio: float, sweeps: int, rng: np.random.Generator) -> bool:
+    """Push overlapping pairs apart up to ``sweeps`` times; return whether none overlaps any more.
+
+    Where some still do, the atoms are left where the closest pair was furthest apart.
+    """
+    radii = covalent_radii[atoms.numbers]
+    best = (-1.0, atoms.positions.copy())
+    for _ in range(sweeps + 1):
+        first, second, vectors, distance = neighbor_list("ijDd", atoms, ratio * radii)
+        if len(distance) == 0:
+            return True
+        wanted = radii[first] + radii[second]
+        closest = float((distance / wanted).min())
+        if closest > best[0]:
+            best = (closest, atoms.positions.copy())
+        coincident = distance < 1e-6
+        vectors[coincident] = rng.normal(size=(int(coincident.sum()), 3))
+        units = vectors / np.linalg.norm(vectors, axis=1)[:, None]
+        lack = (ratio * wanted - distance)[:, None] * units
+        shift = np.zeros_like(atoms.positions)
+        np.add.at(shift, first, -0.25 * lack)
+        np.add.at(shift, second, 0.25 * lack)
+        atoms.set_positions(atoms.positions + shift)
+    atoms.set_positions(best[1], apply_constraint=False)
+    return False
