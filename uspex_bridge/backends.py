@@ -35,14 +35,6 @@ BUILT_IN = {
 }
 #: Entry-point group in which other packages offer calculators: a module with CARD and build, or a function.
 GROUP = "uspex_bridge.calculators"
-#: Variables that PyTorch, NumPy's libraries and DeePMD-kit take their number of threads from.
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "DP_INTRA_OP_PARALLELISM_THREADS",
-    "DP_INTER_OP_PARALLELISM_THREADS",
-)
 
 log = logging.getLogger(__name__)
 
@@ -227,14 +219,6 @@ def load(name: str, settings: CalculatorSettings) -> Backend:
         elements=known,
         energy_zero=(found.known.energy_zero or card.energy_zero) if found.known else "model",
     )
-
-
-def limit_threads(number: int) -> None:
-    """Let PyTorch and NumPy's libraries use ``number`` CPU threads in this process and in workers started by it."""
-    for variable in _THREAD_VARIABLES:
-        os.environ[variable] = str(number)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(number)
 
 
 def package_version(card: Card) -> str | None:

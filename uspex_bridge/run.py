@@ -24,6 +24,7 @@ from uspex_bridge.folders import Folder, Request
 from uspex_bridge.halt import Halter
 from uspex_bridge.protocol import Plan, Protocol, load_protocol, make_plan
 from uspex_bridge.records import RelaxResult, Structure, VaspRun
+from uspex_bridge.threads import limit_threads
 
 if TYPE_CHECKING:
     from uspex_bridge.relax.engine import Step
@@ -46,7 +47,7 @@ class Models:
             ModelError: its package, weights or device is not available.
         """
         if name not in self.loaded:
-            backends.limit_threads(self.config.threads)
+            limit_threads(self.config.threads)
             self.loaded[name] = backends.load(name, self.config.settings_of(name))
         return self.loaded[name]
 
@@ -55,6 +56,19 @@ class Models:
         for backend in self.loaded.values():
             backend.close()
         self.loaded.clear()
+
+
+class Watcher:
+    """Hears of a run as it goes on; this one keeps it to itself."""
+
+    def began(self, fields: dict[str, Any]) -> None:
+        """Hear what the record's entry holds before the first step."""
+
+    def step(self, step: Step) -> None:
+        """Hear of an ionic step."""
+
+    def ended(self, fields: dict[str, Any]) -> None:
+        """Hear what the record's entry holds in the end, however that came."""
 
 
 def choose_protocol(config: Config) -> tuple[Protocol, str]:
@@ -84,6 +98,7 @@ def run_folder(
     log: logging.Logger,
     halter: Halter,
     models: Callable[[Config], Models] = Models,
+    watcher: Watcher | None = None,
 ) -> None:
     """Do what USPEX asks for in ``folder``, whose old results are gone (:func:`uspex_bridge.slot.run_in_slot`).
 
@@ -97,8 +112,16 @@ def run_folder(
     halter.start(config.time_limit)
     entry = Entry(request.structure, plan, config, journal.whereabouts(folder.path, request.structure.comment))
     record = Path(config.base, config.record) if config.record else journal.default_path(folder.path)
+    watcher = watcher or Watcher()
+    watcher.began(entry.fields)
+
+    def observe(step: Step) -> None:
+        log.debug("%s", step_line(step))
+        watcher.step(step)
+
     try:
-        result = _relax_once(request.structure, plan, models(config), halter, log, record, entry.key)
+        _refuse_again(record, entry.key)
+        result = relax_structure(request.structure, plan, models(config), halter, observe)
         folder.publish(vasp_run(request, result, config, entry.seconds), config)
     except BridgeError as error:
         entry.failed(error)
@@ -112,22 +135,14 @@ def run_folder(
         print(entry.summary(result))
     finally:
         _keep(record, entry, log)
+        watcher.ended(entry.fields)
 
 
-def _relax_once(
-    structure: Structure,
-    plan: Plan,
-    pool: Models,
-    halter: Halter,
-    log: logging.Logger,
-    record: Path,
-    key: str,
-) -> RelaxResult:
-    """Relax, unless the record says that this very job was refused before for a lasting reason."""
+def _refuse_again(record: Path, key: str) -> None:
+    """Refuse what the record says was refused before, this very job for a lasting reason."""
     if earlier := journal.earlier_refusal(record, key):
         reason = str(earlier.get("reason")).removeprefix(_AS_BEFORE)
         raise Rejected(str(earlier.get("code")), _AS_BEFORE + reason, lasting=True)
-    return relax_structure(structure, plan, pool, halter, lambda step: log.debug("%s", step_line(step)))
 
 
 def relax_structure(

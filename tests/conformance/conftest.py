@@ -15,6 +15,7 @@ from ase import Atoms
 
 from uspex_bridge import backends
 from uspex_bridge.cards import CalculatorSettings
+from uspex_bridge.threads import limit_threads
 
 HERE = Path(__file__).parent
 FAMILY = ("Ca", "Fe", "Ni")
@@ -138,7 +139,7 @@ def settings(case: Case, request: pytest.FixtureRequest) -> CalculatorSettings:
 
 @pytest.fixture(scope="session")
 def backend(case: Case, settings: CalculatorSettings) -> Iterator[backends.Backend]:
-    backends.limit_threads(1)
+    limit_threads(1)
     with backends.load(case.name, settings) as loaded:
         yield loaded
 

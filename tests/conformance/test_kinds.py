@@ -15,11 +15,12 @@ import pytest
 from uspex_bridge import backends
 from uspex_bridge.cards import CalculatorSettings, file_of_url
 from uspex_bridge.errors import CalculationError, ConfigError, ModelError
+from uspex_bridge.threads import limit_threads
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    backends.limit_threads(1)
+    limit_threads(1)
 
 
 def load(kind: str, **settings) -> backends.Backend:

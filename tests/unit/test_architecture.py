@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "slot": {"errors", "logs", "publish"},
     "publish": {"errors"},
     "logs": set(),
+    "threads": set(),
     "halt": {"errors"},
     "journal": BASE,
 }

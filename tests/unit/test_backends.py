@@ -419,21 +419,6 @@ def test_check_elements():
         backend.check_elements(["Fe", "Og", "Ca"])
 
 
-def test_limit_threads(monkeypatch):
-    import torch
-
-    before = torch.get_num_threads()
-    for variable in backends._THREAD_VARIABLES:
-        monkeypatch.setenv(variable, "3")
-    backends.limit_threads(2)
-    assert torch.get_num_threads() == 2
-    assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "2"
-    torch.set_num_threads(before)
-
-
-# --------------------------------------------------------------------------------------- evaluating, misbehaviour
-
-
 def toy(**options):
     return backends.load("toy", CalculatorSettings(options=options)).calculator
 

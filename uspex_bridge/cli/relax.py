@@ -16,6 +16,8 @@ from uspex_bridge.cli.vasp import read_settings
 if TYPE_CHECKING:
     from uspex_bridge.byhand import Relaxed
 
+#: The options that go over bridge.toml; the others are the task's.
+_SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 #: Heading and unit of each column of the table.
 _COLUMNS = {
     "structure": "",
@@ -53,16 +55,18 @@ def command(files: tuple[Path, ...], out: Path, as_json: bool, symprec: float, *
     Leaves relaxed.extxyz, relaxed.POSCARS and a record of what happened in the folder --out, and prints a table.
     The exit code is 0 if every structure gave a result, else that of the first failure (see uspex-bridge-vasp -h).
     """
+    from uspex_bridge.threads import limit_threads
+
+    config = read_settings(Path.cwd(), {key: options.pop(key) for key in _SETTINGS})
+    limit_threads(config.threads)
     from uspex_bridge.byhand import Task, relax_all
     from uspex_bridge.structures import read_structures
 
     structures = [(path, k, s) for path in files for k, s in enumerate(read_structures(path), 1)]
-    special = {key: options.pop(key) for key in ("pressure", "fmax", "isif", "nsw", "keep_symmetry", "trajectory")}
-    vasp_files, model = options.pop("vasp_files"), options.pop("model")
-    config = read_settings(Path.cwd(), options)
+    model = options.pop("model")
     if model:
         config = _with_model(config, model)
-    task = Task(config=config, out=out, symprec=symprec, vasp_files=vasp_files, **special)
+    task = Task(config=config, out=out, symprec=symprec, **options)
     shown = not sys.stderr.isatty()
     with click.progressbar(length=len(structures), label="relaxing", file=sys.stderr, hidden=shown) as bar:
         results = []

@@ -35,12 +35,14 @@ def run(path: Path, kind: Literal["vasp", "external"], options: dict[str, Any]) 
     from uspex_bridge.halt import Halter
     from uspex_bridge.publish import EXTERNAL_OUTPUTS, VASP_OUTPUTS
     from uspex_bridge.slot import run_in_slot
+    from uspex_bridge.threads import limit_threads
 
     halter = Halter()
     halter.catch_signals()
 
     def work(log: Any) -> None:
         config = read_settings(path, options)
+        limit_threads(config.threads)
         from uspex_bridge.folders import ExternalFolder, VaspFolder
         from uspex_bridge.run import run_folder
 

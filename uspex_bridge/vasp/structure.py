@@ -139,7 +139,9 @@ def _parse(lines: _Lines, potcar_symbols: Sequence[str] | None) -> Structure:
         rows.append(lines.numbers(3, f"one of {len(symbols)} positions"))
         if selective:
             free.append(lines.flags())
-    scaled = np.array(rows) if direct else np.linalg.solve(cell.T, (np.array(rows) * scale).T).T
+    scaled: Array = np.array(rows, dtype=float)
+    if not direct:
+        scaled = np.linalg.solve(cell.T, (scaled * scale).T).T
     return Structure(symbols, cell, scaled, comment, np.array(free) if selective else None)
 
 

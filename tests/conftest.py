@@ -1,0 +1,6 @@
+"""One thread per process, set before numpy is imported: the tests start many processes side by side."""
+
+import os
+
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_variable] = "1"
