@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -154,8 +154,8 @@ def _records(path: Path, offset: int) -> dict[str, Any]:
             entries = [json.loads(line) for line in stream]
     return {
         "evaluations": sum(stage["evaluations"] for entry in entries for stage in entry.get("stages", [])),
-        "record": [entry["status"] for entry in entries],
-        "refusals": dict(Counter(entry["code"] for entry in entries if entry.get("exit", 0) != 0)),
+        "record": [entry.get("status", "") for entry in entries],
+        "refusals": dict(Counter(str(entry.get("code")) for entry in entries if entry.get("exit", 0) != 0)),
     }
 
 
@@ -190,7 +190,8 @@ def run(setup: Setup, todo: list[tuple[float, int]], workers: int, out: TextIO) 
 
         with ThreadPoolExecutor(workers) as pool:
             try:
-                for outcome in [pool.submit(work, number) for number in range(1, workers + 1)]:
+                outcomes = [pool.submit(work, number) for number in range(1, workers + 1)]
+                for outcome in wait(outcomes, return_when=FIRST_EXCEPTION).done:
                     outcome.result()
             finally:  # an error or Ctrl-C: the others finish the structure that they are at
                 while not waiting.empty():

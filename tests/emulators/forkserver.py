@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -164,8 +165,12 @@ def _start() -> None:
     main = getattr(importlib.import_module(module), function)
     if loguru := sys.modules.get("loguru"):
         loguru.logger.remove()  # MatterSim's import starts a thread that writes its messages
-    threads = len(os.listdir("/proc/self/task"))
-    if threads != 1:
+    for _ in range(100):  # a thread that was joined may take a moment to go
+        threads = len(os.listdir("/proc/self/task"))
+        if threads == 1:
+            break
+        time.sleep(0.05)
+    else:
         raise SystemExit(f"fork server: {threads} threads after the imports; a fork of them would not be safe")
     channel.sendall(b"ready")
     _serve(channel, main)

@@ -32,16 +32,19 @@ def short_series(last_force: float = 0.01) -> list[str]:
     """Return four INCARs, the fewest with which the MATLAB line perturbs a step (the second): ISIF 4, 3, 3, NSW = 0."""
     head = _ELECTRONS.format(prec="NORMAL", ediff="1e-4", sigma=0.06)
     return [
-        head + "EDIFFG = -0.5\nNSW = 60\nISIF = 4\n",
-        head + "EDIFFG = -0.1\nNSW = 200\nISIF = 3\n",
-        head + f"EDIFFG = -{last_force}\nNSW = 1000\nISIF = 3\n",
+        head + "EDIFFG = -0.5\nNSW = 60\nISIF = 4\nIBRION = 2\n",
+        head + "EDIFFG = -0.1\nNSW = 200\nISIF = 3\nIBRION = 2\n",
+        head + f"EDIFFG = -{last_force}\nNSW = 1000\nISIF = 3\nIBRION = 2\n",
         head + "NSW = 0\nISIF = 2\n",
     ]
 
 
 def single_relaxation(force: float = 0.01) -> list[str]:
     """Return one INCAR that relaxes everything to ``force`` eV/Å."""
-    return [_ELECTRONS.format(prec="NORMAL", ediff="1e-5", sigma=0.05) + f"EDIFFG = -{force}\nNSW = 1500\nISIF = 3\n"]
+    return [
+        _ELECTRONS.format(prec="NORMAL", ediff="1e-5", sigma=0.05)
+        + f"EDIFFG = -{force}\nNSW = 1500\nISIF = 3\nIBRION = 2\n"
+    ]
 
 
 def potcar(symbol: str) -> str:
