@@ -35,6 +35,34 @@ class ExternalSettings:
 
 
 @dataclass(frozen=True)
+class ServiceSettings:
+    """``[service]``: whether calls use a service, and how one runs (docs/service.md).
+
+    Attributes:
+        mode: what a call does: use a service where one answers (``auto``), never (``off``), start one where there is
+            none (``start``), fail without one (``require``).
+        workers: processes that relax, each one structure at a time; None is one per ``threads`` CPU cores.
+        idle_timeout: seconds without a job after which the service ends; ``inf`` is never.
+        on_disconnect: what becomes of a job whose caller was killed: ``cancel`` leaves no files, ``finish`` goes on.
+        jobs_per_worker: jobs after which a worker is replaced by a fresh one.
+    """
+
+    mode: Literal["auto", "off", "start", "require"] = "auto"
+    workers: int | None = None
+    idle_timeout: float = 3600.0
+    on_disconnect: Literal["cancel", "finish"] = "cancel"
+    jobs_per_worker: int = 500
+
+    def __post_init__(self) -> None:
+        for key in ("workers", "jobs_per_worker"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key} = {value} must be at least 1")
+        if self.idle_timeout <= 0:
+            raise ValueError(f"idle_timeout = {self.idle_timeout} must be positive (seconds)")
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that bridge.toml may say (docs/configuration.md).
 
@@ -65,6 +93,7 @@ class Config:
     record: str | None = None
     calculators: dict[str, CalculatorSettings] = field(default_factory=dict)
     external: ExternalSettings = field(default_factory=ExternalSettings)
+    service: ServiceSettings = field(default_factory=ServiceSettings)
     base: str = ""
     source: str = ""
 
@@ -127,6 +156,7 @@ def read_config(path: Path) -> Config:
             raise ConfigError(f"{path}: unknown key '{hidden}'")
     calculators = table.pop("calculators", {})
     external = build(ExternalSettings, table.pop("external", {}), f"{path}: [external]")
+    service = build(ServiceSettings, table.pop("service", {}), f"{path}: [service]")
     if not isinstance(calculators, dict) or not all(isinstance(entry, dict) for entry in calculators.values()):
         raise ConfigError(f"{path}: calculators are written as [calculators.NAME] tables")
     base = path.resolve().parent
@@ -135,7 +165,9 @@ def read_config(path: Path) -> Config:
         for name, entry in calculators.items()
     }
     config = build(Config, table, str(path))
-    return replace(config, calculators=made, external=external, base=str(base), source=str(path.resolve()))
+    return replace(
+        config, calculators=made, external=external, service=service, base=str(base), source=str(path.resolve())
+    )
 
 
 def _anchored(settings: CalculatorSettings, base: Path) -> CalculatorSettings:

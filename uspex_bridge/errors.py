@@ -68,3 +68,9 @@ class Interrupted(BridgeError):
     """The time limit or a signal came before there was any valid result."""
 
     exit_code = 10
+
+
+class ServiceError(BridgeError):
+    """The service is needed and cannot be used."""
+
+    exit_code = 11

@@ -26,6 +26,7 @@ class Halter:
         self._began = time.monotonic()
         self._limit = math.inf
         self._signal = False
+        self._watchdog: threading.Timer | None = None
 
     def catch_signals(self) -> None:
         """Take SIGTERM and SIGINT as a request to end cleanly (main thread only)."""
@@ -37,13 +38,22 @@ class Halter:
             os._exit(128 + number)
         self._signal = True
 
+    def ask(self) -> None:
+        """Ask for a clean end, as the first signal does (from any thread)."""
+        self._signal = True
+
     def start(self, limit: float) -> None:
         """Set the limit in seconds, counted from the making of this object, and start the watchdog."""
         self._limit = limit
         if math.isfinite(limit):
-            watchdog = threading.Timer(limit + GRACE, self._give_up)
-            watchdog.daemon = True
-            watchdog.start()
+            self._watchdog = threading.Timer(limit + GRACE, self._give_up)
+            self._watchdog.daemon = True
+            self._watchdog.start()
+
+    def close(self) -> None:
+        """Call the watchdog off, in a process that lives longer than its run."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
 
     def _give_up(self) -> None:
         print(

@@ -28,7 +28,7 @@ def run_in_slot(folder: Path, outputs: tuple[str, ...], work: Callable[[logging.
         try:
             if not folder.is_dir():
                 raise OutputError(f"{folder}: there is no such folder")
-            with _sole_use(folder):
+            with sole_use(folder):
                 remove(folder, outputs)
                 work(log)
         except BridgeError as error:
@@ -42,8 +42,14 @@ def run_in_slot(folder: Path, outputs: tuple[str, ...], work: Callable[[logging.
 
 
 @contextmanager
-def _sole_use(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / LOCK, timeout=0)
+def sole_use(folder: Path, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a working folder, waiting for it up to ``wait`` seconds.
+
+    Raises:
+        BusyError: another bridge holds it.
+        OutputError: the folder cannot be written.
+    """
+    lock = FileLock(folder / LOCK, timeout=wait)
     try:
         lock.acquire()
     except Timeout:
