@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from uspex_bridge import journal
 from uspex_bridge.config import Config
 from uspex_bridge.errors import BridgeError, OutputError
@@ -23,7 +25,11 @@ from uspex_bridge.vasp.structure import format_contcar
 
 @dataclass(frozen=True)
 class Task:
-    """What to do with every structure; the fields are the options of ``uspex-bridge relax``."""
+    """What to do with every structure; the fields are the options of ``uspex-bridge relax``.
+
+    ``resume`` keeps what an earlier run left in ``out`` and does not compute again what its record already has: the
+    same structure with the same settings and weights.
+    """
 
     config: Config
     out: Path
@@ -35,6 +41,7 @@ class Task:
     symprec: float = 0.1
     trajectory: bool = False
     vasp_files: bool = False
+    resume: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,31 +70,46 @@ def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: Task) -> 
     """
     try:
         task.out.mkdir(parents=True, exist_ok=True)
-        for old in ("relaxed.extxyz", "relaxed.POSCARS", journal.FILENAME):
+        for old in () if task.resume else ("relaxed.extxyz", "relaxed.POSCARS", journal.FILENAME):
             (task.out / old).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{task.out}: cannot be written: {error.strerror}") from error
     protocol, notice = choose_protocol(task.config)
     models = Models(task.config)
+    record = task.out / journal.FILENAME
+    done = {fields["key"]: fields for fields in journal.read(record) if "key" in fields} if record.is_file() else {}
     try:
         with folder_log(task.out) as log:
             if notice:
                 log.warning("%s", notice)
             for source, number, structure in structures:
                 log.info("%s, structure %d: %s", source, number, structure.formula)
-                yield _relax_one(source, number, structure, task, protocol, models, log)
+                yield _relax_one(source, number, structure, task, protocol, models, done, log)
     finally:
         models.close()
 
 
 def _relax_one(
-    source: Path, number: int, structure: Structure, task: Task, protocol: Protocol, models: Models, log: Any
+    source: Path,
+    number: int,
+    structure: Structure,
+    task: Task,
+    protocol: Protocol,
+    models: Models,
+    done: dict[str, dict[str, Any]],
+    log: Any,
 ) -> Relaxed:
     intent = Intent(isif=task.isif, nsw=task.nsw, pressure_gpa=task.pressure, keep_symmetry=task.keep_symmetry)
     plan = make_plan(protocol, intent, task.config.stages, task.fmax)
     name = structure.comment.split()[0] if structure.comment.split() else f"{source.stem}-{number}"
     entry = Entry(structure, plan, task.config, {"source": str(source), "index": number})
     before = space_group(structure.symbols, structure.cell, structure.scaled, task.symprec)
+    if entry.key in done:
+        fields = done[entry.key]
+        log.info("%s, structure %d: done before (%s)", source, number, fields.get("time"))
+        output = fields.get("output")
+        after = "" if output is None else _group(output, task.symprec)
+        return Relaxed(name, before, after, fields | {"source": str(source), "index": number})
     after = ""
     halter = Halter()
     halter.start(task.config.time_limit)
@@ -103,6 +125,10 @@ def _relax_one(
         log.error("%s, structure %d: %s", source, number, error)
     journal.append(task.out / journal.FILENAME, entry.fields)
     return Relaxed(name, before, after, entry.fields)
+
+
+def _group(geometry: dict[str, Any], symprec: float) -> str:
+    return space_group(geometry["symbols"], np.array(geometry["cell"]), np.array(geometry["scaled"]), symprec)
 
 
 def _write(structure: Structure, result: RelaxResult, plan: Plan, name: str, number: int, task: Task) -> None:

@@ -15,6 +15,12 @@ COMMANDS = {
     "init": ("init", "Write a ready USPEX folder."),
     "doctor": ("doctor", "Say whether this set-up will work."),
     "log": ("log", "Say what happened to a structure."),
+    "results": ("results", "Look at a results folder: summary, best, show, export."),
+    "hull": ("hull", "Show what is stable at a pressure."),
+    "converged": ("converged", "Say whether a search has settled."),
+    "compare": ("compare", "Compare the phases of two searches."),
+    "rescore": ("rescore", "Compute a search again with another model."),
+    "seeds": ("seeds", "Hand the best structures on to another search."),
 }
 
 

@@ -47,6 +47,7 @@ _COLUMNS = {
 @click.option("--symprec", type=float, default=0.1, show_default=True, help="Å, for the space groups in the table.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("relaxed"), show_default=True, help="Folder.")
 @click.option("--trajectory", is_flag=True, help="Keep every step of every stage (extxyz).")
+@click.option("--resume", is_flag=True, help="Keep what --out has already; else it is begun anew.")
 @click.option("--vasp-files", is_flag=True, help="Also write OUTCAR, OSZICAR, ... of each structure, in folders.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of a table.")
 def command(files: tuple[Path, ...], out: Path, as_json: bool, symprec: float, **options: Any) -> None:
@@ -65,7 +66,7 @@ def command(files: tuple[Path, ...], out: Path, as_json: bool, symprec: float, *
     structures = [(path, k, s) for path in files for k, s in enumerate(read_structures(path), 1)]
     model = options.pop("model")
     if model:
-        config = _with_model(config, model)
+        config = with_model(config, model)
     task = Task(config=config, out=out, symprec=symprec, **options)
     shown = not sys.stderr.isatty()
     with click.progressbar(length=len(structures), label="relaxing", file=sys.stderr, hidden=shown) as bar:
@@ -81,7 +82,7 @@ def command(files: tuple[Path, ...], out: Path, as_json: bool, symprec: float, *
     sys.exit(next((code for result in results if (code := int(result.fields["exit"]))), 0))
 
 
-def _with_model(config: Any, model: str) -> Any:
+def with_model(config: Any, model: str) -> Any:
     """Return settings in which the protocol ``single`` runs on ``model``."""
     kind, _, weights = model.partition(":")
     settings = config.settings_of(kind)

@@ -19,6 +19,8 @@ from uspex_bridge.results.fingerprint import FingerprintSettings, cosine_distanc
 from uspex_bridge.results.model import Composition, Entry, Pool
 
 Method = Literal["fingerprint", "matcher", "both", "none"]
+#: Origins of structures that come from an earlier generation as they are.
+_KEPT = ("keptBest", "convexHull")
 METHODS: tuple[Method, ...] = ("fingerprint", "matcher", "both", "none")
 
 
@@ -130,11 +132,38 @@ def find_phases(
     tolerances = tolerances or Tolerances()
     chosen = pool.entries if entries is None else entries
     phases = [Phase(entry) for entry in chosen if entry.valid]
+    if method != "none":
+        phases = _join_kept(phases)
     if method in ("fingerprint", "both"):
         phases = _join(pool, phases, _ByFingerprint(tolerances), tolerances)
     if method in ("matcher", "both"):
         phases = _join(pool, phases, _ByMatcher(tolerances), tolerances)
     return sorted(phases, key=lambda phase: phase.entry.enthalpy_per_atom)
+
+
+def _join_kept(phases: list[Phase]) -> list[Phase]:
+    """Join structures that USPEX kept under a new ID, without a new relaxation, to those they are copies of."""
+    entries = {(phase.entry.run, phase.entry.id): phase.entry for phase in phases}
+    members: dict[tuple[str, int], list[Entry]] = {key: [] for key in entries}
+    for key, entry in entries.items():
+        original = key
+        while (parent := _kept_from(entries[original])) in entries and _equal(entries[parent], entry):
+            original = parent
+        if original != key:
+            members[original].append(entry)
+    copies = {entry.name for group in members.values() for entry in group}
+    return [Phase(e, tuple(members[key])) for key, e in entries.items() if e.name not in copies]
+
+
+def _kept_from(entry: Entry) -> tuple[str, int]:
+    """Return run and ID of the structure that this one is a copy of, an ID that does not occur where it is none."""
+    kept = entry.origin in _KEPT and len(entry.parents) == 1 and entry.parents[0] < entry.id
+    return entry.run, entry.parents[0] if kept else -1
+
+
+def _equal(one: Entry, other: Entry) -> bool:
+    close = abs(one.enthalpy - other.enthalpy) < 1.5e-3 and abs(one.volume - other.volume) < 1.5e-3
+    return one.composition == other.composition and close
 
 
 def _join(pool: Pool, phases: list[Phase], comparer: _Comparer, tolerances: Tolerances) -> list[Phase]:

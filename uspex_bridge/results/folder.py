@@ -229,10 +229,27 @@ def _settings(path: Path, line: Line, notes: Notes) -> Settings:
             p = python_line.read_parameters(path / "parameters.uspex", notes)
             found = Settings(p.pressure_gpa, p.species, p.blocks)
         elif (path.parent / "input.uspex").is_file():
-            p = python_line.parameters_of(InputUspex.read(path.parent / "input.uspex").main)
-            found = Settings(p.pressure_gpa, p.species, p.blocks)
+            found = _from_input_uspex(path.parent / "input.uspex")
     pressure = found.pressure_gpa if output.pressure_gpa is None else output.pressure_gpa
     return Settings(pressure, found.species or output.species, found.blocks)
+
+
+def settings_of_input(folder: Path) -> Settings:
+    """Return what the input of a search says, INPUT.txt or input.uspex; nothing where there is neither.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if (folder / "INPUT.txt").is_file():
+        return _from_input_txt(folder / "INPUT.txt")
+    if (folder / "input.uspex").is_file():
+        return _from_input_uspex(folder / "input.uspex")
+    return Settings()
+
+
+def _from_input_uspex(path: Path) -> Settings:
+    p = python_line.parameters_of(InputUspex.read(path).main)
+    return Settings(p.pressure_gpa, p.species, p.blocks)
 
 
 def _from_input_txt(path: Path) -> Settings:

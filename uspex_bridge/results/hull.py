@@ -95,6 +95,10 @@ class Hull:
         """Return the points at most ``distance`` eV/atom above the hull."""
         return [point for point in self.points if point.above <= distance + 1e-9]
 
+    def holds(self, composition: Composition) -> bool:
+        """Tell whether a composition is made of the components."""
+        return amounts_of(composition, self.components) is not None
+
     def above(self, composition: Composition, enthalpy: float) -> float:
         """Return how far a further entry (eV per cell) would lie above the hull, eV/atom; negative is below."""
         amounts = amounts_of(composition, self.components)

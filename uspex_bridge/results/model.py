@@ -218,6 +218,12 @@ class Pool:
             raise InputError(f"{twice}: given twice; name every results folder and file once")
         self.entries = tuple(entry for source in sources for entry in source.entries)
 
+    def only(self, entries: Iterable[Entry]) -> Pool:
+        """Return a pool of the same sources with some of the entries."""
+        part = Pool(list(self.sources.values()))
+        part.entries = tuple(entries)
+        return part
+
     @property
     def notes(self) -> list[str]:
         """What could not be read, of all sources."""

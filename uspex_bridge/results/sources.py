@@ -118,13 +118,12 @@ def read_relaxed(folder: Path, label: str | None = None) -> Loose:
         if "enthalpy" not in fields or "output" not in fields:
             continue
         line, output = line_of(fields, 0), fields["output"]
-        key = int(fields.get("index") or number)
         structure = Structure(
             tuple(output["symbols"]), np.array(output["cell"]), np.array(output["scaled"]), str(fields.get("label", ""))
         )
-        entries[key] = Entry(
+        entries[number] = Entry(
             run=name,
-            id=key,
+            id=number,
             composition=composition_of(structure.symbols),
             enthalpy=line.enthalpy,
             volume=structure.volume,
@@ -132,7 +131,8 @@ def read_relaxed(folder: Path, label: str | None = None) -> Loose:
             level=line.level,
             record=line.recorded,
         )
-        held[key], names[key] = structure, structure.comment.split()[0] if structure.comment.split() else str(key)
+        words = structure.comment.split()
+        held[number], names[number] = structure, words[0] if words else str(number)
     return Loose(name, tuple(entries.values()), held, names)
 
 

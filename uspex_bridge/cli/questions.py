@@ -1,0 +1,135 @@
+"""Options and messages that the commands about results share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uspex_bridge.cli.options import settings
+
+if TYPE_CHECKING:
+    from uspex_bridge.results.model import Pool
+    from uspex_bridge.results.stability import Question
+
+#: Notes about files that are shown before the rest is only counted.
+_SHOWN_NOTES = 10
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+PLACES = click.argument("places", nargs=-1, required=True)
+REFERENCES = click.option(
+    "--reference",
+    "references",
+    multiple=True,
+    type=click.Path(),
+    help="Further structures with energies: extxyz, a CSV table of CIFs, OPTIMADE or Materials Project JSON.",
+)
+LEVELS = click.option(
+    "--level",
+    "levels",
+    multiple=True,
+    metavar="[PATH=]LABEL",
+    help="Level of theory of what states none, or of one place or reference.",
+)
+MIX = click.option("--mix-levels", is_flag=True, help="Put several levels of theory on one hull all the same.")
+PRESSURE = click.option("--pressure", "-p", type=float, help="GPa.  [default: the one all sources have]")
+COMPONENTS = click.option(
+    "--components", help="Corners of the hull: Ca,Fe,Ni or MgO,SiO2.  [default: the elements, else the search's blocks]"
+)
+RECORD = click.option("--no-record", is_flag=True, help="Do not look structures up in the bridge's record (faster).")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+def within(default: float) -> Callable[..., Any]:
+    """Return the option --within with a default, eV/atom."""
+    return click.option(
+        "--within",
+        type=click.FloatRange(min=0),
+        default=default,
+        show_default=True,
+        help="How far above the hull, eV/atom.",
+    )
+
+
+def duplicates(default: str = "both") -> Callable[..., Any]:
+    """Return the options that say what the same phase is."""
+    return settings(
+        click.option(
+            "--duplicates",
+            "method",
+            type=click.Choice(["fingerprint", "matcher", "both", "none"]),
+            default=default,
+            show_default=True,
+            help="What finds structures that are the same: USPEX's fingerprint, pymatgen's StructureMatcher.",
+        ),
+        click.option("--same-energy", type=float, default=0.015, show_default=True, help="... within this, eV/atom."),
+        click.option("--same-volume", type=float, default=0.05, show_default=True, help="... within this, relative."),
+        click.option("--same-distance", type=float, default=0.008, show_default=True, help="Fingerprint's tolerance."),
+        click.option("--ltol", type=float, default=0.2, show_default=True, help="StructureMatcher's: lengths."),
+        click.option("--stol", type=float, default=0.3, show_default=True, help="StructureMatcher's: sites."),
+        click.option("--angle-tol", type=float, default=5.0, show_default=True, help="StructureMatcher's: degrees."),
+    )
+
+
+def ask(options: Mapping[str, Any]) -> Question:
+    """Return the question that the options ask."""
+    from uspex_bridge.results.duplicates import Tolerances
+    from uspex_bridge.results.stability import Question
+
+    tolerances = Tolerances(
+        energy=options["same_energy"],
+        volume=options["same_volume"],
+        distance=options["same_distance"],
+        ltol=options["ltol"],
+        stol=options["stol"],
+        angle_tol=options["angle_tol"],
+    )
+    components = options.get("components")
+    return Question(
+        pressure_gpa=options.get("pressure"),
+        components=tuple(components.replace(" ", "").split(",")) if components else None,
+        within=options["within"],
+        method=options["method"],
+        tolerances=tolerances,
+        mix_levels=options.get("mix_levels", False),
+    )
+
+
+def open_pool(places: Iterable[str], options: Mapping[str, Any]) -> Pool:
+    """Open places and references."""
+    from uspex_bridge.results.sources import open_sources
+
+    everything = [*places, *options.get("references", ())]
+    return open_sources(everything, options.get("levels", ()), record=not options.get("no_record", False))
+
+
+def warn(lines: Iterable[str]) -> None:
+    """Print warnings on stderr."""
+    for line in lines:
+        click.echo(f"warning: {line}", err=True)
+
+
+def tell_notes(notes: Iterable[str]) -> None:
+    """Print on stderr what could not be read."""
+    listed = list(notes)
+    for note in listed[:_SHOWN_NOTES]:
+        click.echo(f"note: {note}", err=True)
+    if len(listed) > _SHOWN_NOTES:
+        click.echo(f"note: and {len(listed) - _SHOWN_NOTES} more of this kind (results summary --notes)", err=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    from uspex_bridge.errors import OutputError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,206 @@
+"""``uspex-bridge rescore``: a search computed again with another model or at another pressure."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.options import RUN_OPTIONS
+
+if TYPE_CHECKING:
+    from uspex_bridge.results.model import Entry, Pool
+    from uspex_bridge.results.rescore import Again, Verdict
+
+_SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
+
+
+@click.command(context_settings=q.CONTEXT)
+@q.PLACES
+@click.option("--out", type=click.Path(path_type=Path), default=Path("rescored"), show_default=True, help="Folder.")
+@click.option("--model", help="A calculator's name, or KIND:WEIGHTS (mace:my.model); else the protocol decides.")
+@click.option("--relax", is_flag=True, help="Relax every structure; else single points, cells as they are.")
+@click.option("--near", type=click.FloatRange(min=0), help="Only phases so far above the old hull, eV/atom.")
+@click.option("-n", "most", type=click.IntRange(min=1), help="Only so many, nearest the old hull first.")
+@click.option("--again", is_flag=True, help="Compute everything again; else what --out has already is kept.")
+@q.within(0.1)
+@q.REFERENCES
+@q.PRESSURE
+@q.COMPONENTS
+@q.LEVELS
+@q.MIX
+@q.duplicates()
+@RUN_OPTIONS
+@q.JSON
+def command(
+    places: tuple[str, ...],
+    out: Path,
+    model: str | None,
+    relax: bool,
+    near: float | None,
+    most: int | None,
+    again: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Compute the structures of PLACES again and say what changes: ranks, the hull, what the first model had wrong.
+
+    Single points by default. The new results are in --out (extxyz, POSCARs, record), which hull, best and seeds take
+    as a place of their own. A run that was stopped goes on where it was. --within is the window of the verdict.
+    """
+    from uspex_bridge.cli.relax import with_model
+    from uspex_bridge.cli.vasp import read_settings
+    from uspex_bridge.errors import InputError
+    from uspex_bridge.threads import limit_threads
+
+    config = read_settings(Path.cwd(), {key: options[key] for key in _SETTINGS})
+    limit_threads(config.threads)
+    from uspex_bridge.byhand import Task
+    from uspex_bridge.results.rescore import judge
+
+    config = with_model(config, model) if model else config
+    pool = q.open_pool(places, options)
+    entries = _chosen(pool, options, near, most)
+    if not entries:
+        raise InputError("there is nothing to compute again; a wider --near takes more")
+    pressure = _pressure(entries, options["pressure"])
+    task = Task(config=config, out=out, pressure=pressure, nsw=5000 if relax else 0, resume=not again)
+    results = _compute(pool, entries, task)
+    verdict = judge(pool, results, q.ask(options))
+    if as_json:
+        click.echo(json.dumps(document(verdict), indent=1, ensure_ascii=False))
+    else:
+        click.echo(report(verdict, pressure, relax=relax, within=options["within"], results=results))
+        click.echo(f"results in {out}/")
+    q.tell_notes(pool.notes)
+
+
+def _chosen(pool: Pool, options: dict[str, Any], near: float | None, most: int | None) -> list[Entry]:
+    from uspex_bridge.results.stability import assess
+
+    if near is None and most is None:
+        return [entry for entry in pool.entries if entry.valid]
+    question = replace(q.ask(options), within=float("inf") if near is None else near, pressure_gpa=None)
+    answer = assess(pool, question)
+    q.warn(answer.warnings)
+    return [phase.entry for phase in answer.phases][:most]
+
+
+def _pressure(entries: list[Entry], asked: float | None) -> float:
+    from uspex_bridge.errors import ConfigError
+
+    if asked is not None:
+        return asked
+    known = {entry.pressure_gpa for entry in entries}
+    if len(known) != 1 or None in known:
+        raise ConfigError("the sources do not agree on a pressure, or do not say it: give --pressure")
+    return float(known.pop() or 0.0)
+
+
+def _compute(pool: Pool, entries: list[Entry], task: Any) -> list[Again]:
+    from uspex_bridge.results.rescore import rescore
+
+    results = []
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(length=len(entries), label="computing", file=sys.stderr, hidden=hidden) as bar:
+        for one in rescore(pool, entries, task):
+            results.append(one)
+            bar.update(1)
+    return results
+
+
+def document(verdict: Verdict) -> dict[str, Any]:
+    """Return the verdict as plain values."""
+    return {
+        "structures": len(verdict.changes),
+        "failed": {one.before.name: one.reason for one in verdict.failed},
+        "spearman": verdict.spearman,
+        "formation_mae": verdict.error,
+        "recall": verdict.recall,
+        "needed_window": verdict.needed,
+        "appeared": [entry.name for entry in verdict.appeared],
+        "vanished": [entry.name for entry in verdict.vanished],
+        "changes": [
+            {
+                "name": change.entry.name,
+                "formula": change.entry.formula,
+                "above_hull": list(change.above),
+                "formation_enthalpy": list(change.formation),
+                "rank": list(change.rank),
+            }
+            for change in verdict.changes
+        ],
+    }
+
+
+def report(verdict: Verdict, pressure: float, *, relax: bool, within: float, results: list[Again]) -> str:
+    """Return the verdict as text."""
+    from uspex_bridge.results.tables import layout
+
+    headings = [
+        ("", ""),
+        ("formula", ""),
+        ("above hull", "before"),
+        ("", "after"),
+        ("formation", "before"),
+        ("", "after"),
+        ("rank", "before"),
+        ("", "after"),
+    ]
+    near = [change for change in verdict.changes if min(change.above) <= within]
+    rows = [
+        [
+            change.entry.name,
+            change.entry.formula,
+            *(f"{value:.4f}" for value in change.above),
+            *(f"{value:.4f}" for value in change.formation),
+            *(str(rank) for rank in change.rank),
+        ]
+        for change in near
+    ]
+    kind = "relaxed" if relax else "single points"
+    lines = [
+        layout(headings, rows),
+        "",
+        f"{len(verdict.changes)} structures at {pressure:g} GPa, {kind} ({_levels(verdict)})",
+        f"on the hull now: {_names(verdict.appeared)}; no longer: {_names(verdict.vanished)}",
+        f"rank correlation {verdict.spearman:.3f}; formation enthalpies differ by {1000 * verdict.error:.1f} meV/atom "
+        f"on average, most for {verdict.largest.entry.name} ({1000 * verdict.largest.shift:+.1f})",
+        f"of the phases now within {within:g} eV/atom the first model had {100 * verdict.recall:.0f} % within it; "
+        f"{verdict.needed:.4f} eV/atom would have held them all",
+    ]
+    if not relax:
+        lines.append(_single_points(results, pressure))
+    lines += [f"failed: {one.before.name}: {one.reason}" for one in verdict.failed]
+    return "\n".join(lines)
+
+
+def _levels(verdict: Verdict) -> str:
+    from uspex_bridge.results.hull import levels_of
+
+    before, after = (
+        ", ".join(level or "not stated" for level in levels_of([point.entry for point in hull.points]))
+        for hull in verdict.hulls
+    )
+    return f"before: {before}; now: {after}"
+
+
+def _names(entries: tuple[Entry, ...]) -> str:
+    return ", ".join(f"{entry.name} {entry.formula}" for entry in entries) or "none"
+
+
+def _single_points(results: list[Again], pressure: float) -> str:
+    """Say how far the old cells are from where the new model would have them."""
+    away = [abs(one.pressure_gpa - pressure) for one in results if one.after is not None]
+    forces = [one.after.record.fmax for one in results if one.after is not None and one.after.record is not None]
+    if not away or not forces:
+        return "no single point succeeded"
+    return (
+        f"the new model's pressure in the old cells is off by {sum(away) / len(away):.2f} GPa on average (at most "
+        f"{max(away):.2f}), its largest force by {sum(forces) / len(forces):.3f} eV/Å on average; --relax removes both"
+    )

@@ -1,0 +1,305 @@
+"""``uspex-bridge results``: what a results folder of USPEX holds."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uspex_bridge.cli import questions as q
+
+if TYPE_CHECKING:
+    from uspex_bridge.results.folder import Results
+    from uspex_bridge.results.model import Entry, Pool
+
+
+@click.group(context_settings=q.CONTEXT)
+def command() -> None:
+    """Look at results folders of USPEX, of either line, finished or not."""
+
+
+@command.command(context_settings=q.CONTEXT)
+@click.argument("places", nargs=-1, required=True, type=click.Path(path_type=Path))
+@q.RECORD
+@click.option("--notes", "all_notes", is_flag=True, help="Read every structure and show all that could not be read.")
+@q.JSON
+def summary(places: tuple[Path, ...], no_record: bool, all_notes: bool, as_json: bool) -> None:
+    """Say what the results folders at PLACES hold."""
+    from uspex_bridge.results.folder import open_all
+
+    opened = open_all(places, record=not no_record)
+    if all_notes:
+        for results in opened:
+            for _ in (*results.structures(), *results.unrelaxed()):
+                pass
+    if as_json:
+        click.echo(json.dumps([facts(results) for results in opened], indent=1, ensure_ascii=False))
+    else:
+        click.echo("\n\n".join(describe(results) for results in opened))
+    for results in opened:
+        if all_notes:
+            for note in results.notes:
+                click.echo(f"note: {note}", err=True)
+        else:
+            q.tell_notes(results.notes)
+
+
+def facts(results: Results) -> dict[str, Any]:
+    """Return what a results folder holds as plain values."""
+    entries = results.entries
+    valid = [entry for entry in entries if entry.valid]
+    recorded = [entry.record for entry in entries if entry.record is not None]
+    best = min(valid, key=lambda entry: entry.enthalpy_per_atom, default=None)
+    return {
+        "folder": str(results.path),
+        "line": results.line,
+        "state": results.state,
+        "pressure_gpa": results.settings.pressure_gpa,
+        "species": list(results.settings.species),
+        "structures": len(entries),
+        "without_enthalpy": len(entries) - len(valid),
+        "generations": list(results.generations),
+        "compositions": len({entry.reduced for entry in valid}),
+        "lowest": None if best is None else best.row(),
+        "origins": dict(Counter(entry.origin for entry in entries).most_common()),
+        "levels": dict(Counter(entry.level or "not stated" for entry in valid).most_common()),
+        "recorded": len(recorded),
+        "status": dict(Counter(one.status for one in recorded).most_common()),
+        "flags": dict(Counter(flag for one in recorded for flag in one.flags).most_common()),
+        "notes": len(results.notes),
+    }
+
+
+def describe(results: Results) -> str:
+    """Return the same as text."""
+    f = facts(results)
+    pressure = "pressure unknown" if f["pressure_gpa"] is None else f"{f['pressure_gpa']:g} GPa"
+    generations = f["generations"]
+    span = f"generations {generations[0]} to {generations[-1]}" if generations else "generations unknown"
+    lines = [
+        f"{results.label}: {'MATLAB/Octave' if f['line'] == 'matlab' else 'Python'} line, {f['state']}, "
+        f"{' '.join(f['species'])}, {pressure}",
+        f"  {f['structures']} structures, {f['without_enthalpy']} without an enthalpy; {span}; "
+        f"{f['compositions']} compositions",
+    ]
+    if f["lowest"] is not None:
+        low = f["lowest"]
+        lines.append(
+            f"  lowest enthalpy per atom: EA{low['id']} {low['formula']} {low['enthalpy_per_atom']:.4f} eV/atom "
+            f"(generation {low['generation']}, {low['origin']})"
+        )
+    lines.append(f"  made by {_counted(f['origins'])}")
+    lines.append(f"  enthalpies from {_counted(f['levels'])}")
+    if f["recorded"]:
+        lines.append(
+            f"  in the bridge's record: {_counted(f['status'])}" + (f"; {_counted(f['flags'])}" if f["flags"] else "")
+        )
+    return "\n".join(lines)
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name or 'unknown'} {number}" for name, number in counts.items())
+
+
+@command.command(context_settings=q.CONTEXT)
+@q.PLACES
+@click.option("-n", "most", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
+@q.within(0.05)
+@q.REFERENCES
+@q.PRESSURE
+@q.COMPONENTS
+@q.LEVELS
+@q.MIX
+@q.duplicates()
+@q.RECORD
+@q.JSON
+def best(places: tuple[str, ...], most: int, as_json: bool, **options: Any) -> None:
+    """Show the best phases of PLACES: nearest the hull, or lowest in enthalpy where there is one composition."""
+    from uspex_bridge.cli.hull import report
+    from uspex_bridge.results.stability import assess
+    from uspex_bridge.results.tables import phase_rows
+
+    pool = q.open_pool(places, options)
+    answer = assess(pool, q.ask(options))
+    q.warn(answer.warnings)
+    if as_json:
+        click.echo(json.dumps(phase_rows(answer)[:most], indent=1, ensure_ascii=False))
+    else:
+        click.echo(report(answer, most=most))
+    q.tell_notes(pool.notes)
+
+
+@command.command(context_settings=q.CONTEXT)
+@click.argument("place", type=click.Path(path_type=Path))
+@click.argument("ids", nargs=-1, required=True)
+@click.option("--symprec", type=float, default=0.1, show_default=True, help="Å, for the space group.")
+@click.option("--poscar", is_flag=True, help="Print the structures only, as POSCARs.")
+@click.option("--unrelaxed", is_flag=True, help="The structure as the operator made it.")
+@q.JSON
+def show(place: Path, ids: tuple[str, ...], symprec: float, poscar: bool, unrelaxed: bool, as_json: bool) -> None:
+    """Show structures IDS (7 or EA7) of the results folder PLACE: enthalpies, crystal, family, record."""
+    from uspex_bridge.errors import InputError
+    from uspex_bridge.results.folder import open_all
+
+    opened = open_all([place])
+    results = opened[-1]
+    if len(opened) > 1:
+        click.echo(f"{len(opened)} results folders; this is {results.label}", err=True)
+    chosen = []
+    for word in ids:
+        digits = word.upper().removeprefix("EA")
+        if not digits.isdigit() or int(digits) not in results.by_id:
+            raise InputError(f"{results.path}: there is no structure {word} in Individuals")
+        chosen.append(results.by_id[int(digits)])
+    found = dict((results.unrelaxed if unrelaxed else results.structures)(chosen))
+    structures = {entry.id: structure for entry, structure in found.items()}
+    if as_json:
+        documents = [_document(results, entry, structures.get(entry.id), symprec) for entry in chosen]
+        click.echo(json.dumps(documents, indent=1, ensure_ascii=False))
+    elif poscar:
+        from uspex_bridge.results.seeds import format_poscar
+
+        for entry in chosen:
+            if entry.id in structures:
+                click.echo(format_poscar(structures[entry.id], structures[entry.id].comment), nl=False)
+    else:
+        click.echo("\n\n".join(_detail(results, entry, structures.get(entry.id), symprec) for entry in chosen))
+    q.tell_notes(results.notes)
+
+
+def _children(results: Results, entry: Entry) -> list[int]:
+    return [other.id for other in results.entries if entry.id in other.parents]
+
+
+def _document(results: Results, entry: Entry, structure: Any, symprec: float) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from uspex_bridge.results.crystal import describe as describe_crystal
+
+    crystal = describe_crystal(structure, symprec) if structure is not None else None
+    document = entry.row() | {"children": _children(results, entry), "crystal": asdict(crystal) if crystal else None}
+    if structure is not None:
+        document["structure"] = {
+            "symbols": list(structure.symbols),
+            "cell": structure.cell.tolist(),
+            "scaled": structure.scaled.tolist(),
+        }
+    return document
+
+
+def _detail(results: Results, entry: Entry, structure: Any, symprec: float) -> str:
+    from uspex_bridge.results.crystal import describe as describe_crystal
+
+    made = f"generation {entry.generation}, {entry.origin}" if entry.generation is not None else entry.origin
+    if entry.parents:
+        made += " from " + " ".join(f"EA{k}" for k in entry.parents)
+    pressure = "" if entry.pressure_gpa is None else f" at {entry.pressure_gpa:g} GPa"
+    lines = [f"EA{entry.id}  {entry.formula}, {made}"]
+    lines.append(
+        f"  H {entry.enthalpy:.4f} eV = {entry.enthalpy_per_atom:.4f} eV/atom{pressure}; "
+        f"V {entry.volume_per_atom:.3f} Å³/atom"
+    )
+    if entry.steps:
+        lines.append("  after each step: " + "  ".join(f"{value:.3f}" for value in entry.steps) + " eV")
+    if entry.fitness == entry.fitness:
+        lines.append(f"  fitness {entry.fitness:g}, orders {entry.average_order:g} and {entry.structure_order:g}")
+    if children := _children(results, entry):
+        lines.append("  parent of " + " ".join(f"EA{k}" for k in children))
+    crystal = describe_crystal(structure, symprec) if structure is not None else None
+    if crystal is not None:
+        a, b, c, alpha, beta, gamma = crystal.lattice
+        lines.append(
+            f"  {crystal.symbol} ({crystal.number}), {crystal.system}, {crystal.atoms} atoms in the conventional cell "
+            f"(within {symprec:g} Å)"
+        )
+        lines.append(f"  a {a:.4f}  b {b:.4f}  c {c:.4f} Å   {alpha:.2f} {beta:.2f} {gamma:.2f}°")
+        lines += [
+            f"    {site.element:<2} {site.wyckoff:>5}  " + "  ".join(f"{x:.5f}" for x in site.position)
+            for site in crystal.sites
+        ]
+    if entry.record is not None:
+        r = entry.record
+        flags = f" [{' '.join(r.flags)}]" if r.flags else ""
+        lines.append(
+            f"  {r.status} with {' > '.join(r.models)}: {r.steps} steps, fmax {r.fmax:.4f} eV/Å, "
+            f"stress left {r.stress_left_gpa:.3f} GPa{flags}"
+        )
+    return "\n".join(lines)
+
+
+@command.command(context_settings=q.CONTEXT)
+@q.PLACES
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["extxyz", "db", "cif", "poscar", "csv", "parquet"]),
+    help="Else by the ending of OUT.",
+)
+@click.option("-n", "most", type=click.IntRange(min=1), help="At most so many: nearest the hull first.")
+@click.option(
+    "--within", type=click.FloatRange(min=0), help="Only phases so far above the hull, eV/atom, without duplicates."
+)
+@click.option("--ids", help="Only these: 7,12,30-40.")
+@click.option("--unrelaxed", is_flag=True, help="The structures as the operators made them.")
+@click.option("--symprec", type=float, help="CIFs with the symmetry found within so many Å.  [default: P1]")
+@q.PRESSURE
+@q.COMPONENTS
+@q.LEVELS
+@q.MIX
+@q.duplicates()
+@q.RECORD
+def export(
+    places: tuple[str, ...], out: Path, kind: str | None, unrelaxed: bool, symprec: float | None, **options: Any
+) -> None:
+    """Write the structures of PLACES into OUT: extxyz, ASE database, CIF, POSCARs, CSV or Parquet.
+
+    CIFs and POSCARs go into one file each if OUT is an existing folder. Everything is written unless -n, --within
+    or --ids choose.
+    """
+    from uspex_bridge.results.export import export as write
+    from uspex_bridge.results.export import format_of
+
+    if kind is None and not out.is_dir():
+        kind = format_of(out)
+    pool = q.open_pool(places, options)
+    entries = _chosen(pool, options)
+    count = write(pool, entries, out, kind or "poscar", unrelaxed=unrelaxed, symprec=symprec)
+    click.echo(
+        f"{out}: {count} of {len(entries)} chosen structures" if count < len(entries) else f"{out}: {count} structures"
+    )
+    q.tell_notes(pool.notes)
+
+
+def _chosen(pool: Pool, options: dict[str, Any]) -> list[Entry]:
+    from uspex_bridge.results.stability import assess
+
+    if options["ids"]:
+        wanted = _ids(options["ids"])
+        pool = pool.only([entry for entry in pool.entries if entry.id in wanted])
+    if options["within"] is None and options["most"] is None:
+        return list(pool.entries)
+    whole = options["within"] is None
+    answer = assess(pool, q.ask(options | {"within": float("inf") if whole else options["within"]}))
+    q.warn(answer.warnings)
+    return [answer.point(phase).entry for phase in answer.phases][: options["most"]]
+
+
+def _ids(text: str) -> set[int]:
+    """Read ``7,12,30-40``.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    from uspex_bridge.errors import ConfigError
+
+    numbers: set[int] = set()
+    for part in text.replace(" ", "").replace("EA", "").split(","):
+        first, _, last = part.partition("-")
+        if not (first.isdigit() and (last.isdigit() or not last)):
+            raise ConfigError(f"--ids {text}: '{part}' is neither an ID nor a range of them")
+        numbers |= set(range(int(first), int(last or first) + 1))
+    return numbers

@@ -1,0 +1,133 @@
+"""``uspex-bridge seeds``: hand the best structures on to another search."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.options import CONFIG, DEVICE, THREADS
+
+if TYPE_CHECKING:
+    from uspex_bridge.results.model import Composition
+    from uspex_bridge.results.seeds import Seed
+
+
+@click.command(context_settings=q.CONTEXT)
+@q.PLACES
+@click.option("-n", "most", type=click.IntRange(min=1), help="At most so many, nearest the hull first.")
+@q.within(0.1)
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path),
+    default=Path("."),
+    show_default=True,
+    help="Folder of the search that gets them; its elements and blocks decide what fits.",
+)
+@click.option("--anti", is_flag=True, help="Write AntiSeeds/POSCARS: structures the search is to keep away from.")
+@click.option("--generation", type=click.IntRange(min=1), help="For this generation: Seeds/POSCARS_<N>.")
+@click.option("--out", type=click.Path(path_type=Path), help="Another file than those.")
+@click.option(
+    "--scale-to", type=float, help="Scale every cell to the volume that --model gives it at this pressure, GPa."
+)
+@click.option("--model", help="A calculator's name, or KIND:WEIGHTS (mace:my.model), for --scale-to.")
+@q.REFERENCES
+@q.COMPONENTS
+@q.LEVELS
+@q.MIX
+@q.duplicates()
+@CONFIG
+@DEVICE
+@THREADS
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+def command(
+    places: tuple[str, ...], most: int | None, into: Path, out: Path | None, force: bool, **options: Any
+) -> None:
+    """Write the phases of PLACES nearest their hull as seeds for the search in --into.
+
+    Searches of several pressures have a hull each; what they share is written once. The file is read by both lines
+    of USPEX: VASP-5 POSCARs, fractional, atoms grouped in the order of the search's elements.
+    """
+    from uspex_bridge.errors import ConfigError, InputError
+    from uspex_bridge.results.seeds import choose, fit_for, format_seeds, write_seeds
+    from uspex_bridge.results.stability import assess
+
+    if options["anti"] and options["generation"]:
+        raise ConfigError("--generation is for seeds; anti-seeds hold for the whole search")
+    if (options["scale_to"] is None) != (options["model"] is None):
+        raise ConfigError("--scale-to and --model go together")
+    question = q.ask(options)
+    pool = q.open_pool(places, options)
+    pressures = dict.fromkeys(entry.pressure_gpa for entry in pool.entries)
+    answers = [assess(pool.only(e for e in pool.entries if e.pressure_gpa == p), question) for p in pressures]
+    for answer in answers:
+        q.warn(answer.warnings)
+    species, blocks = search_in(into)
+    seeds, notes = fit_for(choose(answers, None), species, blocks)
+    seeds = seeds[:most]
+    if not seeds:
+        raise InputError("nothing is left to write; a wider --within takes more" + "".join(f"; {n}" for n in notes))
+    if options["model"] is not None:
+        seeds = _scaled(seeds, options)
+    path = out or _place(into, anti=options["anti"], generation=options["generation"])
+    write_seeds(path, format_seeds(seeds, species), force=force)
+    click.echo(f"{path}: {len(seeds)} structures, up to {max(seed.above for seed in seeds):.4f} eV/atom above the hull")
+    q.warn(notes)
+    q.tell_notes(pool.notes)
+
+
+def _place(into: Path, *, anti: bool, generation: int | None) -> Path:
+    name = "POSCARS" if generation is None else f"POSCARS_{generation}"
+    return into / ("AntiSeeds" if anti else "Seeds") / name
+
+
+def search_in(folder: Path) -> tuple[tuple[str, ...], list[Composition]]:
+    """Return elements and blocks of the search that a folder is set up for; none where it has no input."""
+    from uspex_bridge.results.folder import settings_of_input
+    from uspex_bridge.results.stability import named_blocks
+
+    settings = settings_of_input(folder)
+    return settings.species, named_blocks(settings)
+
+
+def _scaled(seeds: list[Seed], options: dict[str, Any]) -> list[Seed]:
+    """Scale seeds to the volume at the new pressure; one that has none there keeps its own, with a warning."""
+    from dataclasses import replace
+
+    from uspex_bridge.cli.relax import with_model
+    from uspex_bridge.cli.vasp import read_settings
+    from uspex_bridge.errors import CalculationError
+    from uspex_bridge.relax.engine import to_atoms
+    from uspex_bridge.results.seeds import at_new_pressure
+    from uspex_bridge.run import Models
+    from uspex_bridge.threads import limit_threads
+
+    given = {key: options[key] for key in ("config", "device", "threads")}
+    config = with_model(read_settings(Path.cwd(), given), options["model"])
+    limit_threads(config.threads)
+    models = Models(config)
+    scaled = []
+    try:
+        backend = models("model")
+        hidden = not sys.stderr.isatty()
+        with click.progressbar(seeds, label="scaling", file=sys.stderr, hidden=hidden) as bar:
+            for seed in bar:
+                backend.check_elements(seed.structure.symbols)
+
+                def stress(structure: Any) -> Any:
+                    atoms = to_atoms(structure)
+                    atoms.calc = backend.calculator
+                    return atoms.get_stress()
+
+                try:
+                    structure = at_new_pressure(seed.structure, stress, options["scale_to"])
+                except CalculationError as error:
+                    q.warn([f"{error}; its volume is left as it is"])
+                    structure = seed.structure
+                scaled.append(replace(seed, structure=structure))
+    finally:
+        models.close()
+    return scaled

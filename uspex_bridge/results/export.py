@@ -1,0 +1,226 @@
+"""Entries and structures written for other programs: extxyz, ASE database, CIF, POSCARs, CSV, Parquet."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from uspex_bridge.errors import ConfigError, OutputError
+from uspex_bridge.records import Structure
+from uspex_bridge.results.convert import to_ase, to_pymatgen
+from uspex_bridge.results.folder import Results
+from uspex_bridge.results.model import Entry, Pool
+from uspex_bridge.results.record import read_fields
+from uspex_bridge.results.seeds import format_poscar
+from uspex_bridge.results.tables import as_csv
+
+#: Ending -> format.
+ENDINGS = {
+    ".extxyz": "extxyz",
+    ".xyz": "extxyz",
+    ".db": "db",
+    ".cif": "cif",
+    ".vasp": "poscar",
+    ".poscars": "poscar",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
+FORMATS = tuple(dict.fromkeys(ENDINGS.values()))
+
+#: Structures held at a time.
+_CHUNK = 500
+
+Pairs = Iterator[tuple[Entry, Structure]]
+
+
+def format_of(path: Path, given: str | None = None) -> str:
+    """Return the format to write, by name or by the file's ending; a file called POSCARS holds POSCARs.
+
+    Raises:
+        ConfigError: the ending says nothing.
+    """
+    if given is not None:
+        return given
+    if path.name.upper().endswith("POSCARS"):
+        return "poscar"
+    if path.suffix.lower() not in ENDINGS:
+        known = ", ".join(ENDINGS)
+        raise ConfigError(f"{path}: which format is that? Known endings: {known}; or say --format")
+    return ENDINGS[path.suffix.lower()]
+
+
+def export(
+    pool: Pool,
+    entries: Sequence[Entry],
+    path: Path,
+    kind: str,
+    *,
+    unrelaxed: bool = False,
+    symprec: float | None = None,
+) -> int:
+    """Write entries, one structure at a time, and return how many were written.
+
+    Args:
+        pool: where structures come from.
+        entries: what to write, in this order.
+        path: the file; for ``cif`` and ``poscar`` an existing folder, or a path that ends with a slash, gets one file
+            per structure. A file is replaced when all is written.
+        kind: one of ``FORMATS``.
+        unrelaxed: take the structures as the operators made them.
+        symprec: CIFs with the symmetry found within so many Å; None writes P1.
+
+    Raises:
+        ConfigError: a package for this format is missing.
+        OutputError: the file cannot be written.
+    """
+    if kind == "csv":
+        return _replacing(path, lambda draft: _write_csv(entries, draft))
+    if kind == "parquet":
+        return _replacing(path, lambda draft: _write_parquet(entries, draft))
+    pairs = _structures(pool, entries, unrelaxed=unrelaxed)
+    if kind in ("cif", "poscar") and path.is_dir():
+        return _write_each(pairs, path, kind, symprec)
+    writers: dict[str, Callable[[Path], int]] = {
+        "extxyz": lambda draft: _write_extxyz(pool, pairs, draft, forces=not unrelaxed),
+        "db": lambda draft: _write_db(pool, pairs, draft, forces=not unrelaxed),
+        "cif": lambda draft: _write_text(draft, (_cif(e, s, symprec) for e, s in pairs)),
+        "poscar": lambda draft: _write_text(draft, (format_poscar(s, s.comment) for _, s in pairs)),
+    }
+    return _replacing(path, writers[kind])
+
+
+def _structures(pool: Pool, entries: Sequence[Entry], *, unrelaxed: bool) -> Pairs:
+    """Yield structures in the order of ``entries``, with these entries, some hundred in memory at a time."""
+    for start in range(0, len(entries), _CHUNK):
+        chunk = entries[start : start + _CHUNK]
+        found = {entry.name: s for entry, s in (_unrelaxed(pool, chunk) if unrelaxed else pool.structures(chunk))}
+        yield from ((entry, found[entry.name]) for entry in chunk if entry.name in found)
+
+
+def _unrelaxed(pool: Pool, entries: Sequence[Entry]) -> Pairs:
+    for source in pool.sources.values():
+        if isinstance(source, Results):
+            yield from source.unrelaxed([entry for entry in entries if entry.run == source.label])
+
+
+def _replacing(path: Path, write: Callable[[Path], int]) -> int:
+    """Write under another name first, so that a failure leaves the old file."""
+    draft = path.with_name(f".new.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.unlink(missing_ok=True)
+        count = write(draft)
+        os.replace(draft, path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return count
+
+
+def _recorded(pool: Pool, entry: Entry) -> dict[str, Any] | None:
+    """Return the record's whole line of an entry, for its forces and stress."""
+    source = pool.sources[entry.run]
+    if entry.record is None or not isinstance(source, Results) or source.record is None:
+        return None
+    return read_fields(source.record, entry.record)
+
+
+def _write_extxyz(pool: Pool, pairs: Pairs, path: Path, *, forces: bool) -> int:
+    from ase.io.extxyz import write_extxyz
+
+    count = 0
+    with path.open("w", encoding="utf-8") as stream:
+        for entry, structure in pairs:
+            write_extxyz(stream, _atoms(pool, entry, structure, forces=forces))
+            count += 1
+    return count
+
+
+def _write_db(pool: Pool, pairs: Pairs, path: Path, *, forces: bool) -> int:
+    from ase.db import connect
+
+    # Columns that an ASE database has of its own.
+    reserved = {"id", "energy", "formula", "natoms", "volume", "fmax", "name"}
+    count = 0
+    with connect(path, type="db", append=False) as database:
+        for entry, structure in pairs:
+            atoms = _atoms(pool, entry, structure, forces=forces)
+            columns = {f"uspex_{k}" if k in reserved else k: v for k, v in atoms.info.items()}
+            atoms.info = {}
+            database.write(atoms, **{k: _plain(v) for k, v in columns.items()})
+            count += 1
+    return count
+
+
+def _plain(value: Any) -> Any:
+    """Make a string that looks like a number fit for an ASE database, which refuses it."""
+    if isinstance(value, str):
+        try:
+            float(value)
+        except ValueError:
+            return value
+        return f"#{value}"
+    return value
+
+
+def _atoms(pool: Pool, entry: Entry, structure: Structure, *, forces: bool) -> Any:
+    """Return ASE atoms; of an unrelaxed structure no energy, since none is known."""
+    if forces:
+        return to_ase(entry, structure, _recorded(pool, entry))
+    atoms = to_ase(entry, structure)
+    atoms.calc = None
+    atoms.info = {
+        key: atoms.info[key] for key in ("name", "run", "id", "generation", "origin", "parents") if key in atoms.info
+    }
+    return atoms
+
+
+def _cif(entry: Entry, structure: Structure, symprec: float | None) -> str:
+    from pymatgen.io.cif import CifWriter
+
+    text = str(CifWriter(to_pymatgen(structure), symprec=symprec))
+    block = "".join(c if c.isalnum() else "_" for c in entry.name)
+    return text.replace(text[text.index("data_") :].split("\n", 1)[0], f"data_{block}", 1) + "\n"
+
+
+def _write_text(path: Path, texts: Iterator[str]) -> int:
+    count = 0
+    with path.open("w", encoding="utf-8") as stream:
+        for text in texts:
+            stream.write(text)
+            count += 1
+    return count
+
+
+def _write_each(pairs: Pairs, folder: Path, kind: str, symprec: float | None) -> int:
+    count = 0
+    try:
+        for entry, structure in pairs:
+            stem = "".join(c if c.isalnum() or c in "-." else "_" for c in entry.name).strip("._")
+            if kind == "cif":
+                (folder / f"{stem}.cif").write_text(_cif(entry, structure, symprec), encoding="utf-8")
+            else:
+                (folder / f"{stem}.vasp").write_text(format_poscar(structure, structure.comment), encoding="utf-8")
+            count += 1
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
+    return count
+
+
+def _write_csv(entries: Sequence[Entry], path: Path) -> int:
+    path.write_text(as_csv([entry.row() for entry in entries]), encoding="utf-8")
+    return len(entries)
+
+
+def _write_parquet(entries: Sequence[Entry], path: Path) -> int:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ConfigError("Parquet needs the package pyarrow (pip install pyarrow); CSV needs nothing")
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([entry.row() for entry in entries]), path)
+    return len(entries)

@@ -1,0 +1,202 @@
+"""Seeds and anti-seeds: the structures nearest the hull of one or more searches, as another one reads them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from uspex_bridge.errors import CalculationError, InputError, OutputError
+from uspex_bridge.records import Structure
+from uspex_bridge.results.duplicates import find_phases
+from uspex_bridge.results.hull import amounts_of
+from uspex_bridge.results.model import Composition, Entry, Pool, composition_of
+from uspex_bridge.results.stability import Assessment
+from uspex_bridge.units import pressure_of
+
+#: Largest deviation from the asked pressure that ends a search for the volume, GPa, and most evaluations.
+_PRESSURE_TOLERANCE, _EVALUATIONS = 0.2, 12
+
+
+@dataclass(frozen=True, eq=False)
+class Seed:
+    """A structure to hand over, and where it comes from."""
+
+    entry: Entry
+    above: float
+    structure: Structure
+
+    @property
+    def title(self) -> str:
+        """First line of its POSCAR."""
+        place = "" if self.entry.pressure_gpa is None else f" at {self.entry.pressure_gpa:g} GPa"
+        return (
+            f"EA{self.entry.id} {self.entry.formula} {self.above:.4f} eV/atom above the hull{place}, {self.entry.run}"
+        )
+
+
+def choose(answers: Sequence[Assessment], number: int | None) -> list[Seed]:
+    """Return the ``number`` phases nearest to their own hull, of all answers together, without duplicates.
+
+    Each answer is one pressure (or one search); a phase that several have is taken from the one where it is nearest.
+
+    Args:
+        answers: with their phases found, see :func:`uspex_bridge.results.stability.assess`.
+        number: None takes all.
+    """
+    above = {p.entry.name: a.point(p).above for a in answers for p in a.phases}
+    entries = sorted((p.entry for a in answers for p in a.phases), key=lambda entry: above[entry.name])
+    if len(answers) > 1:
+        entries = _without_duplicates(answers, entries, above)
+    found = {name: structure for answer in answers for name, structure in answer.structures.items()}
+    seeds = [Seed(entry, above[entry.name], found[entry.name]) for entry in entries if entry.name in found]
+    return seeds if number is None else seeds[:number]
+
+
+def _without_duplicates(answers: Sequence[Assessment], entries: list[Entry], above: dict[str, float]) -> list[Entry]:
+    """Join the phases of several pressures: the same after scaling to one volume, whatever their enthalpies."""
+    pool = Pool([source for answer in answers for source in answer.pool.sources.values()])
+    question = answers[0].question
+    loose = replace(question.tolerances, energy=None, volume=None, volume_per_atom=10.0)
+    # The representative is the one of lowest enthalpy: here that is to be the one nearest its hull.
+    ranked = [replace(entry, enthalpy=above[entry.name] * entry.natoms) for entry in entries]
+    kept = {phase.entry.name for phase in find_phases(pool, ranked, question.method, loose)}
+    return [entry for entry in entries if entry.name in kept]
+
+
+def fit_for(
+    seeds: Iterable[Seed], species: Sequence[str], blocks: Sequence[Composition]
+) -> tuple[list[Seed], list[str]]:
+    """Leave out what a search would stumble over: other elements stop its reading, other compositions are skipped.
+
+    Args:
+        seeds: candidates.
+        species: elements of the search, empty where unknown.
+        blocks: its building blocks, empty where unknown.
+
+    Returns:
+        the seeds that fit, and a line for each kind that was left out.
+    """
+    fitting: list[Seed] = []
+    other_elements = other_compositions = 0
+    for seed in seeds:
+        composition = composition_of(seed.structure.symbols)
+        if species and not set(seed.structure.symbols) <= set(species):
+            other_elements += 1
+        elif blocks and not _whole_blocks(composition, blocks):
+            other_compositions += 1
+        else:
+            fitting.append(seed)
+    notes = []
+    if other_elements:
+        notes.append(f"{other_elements} left out: they have elements other than {', '.join(species)}")
+    if other_compositions:
+        notes.append(f"{other_compositions} left out: not made of whole blocks of the search")
+    return fitting, notes
+
+
+def _whole_blocks(composition: Composition, blocks: Sequence[Composition]) -> bool:
+    amounts = amounts_of(composition, blocks)
+    return amounts is not None and all(abs(amount - round(amount)) < 1e-6 for amount in amounts)
+
+
+Stress = Callable[[Structure], "np.ndarray"]
+
+
+def at_new_pressure(structure: Structure, stress: Stress, pressure_gpa: float) -> Structure:
+    """Scale a cell, shape and fractional coordinates kept, until a model's own pressure is the asked one.
+
+    Args:
+        structure: to be scaled.
+        stress: the model's stress (6,) of a structure, eV/Å³, ASE's sign.
+        pressure_gpa: asked.
+
+    Raises:
+        CalculationError: no volume gives that pressure.
+    """
+    scale = 0.0  # of ln V
+    known: list[tuple[float, float]] = []
+    for _ in range(_EVALUATIONS):
+        pressure = pressure_of(stress(_scaled(structure, scale)))
+        if not np.isfinite(pressure):
+            break
+        if abs(pressure - pressure_gpa) < _PRESSURE_TOLERANCE:
+            return _scaled(structure, scale)
+        known.append((scale, pressure - pressure_gpa))
+        scale = _next_scale(known)
+        if abs(scale) > 1.5:
+            break
+    found = ", ".join(f"{pressure + pressure_gpa:.1f}" for _, pressure in known[-3:])
+    raise CalculationError(
+        f"{structure.comment or structure.formula}: no volume found for {pressure_gpa:g} GPa ({found})"
+    )
+
+
+def _next_scale(known: list[tuple[float, float]]) -> float:
+    """Return the next ln V: by a guessed bulk modulus, then the secant, halved where that leaves the bracket."""
+    x, y = known[-1]
+    if len(known) == 1:
+        guess = 150.0 + 2.0 * abs(y)  # GPa; metals soften and stiffen with pressure about like this
+        return x + float(np.clip(y / guess, -0.25, 0.25))
+    above = [p for p in known if p[1] > 0]
+    below = [p for p in known if p[1] < 0]
+    x0, y0 = known[-2]
+    step = -y * (x - x0) / (y - y0) if y != y0 else 0.1
+    new = x + float(np.clip(step, -0.3, 0.3))
+    if above and below:
+        low = max(above, key=lambda p: p[0])[0]
+        high = min(below, key=lambda p: p[0])[0]
+        if low < high and not low < new < high:
+            new = (low + high) / 2
+    return new
+
+
+def _scaled(structure: Structure, logarithm: float) -> Structure:
+    factor = float(np.exp(logarithm / 3))
+    return Structure(structure.symbols, structure.cell * factor, structure.scaled, structure.comment)
+
+
+def format_seeds(seeds: Iterable[Seed], species: Sequence[str] = ()) -> str:
+    """Return the seeds as both lines of USPEX read them.
+
+    VASP-5 layout, fractional coordinates without labels, atoms grouped by element in the order of ``species`` (else
+    as they come).
+    """
+    return "".join(format_poscar(seed.structure, seed.title, species) for seed in seeds)
+
+
+def format_poscar(structure: Structure, title: str, species: Sequence[str] = ()) -> str:
+    """Return one structure in the layout of gatheredPOSCARS, with more digits."""
+    elements = [symbol for symbol in species if symbol in structure.symbols]
+    elements += [symbol for symbol in dict.fromkeys(structure.symbols) if symbol not in elements]
+    symbols = np.array(structure.symbols)
+    order = np.concatenate([np.flatnonzero(symbols == element) for element in elements])
+    scaled = structure.scaled - np.floor(structure.scaled)
+    lines = [title, "1.0000"]
+    lines += ["".join(f" {value:14.9f}" for value in row) for row in structure.cell]
+    lines.append("".join(f" {element:>4s}" for element in elements))
+    lines.append("".join(f" {int((symbols == element).sum()):4d}" for element in elements))
+    lines.append("Direct")
+    lines += ["".join(f" {value:12.9f}" for value in scaled[k]) for k in order]
+    return "\n".join(lines) + "\n"
+
+
+def write_seeds(path: Path, text: str, *, force: bool = False) -> None:
+    """Write a Seeds/POSCARS, whole or not at all.
+
+    Raises:
+        InputError: there is one already; USPEX reads and renames it, so it may not have been used yet.
+        OutputError: it cannot be written.
+    """
+    if path.exists() and not force:
+        raise InputError(f"{path}: it exists; move it away or say --force")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.new")
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error

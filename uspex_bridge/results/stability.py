@@ -1,0 +1,133 @@
+"""From sources to what is stable: one pressure, one level of theory, a hull, and the phases near it without duplicates.
+
+The commands hull, best, seeds, compare and rescore all ask this question; they differ in what they do with the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from uspex_bridge.records import Structure
+from uspex_bridge.results.duplicates import Method, Phase, Tolerances, find_phases
+from uspex_bridge.results.folder import Results, Settings
+from uspex_bridge.results.hull import TIE, Hull, Point, at_pressure, build_hull, levels_of, one_level
+from uspex_bridge.results.model import Composition, Entry, Pool
+from uspex_bridge.symmetry import space_group
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of the sources.
+
+    Attributes:
+        pressure_gpa: None takes the one they all have.
+        components: formulas to span the hull between; None chooses (see :func:`build_hull`).
+        within: how far above the hull phases are of interest, eV/atom.
+        method, tolerances: how duplicates are found.
+        mix_levels: go on where the enthalpies are of several levels of theory.
+    """
+
+    pressure_gpa: float | None = None
+    components: tuple[str, ...] | None = None
+    within: float = 0.1
+    method: Method = "both"
+    tolerances: Tolerances = field(default_factory=Tolerances)
+    mix_levels: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """The answer.
+
+    Attributes:
+        pool: the sources.
+        entries: all entries at the one pressure, those without an enthalpy included.
+        hull: of all of them.
+        phases: those within the window, by distance to the hull, then by formation enthalpy.
+        warnings: what the user must know before believing it.
+    """
+
+    pool: Pool
+    question: Question
+    entries: tuple[Entry, ...]
+    hull: Hull
+    phases: tuple[Phase, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def pressure_gpa(self) -> float | None:
+        """GPa, None where nothing says it."""
+        return next((entry.pressure_gpa for entry in self.entries if entry.valid), None)
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Levels of theory of what the hull is built from."""
+        return tuple(levels_of(self.entries))
+
+    def point(self, phase: Phase) -> Point:
+        """Where a phase lies."""
+        return self.hull.by_name[phase.entry.name]
+
+    @cached_property
+    def structures(self) -> dict[str, Structure]:
+        """The phases' structures by name of their entry; those that can be read."""
+        return {entry.name: structure for entry, structure in self.pool.structures([p.entry for p in self.phases])}
+
+    def space_group(self, phase: Phase, symprec: float = 0.1) -> str:
+        """Return symbol and number of a phase by spglib, else what the results say, else ``?``."""
+        structure = self.structures.get(phase.entry.name)
+        if structure is not None:
+            return space_group(structure.symbols, structure.cell, structure.scaled, symprec)
+        number, symbol = phase.entry.space_group, phase.entry.symbol
+        return f"{symbol} ({number})".strip() if number else "?"
+
+
+def assess(pool: Pool, question: Question) -> Assessment:
+    """Answer the question for everything in the pool.
+
+    Raises:
+        ConfigError: pressures or levels of theory are mixed.
+        InputError: there is no hull to be built.
+    """
+    warnings = one_level(pool.entries, mix=question.mix_levels)
+    entries, moved = at_pressure(pool.entries, question.pressure_gpa)
+    warnings += moved
+    if not any(entry.valid and entry.pressure_gpa is not None for entry in entries):
+        warnings.append("nothing states the pressure; the enthalpies are taken as they are (--pressure says it)")
+    hull = build_hull(entries, question.components, blocks_of(pool))
+    if hull.outside:
+        warnings.append(f"{len(hull.outside)} entries are not made of {', '.join(hull.names)}; they are left out")
+    near = hull.within(question.within)
+    phases = find_phases(pool, [point.entry for point in near], question.method, question.tolerances)
+    rank = {point.entry.name: k for k, point in enumerate(near)}
+    phases.sort(key=lambda phase: rank[phase.entry.name])
+    return Assessment(pool, question, tuple(entries), hull, tuple(phases), tuple(warnings))
+
+
+def assess_per_level(pool: Pool, question: Question) -> dict[str, Assessment]:
+    """Build one hull for each level of theory in the pool."""
+    return {
+        level or "not stated": assess(pool.only([entry for entry in pool.entries if entry.level == level]), question)
+        for level in levels_of(pool.entries)
+    }
+
+
+def blocks_of(pool: Pool) -> list[Composition]:
+    """Return the building blocks that all searches in the pool share, none where they differ or are unknown."""
+    found = {tuple(named_blocks(s.settings)) for s in pool.sources.values() if isinstance(s, Results)} - {()}
+    return list(found.pop()) if len(found) == 1 else []
+
+
+def named_blocks(settings: Settings) -> list[Composition]:
+    """Return the blocks of a search as compositions, none where they are unknown."""
+    return [
+        tuple((symbol, n) for symbol, n in zip(settings.species, block, strict=True) if n)
+        for block in settings.blocks
+        if len(block) == len(settings.species)
+    ]
+
+
+def stable_phases(assessment: Assessment, tie: float = TIE) -> list[Phase]:
+    """Return the phases on the hull, near-ties included."""
+    return [phase for phase in assessment.phases if assessment.point(phase).above <= tie]
