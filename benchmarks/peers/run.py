@@ -1,0 +1,147 @@
+"""Compare uspex_bridge with vpmdk, vasp-mace and macer by running them on the same folders.
+
+    python benchmarks/peers/run.py --vpmdk VENV --vasp-mace VENV --macer VENV --mace-model FILE --work DIR
+
+writes table.md and table.json beside this file. A call whose run.json is already in DIR is not repeated, so a stopped
+comparison goes on where it ended. table.md tells how to make the environments.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from cases import all_cases, killed, staged
+from reference import Reference
+from report import markdown
+from rows import ROWS, Lab
+from tools import Bridge, Macer, Run, Tool, VaspMace, Vpmdk, call, run
+
+HERE = Path(__file__).resolve().parent
+KILLS = (0.35, 0.5, 0.65, 0.8, 0.95)
+ROUNDS = 3
+folder_option = click.Path(path_type=Path, exists=True, resolve_path=True)
+
+
+@click.command()
+@click.option("--vpmdk", type=folder_option, required=True, help="Environment with vpmdk and chgnet.")
+@click.option("--vasp-mace", type=folder_option, required=True, help="Environment with vasp-mace.")
+@click.option("--macer", type=folder_option, required=True, help="Environment with macer and chgnet.")
+@click.option("--bridge", type=folder_option, default=Path(sys.prefix), help="Ours; default: this interpreter's.")
+@click.option("--mace-model", type=folder_option, required=True, help="A MACE .model for Ca, Fe and Ni.")
+@click.option("--work", type=click.Path(path_type=Path, resolve_path=True), required=True, help="Where the runs go.")
+@click.option("--out", type=click.Path(path_type=Path), default=HERE, help="Where table.md and table.json go.")
+def main(vpmdk: Path, vasp_mace: Path, macer: Path, bridge: Path, mace_model: Path, work: Path, out: Path) -> None:
+    """Run every tool on every case and write the table."""
+    tools: list[Tool] = [
+        Bridge("uspex_bridge", bridge / "bin", "uspex_bridge", mace_model),
+        Vpmdk("vpmdk", vpmdk / "bin", "vpmdk", variant="WRITE_PSEUDO_SCF=1"),
+        VaspMace("vasp-mace", vasp_mace / "bin", "vasp-mace", mace_model, model="mace"),
+        Macer("macer", macer / "bin", "macer", reads_incar=False),
+    ]
+    labs = [Lab(tool, {}, Reference(tool.model, tool.mace)) for tool in tools]
+    for lab in labs:
+        run_cases(lab, work, labs[0])
+        lab.stale = labs[0].runs["relax-0"].folder
+    run_rounds(labs, work)
+    run_server(labs, work)
+    table = [(row, [row.check(lab) for lab in labs]) for row in ROWS]
+    versions = {tool.name: tool.version() for tool in tools}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(markdown(table, versions, mace_model, ROUNDS))
+    cells = {
+        row.key: {lab.tool.name: vars(cell) for lab, cell in zip(labs, row_cells, strict=True)}
+        for row, row_cells in table
+    }
+    note = {"versions": versions, "cells": cells, "runs": {lab.tool.name: figures(lab) for lab in labs}}
+    (out / "table.json").write_text(json.dumps(note, indent=1, ensure_ascii=False) + "\n")
+    click.echo((out / "table.md").read_text())
+
+
+def run_cases(lab: Lab, work: Path, ours: Lab) -> None:
+    """Run every case with one tool; the stale results in the folders are ours, as complete as VASP's."""
+    for name, case in all_cases().items():
+        stale = ours.runs["relax-0"].folder if case.stale else None
+        lab.runs[name] = said(lab, run(lab.tool, case, work, stale), name)
+    if lab.tool.variant:
+        lab.runs["variant"] = said(lab, run(lab.tool, all_cases()["relax-50"], work, None, variant=True), "variant")
+    if lab is ours:
+        lab.runs["staged"] = said(lab, run(lab.tool, staged(), work, None), "staged")
+    whole = lab.runs["relax-50"].wall
+    for number, share in enumerate(KILLS):
+        case = killed(number)
+        done = run(lab.tool, case, work, ours.runs["relax-0"].folder, kill_after=share * whole)
+        lab.runs[case.name] = said(lab, done, case.name)
+
+
+def run_rounds(labs: list[Lab], work: Path) -> None:
+    """Time one single point and one short relaxation, tool after tool, several times over."""
+    for what, source in (("static", "static"), ("relax", "relax-50")):
+        for number in range(ROUNDS):
+            for lab in labs:
+                case = replace(all_cases()[source], name=f"time-{what}-{number}")
+                lab.times.setdefault(what, []).append(said(lab, run(lab.tool, case, work, None), case.name))
+
+
+def run_server(labs: list[Lab], work: Path) -> None:
+    """Time further calls through vpmdk's resident server, the only one among these tools."""
+    lab = next(lab for lab in labs if lab.tool.name == "vpmdk")
+    top = work / "vpmdk-server"
+    note = top / "runs.json"
+    if not note.exists():
+        case = all_cases()["static"]
+        folders = [top / f"CalcFold{number}" for number in range(ROUNDS)]
+        for folder in folders:
+            case.write(folder, None)
+            lab.tool.prepare(folder, case, variant=False)
+        executable, socket = str(lab.tool.bin / "vpmdk"), ["--socket", str(top / "s")]
+        with (top / "server.log").open("wb") as log:
+            server = subprocess.Popen([executable, "serve", "--dir", folders[0], *socket], stdout=log, stderr=log)
+            try:
+                wait_until_ready([executable, "status", *socket], server)
+                done = [call([executable, "run", *socket], f, {}, top / f"{f.name}.log", 60) for f in folders]
+            finally:
+                server.terminate()
+                server.wait()
+        note.write_text(json.dumps([[one.rc, one.wall, one.cpu] for one in done]))
+    lab.times["server"] = [
+        Run(top / f"CalcFold{n}", *figures) for n, figures in enumerate(json.loads(note.read_text()))
+    ]
+
+
+def wait_until_ready(status: list[str], server: subprocess.Popen) -> None:
+    """Wait until the server answers."""
+    for _ in range(240):
+        if server.poll() is not None:
+            raise click.ClickException("vpmdk serve ended; see server.log")
+        if subprocess.run(status, capture_output=True, check=False).returncode == 0:
+            return
+        time.sleep(0.5)
+    raise click.ClickException("vpmdk serve did not answer within two minutes")
+
+
+def figures(lab: Lab) -> dict:
+    """Return exit codes and times of a tool's runs, and the medians of the timed ones."""
+    runs = {
+        name: {"rc": one.rc, "wall_s": round(one.wall, 2), "cpu_s": round(one.cpu, 2)} for name, one in lab.runs.items()
+    }
+    medians = {
+        f"median-{what}": round(statistics.median(one.wall for one in many), 2) for what, many in lab.times.items()
+    }
+    return runs | medians
+
+
+def said(lab: Lab, done: Run, name: str) -> Run:
+    """Tell the terminal how a run ended."""
+    click.echo(f"{lab.tool.name:>12}  {name:<14} rc {done.rc!s:>4}  {done.wall:6.1f} s", err=True)
+    return done
+
+
+if __name__ == "__main__":
+    main()
