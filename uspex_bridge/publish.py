@@ -16,6 +16,8 @@ from uspex_bridge.errors import OutputError
 #: folder for finished when OSZICAR holds ``F=``, and its MATLAB line ends the whole search if CONTCAR is then missing.
 VASP_OUTPUTS = ("OSZICAR", "OUTCAR", "CONTCAR", "vasprun.xml", "XDATCAR")
 EXTERNAL_OUTPUTS = ("energy.txt", "geom.out")
+#: By executable.
+OUTPUTS = {"vasp": VASP_OUTPUTS, "external": EXTERNAL_OUTPUTS}
 
 
 def remove(folder: Path, names: Iterable[str]) -> None:

@@ -23,7 +23,7 @@ PROTOCOL = 1
 
 def main() -> None:
     """Serve requests until stdin ends."""
-    requests, answers = _claim_pipe()
+    requests, answers = claim_pipe()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the bridge decides when its worker ends
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -34,7 +34,7 @@ def main() -> None:
         _send(answers, session.answer(json.loads(lines.get())))
 
 
-def _claim_pipe() -> tuple[BinaryIO, BinaryIO]:
+def claim_pipe() -> tuple[BinaryIO, BinaryIO]:
     """Take stdin and stdout for the messages and give every library /dev/null and stderr in their place."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDONLY)

@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
-from uspex_bridge.cli.options import RUN_OPTIONS
+from uspex_bridge.cli.options import RUN_OPTIONS, SERVER
 from uspex_bridge.cli.vasp import run
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("folder", default=".", type=click.Path(path_type=Path))
 @RUN_OPTIONS
+@SERVER
 @click.option("--pressure", type=float, help="GPa; else PSTRESS of usercode.in, else parameters.json.")
 @click.version_option(package_name="uspex_bridge")
 def command(folder: Path, **options: Any) -> None:

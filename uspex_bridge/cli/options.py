@@ -22,6 +22,17 @@ TIME_LIMIT = click.option(
     type=click.FloatRange(min=0, min_open=True),
     help="Seconds; then the best geometry so far is returned.",
 )
+SERVER = click.option(
+    "--server",
+    type=click.Choice(["auto", "off", "start", "require"]),
+    expose_value=False,
+    help="Use a service (uspex-bridge serve) where one answers, never, start one, or fail without.",
+)
+SOCKET = click.option(
+    "--socket",
+    metavar="PATH",
+    help="Of the service, or tcp://HOST:PORT; else $USPEX_BRIDGE_SOCKET, else the one in /tmp.",
+)
 
 
 def settings(*options: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from uspex_bridge.cli.options import RUN_OPTIONS
+from uspex_bridge.cli.options import RUN_OPTIONS, SERVER
 
 if TYPE_CHECKING:
     from uspex_bridge.config import Config
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("folder", default=".", type=click.Path(path_type=Path))
 @RUN_OPTIONS
+@SERVER
 @click.option("--on-reject", type=click.Choice(["fail", "penalty"]), help="What USPEX gets for a refused structure.")
 @click.version_option(package_name="uspex_bridge")
 def command(folder: Path, **options: Any) -> None:

@@ -1,0 +1,19 @@
+"""``uspex-bridge reload``: let every worker of the service start afresh."""
+
+from __future__ import annotations
+
+import click
+
+from uspex_bridge.cli.options import SOCKET
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@SOCKET
+def command(socket: str | None) -> None:
+    """Read models anew: workers are replaced, those at work after their structure.
+
+    Weights whose file or link changed are noticed without this; it is for a changed package or environment.
+    """
+    from uspex_bridge.service.local import reach
+
+    click.echo(f"{reach(socket, {'do': 'reload'})['workers']} workers will be replaced")

@@ -1,0 +1,173 @@
+"""``uspex-bridge serve``: keep models warm for the calls of the executables."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uspex_bridge.cli.options import CONFIG, THREADS
+
+if TYPE_CHECKING:
+    from uspex_bridge.config import Config
+
+#: Starts a worker; -P keeps whatever lies in a CalcFold from being imported.
+WORKER = [sys.executable, "-P", "-c", "from uspex_bridge.cli.serve import work; work()"]
+#: Size and number of log files.
+_LOG_BYTES, _LOG_FILES = 2_000_000, 3
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--daemon", is_flag=True, help="Go to the background once it listens.")
+@click.option("--workers", type=click.IntRange(min=1), help="Structures at once; else one per CPU core and --threads.")
+@click.option(
+    "--idle-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds without a job; then it ends."
+)
+@click.option("--socket", type=click.Path(path_type=Path), help="Else $USPEX_BRIDGE_SOCKET, else one in /tmp.")
+@click.option("--tcp", metavar="HOST:PORT", help="Listen there too, for callers that hold the secret.")
+@click.option("--log", type=click.Path(path_type=Path), help="Log file, rotated; else the socket's name with .log.")
+@click.option("--quiet", is_flag=True, hidden=True, help="Nothing on stderr once it listens.")
+@CONFIG
+@THREADS
+def command(socket: Path | None, daemon: bool, quiet: bool, log: Path | None, **options: Any) -> None:
+    """Keep models loaded, so that a call of uspex-bridge-vasp costs little more than the relaxation itself.
+
+    Calls find it by themselves. It takes the settings of the table [service] in bridge.toml; those of a relaxation
+    come from each call. SIGTERM ends it after the jobs it has, a second one at once.
+    """
+    path = (socket or _default_socket()).absolute()
+    if daemon:
+        from uspex_bridge.service.local import start
+
+        given = {"--" + key.replace("_", "-"): value for key, value in {**options, "log": log}.items()}
+        made = {
+            key: Path(value).absolute() if key in ("--config", "--log") else value
+            for key, value in given.items()
+            if value
+        }
+        pid = start(str(path), [word for key, value in made.items() for word in (key, str(value))])
+        click.echo(f"service {pid} listens at {path}")
+        return
+    config = _settings(options)
+    serve(path, options["tcp"], config, _log(log or Path(f"{path}.log"), screen=not quiet), _hush if quiet else _keep)
+
+
+def serve(path: Path, tcp: str | None, config: Config, log: logging.Logger, listening: Callable[[], None]) -> None:
+    """Run the service in this process.
+
+    Raises:
+        ServiceError: it cannot listen, or has no secret for TCP.
+    """
+    from uspex_bridge.errors import ServiceError
+    from uspex_bridge.service import wire
+    from uspex_bridge.service.crew import Crew
+    from uspex_bridge.service.daemon import Daemon, Place, raise_file_limit
+    from uspex_bridge.threads import limit_threads
+
+    try:
+        secret = wire.read_secret() if tcp else b""
+        place = Place(path, f"tcp://{tcp}" if tcp else None)
+        wire.split_tcp(place.tcp or "")
+    except wire.WireError as error:
+        raise ServiceError(str(error)) from None
+    limit_threads(config.threads)
+    raise_file_limit()
+    settings = config.service
+    size = settings.workers or max(1, _cores() // config.threads)
+    asyncio.run(_serve(Daemon, Crew, place, settings, size, log, secret, listening))
+
+
+async def _serve(
+    daemon: Any, crew: Any, place: Any, settings: Any, size: int, log: logging.Logger, secret: bytes, listening: Any
+) -> None:
+    workers = crew(WORKER, size, settings.jobs_per_worker, dict(os.environ), log)
+    await daemon(place, settings, workers, log, secret).serve(listening)
+
+
+def work() -> None:
+    """Be a worker of a service."""
+    from uspex_bridge.service.worker import main
+
+    main(parse)
+
+
+def parse(kind: str, argv: list[str]) -> tuple[Path, Callable[[], Config]]:
+    """Read the arguments of a call as its executable does.
+
+    Raises:
+        SystemExit: they are wrong; that has been printed.
+    """
+    from uspex_bridge.cli import external, vasp
+
+    command = vasp.command if kind == "vasp" else external.command
+    try:
+        options = dict(command.make_context(f"uspex-bridge-{kind}", list(argv)).params)
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    folder = options.pop("folder").absolute()
+    return folder, lambda: vasp.read_settings(folder, options)
+
+
+def _settings(options: dict[str, Any]) -> Config:
+    from uspex_bridge.config import load_config
+
+    config = load_config(Path.cwd(), options["config"])
+    given = {key: options[key] for key in ("workers", "idle_timeout") if options[key] is not None}
+    return replace(config, threads=options["threads"] or config.threads, service=replace(config.service, **given))
+
+
+def _default_socket() -> Path:
+    from uspex_bridge.service import wire
+
+    place = wire.address()
+    if place.startswith("tcp://"):
+        raise click.UsageError(f"{wire.SOCKET} is {place}; give --socket PATH, and --tcp HOST:PORT to listen there too")
+    return Path(place)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Quiet(RotatingFileHandler):
+    """A log that a full disk does not end."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Go on without this line."""
+
+
+def _log(path: Path, *, screen: bool) -> logging.Logger:
+    """Return the service's log: a rotated file, and stderr."""
+    log = logging.Logger("uspex_bridge.service", logging.INFO)
+    handlers: list[logging.Handler] = [logging.StreamHandler()] if screen else []
+    with suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handlers.append(_Quiet(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+        log.addHandler(handler)
+    logging.getLogger("asyncio").handlers = handlers
+    return log
+
+
+def _hush() -> None:
+    """Let go of the stderr that whoever started this listens to."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+
+
+def _keep() -> None:
+    """Keep the screen."""

@@ -1,0 +1,80 @@
+"""``uspex-bridge status``: what the service does."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import click
+
+from uspex_bridge.cli.options import SOCKET
+
+#: Seconds between two looks at a terminal.
+_EVERY = 1.0
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+@click.option("--metrics", is_flag=True, help="Print it in Prometheus' text format.")
+@click.option("--once", is_flag=True, help="Once, in a terminal too; else it is renewed until Ctrl-C.")
+@SOCKET
+def command(socket: str | None, as_json: bool, metrics: bool, once: bool) -> None:
+    """Show the service's queue, what is running, throughput, failures by reason, time per model and memory."""
+    from uspex_bridge.service.local import reach
+
+    status = reach(socket, {"do": "status"})
+    if as_json:
+        click.echo(json.dumps(status, indent=1, ensure_ascii=False))
+    elif metrics:
+        from uspex_bridge.service.stats import metrics as as_metrics
+
+        click.echo(as_metrics(status), nl=False)
+    elif once or not sys.stdout.isatty():
+        click.echo(describe(status))
+    else:
+        try:
+            while True:
+                click.clear()
+                click.echo(describe(status))
+                time.sleep(_EVERY)
+                status = reach(socket, {"do": "status"})
+        except KeyboardInterrupt:
+            click.echo()
+
+
+def describe(status: dict[str, Any]) -> str:
+    """Return the status as a person wants it."""
+    workers = status["workers"]
+    memory = sum(filter(None, [status["memory_mb"], *(worker["memory_mb"] for worker in workers)]))
+    lines = [
+        f"service {status['pid']} ({status['version']}) at {' and '.join(status['listens'])}, "
+        f"up {_duration(status['uptime_s'])}{', stopping' if status['stopping'] else ''}",
+        f"{status['queued']} queued (longest {_duration(status['longest_wait_s'])}), {len(status['running'])} running, "
+        f"{status['jobs']} done, {status['per_minute']:g} structures/min",
+        f"{len(workers)} of at most {status['most_workers']} workers, {memory:.0f} MB in all",
+    ]
+    for title, counts in (("outcomes", "outcomes"), ("failures", "failures"), ("events", "events")):
+        if status[counts]:
+            lines.append(f"{title}: " + ", ".join(f"{n} {word}" for word, n in sorted(status[counts].items())))
+    for name, counts in status["models"].items():
+        each = 1000 * counts["seconds"] / max(counts["evaluations"], 1)
+        lines.append(f"{name}: {counts['evaluations']} evaluations, {counts['seconds']:.1f} s, {each:.1f} ms each")
+    lines.extend(
+        f"  {_duration(job['seconds']):>8}  worker {job['worker']}  {_progress(job)}  {job['folder']}"
+        for job in status["running"]
+    )
+    return "\n".join(lines)
+
+
+def _progress(job: dict[str, Any]) -> str:
+    if "stage" not in job:
+        return f"{job.get('formula') or ''} starting".strip()
+    return f"{job.get('formula') or ''} {job['stage']} step {job['step']} fmax {job['fmax']:.4f} eV/Å"
+
+
+def _duration(seconds: float) -> str:
+    minutes, left = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {left:02d} s" if minutes else f"{seconds:.1f} s"

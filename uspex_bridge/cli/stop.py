@@ -1,0 +1,19 @@
+"""``uspex-bridge stop``: end the service."""
+
+from __future__ import annotations
+
+import click
+
+from uspex_bridge.cli.options import SOCKET
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--now", is_flag=True, help="At once; calls that wait go on without it.")
+@SOCKET
+def command(socket: str | None, now: bool) -> None:
+    """End the service once the jobs it has are done; it takes no new ones."""
+    from uspex_bridge.service import local
+
+    for left in local.stop(socket, now=now):
+        click.echo(f"stopping, {left} jobs left" if left and not now else "stopping")
+    click.echo("stopped")

@@ -1,0 +1,112 @@
+"""What the service has done so far, and how it tells: numbers for ``status``, text for Prometheus."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from uspex_bridge import errors
+
+#: Throughput is counted over the last so many seconds.
+WINDOW = 600.0
+#: Exit code -> name of the error.
+_NAMES = {
+    error.exit_code: error.__name__
+    for error in vars(errors).values()
+    if isinstance(error, type) and issubclass(error, errors.BridgeError)
+}
+
+
+class Stats:
+    """Counts of jobs, reasons of failures and time per model since the start."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.outcomes: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
+        self.events: Counter[str] = Counter()
+        self.models: dict[str, dict[str, float]] = {}
+        self.waited = self.ran = 0.0
+        self._ends: deque[float] = deque(maxlen=10_000)
+
+    def ended(self, code: int, entry: dict[str, Any], waited: float, ran: float) -> None:
+        """Count a job with its exit code and what its run said of the record's entry."""
+        self._ends.append(time.monotonic())
+        self.waited += waited
+        self.ran += ran
+        self.outcomes[str(entry.get("status") or ("failed" if code else "done"))] += 1
+        if code:
+            self.failures[str(entry.get("code") or _NAMES.get(code, f"exit {code}"))] += 1
+        for stage in entry.get("stages", []):
+            name = " ".join(word for word in (stage["calculator"], stage["model"]) if word and word != "None")
+            counts = self.models.setdefault(name, {"evaluations": 0, "seconds": 0.0})
+            counts["evaluations"] += stage["evaluations"]
+            counts["seconds"] += stage["seconds"]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the numbers."""
+        now = time.monotonic()
+        span = min(WINDOW, now - self.began)
+        recent = sum(1 for end in self._ends if now - end < span)
+        return {
+            "uptime_s": round(now - self.began, 1),
+            "jobs": sum(self.outcomes.values()),
+            "outcomes": dict(self.outcomes),
+            "failures": dict(self.failures),
+            "events": dict(self.events),
+            "per_minute": round(60.0 * recent / max(span, 1.0), 2),
+            "waiting_s": round(self.waited, 3),
+            "running_s": round(self.ran, 3),
+            "models": self.models,
+        }
+
+
+def resident_mb(process: int | str) -> float | None:
+    """Return the memory of a process, MB, or None where the system does not tell."""
+    with suppress(OSError, ValueError, IndexError), open(f"/proc/{process}/status") as file:
+        for line in file:
+            if line.startswith("VmRSS:"):
+                return round(int(line.split()[1]) / 1024, 1)
+    return None
+
+
+def metrics(status: dict[str, Any]) -> str:
+    """Return a service's status in Prometheus' text format."""
+    return "\n".join(_lines(status)) + "\n"
+
+
+def _lines(status: dict[str, Any]) -> Iterator[str]:
+    def family(name: str, kind: str, text: str, samples: dict[str, Any]) -> Iterator[str]:
+        yield f"# HELP uspex_bridge_{name} {text}"
+        yield f"# TYPE uspex_bridge_{name} {kind}"
+        for labels, value in samples.items():
+            yield f"uspex_bridge_{name}{labels} {value}"
+
+    def by(label: str, values: dict[str, Any]) -> dict[str, Any]:
+        return {f'{{{label}="{_escaped(key)}"}}': value for key, value in values.items()}
+
+    models = status["models"]
+    memory = {worker["pid"]: worker["memory_mb"] for worker in status["workers"]} | {status["pid"]: status["memory_mb"]}
+    known = {str(pid): round(mb * 1048576) for pid, mb in memory.items() if mb is not None}
+    states = {state: sum(w["state"] == state for w in status["workers"]) for state in ("starting", "idle", "busy")}
+    yield from family("uptime_seconds", "gauge", "Time since the service started.", {"": status["uptime_s"]})
+    yield from family("queue_length", "gauge", "Jobs that wait for a worker.", {"": status["queued"]})
+    yield from family("running", "gauge", "Structures being relaxed.", {"": len(status["running"])})
+    yield from family("workers", "gauge", "Worker processes.", by("state", states))
+    yield from family("jobs_total", "counter", "Jobs that have ended.", by("outcome", status["outcomes"]))
+    yield from family("failures_total", "counter", "Jobs without a result.", by("reason", status["failures"]))
+    yield from family("events_total", "counter", "What happened besides.", by("event", status["events"]))
+    yield from family("waiting_seconds_total", "counter", "Time jobs waited in the queue.", {"": status["waiting_s"]})
+    yield from family("running_seconds_total", "counter", "Time jobs ran.", {"": status["running_s"]})
+    seconds = {name: counts["seconds"] for name, counts in models.items()}
+    evaluations = {name: counts["evaluations"] for name, counts in models.items()}
+    yield from family("model_seconds_total", "counter", "Time spent in stages of a model.", by("model", seconds))
+    yield from family("model_evaluations_total", "counter", "Evaluations of a model.", by("model", evaluations))
+    yield from family("resident_bytes", "gauge", "Memory of the processes.", by("pid", known))
+
+
+def _escaped(text: str) -> str:
+    return str(text).replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

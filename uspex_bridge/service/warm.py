@@ -1,0 +1,86 @@
+"""Models that stay loaded from one structure to the next, and are read anew once their weights have changed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from uspex_bridge import backends
+from uspex_bridge.config import Config
+from uspex_bridge.errors import BridgeError
+from uspex_bridge.run import Models, choose_protocol
+from uspex_bridge.threads import limit_threads
+
+#: Most models that are kept at once.
+MOST = 4
+
+
+class Warm:
+    """The loaded models of a process, by everything that decides what they compute."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[Any, backends.Backend]] = OrderedDict()
+
+    def __call__(self, config: Config) -> Models:
+        """Return the models for one structure; which weights those are is settled now."""
+        limit_threads(config.threads)
+        names = choose_protocol(config)[0].calculators
+        return _Lent(config, self, {name: weights_state(name, config) for name in names})
+
+    def get(self, name: str, config: Config, state: Any) -> backends.Backend:
+        """Return the calculator ``name``, loading it unless it is there with the weights in this state.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        settings = config.settings_of(name)
+        key = repr((name, settings))
+        if key in self._kept:
+            loaded_as, backend = self._kept[key]
+            if loaded_as == state:
+                self._kept.move_to_end(key)
+                return backend
+            self._drop(key)
+        backend = backends.load(name, settings)
+        self._kept[key] = (state, backend)
+        while len(self._kept) > MOST:
+            self._drop(next(iter(self._kept)))
+        return backend
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the calculators that are loaded."""
+        return [backend.name for _, backend in self._kept.values()]
+
+    def _drop(self, key: str) -> None:
+        self._kept.pop(key)[1].close()
+
+
+class _Lent(Models):
+    """The models of one structure, borrowed from those that stay."""
+
+    def __init__(self, config: Config, warm: Warm, states: dict[str, Any]) -> None:
+        super().__init__(config)
+        self._warm, self._states = warm, states
+
+    def __call__(self, name: str) -> backends.Backend:
+        if name not in self.loaded:
+            self.loaded[name] = self._warm.get(name, self.config, self._states.get(name))
+        return self.loaded[name]
+
+    def close(self) -> None:
+        """Give them back."""
+        self.loaded.clear()
+
+
+def weights_state(name: str, config: Config) -> tuple[object, ...] | None:
+    """Return what tells, without reading them, which weights a calculator would load: file behind links, size, time."""
+    try:
+        path = backends.find_weights(name, config.settings_of(name)).path
+        if path is None:
+            return None
+        path = path.resolve()
+        state = path.stat()
+    except (BridgeError, OSError):
+        return None
+    return (str(path), state.st_size, state.st_mtime_ns)
