@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from uspex_bridge import journal
+
 TOY = '[calculators.model]\nkind = "toy"\n'
 POSCAR = """EA0     4.200  4.300  4.100 88.00 91.00 90.00 Sym.group:    0
 1.0000
@@ -52,6 +54,11 @@ def call(fold: Path, *args: str, executable="uspex-bridge-vasp", **kwargs):
     return subprocess.run(
         command, cwd=fold, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=240, check=False, **kwargs
     )
+
+
+def record(fold: Path) -> list[dict]:
+    """Return the entries of the record beside a CalcFold."""
+    return list(journal.read(fold.parent / journal.FILENAME))
 
 
 @pytest.fixture(autouse=True)

@@ -11,15 +11,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from integration.conftest import INCAR, OUTPUTS, POSCAR, TOY, call, leave_stale_outputs, make_folder, potcar
-
-from uspex_bridge import journal
-
-READY = "F= "
-
-
-def record(fold: Path):
-    return list(journal.read(fold.parent / "bridge_record.jsonl"))
+from integration.conftest import INCAR, OUTPUTS, POSCAR, TOY, call, leave_stale_outputs, make_folder, potcar, record
 
 
 def has_result(fold: Path) -> bool:
