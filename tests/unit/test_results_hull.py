@@ -2,6 +2,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from uspex_bridge.errors import ConfigError, InputError
@@ -70,6 +71,30 @@ def test_ternary_and_quaternary_by_hand():
     # Ca5FeNiH = 4 Ca + CaFeNiH
     assert at[6].above == pytest.approx(0.4 * 4 / 8 - 0.1)
     assert {p.entry.id for p in four.vertices} == {1, 2, 3, 4, 5, 7}
+
+
+@pytest.mark.parametrize("elements", [("Ca", "Ni"), ("Ca", "Fe", "Ni"), ("Ca", "Fe", "Ni", "H")])
+def test_distances_are_pymatgens(elements):
+    """The hull's own evaluation against pymatgen's, entry by entry."""
+    from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+
+    rng = np.random.default_rng(3)
+    entries = [entry(symbol, rng.normal(), k) for k, symbol in enumerate(elements, 1)]
+    for number in range(10, 210):
+        counts = rng.integers(0, 5, len(elements))
+        if counts.sum():
+            composition = tuple((s, int(n)) for s, n in zip(elements, counts, strict=True) if n)
+            entries.append(Entry("run", number, composition, float(counts.sum() * rng.normal(-0.5, 0.4))))
+    hull = build_hull(entries)
+    made = {e.name: PDEntry(e.formula, e.enthalpy) for e in entries}
+    diagram = PhaseDiagram(made.values())
+    for point in hull.points:
+        theirs = made[point.entry.name]
+        assert point.above == pytest.approx(diagram.get_e_above_hull(theirs), abs=1e-8)
+        assert point.formation == pytest.approx(diagram.get_form_energy_per_atom(theirs), abs=1e-8)
+    assert {p.entry.formula for p in hull.vertices} == {
+        next(n.formula for n in entries if made[n.name] is stable) for stable in diagram.stable_entries
+    }
 
 
 def test_one_component_and_one_composition():

@@ -153,23 +153,21 @@ def _keep_lowest(lowest: dict[Composition, Entry], entries: Sequence[Entry]) -> 
 
 
 def _advance(
-    hull: Hull | None,
-    lowest: dict[Composition, Entry],
-    entries: Sequence[Entry],
-    names: Sequence[str],
+    hull: Hull | None, lowest: dict[Composition, Entry], entries: Sequence[Entry], names: Sequence[str]
 ) -> tuple[float | None, Hull | None]:
     """Add a generation: return by how much it undercut the hull before it, and the hull after it."""
-    lowered: float | None = None
-    if hull is not None:
-        below = [-hull.above(e.composition, e.enthalpy) for e in entries if e.valid and hull.holds(e.composition)]
-        lowered = max([0.0, *(depth for depth in below if depth > 1e-9)])
     _keep_lowest(lowest, entries)
-    if hull is None or lowered:
+    if hull is None:
         try:
-            hull = build_hull(list(lowest.values()), names)
+            return None, build_hull(list(lowest.values()), names)
         except InputError:  # some component has no structure yet
-            hull = None
-    return lowered, hull
+            return None, None
+    depths = [(-hull.above(e.composition, e.enthalpy), e) for e in entries if e.valid and hull.holds(e.composition)]
+    below = [(depth, entry) for depth, entry in depths if depth > 1e-9]
+    if not below:
+        return 0.0, hull
+    corners = [point.entry for point in hull.vertices]
+    return max(depth for depth, _ in below), build_hull([*corners, *(entry for _, entry in below)], names)
 
 
 def _settled(made: Sequence[Generation], tie: float) -> int:

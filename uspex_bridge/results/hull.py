@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
 from uspex_bridge.errors import ConfigError, InputError
+from uspex_bridge.records import Array
 from uspex_bridge.results.model import NAN, Composition, Entry, formula_of, reduced_composition
 from uspex_bridge.units import pv_energy
 from uspex_bridge.vasp.structure import ELEMENTS
@@ -52,13 +53,16 @@ class Hull:
         components: what it is spanned between.
         points: entries by distance to the hull, then by formation enthalpy.
         references: lowest enthalpy of each component, eV per formula as written in ``components``.
-        facets: corners (indices into ``vertices``) of each facet; diagram: pymatgen's PhaseDiagram.
+        planes: of each facet the enthalpy per unit of each component, (F, C): a cell's height on the hull is the
+            largest of planes @ amounts, since the hull is convex.
+        diagram: pymatgen's PhaseDiagram.
         outside: entries that are not made of the components.
     """
 
     components: tuple[Composition, ...]
     points: tuple[Point, ...]
     references: tuple[float, ...]
+    planes: Array
     diagram: Any
     outside: tuple[Entry, ...] = ()
 
@@ -86,8 +90,7 @@ class Hull:
         corners = {_key(point.amounts): point for point in self.vertices}
         made = []
         for simplex in self.diagram.facets:
-            entries = [self.diagram.qhull_entries[i] for i in simplex]
-            amounts = [tuple(e.composition[dummy] for dummy in _dummies(len(self.components))) for e in entries]
+            amounts = [_amounts_in(self.diagram.qhull_entries[i], len(self.components)) for i in simplex]
             made.append(tuple(corners[_key(a)] for a in amounts if _key(a) in corners))
         return tuple(made)
 
@@ -105,11 +108,7 @@ class Hull:
         if amounts is None:
             raise InputError(f"{formula_of(composition)} is not made of {', '.join(self.names)}")
         natoms = sum(n for _, n in composition)
-        return (enthalpy - self._height(amounts)) / natoms
-
-    def _height(self, amounts: Sequence[float]) -> float:
-        """Return the hull's enthalpy of a cell with these amounts of the components, eV."""
-        return float(self.diagram.get_hull_energy_per_atom(_diagram_composition(amounts))) * sum(amounts)
+        return (enthalpy - float((self.planes @ np.array(amounts)).max())) / natoms
 
 
 def build_hull(
@@ -146,21 +145,20 @@ def build_hull(
     diagram = PhaseDiagram(
         [PDEntry(_diagram_composition(a), e.enthalpy) for e, a in (placed[k] for k in lowest.values())]
     )
-    corner_keys = {
-        _key([entry.composition[dummy] for dummy in _dummies(len(chosen))]) for entry in diagram.stable_entries
-    }
-    heights = {
-        key: float(diagram.get_hull_energy_per_atom(_diagram_composition(placed[k][1]))) for key, k in lowest.items()
-    }
-    points = []
-    for k, (entry, amounts) in enumerate(placed):
-        key, blocks_in_cell = _key(amounts), sum(amounts)
-        formation = (entry.enthalpy - float(np.dot(amounts, references))) / entry.natoms
-        vertex = key in corner_keys and lowest[key] == k
-        above = 0.0 if vertex else (entry.enthalpy - heights[key] * blocks_in_cell) / entry.natoms
-        points.append(Point(entry, tuple(amounts), formation, max(above, 0.0), vertex))
+    planes = _planes(diagram, len(chosen))
+    corners = {lowest[_key(_amounts_in(entry, len(chosen)))] for entry in diagram.stable_entries}
+    matrix = np.array([given for _, given in placed])
+    enthalpies = np.array([entry.enthalpy for entry, _ in placed])
+    natoms = np.array([entry.natoms for entry, _ in placed])
+    above = np.maximum((enthalpies - (matrix @ planes.T).max(axis=1)) / natoms, 0.0)
+    above[list(corners)] = 0.0
+    formation = (enthalpies - matrix @ np.array(references)) / natoms
+    points = [
+        Point(entry, given, float(formation[k]), float(above[k]), k in corners)
+        for k, (entry, given) in enumerate(placed)
+    ]
     points.sort(key=lambda point: (point.above, not point.vertex, point.formation))
-    return Hull(tuple(chosen), tuple(points), tuple(references), diagram, tuple(outside))
+    return Hull(tuple(chosen), tuple(points), tuple(references), planes, diagram, tuple(outside))
 
 
 def parse_formula(formula: str) -> Composition:
@@ -177,7 +175,8 @@ def parse_formula(formula: str) -> Composition:
     return tuple((symbol, int(count or 1)) for symbol, count in parts)
 
 
-def amounts_of(composition: Composition, components: Sequence[Composition]) -> tuple[float, ...] | None:
+@lru_cache(maxsize=100_000)
+def amounts_of(composition: Composition, components: tuple[Composition, ...]) -> tuple[float, ...] | None:
     """Return how much of each component a cell holds, None where it is not made of them."""
     elements = sorted({symbol for part in (*components, composition) for symbol, _ in part})
     matrix = np.array([[dict(part).get(symbol, 0) for part in components] for symbol in elements], dtype=float)
@@ -295,12 +294,9 @@ def _place(
     entries: Sequence[Entry], components: Sequence[Composition]
 ) -> tuple[list[tuple[Entry, tuple[float, ...]]], list[Entry]]:
     """Return the entries with their amounts of the components, and those that are not made of them."""
-    known: dict[Composition, tuple[float, ...] | None] = {}
     placed, outside = [], []
     for entry in entries:
-        if entry.composition not in known:
-            known[entry.composition] = amounts_of(entry.composition, components)
-        amounts = known[entry.composition]
+        amounts = amounts_of(entry.composition, tuple(components))
         if amounts is None:
             outside.append(entry)
         else:
@@ -325,17 +321,33 @@ def _references(placed: Sequence[tuple[Entry, tuple[float, ...]]], components: S
     return lowest
 
 
+def _planes(diagram: Any, count: int) -> Array:
+    """Return the enthalpy per unit of each component on each facet of a diagram, (F, C)."""
+    planes = []
+    for simplex in diagram.facets:
+        entries = [diagram.qhull_entries[i] for i in simplex]
+        corners = np.array([_amounts_in(entry, count) for entry in entries])
+        planes.append(np.linalg.solve(corners, [entry.energy for entry in entries]))
+    return np.array(planes)
+
+
+def _amounts_in(entry: Any, count: int) -> tuple[float, ...]:
+    """Return the amounts of the components in an entry of a diagram."""
+    return tuple(float(entry.composition[dummy]) for dummy in _dummies(count))
+
+
 def _key(amounts: Sequence[float]) -> tuple[int, ...]:
     """Return a key of the mixing ratio."""
     total = sum(amounts)
     return tuple(round(1e7 * amount / total) for amount in amounts)
 
 
-def _dummies(count: int) -> list[Any]:
+@lru_cache
+def _dummies(count: int) -> tuple[Any, ...]:
     """Return the stand-ins for components, pymatgen's species that are no elements."""
     from pymatgen.core import DummySpecies
 
-    return [DummySpecies(f"X{letter}") for letter in "abcdefgh"[:count]]
+    return tuple(DummySpecies(f"X{letter}") for letter in "abcdefgh"[:count])
 
 
 def _diagram_composition(amounts: Sequence[float]) -> Any:

@@ -99,7 +99,7 @@ def fit_for(
 
 
 def _whole_blocks(composition: Composition, blocks: Sequence[Composition]) -> bool:
-    amounts = amounts_of(composition, blocks)
+    amounts = amounts_of(composition, tuple(blocks))
     return amounts is not None and all(abs(amount - round(amount)) < 1e-6 for amount in amounts)
 
 
