@@ -91,8 +91,11 @@ class ForkServer:
         self.close()
 
 
-def _serve(channel: socket.socket, main: Callable[[list[str]], object]) -> None:
-    """Fork one child per request until the other side closes ``channel``, then end those still running."""
+def _serve(channel: socket.socket, main: Callable[[list[str]], object], imported: dict[str, str]) -> None:
+    """Fork one child per request until the other side closes ``channel``, then end those still running.
+
+    ``imported`` holds the environment variables that the imports themselves set, as they would in a real start.
+    """
     selector = selectors.DefaultSelector()
     selector.register(channel, selectors.EVENT_READ)
     running: dict[int, tuple[int, socket.socket]] = {}
@@ -110,7 +113,7 @@ def _serve(channel: socket.socket, main: Callable[[list[str]], object]) -> None:
                     private = [channel.fileno(), files[0], *running, *(reply.fileno() for _, reply in running.values())]
                     for descriptor in private:
                         os.close(descriptor)
-                    _child(json.loads(request), files[1:], main)
+                    _child(json.loads(request), files[1:], main, imported)
                 for descriptor in files[1:]:
                     os.close(descriptor)
                 handle = os.pidfd_open(pid)
@@ -126,13 +129,15 @@ def _serve(channel: socket.socket, main: Callable[[list[str]], object]) -> None:
                     reply.sendall(str(code).encode())
 
 
-def _child(request: dict[str, Any], streams: Sequence[int], main: Callable[[list[str]], object]) -> None:
+def _child(
+    request: dict[str, Any], streams: Sequence[int], main: Callable[[list[str]], object], imported: dict[str, str]
+) -> None:
     """Become the executable; never returns."""
     code: object = 1
     try:
         os.chdir(request["cwd"])
         os.environ.clear()
-        os.environ.update(request["env"])
+        os.environ.update(request["env"] | imported)
         for number, descriptor in enumerate(streams):
             os.dup2(descriptor, number)
         sys.stdin = os.fdopen(0, closefd=False)
@@ -159,6 +164,7 @@ def _child(request: dict[str, Any], streams: Sequence[int], main: Callable[[list
 def _start() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     module, _, function = sys.argv[2].partition(":")
+    before = dict(os.environ)
     for name in sys.argv[3:]:
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(name)
@@ -173,7 +179,7 @@ def _start() -> None:
     else:
         raise SystemExit(f"fork server: {threads} threads after the imports; a fork of them would not be safe")
     channel.sendall(b"ready")
-    _serve(channel, main)
+    _serve(channel, main, {name: value for name, value in os.environ.items() if before.get(name) != value})
 
 
 if __name__ == "__main__":

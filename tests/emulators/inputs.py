@@ -47,6 +47,30 @@ def single_relaxation(force: float = 0.01) -> list[str]:
     ]
 
 
+def embedded_settings() -> str:
+    """Return the bridge.toml of the protocol whose weights come with its packages."""
+    return 'protocol = "embedded"\n'
+
+
+def demo_weights(folder: Path) -> tuple[Path, Path]:
+    """Return the demo weights of MACE and MatterSim in ``folder``.
+
+    Raises:
+        FileNotFoundError: one of them is not there.
+    """
+    mace, mattersim = folder / "mace-demo-cafeni.model", folder / "mattersim-demo-cafeni.pth"
+    for path in (mace, mattersim):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: the demo weights are made by examples/demo_weights/train.py")
+    return mace, mattersim
+
+
+def paper_settings(folder: Path) -> str:
+    """Return the bridge.toml of the protocol MACE -> MatterSim with the demo weights in ``folder``."""
+    mace, mattersim = demo_weights(folder)
+    return f'protocol = "paper"\n[calculators.mace]\nmodel = "{mace}"\n[calculators.mattersim]\nmodel = "{mattersim}"\n'
+
+
 def potcar(symbol: str) -> str:
     """Return a stub POTCAR: its first line, VRHFIN and TITEL where VASP has them, and the end mark."""
     return (

@@ -9,16 +9,17 @@ import pytest
 from emulators import independent
 from emulators.candidates import candidate, candidates, ion_distances
 from emulators.forkserver import ForkServer
-from emulators.inputs import manual_series, single_relaxation
+from emulators.inputs import demo_weights, embedded_settings, manual_series, paper_settings, single_relaxation
 from emulators.matlab_line import MatlabLine
 from emulators.python_line import PythonLine
 
 EXECUTABLE = str(Path(sys.executable).parent / "uspex-bridge-vasp")
-BACKGROUND = Path(__file__).resolve().parents[2] / "templates" / "matlab" / "background.sh"
+ROOT = Path(__file__).resolve().parents[2]
+BACKGROUND = ROOT / "templates" / "matlab" / "background.sh"
+WEIGHTS = ROOT / "examples" / "demo_weights"
 #: Neither the alphabetical order nor that of the candidates.
 SPECIES = ("Ni", "Ca", "Fe")
 TOY = 'protocol = "single"\n[calculators.model]\nkind = "toy"\n'
-EMBEDDED = 'protocol = "embedded"\n'
 STALE = {
     "OSZICAR": "DAV:   1    -0.1E+02\n   1 F= -.99900000E+03 E0= -.99900000E+03  d E =-.1E+00\n",
     "OUTCAR": "   NELM   =     60;   NELMIN=  2; NELMDL= -5     # of ELM steps\n",
@@ -193,22 +194,25 @@ class TestToy:
         assert 50 < report.enthalpy / len(report.candidate.atoms) < 1000
 
 
-class TestEmbedded:
-    """CHGNet, as a fresh installation runs it, each call a process of its own."""
+class TestModels:
+    """CHGNet, as a fresh installation runs it, and MACE -> MatterSim on the demo weights; each call is a process."""
 
     @pytest.fixture(scope="class")
     def launch(self):
-        with ForkServer(preload=("chgnet.model.dynamics", "ase.optimize", "ase.filters", "spglib")) as server:
+        with ForkServer() as server:
             yield server.launch
 
-    @pytest.fixture(scope="class")
-    def reference(self):
-        return independent.calculator("chgnet")
+    @pytest.fixture(scope="class", params=["embedded", "paper"])
+    def protocol(self, request):
+        """Text of bridge.toml, and the calculator that has the last word."""
+        if request.param == "embedded":
+            return embedded_settings(), independent.calculator("chgnet")
+        return paper_settings(WEIGHTS), independent.calculator("mattersim", demo_weights(WEIGHTS)[1])
 
     @pytest.mark.parametrize("pressure", [0.0, 50.0, 100.0])
-    def test_matlab_line(self, tmp_path, launch, reference, pressure):
+    def test_matlab_line(self, tmp_path, launch, protocol, pressure):
         line = MatlabLine(
-            settings(tmp_path, EMBEDDED),
+            settings(tmp_path, protocol[0]),
             SPECIES,
             manual_series(),
             pressure=pressure,
@@ -217,13 +221,13 @@ class TestEmbedded:
         )
         leave_stale(line.folder(1))
         report = line.run([candidate(2, pressure, seed=7, atoms=(2, 4))])[0]
-        assert_sound(report, pressure, reference)
+        assert_sound(report, pressure, protocol[1])
         assert len(report.calls) == 5
 
     @pytest.mark.parametrize("pressure", [0.0, 50.0, 100.0])
-    def test_python_line(self, tmp_path, launch, reference, pressure):
+    def test_python_line(self, tmp_path, launch, protocol, pressure):
         line = PythonLine(
-            settings(tmp_path, EMBEDDED),
+            settings(tmp_path, protocol[0]),
             SPECIES,
             manual_series()[2:],
             pressure=pressure,
@@ -231,4 +235,4 @@ class TestEmbedded:
             launch=launch,
         )
         report = line.run([candidate(3, pressure, seed=7, atoms=(2, 4))])[0]
-        assert_sound(report, pressure, reference)
+        assert_sound(report, pressure, protocol[1])

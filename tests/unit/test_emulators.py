@@ -342,7 +342,8 @@ class TestForkServer:
     @pytest.fixture
     def server(self, tmp_path, monkeypatch):
         (tmp_path / "target_under_test.py").write_text(
-            "import os, sys, time\nprint('imported', file=open(os.environ['TRACE'], 'a'))\n"
+            "import os, sys, time\nos.environ['SET'] = 'by import'\n"
+            "print('imported', file=open(os.environ['TRACE'], 'a'))\n"
             "def main(argv):\n"
             "    if argv[0] == 'code': return int(argv[1])\n"
             "    if argv[0] == 'exit': sys.exit(argv[1])\n"
@@ -352,7 +353,7 @@ class TestForkServer:
             "    if argv[0] == 'meet':\n"
             "        open('here', 'w').close()\n"
             "        while not os.path.exists('../' + argv[1] + '/here'): time.sleep(0.01)\n"
-            "    if argv[0] == 'say': print(os.getcwd(), sys.stdin.read(), os.environ.get('TOLD'))\n"
+            "    if argv[0] == 'say': print(os.getcwd(), sys.stdin.read(), os.environ.get('TOLD'), os.environ['SET'])\n"
             "    if argv[0] == 'leak': globals()['seen'] = globals().get('seen', 0) + 1; return seen\n"
         )
         monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -378,7 +379,7 @@ class TestForkServer:
         assert "ValueError: broken" in (tmp_path / "err").read_text()
         monkeypatch.setenv("TOLD", "now")
         assert self.launch(server, tmp_path, "tool say") == 0
-        assert (tmp_path / "out").read_text() == f"{tmp_path} text now\n"
+        assert (tmp_path / "out").read_text() == f"{tmp_path} text now by import\n"
         assert (tmp_path / "trace").read_text() == "imported\n"
 
     def test_calls_share_nothing(self, server, tmp_path):
