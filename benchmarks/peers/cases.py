@@ -80,7 +80,8 @@ class Case:
         (folder / "KPOINTS").write_text("EA\n0\nGamma\n   4    4    4\n")
         if self.stale and stale is not None:
             for name in OUTPUTS:
-                (folder / name).write_bytes((stale / name).read_bytes())
+                if (stale / name).is_file():
+                    (folder / name).write_bytes((stale / name).read_bytes())
 
     def poscar_text(self) -> str:
         """Return POSCAR's text."""

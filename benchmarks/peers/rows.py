@@ -122,19 +122,20 @@ def left(lab: Lab, name: str) -> tuple[bool, str]:
     """Say whether nothing in the folder of a failed run can be taken for a result, and what can."""
     done, before = lab.runs[name], lab.stale
     assert before is not None
-    old = [n for n in OUTPUTS if done.text(n) and done.text(n) == (before / n).read_text()]
+    old = [n for n in OUTPUTS if done.text(n) and done.text(n) == Run(before, 0, 0, 0).text(n)]
     taken = claims(done.folder)
     if not taken and "CONTCAR" not in old:
         return True, f"nothing left, {ended(done)}"
-    return False, ("old result stays" if set(taken) & set(old) else "a new result") + f", {ended(done)}"
+    return False, ("old result stays" if set(taken) <= set(old) else "a new result") + f", {ended(done)}"
 
 
 def bad_inputs(lab: Lab) -> Cell:
     verdicts = {what: left(lab, name) for name, what in BAD_INPUTS.items()}
     wrong = {what: said for what, (good, said) in verdicts.items() if not good}
-    groups = {said: [what for what in wrong if wrong[what] == said] for said in dict.fromkeys(wrong.values())}
-    told = "; ".join(f"{said} ({', '.join(whats)})" for said, whats in groups.items())
-    return Cell(not wrong, f"{len(verdicts) - len(wrong)} of {len(verdicts)}" + (f"; {told}" if told else ""))
+    short = {what: re.sub(r", exit (?!0)\S+", "", said) for what, said in wrong.items()}
+    groups = {said: [what for what in short if short[what] == said] for said in dict.fromkeys(short.values())}
+    told = [said + (f" ({', '.join(whats)})" if len(whats) < len(verdicts) else "") for said, whats in groups.items()]
+    return Cell(not wrong, "; ".join([f"{len(verdicts) - len(wrong)} of {len(verdicts)}", *told]))
 
 
 def overlap(lab: Lab) -> Cell:

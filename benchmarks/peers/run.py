@@ -9,6 +9,8 @@ comparison goes on where it ended. table.md tells how to make the environments.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from cases import all_cases, killed, staged
 from reference import Reference
 from report import markdown
 from rows import ROWS, Lab
-from tools import Bridge, Macer, Run, Tool, VaspMace, Vpmdk, call, run
+from tools import ONE_THREAD, Bridge, Macer, Run, Tool, VaspMace, Vpmdk, call, run
 
 HERE = Path(__file__).resolve().parent
 KILLS = (0.35, 0.5, 0.65, 0.8, 0.95)
@@ -47,10 +49,10 @@ def main(vpmdk: Path, vasp_mace: Path, macer: Path, bridge: Path, mace_model: Pa
     ]
     labs = [Lab(tool, {}, Reference(tool.model, tool.mace)) for tool in tools]
     for lab in labs:
-        run_cases(lab, work, labs[0])
-        lab.stale = labs[0].runs["relax-0"].folder
+        run_cases(lab, work)
     run_rounds(labs, work)
-    run_server(labs, work)
+    for lab in labs:
+        run_server(lab, work / f"{lab.tool.name}-server")
     table = [(row, [row.check(lab) for lab in labs]) for row in ROWS]
     versions = {tool.name: tool.version() for tool in tools}
     out.mkdir(parents=True, exist_ok=True)
@@ -64,20 +66,20 @@ def main(vpmdk: Path, vasp_mace: Path, macer: Path, bridge: Path, mace_model: Pa
     click.echo((out / "table.md").read_text())
 
 
-def run_cases(lab: Lab, work: Path, ours: Lab) -> None:
-    """Run every case with one tool; the stale results in the folders are ours, as complete as VASP's."""
+def run_cases(lab: Lab, work: Path) -> None:
+    """Run every case with one tool; the earlier results in a folder are those of the tool's first run."""
     for name, case in all_cases().items():
-        stale = ours.runs["relax-0"].folder if case.stale else None
-        lab.runs[name] = said(lab, run(lab.tool, case, work, stale), name)
+        lab.runs[name] = said(lab, run(lab.tool, case, work, lab.stale), name)
+        if lab.stale is None:
+            lab.stale = lab.runs[name].folder
     if lab.tool.variant:
         lab.runs["variant"] = said(lab, run(lab.tool, all_cases()["relax-50"], work, None, variant=True), "variant")
-    if lab is ours:
+    if isinstance(lab.tool, Bridge):
         lab.runs["staged"] = said(lab, run(lab.tool, staged(), work, None), "staged")
     whole = lab.runs["relax-50"].wall
     for number, share in enumerate(KILLS):
         case = killed(number)
-        done = run(lab.tool, case, work, ours.runs["relax-0"].folder, kill_after=share * whole)
-        lab.runs[case.name] = said(lab, done, case.name)
+        lab.runs[case.name] = said(lab, run(lab.tool, case, work, lab.stale, kill_after=share * whole), case.name)
 
 
 def run_rounds(labs: list[Lab], work: Path) -> None:
@@ -89,41 +91,41 @@ def run_rounds(labs: list[Lab], work: Path) -> None:
                 lab.times.setdefault(what, []).append(said(lab, run(lab.tool, case, work, None), case.name))
 
 
-def run_server(labs: list[Lab], work: Path) -> None:
-    """Time further calls through vpmdk's resident server, the only one among these tools."""
-    lab = next(lab for lab in labs if lab.tool.name == "vpmdk")
-    top = work / "vpmdk-server"
+def run_server(lab: Lab, top: Path) -> None:
+    """Time further single points through the tool's resident server, if it has one, after one call to warm up."""
+    folders = [top / f"CalcFold{number}" for number in range(ROUNDS + 1)]
+    server = lab.tool.server(folders[0], top / "s")
+    if server is None:
+        return
     note = top / "runs.json"
     if not note.exists():
+        shutil.rmtree(top, ignore_errors=True)
         case = all_cases()["static"]
-        folders = [top / f"CalcFold{number}" for number in range(ROUNDS)]
         for folder in folders:
             case.write(folder, None)
             lab.tool.prepare(folder, case, variant=False)
-        executable, socket = str(lab.tool.bin / "vpmdk"), ["--socket", str(top / "s")]
         with (top / "server.log").open("wb") as log:
-            server = subprocess.Popen([executable, "serve", "--dir", folders[0], *socket], stdout=log, stderr=log)
+            process = subprocess.Popen(server.start, env=os.environ | ONE_THREAD, stdout=log, stderr=log)
             try:
-                wait_until_ready([executable, "status", *socket], server)
-                done = [call([executable, "run", *socket], f, {}, top / f"{f.name}.log", 60) for f in folders]
+                wait_until_ready(server.ready, process)
+                done = [call(server.call, f, server.environment, top / f"{f.name}.log", 60) for f in folders]
             finally:
-                server.terminate()
-                server.wait()
+                process.terminate()
+                process.wait()
         note.write_text(json.dumps([[one.rc, one.wall, one.cpu] for one in done]))
-    lab.times["server"] = [
-        Run(top / f"CalcFold{n}", *figures) for n, figures in enumerate(json.loads(note.read_text()))
-    ]
+    runs = [Run(f, *kept) for f, kept in zip(folders, json.loads(note.read_text()), strict=True)]
+    lab.times["server"] = [said(lab, one, "server") for one in runs[1:]]
 
 
 def wait_until_ready(status: list[str], server: subprocess.Popen) -> None:
     """Wait until the server answers."""
     for _ in range(240):
         if server.poll() is not None:
-            raise click.ClickException("vpmdk serve ended; see server.log")
+            raise click.ClickException("the server ended; see server.log")
         if subprocess.run(status, capture_output=True, check=False).returncode == 0:
             return
         time.sleep(0.5)
-    raise click.ClickException("vpmdk serve did not answer within two minutes")
+    raise click.ClickException("the server did not answer within two minutes")
 
 
 def figures(lab: Lab) -> dict:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cases import Case
 
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 BAD = "does-not-exist.model"
 _STAGED = """description = "MACE, then CHGNet"
 [[stage]]
@@ -28,6 +29,16 @@ calculator = "chgnet"
 optimizer = "BFGS"
 fmax = 0.05
 """
+
+
+@dataclass(frozen=True)
+class Server:
+    """A resident server: the commands that start it, succeed once it answers, and make one call through it."""
+
+    start: list[str]
+    ready: list[str]
+    call: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,10 @@ class Tool:
         """Return further environment variables."""
         return {}
 
+    def server(self, folder: Path, socket: Path) -> Server | None:
+        """Return how to use the tool's resident server, if it has one."""
+        return None
+
     @property
     def python(self) -> Path:
         """The interpreter of the tool's environment."""
@@ -72,6 +87,17 @@ class Bridge(Tool):
     def command(self, case: Case) -> list[str]:
         """No arguments: settings are beside the folder."""
         return [str(self.bin / "uspex-bridge-vasp")]
+
+    def environment(self, case: Case) -> dict[str, str]:
+        """Return what keeps a call from a service that happens to run."""
+        return {"USPEX_BRIDGE_SERVER": "off"}
+
+    def server(self, folder: Path, socket: Path) -> Server | None:
+        """Return the commands of ``uspex-bridge serve``."""
+        command, place = str(self.bin / "uspex-bridge"), ["--socket", str(socket)]
+        use = {"USPEX_BRIDGE_SOCKET": str(socket), "USPEX_BRIDGE_SERVER": "require"}
+        call = [str(self.bin / "uspex-bridge-vasp")]
+        return Server([command, "serve", "--workers", "1", *place], [command, "status", *place], call, use)
 
     def prepare(self, folder: Path, case: Case, variant: bool) -> None:
         """Write bridge.toml."""
@@ -101,6 +127,12 @@ class Vpmdk(Tool):
         lines += [f"MODEL={BAD}"] if case.bad_model else []
         lines += [self.variant] if variant else []
         (folder / "BCAR").write_text("\n".join(lines) + "\n")
+
+    def server(self, folder: Path, socket: Path) -> Server | None:
+        """Return the commands of ``vpmdk serve``."""
+        command, place = str(self.bin / "vpmdk"), ["--socket", str(socket)]
+        start = [command, "serve", "--dir", str(folder), *place]
+        return Server(start, [command, "status", *place], [command, "run", *place])
 
 
 class VaspMace(Tool):
@@ -167,13 +199,12 @@ def run(
 
 def call(command: list[str], folder: Path, environment: dict[str, str], log: Path, limit: float) -> Run:
     """Call a command as USPEX does, on one thread: cwd in the folder, stdin empty; rc is None where it was killed."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     began = time.monotonic()
     with log.open("wb") as out:
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=os.environ | threads | {"CUDA_VISIBLE_DEVICES": ""} | environment,
+            env=os.environ | ONE_THREAD | {"CUDA_VISIBLE_DEVICES": ""} | environment,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
