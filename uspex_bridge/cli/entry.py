@@ -102,16 +102,17 @@ class _Call:
         except client.Unusable as error:
             return self._here(f"the service at {self.place} cannot be used: {error}")
         except client.Lost:
-            pass
+            if self.caller.halted:
+                return self._here("")
         try:
             return self.caller.resubmit(self.place, job, COMES_BACK)
-        except (client.Absent, client.Unusable, client.Lost) as error:
+        except (client.Absent, client.Unusable, client.Lost):
             from pathlib import Path
 
             from uspex_bridge.service import local
 
             local.wait_for(Path(self.folder))
-            return self._here(f"the service at {self.place} ended during this run: {error}")
+            return self._here(f"the service at {self.place} ended during this run")
 
     def _without(self, job: dict[str, object]) -> int | None:
         """Do what the settings say where there is no service."""

@@ -226,28 +226,30 @@ class Caller:
         """
         import signal
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._caught)
         connection = Connection(place)
-        connection.send(job)
         self._connection = connection
-        if self.halted:
-            connection.send({"do": "halt"})
+        before = {number: signal.signal(number, self._caught) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            while True:
-                message = connection.receive()
-                event = message.get("event")
-                if event in ("out", "err"):
-                    _print(1 if event == "out" else 2, str(message.get("text", "")))
-                elif event == "end":
-                    return int(message["exit"])
-                elif event == "failed":
-                    raise Failed(str(message.get("error")), str(message.get("message")))
-                elif event == "declined":
-                    raise Unusable(str(message.get("message")))
+            connection.send(job)
+            return self._follow(connection)
         finally:
-            self._connection = None
+            for number, handler in before.items():
+                signal.signal(number, handler)
             connection.close()
+
+    def _follow(self, connection: Connection) -> int:
+        """Print what the run prints until it ends."""
+        while True:
+            message = connection.receive()
+            event = message.get("event")
+            if event in ("out", "err"):
+                _print(1 if event == "out" else 2, str(message.get("text", "")))
+            elif event == "end":
+                return int(message["exit"])
+            elif event == "failed":
+                raise Failed(str(message.get("error")), str(message.get("message")))
+            elif event == "declined":
+                raise Unusable(str(message.get("message")))
 
     def resubmit(self, place: str, job: dict[str, Any], patience: float) -> int:
         """Submit to a service that is being started again, for ``patience`` seconds.
@@ -257,8 +259,6 @@ class Caller:
         """
         end = time.monotonic() + patience
         while True:
-            if self.halted:
-                raise Failed("Interrupted", "told to stop when the service had ended; nothing was written")
             try:
                 return self.submit(place, job)
             except Absent:
@@ -270,8 +270,8 @@ class Caller:
         if self.halted:
             os._exit(128 + number)
         self.halted = True
-        if self._connection is not None:
-            self._connection.send({"do": "halt"})
+        assert self._connection is not None
+        self._connection.send({"do": "halt"})
 
 
 def _print(handle: int, text: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from uspex_bridge.config import ServiceSettings
-from uspex_bridge.errors import BridgeError, BusyError, OutputError, ServiceError
+from uspex_bridge.errors import BusyError, OutputError, ServiceError
 from uspex_bridge.publish import OUTPUTS, remove
 from uspex_bridge.service import wire
 from uspex_bridge.service.client import keep_alive
@@ -243,9 +243,11 @@ class Daemon:
 
         try:
             place = await self._claim(Path(folder), OUTPUTS[kind], asked.get("inode"))
-        except BridgeError as error:
-            self.crew.stats.failures[type(error).__name__] += 1
-            return peer.tell({"event": "failed", "error": type(error).__name__, "message": str(error)})
+        except BusyError as error:
+            self.crew.stats.failures[BusyError.__name__] += 1
+            return peer.tell({"event": "failed", "error": BusyError.__name__, "message": str(error)})
+        except OutputError as error:
+            return peer.tell({"event": "declined", "message": str(error)})
         job = Job(order, folder, place, tell)
         self.crew.submit(job)
         listening = asyncio.create_task(self._orders(peer, job))
