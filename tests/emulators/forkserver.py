@@ -82,7 +82,11 @@ class ForkServer:
     def close(self) -> None:
         """End the server and what it still runs."""
         self._socket.close()
-        self._process.wait(timeout=30)
+        try:
+            self._process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def __enter__(self) -> ForkServer:
         return self
@@ -180,6 +184,7 @@ def _start() -> None:
         raise SystemExit(f"fork server: {threads} threads after the imports; a fork of them would not be safe")
     channel.sendall(b"ready")
     _serve(channel, main, {name: value for name, value in os.environ.items() if before.get(name) != value})
+    os._exit(0)  # PyTorch takes seconds to take itself down in order
 
 
 if __name__ == "__main__":
