@@ -261,7 +261,7 @@ def test_scaling_to_a_pressure(bulk_modulus, pressure):
 
 
 def test_scaling_that_finds_no_volume():
-    with pytest.raises(CalculationError, match="no volume found for 100 GPa"):
+    with pytest.raises(CalculationError, match="no volume for 100 GPa"):
         at_new_pressure(as_structure(B2), lambda structure: np.zeros(6), 100.0)
     with pytest.raises(CalculationError):
         at_new_pressure(as_structure(B2), lambda structure: np.full(6, np.nan), 100.0)

@@ -176,8 +176,8 @@ def test_a_relaxed_folder_is_its_record(tmp_path):
     (tmp_path / journal.FILENAME).write_text(json.dumps({"status": "failed"}) + "\n" + json.dumps(fields) + "\n")
     pool = open_sources([str(tmp_path)])
     (entry,) = pool.entries
-    assert (entry.id, entry.enthalpy, entry.energy, entry.pressure_gpa, entry.level) == (2, -4.0, -5.0, 20.0, "toy")
-    assert pool.sources[str(tmp_path)].names == {2: "EA12"}
+    assert (entry.id, entry.enthalpy, entry.energy, entry.pressure_gpa, entry.level) == (12, -4.0, -5.0, 20.0, "toy")
+    assert pool.sources[str(tmp_path)].names == {12: "EA12"}
     assert pool.structure(entry).volume == pytest.approx(atoms.get_volume())
 
 

@@ -69,7 +69,8 @@ def _known(answer: Assessment, pool: Pool, options: dict[str, Any]) -> dict[str,
     from uspex_bridge.results.sources import Loose, read_reference
 
     files = [read_reference(Path(path)) for path in options["known_files"]]
-    given = [source for source in pool.sources.values() if isinstance(source, Loose)]
+    asked = [pool.sources[name] for name in options["references"]]
+    given = [source for source in asked if isinstance(source, Loose)]
     references = [*given, *files]
     if not references:
         return None

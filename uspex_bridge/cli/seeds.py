@@ -125,7 +125,7 @@ def _scaled(seeds: list[Seed], options: dict[str, Any]) -> list[Seed]:
                 try:
                     structure = at_new_pressure(seed.structure, stress, options["scale_to"])
                 except CalculationError as error:
-                    q.warn([f"{error}; its volume is left as it is"])
+                    q.warn([f"{seed.entry.name}: {error}; its volume is left as it is"])
                     structure = seed.structure
                 scaled.append(replace(seed, structure=structure))
     finally:

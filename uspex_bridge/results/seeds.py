@@ -129,28 +129,26 @@ def at_new_pressure(structure: Structure, stress: Stress, pressure_gpa: float) -
         scale = _next_scale(known)
         if abs(scale) > 1.5:
             break
-    found = ", ".join(f"{pressure + pressure_gpa:.1f}" for _, pressure in known[-3:])
-    raise CalculationError(
-        f"{structure.comment or structure.formula}: no volume found for {pressure_gpa:g} GPa ({found})"
-    )
+    tried = ", ".join(f"{offset + pressure_gpa:.1f}" for _, offset in known[-3:])
+    raise CalculationError(f"the model has no volume for {pressure_gpa:g} GPa near this one (it came to {tried} GPa)")
 
 
 def _next_scale(known: list[tuple[float, float]]) -> float:
-    """Return the next ln V: by a guessed bulk modulus, then the secant, halved where that leaves the bracket."""
+    """Return the next ln V to try, from ln V and pressure offset of those before.
+
+    By a guessed bulk modulus, then the secant; always towards larger volumes where the pressure is too high, and
+    halved between a volume that is too small and one that is too large.
+    """
     x, y = known[-1]
-    if len(known) == 1:
-        guess = 150.0 + 2.0 * abs(y)  # GPa; metals soften and stiffen with pressure about like this
-        return x + float(np.clip(y / guess, -0.25, 0.25))
-    above = [p for p in known if p[1] > 0]
-    below = [p for p in known if p[1] < 0]
-    x0, y0 = known[-2]
-    step = -y * (x - x0) / (y - y0) if y != y0 else 0.1
-    new = x + float(np.clip(step, -0.3, 0.3))
-    if above and below:
-        low = max(above, key=lambda p: p[0])[0]
-        high = min(below, key=lambda p: p[0])[0]
-        if low < high and not low < new < high:
-            new = (low + high) / 2
+    too_small = [at for at, offset in known if offset > 0]
+    too_large = [at for at, offset in known if offset < 0]
+    slope = -150.0 - 2.0 * abs(y)  # GPa per ln V; metals stiffen with pressure about like this
+    if len(known) > 1 and x != known[-2][0]:
+        secant = (y - known[-2][1]) / (x - known[-2][0])
+        slope = secant if secant < 0 else slope
+    new = x + float(np.clip(-y / slope, -0.25, 0.25))
+    if too_small and too_large and max(too_small) < min(too_large) and not max(too_small) < new < min(too_large):
+        new = (max(too_small) + min(too_large)) / 2
     return new
 
 

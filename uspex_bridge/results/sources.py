@@ -112,28 +112,34 @@ def read_relaxed(folder: Path, label: str | None = None) -> Loose:
     if not path.is_file():
         raise InputError(f"{folder}: there is no {journal.FILENAME} in it")
     name = label or str(folder)
-    entries: dict[int, Entry] = {}
-    held, names = {}, {}
-    for number, fields in enumerate(journal.read(path), 1):
-        if "enthalpy" not in fields or "output" not in fields:
-            continue
+    lines = [(k, f) for k, f in enumerate(journal.read(path), 1) if "enthalpy" in f and "output" in f]
+    ids = _uspex_ids([str(fields.get("label", "")) for _, fields in lines]) or [number for number, _ in lines]
+    entries, held, names = [], {}, {}
+    for number, (_, fields) in zip(ids, lines, strict=True):
         line, output = line_of(fields, 0), fields["output"]
-        structure = Structure(
-            tuple(output["symbols"]), np.array(output["cell"]), np.array(output["scaled"]), str(fields.get("label", ""))
+        comment = str(fields.get("label", ""))
+        structure = Structure(tuple(output["symbols"]), np.array(output["cell"]), np.array(output["scaled"]), comment)
+        entries.append(
+            Entry(
+                run=name,
+                id=number,
+                composition=composition_of(structure.symbols),
+                enthalpy=line.enthalpy,
+                volume=structure.volume,
+                pressure_gpa=line.pressure_gpa,
+                level=line.level,
+                record=line.recorded,
+            )
         )
-        entries[number] = Entry(
-            run=name,
-            id=number,
-            composition=composition_of(structure.symbols),
-            enthalpy=line.enthalpy,
-            volume=structure.volume,
-            pressure_gpa=line.pressure_gpa,
-            level=line.level,
-            record=line.recorded,
-        )
-        words = structure.comment.split()
-        held[number], names[number] = structure, words[0] if words else str(number)
-    return Loose(name, tuple(entries.values()), held, names)
+        held[number], names[number] = structure, comment.split()[0] if comment.split() else str(number)
+    return Loose(name, tuple(entries), held, names)
+
+
+def _uspex_ids(labels: Sequence[str]) -> list[int]:
+    """Return the IDs of labels that begin with EA and a number, none where some do not or two are the same."""
+    found = [re.match(r"EA(\d+)\b", label) for label in labels]
+    ids = [int(match[1]) for match in found if match]
+    return ids if len(set(ids)) == len(labels) else []
 
 
 def _open(place: str, *, record: bool) -> list[Source]:
