@@ -13,6 +13,8 @@ from emulators.inputs import demo_weights, embedded_settings, manual_series, pap
 from emulators.matlab_line import MatlabLine
 from emulators.python_line import PythonLine
 
+#: The models' packages alone take minutes to import where the machine is busy.
+pytestmark = pytest.mark.timeout(900)
 EXECUTABLE = str(Path(sys.executable).parent / "uspex-bridge-vasp")
 ROOT = Path(__file__).resolve().parents[2]
 BACKGROUND = ROOT / "templates" / "matlab" / "background.sh"
