@@ -189,12 +189,28 @@ def test_seeds(run, search):
     code, _, err = run("seeds", search, "--into", "next", "--anti")
     assert code == 0
     assert len(read_structures(Path("next/AntiSeeds/POSCARS"))) == 2
+    code, _, err = run("seeds", "run/results1", "--into", "next", "--anti", "--generation", "2")
+    assert code == 4
     code, out, _ = run("seeds", search, "--into", "next", "--generation", "3", "--scale-to", "150", "--model", "toy")
     assert code == 0
     scaled = read_structures(Path("next/Seeds/POSCARS_3"))
     assert all(new.volume < 0.95 * old.volume for new, old in zip(scaled, seeds, strict=False))
     code, _, err = run("seeds", search, "--into", "next", "--scale-to", "150")
     assert code == 4
+
+
+def test_seeds_of_two_pressures_and_references(run, tmp_path):
+    ca, ni = bulk("Ca", "fcc", 5.5), bulk("Ni", "fcc", 3.5)
+    cani = Atoms("CaNi", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[3.1] * 3, pbc=True)
+    low = [Made(1, ca, -2.0), Made(2, ni, -5.0), Made(3, bulk("Ni", "hcp", 2.5, 4.1), -9.9)]
+    write_matlab(tmp_path / "low", low, ("Ca", "Ni"), 0.0)
+    write_matlab(tmp_path / "high", [Made(1, ca, -1.0), Made(2, ni, -4.0)], ("Ca", "Ni"), 50.0)
+    cani.calc = SinglePointCalculator(cani, energy=-30.0)
+    ase.io.write("known.extxyz", [cani])
+    code, _, err = run("seeds", "low", "high", "--reference", "known.extxyz", "--out", "POSCARS")
+    assert code == 0
+    assert "known.extxyz: 1 entries of 0 GPa are taken to 50 GPa" in err
+    assert [s.formula for s in read_structures(Path("POSCARS"))] == ["CaNi", "Ca", "Ni", "Ni2"]
 
 
 def test_rescore_goes_on_where_it_was(run, search):

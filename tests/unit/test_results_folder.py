@@ -96,6 +96,8 @@ def test_python_line_gathers_only_what_finished(tmp_path):
     assert results.best == {0: [2], 1: [2]}
     assert results.convex_hulls == {0: [((("Ni", 1),), -5.5)], 1: [((("Ni", 1),), -5.5)]}
     assert [line.id for line in results.ranked] == [2, 4, 1]
+    assert [line.enthalpy for line in results.ranked] == [-5.5, -15.4 / 4, -1.9]
+    assert results.ranked[1].volume == pytest.approx(3.3**3 / 2, abs=1e-4)
     assert len(results.notes) == 2  # EA3 is not gathered, and its last step is missing
     assert "1 of 4 structures" in results.notes[1]
 
@@ -188,6 +190,16 @@ def test_individuals_without_kpoints(tmp_path):
     results = open_results(folder)
     assert [entry.space_group for entry in results.entries] == [225, 225, None, 221]
     assert results.entries[3].structure_order == 1.5
+
+
+def test_a_search_that_has_just_begun(tmp_path):
+    folder = tmp_path / "results1"
+    folder.mkdir()
+    (folder / "Individuals").write_text("")
+    results = open_results(folder)
+    assert results.entries == ()
+    assert results.generations == ()
+    assert "no such file" in results.notes[0]
 
 
 def test_results_folders_by_number(tmp_path):

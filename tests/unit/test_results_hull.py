@@ -154,8 +154,10 @@ def test_pressures_are_not_mixed_unnoticed():
     assert two.enthalpy == pytest.approx(-4.2)  # the record's E
     (only,), none = at_pressure([high], None)
     assert (only.enthalpy, none) == (-1.0, [])
-    unknown = entry("Fe", -3.0, 3)
-    assert at_pressure([unknown], 50.0)[0][0].enthalpy == -3.0
+    unknown = entry("Fe", -3.0, 3, run="new")
+    assert at_pressure([unknown], 50.0) == ([replace(unknown, pressure_gpa=50.0)], [])
+    assert "nothing states the pressure" in at_pressure([unknown], None)[1][0]
+    assert at_pressure([unknown, high], None)[1] == ["nothing states the pressure of new; it is taken to be 50 GPa"]
 
 
 def test_levels_of_theory_are_not_mixed_unnoticed():

@@ -60,6 +60,7 @@ def command(place: Path, generations: int, tie: float, csv_file: Path | None, as
         click.echo(f"{searches[-1].label}\n{table(result)}\n{verdict(result)}")
     if csv_file is not None:
         q.write_text(csv_file, as_csv(document(result)["generations"]))
+    q.warn(result.warnings)
     q.tell_notes(pool.notes)
     sys.exit(0 if result.converged else 1)
 

@@ -51,6 +51,8 @@ def command(
     Searches of several pressures have a hull each; what they share is written once. The file is read by both lines
     of USPEX: VASP-5 POSCARs, fractional, atoms grouped in the order of the search's elements.
     """
+    from dataclasses import replace
+
     from uspex_bridge.errors import ConfigError, InputError
     from uspex_bridge.results.seeds import choose, fit_for, format_seeds, write_seeds
     from uspex_bridge.results.stability import assess
@@ -61,8 +63,12 @@ def command(
         raise ConfigError("--scale-to and --model go together")
     question = q.ask(options)
     pool = q.open_pool(places, options)
-    pressures = dict.fromkeys(entry.pressure_gpa for entry in pool.entries)
-    answers = [assess(pool.only(e for e in pool.entries if e.pressure_gpa == p), question) for p in pressures]
+    extra = [entry for entry in pool.entries if entry.run in options["references"]]
+    own = [entry for entry in pool.entries if entry.run not in options["references"]]
+    answers = []
+    for pressure in dict.fromkeys(entry.pressure_gpa for entry in own if entry.valid):
+        part = pool.only([*(entry for entry in own if entry.pressure_gpa == pressure), *extra])
+        answers.append(assess(part, replace(question, pressure_gpa=pressure)))
     for answer in answers:
         q.warn(answer.warnings)
     species, blocks = search_in(into)

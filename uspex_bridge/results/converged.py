@@ -50,6 +50,7 @@ class Convergence:
         within: the window, eV/atom; tie: how much lower a hull must be to have changed.
         running: the generation that is not complete yet, if there is one.
         final: the hull of all complete generations.
+        warnings: what the user must know before believing it.
     """
 
     generations: tuple[Generation, ...]
@@ -59,6 +60,7 @@ class Convergence:
     tie: float
     running: int | None
     final: Hull
+    warnings: tuple[str, ...] = ()
 
     @property
     def converged(self) -> bool:
@@ -82,8 +84,8 @@ def history(
         InputError: the files do not say which structure belongs to which generation.
     """
     pool = Pool([results, *extra])
-    one_level(pool.entries, mix=question.mix_levels)
-    entries, _ = at_pressure(pool.entries, question.pressure_gpa)
+    warnings = one_level(pool.entries, mix=question.mix_levels)
+    entries, moved = at_pressure(pool.entries, question.pressure_gpa)
     born: dict[int, list[Entry]] = defaultdict(list)
     given = [entry for entry in entries if entry.run != results.label]
     for entry in entries:
@@ -121,16 +123,17 @@ def history(
                 origins=tuple(new),
             )
         )
-    return Convergence(tuple(made), _settled(made, tie), needed, question.within, tie, running, final)
+    said = (*warnings, *moved)
+    return Convergence(tuple(made), _settled(made, tie), needed, question.within, tie, running, final, said)
 
 
 def _running(results: Results, born: dict[int, list[Entry]]) -> int | None:
     """Return the last generation where it is not complete: USPEX gives fitness at the end of each (MATLAB line)."""
     last = max(born)
+    if results.line == "python":
+        return last if results.state == "running" else None
     unranked = all(entry.fitness != entry.fitness for entry in born[last])
-    if results.line == "matlab":
-        return last if unranked else None
-    return last if results.state == "running" else None
+    return last if unranked and results.state != "finished" else None
 
 
 def _first_seen(pool: Pool, final: Hull, question: Question) -> list[tuple[int | None, str]]:

@@ -84,11 +84,13 @@ class Results:
     @cached_property
     def ranked(self) -> list[Ranked]:
         """USPEX's own list of unique structures, the best first: extended_convex_hull, else goodStructures."""
-        read = matlab.read_ranked if self.line == "matlab" else python_line.read_ranked
-        for name in ("extended_convex_hull", "goodStructures"):
-            if (self.path / name).exists():
-                return read(self.path / name, self.reading_notes)
-        return []
+        names = ("extended_convex_hull", "goodStructures")
+        path = next((self.path / name for name in names if (self.path / name).exists()), None)
+        if path is None:
+            return []
+        if self.line == "matlab":
+            return matlab.read_ranked(path, self.reading_notes)
+        return python_line.read_ranked(path, self.reading_notes, {e.id: e.natoms for e in self.entries})
 
     @cached_property
     def convex_hulls(self) -> dict[int, list[tuple[Composition, float]]]:

@@ -22,6 +22,7 @@ from uspex_bridge.vasp.structure import ELEMENTS
 
 #: Pressures closer than this are the same, GPa.
 SAME_PRESSURE = 0.01
+_UNSTATED = "nothing states the pressure; the enthalpies are taken as they are (--pressure says it)"
 #: Entries this close to the hull share it: near-ties would flip with the last digit, eV/atom.
 TIE = 0.001
 
@@ -191,14 +192,14 @@ def at_pressure(entries: Sequence[Entry], pressure_gpa: float | None) -> tuple[l
     """Bring entries to one pressure.
 
     Where an entry was relaxed at another one, its enthalpy there is E + PV at its own geometry, which is an upper
-    bound: a relaxation at the new pressure would lower it. Entries without a pressure are taken to be at the asked one.
+    bound: a relaxation at the new pressure would lower it. Entries without a pressure are taken to be at that one.
 
     Args:
         entries: of any pressures.
         pressure_gpa: None takes the one that all entries have.
 
     Returns:
-        the entries, and a warning per run that was brought to another pressure.
+        the entries, and a warning per run that was brought to another pressure, or whose own nothing states.
 
     Raises:
         ConfigError: they differ, and none is asked for.
@@ -209,8 +210,12 @@ def at_pressure(entries: Sequence[Entry], pressure_gpa: float | None) -> tuple[l
             listed = ", ".join(f"{value:g}" for value in known)
             raise ConfigError(f"the sources are of several pressures ({listed} GPa); say --pressure for one of them")
         if not known:
-            return list(entries), []
+            return list(entries), [_UNSTATED]
         pressure_gpa = known[0]
+        unstated = dict.fromkeys(entry.run for entry in entries if entry.valid and entry.pressure_gpa is None)
+        assumed = [f"nothing states the pressure of {run}; it is taken to be {pressure_gpa:g} GPa" for run in unstated]
+    else:
+        assumed = []
     moved: dict[tuple[str, float], int] = {}
     brought = []
     for entry in entries:
@@ -225,7 +230,7 @@ def at_pressure(entries: Sequence[Entry], pressure_gpa: float | None) -> tuple[l
         "upper bound; relax them there (uspex-bridge rescore) before you trust their places"
         for (run, old), count in moved.items()
     ]
-    return brought, warnings
+    return brought, assumed + warnings
 
 
 def levels_of(entries: Sequence[Entry]) -> dict[str, list[str]]:

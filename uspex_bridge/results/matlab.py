@@ -42,7 +42,7 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|NaN|-?Inf", re.
 class Ranked:
     """A line of goodStructures or extended_convex_hull: the unique structures by fitness.
 
-    ``enthalpy`` and ``volume`` are as the file has them: per atom in the MATLAB line, per cell in the Python line.
+    ``enthalpy`` is eV/atom and ``volume`` Å³/atom; ``fitness`` as USPEX prints it.
     """
 
     id: int
@@ -84,6 +84,8 @@ def read_individuals(path: Path, notes: Notes) -> list[dict[str, Any]]:
             before, after = tuple(words[first + 1 : last]), tuple(words[last + 1 :])
             continue
         if line_number <= 2 and not words[0].isdigit():  # the line of units
+            if "kcal/mol" in line:
+                notes.append(f"{path}, line {line_number}: enthalpies in kcal/mol; what is called eV here is that")
             continue
         row = _individual(line, before, after)
         if row is None:

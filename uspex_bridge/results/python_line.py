@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,9 +93,10 @@ def read_individuals(path: Path, notes: Notes) -> list[dict[str, Any]]:
     return [row_values(row) for table in read_tables(path, notes) for row in table.rows]
 
 
-def read_ranked(path: Path, notes: Notes) -> list[Ranked]:
+def read_ranked(path: Path, notes: Notes, natoms_of: Mapping[int, int]) -> list[Ranked]:
     """Read goodStructures (a file, or a folder with one file per composition) or extended_convex_hull.
 
+    The tables hold values per cell; ``natoms_of`` gives the atoms of an ID where there is no composition in them.
     ``fitness`` is the column that holds an enthalpy above something, where there is one.
     """
     files = [path]
@@ -108,8 +109,9 @@ def read_ranked(path: Path, notes: Notes) -> list[Ranked]:
                 values = row_values(row)
                 above = next((number(c) for n, c in row.items() if "above" in n.lower()), NAN)
                 counts = tuple(n for _, n in values.get("composition", ()))
-                group = values.get("space_group")
-                ranked.append(Ranked(values["id"], counts, values["enthalpy"], values.get("volume", NAN), above, group))
+                natoms = sum(counts) or natoms_of.get(values["id"], 0) or NAN
+                enthalpy, volume = values["enthalpy"] / natoms, values.get("volume", NAN) / natoms
+                ranked.append(Ranked(values["id"], counts, enthalpy, volume, above, values.get("space_group")))
     return ranked
 
 

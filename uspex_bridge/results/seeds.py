@@ -47,8 +47,14 @@ def choose(answers: Sequence[Assessment], number: int | None) -> list[Seed]:
         answers: with their phases found, see :func:`uspex_bridge.results.stability.assess`.
         number: None takes all.
     """
-    above = {p.entry.name: a.point(p).above for a in answers for p in a.phases}
-    entries = sorted((p.entry for a in answers for p in a.phases), key=lambda entry: above[entry.name])
+    above: dict[str, float] = {}
+    named: dict[str, Entry] = {}
+    for answer in answers:
+        for phase in answer.phases:
+            name, distance = phase.entry.name, answer.point(phase).above
+            if distance < above.get(name, float("inf")):
+                above[name], named[name] = distance, phase.entry
+    entries = sorted(named.values(), key=lambda entry: above[entry.name])
     if len(answers) > 1:
         entries = _without_duplicates(answers, entries, above)
     found = {name: structure for answer in answers for name, structure in answer.structures.items()}
@@ -58,7 +64,8 @@ def choose(answers: Sequence[Assessment], number: int | None) -> list[Seed]:
 
 def _without_duplicates(answers: Sequence[Assessment], entries: list[Entry], above: dict[str, float]) -> list[Entry]:
     """Join the phases of several pressures: the same after scaling to one volume, whatever their enthalpies."""
-    pool = Pool([source for answer in answers for source in answer.pool.sources.values()])
+    sources = {label: source for answer in answers for label, source in answer.pool.sources.items()}
+    pool = Pool(list(sources.values()))
     question = answers[0].question
     loose = replace(question.tolerances, energy=None, volume=None, volume_per_atom=10.0)
     # The representative is the one of lowest enthalpy: here that is to be the one nearest its hull.

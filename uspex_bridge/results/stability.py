@@ -93,8 +93,6 @@ def assess(pool: Pool, question: Question) -> Assessment:
     warnings = one_level(pool.entries, mix=question.mix_levels)
     entries, moved = at_pressure(pool.entries, question.pressure_gpa)
     warnings += moved
-    if not any(entry.valid and entry.pressure_gpa is not None for entry in entries):
-        warnings.append("nothing states the pressure; the enthalpies are taken as they are (--pressure says it)")
     hull = build_hull(entries, question.components, blocks_of(pool))
     if hull.outside:
         warnings.append(f"{len(hull.outside)} entries are not made of {', '.join(hull.names)}; they are left out")
