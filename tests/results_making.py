@@ -129,7 +129,7 @@ def write_python(folder: Path, structures: Sequence[Made], species: Sequence[str
         lowest = min((m for m in good if m.generation <= generation), key=lambda m: m.enthalpy / len(m.atoms))
         best += f"Generation {generation}\n{table([lowest], species)}"
         hull += f"Generation {generation}\n{table([lowest], species)}"
-    (folder / "OUTPUT.txt").write_text(output)
+    (folder / "OUTPUT.txt").write_text(output + "Calculation results\n")
     (folder / "BESTIndividuals").write_text(best)
     (folder / "convex_hull").write_text(hull)
     ranked = sorted(good, key=lambda m: m.enthalpy / len(m.atoms))

@@ -47,7 +47,7 @@ def search(tmp_path):
 def test_summary(run, search):
     code, out, err = run("results", "summary", search)
     assert (code, err) == (0, "")
-    assert "run/results1: MATLAB/Octave line, stopped, Ca Ni, 50 GPa" in out
+    assert "run/results1: MATLAB/Octave line, unfinished, Ca Ni, 50 GPa" in out
     assert "21 structures, 0 without an enthalpy; generations 1 to 3; 9 compositions" in out
     assert "EA5 Ni5 -1.2386 eV/atom (generation 1, Random)" in out
     code, out, _ = run("results", "summary", search, DATA / "300", "--json")

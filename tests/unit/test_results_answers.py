@@ -140,6 +140,14 @@ def test_convergence_of_a_running_search_leaves_the_last_generation_out(tmp_path
     assert result.settled == 4
 
 
+def test_the_last_generation_of_an_unfinished_python_search_may_be_incomplete(tmp_path):
+    results = settling_search(tmp_path, 9, writer=write_python)
+    path = results.path / "OUTPUT.txt"
+    path.write_text(path.read_text().replace("Calculation results\n", ""))
+    result = history(open_results(results.path), [], Question(within=0.05))
+    assert (result.running, result.settled) == (9, 4)
+
+
 def test_convergence_of_one_composition_follows_the_lowest_enthalpy(tmp_path):
     made = [Made(1, B1, -7.5, 1), Made(2, B2, -8.0, 2), Made(3, WURTZ, -15.0, 3)]
     result = history(search(tmp_path, made), [], Question(within=0.1))

@@ -92,7 +92,8 @@ def describe(results: Results) -> str:
             f"(generation {low['generation']}, {low['origin']})"
         )
     lines.append(f"  made by {_counted(f['origins'])}")
-    lines.append(f"  enthalpies from {_counted(f['levels'])}")
+    if f["levels"]:
+        lines.append(f"  enthalpies from {_counted(f['levels'])}")
     if f["recorded"]:
         lines.append(
             f"  in the bridge's record: {_counted(f['status'])}" + (f"; {_counted(f['flags'])}" if f["flags"] else "")

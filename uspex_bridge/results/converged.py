@@ -128,12 +128,14 @@ def history(
 
 
 def _running(results: Results, born: dict[int, list[Entry]]) -> int | None:
-    """Return the last generation where it is not complete: USPEX gives fitness at the end of each (MATLAB line)."""
+    """Return the last generation where it is not complete.
+
+    The MATLAB line gives fitness at the end of each; the Python line does not tell, so that of a search that is not
+    over the last one counts as incomplete.
+    """
     last = max(born)
-    if results.line == "python":
-        return last if results.state == "running" else None
     unranked = all(entry.fitness != entry.fitness for entry in born[last])
-    return last if unranked and results.state != "finished" else None
+    return last if results.state != "finished" and (unranked or results.line == "python") else None
 
 
 def _first_seen(pool: Pool, final: Hull, question: Question) -> list[tuple[int | None, str]]:

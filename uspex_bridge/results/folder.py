@@ -19,7 +19,7 @@ from uspex_bridge.results.record import attach, record_of
 from uspex_bridge.uspex.inputs import InputTxt, InputUspex
 
 Line = Literal["matlab", "python"]
-State = Literal["finished", "running", "stopped"]
+State = Literal["finished", "running", "unfinished"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Results:
 
     Attributes:
         path, label: the folder, and what it is called in names and tables.
-        line: which line of USPEX wrote it; state: whether the search is over.
+        line: which line of USPEX wrote it; state: whether the search is over (``running``: USPEX's lock is there).
         settings: pressure, species, blocks.
         entries: every line of Individuals, by ID.
         best: generation -> IDs of BESTIndividuals.
@@ -291,7 +291,7 @@ def _state(path: Path) -> State:
             tail = stream.read()
         if b"Job Finished" in tail or b"Calculation results" in tail:
             return "finished"
-    return "running" if (path.parent / "still_running").exists() else "stopped"
+    return "running" if (path.parent / "still_running").exists() else "unfinished"
 
 
 Rows = list[dict[str, Any]]
