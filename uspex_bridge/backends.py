@@ -12,7 +12,6 @@ import importlib.metadata
 import importlib.util
 import io
 import logging
-import os
 import re
 import sys
 import warnings

@@ -33,7 +33,9 @@ def main(folder: Path) -> None:
     ]
     for what, value, unit in rows:
         print(f"  {what:<52}{value:14.6f} {unit}")
-    print("files:", *(f"{p.name} ({p.stat().st_size} B)" for p in sorted(folder.iterdir()) if not p.name.startswith(".")))
+    print(
+        "files:", *(f"{p.name} ({p.stat().st_size} B)" for p in sorted(folder.iterdir()) if not p.name.startswith("."))
+    )
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def _parse(lines: _Lines, potcar_symbols: Sequence[str] | None) -> Structure:
             free.append(lines.flags())
     scaled: Array = np.array(rows, dtype=float)
     if not direct:
-        scaled = np.linalg.solve(cell.T, (scaled * scale).T).T
+        scaled = np.asarray(np.linalg.solve(cell.T, (scaled * scale).T).T, dtype=float)
     return Structure(symbols, cell, scaled, comment, np.array(free) if selective else None)
 
 
