@@ -77,7 +77,7 @@ def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: Task) -> 
     protocol, notice = choose_protocol(task.config)
     models = Models(task.config)
     record = task.out / journal.FILENAME
-    done = {fields["key"]: fields for fields in journal.read(record) if "key" in fields} if record.is_file() else {}
+    done = journal.places(record) if record.is_file() else {}
     try:
         with folder_log(task.out) as log:
             if notice:
@@ -96,7 +96,7 @@ def _relax_one(
     task: Task,
     protocol: Protocol,
     models: Models,
-    done: dict[str, dict[str, Any]],
+    done: dict[str, int],
     log: Any,
 ) -> Relaxed:
     intent = Intent(isif=task.isif, nsw=task.nsw, pressure_gpa=task.pressure, keep_symmetry=task.keep_symmetry)
@@ -105,7 +105,7 @@ def _relax_one(
     entry = Entry(structure, plan, task.config, {"source": str(source), "index": number})
     before = space_group(structure.symbols, structure.cell, structure.scaled, task.symprec)
     if entry.key in done:
-        fields = done[entry.key]
+        fields = journal.read_at(task.out / journal.FILENAME, done[entry.key])
         log.info("%s, structure %d: done before (%s)", source, number, fields.get("time"))
         output = fields.get("output")
         after = "" if output is None else _group(output, task.symprec)

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from uspex_bridge.errors import OutputError
+from uspex_bridge.errors import InputError, OutputError
 from uspex_bridge.records import Structure
 
 #: Name of the record and version of its lines.
@@ -55,6 +55,30 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the entries of a record in order; lines that are not whole JSON objects are passed over."""
     with path.open("rb") as stream:
         yield from _entries(stream)
+
+
+def places(path: Path) -> dict[str, int]:
+    """Return where the last line of each job begins in a record: key -> bytes (see :func:`read_at`)."""
+    found, offset = {}, 0
+    with path.open("rb") as stream:
+        for line in stream:
+            if line.endswith(b"\n") and (match := _KEY.search(line)):
+                found[match[1].decode()] = offset
+            offset += len(line)
+    return found
+
+
+def read_at(path: Path, offset: int) -> dict[str, Any]:
+    """Return the entry whose line begins at a byte of the record.
+
+    Raises:
+        InputError: there is none, since the record has changed.
+    """
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        for entry in _entries([stream.readline()]):
+            return entry
+    raise InputError(f"{path}: it has changed while it was read; try again")
 
 
 def _entries(lines: Any) -> Iterator[dict[str, Any]]:
@@ -108,6 +132,7 @@ def whereabouts(folder: Path, comment: str) -> dict[str, Any]:
     return where
 
 
+_KEY = re.compile(rb'"key":"([0-9a-f]+)"')
 _GENERATION = re.compile(r"generation(\d+)$")
 
 

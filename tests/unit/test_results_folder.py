@@ -13,7 +13,6 @@ from uspex_bridge import journal
 from uspex_bridge.errors import InputError
 from uspex_bridge.results.folder import open_all, open_results, results_folders
 from uspex_bridge.results.poscars import PoscarFile, parse_plain
-from uspex_bridge.results.record import read_fields
 from uspex_bridge.vasp.structure import parse_poscar
 
 DATA = Path(__file__).parents[1] / "data" / "uspex_results"
@@ -285,7 +284,7 @@ def test_the_record_is_joined_by_composition_enthalpy_and_volume(tmp_path):
     assert entry.pressure_gpa == 50.0
     assert entry.energy == pytest.approx(46.138)
     assert entry.row()["flags"] == "elongated"
-    fields = read_fields(results.record, results.by_id[1].record)
+    fields = journal.read_at(results.record, results.by_id[1].record.offset)
     assert fields == lines[3]
     assert results.by_id[8].record == results.by_id[1].record  # EA8 is EA1 kept under another ID
     assert results.by_id[2].record is None

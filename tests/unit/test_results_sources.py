@@ -13,7 +13,6 @@ from uspex_bridge.errors import ConfigError, InputError
 from uspex_bridge.results.convert import to_ase, to_pymatgen_entry
 from uspex_bridge.results.folder import open_results
 from uspex_bridge.results.model import Pool
-from uspex_bridge.results.record import read_fields
 from uspex_bridge.results.sources import open_sources, read_reference
 from uspex_bridge.units import pv_energy
 
@@ -206,7 +205,7 @@ def test_ase_and_pymatgen(tmp_path):
     pool = Pool([results])
     first, second = results.entries
     structure = pool.structure(first)
-    atoms = to_ase(first, structure, read_fields(results.record, first.record))
+    atoms = to_ase(first, structure, journal.read_at(results.record, first.record.offset))
     assert atoms.get_potential_energy() == pytest.approx(-19.1)
     np.testing.assert_allclose(atoms.get_forces(), forces)
     assert atoms.info["enthalpy"] == -7.5

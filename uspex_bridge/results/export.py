@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from uspex_bridge import journal
 from uspex_bridge.errors import ConfigError, OutputError
 from uspex_bridge.records import Structure
 from uspex_bridge.results.convert import to_ase, to_pymatgen
 from uspex_bridge.results.folder import Results
 from uspex_bridge.results.model import Entry, Pool
-from uspex_bridge.results.record import read_fields
 from uspex_bridge.results.seeds import format_poscar
 from uspex_bridge.results.tables import as_csv
 
@@ -126,7 +126,7 @@ def _recorded(pool: Pool, entry: Entry) -> dict[str, Any] | None:
     source = pool.sources[entry.run]
     if entry.record is None or not isinstance(source, Results) or source.record is None:
         return None
-    return read_fields(source.record, entry.record)
+    return journal.read_at(source.record, entry.record.offset)
 
 
 def _write_extxyz(pool: Pool, pairs: Pairs, path: Path, *, forces: bool) -> int:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from uspex_bridge import journal
-from uspex_bridge.errors import InputError
 from uspex_bridge.results.model import NAN, Composition, Entry, Recorded, composition_of
 
 #: Individuals prints enthalpies and volumes with 3 decimals.
@@ -50,22 +49,6 @@ def read_lines(path: Path) -> Iterator[Line]:
                 continue
             if isinstance(fields, dict) and "enthalpy" in fields:
                 yield line_of(fields, start)
-
-
-def read_fields(path: Path, recorded: Recorded) -> dict[str, Any]:
-    """Return a whole line of the record, forces and stress of the result included.
-
-    Raises:
-        InputError: the record has changed.
-    """
-    with path.open("rb") as stream:
-        stream.seek(recorded.offset)
-        raw = stream.readline()
-    try:
-        fields = json.loads(raw)
-    except ValueError:
-        raise InputError(f"{path}: it has changed while it was read; try again") from None
-    return dict(fields)
 
 
 def model_name(identity: dict[str, Any]) -> str:
