@@ -45,6 +45,7 @@ class Case:
         poscar: "vasp5", "vasp4" (USPEX's MATLAB line: no element line), or a whole text.
         fmax: eV/Å.
         pstress: kB.
+        limit: seconds of CPU time after which the run is given up.
         stale: whether results of an earlier structure lie in the folder.
         bad_model: whether the tool is told to use a model file that does not exist.
         staged: whether one call is to run a stage with MACE and then one with CHGNet (only where the tool can).
@@ -63,7 +64,7 @@ class Case:
     bad_model: bool = False
     bare: bool = False
     staged: bool = False
-    limit: float = 150.0
+    limit: float = 60.0
 
     @property
     def symbols(self) -> list[str]:
@@ -142,14 +143,14 @@ def all_cases() -> dict[str, Case]:
         Case("order", cell(0.94, order="NiFeCa"), nsw=3, isif=2),
         Case("isif4", cell(0.94, strain=0.08), isif=4),
         Case("short", dense, nsw=2),
-        Case("garbled", dense, poscar=_broken(text, "abc"), stale=True),
-        Case("empty", dense, poscar="", stale=True),
-        Case("nan", dense, poscar=_broken(text, "nan"), stale=True),
+        Case("garbled", dense, poscar=_broken(text, "abc"), stale=True, limit=20),
+        Case("empty", dense, poscar="", stale=True, limit=20),
+        Case("nan", dense, poscar=_broken(text, "nan"), stale=True, limit=20),
         Case("unknown", cell(0.94, symbols="CaOgNi4"), stale=True),
         Case("no-model", dense, stale=True, bad_model=True),
         Case("overlap", close, stale=True),
-        Case("flat", _stretched(dense, (1, 1, 0.08)), nsw=60, stale=True, limit=120),
-        Case("inflated", _stretched(dense, (20, 20, 20)), nsw=60, stale=True, limit=120),
+        Case("flat", _stretched(dense, (1, 1, 0.08)), nsw=60, stale=True, limit=30),
+        Case("inflated", _stretched(dense, (20, 20, 20)), nsw=60, stale=True, limit=30),
     ]
     return {case.name: case for case in cases}
 

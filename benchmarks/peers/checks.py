@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -84,7 +85,7 @@ def claims(folder: Path) -> list[str]:
 
 def ended(run: Run) -> str:
     """Say how the call ended."""
-    return "killed at its time limit" if run.rc is None else f"exit {run.rc}"
+    return f"given up after {run.cpu:.0f} s of CPU time" if run.rc is None else f"exit {run.rc}"
 
 
 def finished(lab: Lab, name: str) -> Cell | None:
@@ -92,18 +93,20 @@ def finished(lab: Lab, name: str) -> Cell | None:
     run = lab.runs[name]
     if run.rc == 0 and run.text("CONTCAR"):
         return None
-    words = [line.strip() for line in (run.folder.parent / "log").read_text(errors="replace").splitlines()]
-    reason = next((line for line in reversed(words) if line), "")
-    return Cell(
-        False, f"{ended(run)}, no CONTCAR" if run.rc == 0 else f"{ended(run)}, `{reason[:60].replace('|', '/')}`"
-    )
+    lines = [line.strip() for line in (run.folder.parent / "log").read_text(errors="replace").splitlines()]
+    reason = next((line for line in reversed(lines) if line), "")
+    return Cell(False, f"{ended(run)}, no CONTCAR" if run.rc == 0 else f"{ended(run)}, `{_cut(reason)}`")
+
+
+def _cut(text: str) -> str:
+    return textwrap.shorten(text.replace("|", "/"), 60, placeholder=" ...")
 
 
 def bare(lab: Lab) -> Cell:
     run = lab.runs["bare"]
     if failed := finished(lab, "bare"):
         return failed
-    needs = " and ".join(lab.tool.environment(lab.case("bare")))
+    needs = lab.tool.needs
     return Cell(bool(claims(run.folder)), f"with {needs} set" if needs else "")
 
 
@@ -255,8 +258,7 @@ def _trajectory(lab: Lab, run: Run, frames: int, symbols: list[str], energy: flo
 
 
 def _named(error: Exception) -> str:
-    words = str(error).strip().splitlines()
-    return f"{type(error).__name__}{': ' + words[0][:50] if words else ''}".replace("|", "/")
+    return _cut(": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]]))
 
 
 def pymatgen_reads(lab: Lab, run: Run) -> Cell:

@@ -66,7 +66,7 @@ def of_files(check: Check, name: str = "relax-50") -> Callable[[Lab], Cell]:
         if cell.ok or "variant" not in lab.runs:
             return cell
         other = check(lab, lab.runs["variant"])
-        return Cell(True, f"with {lab.tool.variant}") if other.ok else cell
+        return Cell(True, f"with `{lab.tool.variant}`") if other.ok else cell
 
     return judge
 
@@ -148,7 +148,8 @@ def overlap(lab: Lab) -> Cell:
     near, ratio = closeness(end)
     sane = ratio > 0.6 and gap > -0.05
     told = f"d = {near:.2f} Å, H {gap:+.2f} eV/atom from the minimum"
-    return Cell(sane, f"{'pushed apart, ' if sane else 'a fake: '}{told}, {ended(done)}")
+    word = "pushed apart" if sane else "a false minimum" if gap < 0 else "a false result"
+    return Cell(sane, f"{word}, {told}, {ended(done)}")
 
 
 def hopeless(name: str) -> Callable[[Lab], Cell]:
@@ -234,7 +235,7 @@ ROWS = [
     Row("stages", PHYSICS, "Several models in stages, in one call", stages),
     Row("unconverged", PHYSICS, "Stopped by NSW and converged can be told apart in OUTCAR", unconverged),
     Row("bad", FAILURE, "No result from " + ", ".join(BAD_INPUTS.values()), bad_inputs),
-    Row("overlap", FAILURE, "Two atoms 0.3 Å apart do not win", overlap),
+    Row("overlap", FAILURE, "Two atoms 0.3 Å apart: refused, or pushed apart", overlap),
     Row("flat", FAILURE, "Cell pressed flat: refused, or a sound result", hopeless("flat")),
     Row("inflated", FAILURE, "Cell 20 times too long: refused, or a sound result", hopeless("inflated")),
     Row("kill", FAILURE, "SIGKILL on the way leaves nothing or a whole result", kills),

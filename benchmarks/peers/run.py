@@ -44,7 +44,7 @@ def main(vpmdk: Path, vasp_mace: Path, macer: Path, bridge: Path, mace_model: Pa
     tools: list[Tool] = [
         Bridge("uspex_bridge", bridge / "bin", "uspex_bridge", mace_model),
         Vpmdk("vpmdk", vpmdk / "bin", "vpmdk", variant="WRITE_PSEUDO_SCF=1"),
-        VaspMace("vasp-mace", vasp_mace / "bin", "vasp-mace", mace_model, model="mace"),
+        VaspMace("vasp-mace", vasp_mace / "bin", "vasp-mace", mace_model, model="mace", needs="MACE_MODEL_PATH"),
         Macer("macer", macer / "bin", "macer", reads_incar=False),
     ]
     labs = [Lab(tool, {}, Reference(tool.model, tool.mace)) for tool in tools]
@@ -76,7 +76,7 @@ def run_cases(lab: Lab, work: Path) -> None:
         lab.runs["variant"] = said(lab, run(lab.tool, all_cases()["relax-50"], work, None, variant=True), "variant")
     if isinstance(lab.tool, Bridge):
         lab.runs["staged"] = said(lab, run(lab.tool, staged(), work, None), "staged")
-    whole = lab.runs["relax-50"].wall
+    whole = lab.runs["relax-50"].cpu
     for number, share in enumerate(KILLS):
         case = killed(number)
         lab.runs[case.name] = said(lab, run(lab.tool, case, work, lab.stale, kill_after=share * whole), case.name)
@@ -108,7 +108,7 @@ def run_server(lab: Lab, top: Path) -> None:
             process = subprocess.Popen(server.start, env=os.environ | ONE_THREAD, stdout=log, stderr=log)
             try:
                 wait_until_ready(server.ready, process)
-                done = [call(server.call, f, server.environment, top / f"{f.name}.log", 60) for f in folders]
+                done = [call(server.call, f, server.environment, top / f"{f.name}.log", 30) for f in folders]
             finally:
                 process.terminate()
                 process.wait()

@@ -51,8 +51,10 @@ class Tool:
     mace: Path | None = None
     model: str = "chgnet"
 
-    #: Side file in the run folder that changes the default, and how a cell names it.
+    #: A non-default setting with which the tool may pass where its default does not.
     variant: str = ""
+    #: The environment variable without which it cannot run at all.
+    needs: str = ""
     reads_incar: bool = True
 
     def command(self, case: Case) -> list[str]:
@@ -183,7 +185,7 @@ class Run:
 def run(
     tool: Tool, case: Case, top: Path, stale: Path | None, *, variant: bool = False, kill_after: float | None = None
 ) -> Run:
-    """Call ``tool`` in a fresh folder under ``top``; kill it with SIGKILL after ``kill_after`` or the case's limit."""
+    """Call ``tool`` in a fresh folder; SIGKILL ends it after ``kill_after`` or the case's limit, in CPU seconds."""
     home = top / tool.name / (case.name + ("-variant" if variant else ""))
     folder = home / "CalcFold1"
     note = home / "run.json"
@@ -198,7 +200,11 @@ def run(
 
 
 def call(command: list[str], folder: Path, environment: dict[str, str], log: Path, limit: float) -> Run:
-    """Call a command as USPEX does, on one thread: cwd in the folder, stdin empty; rc is None where it was killed."""
+    """Call a command as USPEX does, on one thread: cwd in the folder, stdin empty.
+
+    It is killed after ``limit`` seconds of CPU time, which a busy machine does not stretch, or twenty times as long on
+    the clock; then ``rc`` is None.
+    """
     began = time.monotonic()
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -208,17 +214,23 @@ def call(command: list[str], folder: Path, environment: dict[str, str], log: Pat
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
+            process_group=0,
         )
     rc: int | None = None
-    while time.monotonic() - began < limit:
+    while _cpu(process.pid) < limit and time.monotonic() - began < 20 * limit:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             rc = os.waitstatus_to_exitcode(status)
             break
-        time.sleep(0.02)
+        time.sleep(0.01)
     else:
         os.killpg(process.pid, signal.SIGKILL)
         _, _, usage = os.wait4(process.pid, 0)
     process.returncode = rc if rc is not None else -signal.SIGKILL
     return Run(folder, rc, time.monotonic() - began, usage.ru_utime + usage.ru_stime)
+
+
+def _cpu(pid: int) -> float:
+    """Return the CPU seconds that a process has used; one that has ended counts until it is waited for."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
