@@ -173,4 +173,4 @@ class Seal:
         return text
 
     def _mark(self, direction: str, number: int, line: bytes) -> str:
-        return digest(self._key, direction, str(number), line.decode("utf-8", "surrogateescape"))
+        return digest(self._key, direction, str(number), line.rstrip(b"\n").decode("utf-8", "surrogateescape"))
