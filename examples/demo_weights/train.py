@@ -48,7 +48,7 @@ def label(work: Path, seed: int, share: float) -> None:
 @work_option
 @out_option
 @seed_option
-@click.option("--epochs", type=int, default=60, show_default=True)
+@click.option("--epochs", type=int, default=40, show_default=True)
 def mace(work: Path, out: Path, seed: int, epochs: int) -> None:
     """Train the MACE model with mace-torch's own trainer."""
     from labels import ATOM_ENERGIES
@@ -131,7 +131,7 @@ def _slim_mace(source: Path, target: Path) -> None:
 @work_option
 @out_option
 @seed_option
-@click.option("--epochs", type=int, default=90, show_default=True)
+@click.option("--epochs", type=int, default=32, show_default=True)
 def mattersim(work: Path, out: Path, seed: int, epochs: int) -> None:
     """Train the MatterSim model with mattersim's own fine-tuning script, from a random small M3GNet."""
     folder = work / "mattersim"
