@@ -16,10 +16,9 @@ _TAIL = """
 Every cell is what `benchmarks/peers/run.py` found by running the tool on the same folders (figures:
 [table.json](table.json)). Energies and stresses are judged against the tool's own model, evaluated apart from the
 tool through ASE. The cells are CaFeNi4 (6 atoms), distorted by 3 %; the model is CHGNet 0.3.0 for uspex_bridge,
-vpmdk and macer, and the MACE in `{mace}` for vasp-mace, which runs nothing else. One thread; the timed calls ran
-tool after tool, {rounds} rounds, and medians are shown (CPU time tells more than wall time on a busy machine).
-macer reads no INCAR: pressure, ISIF, steps and fmax went on its command line. Where a cell says `with ...`, the
-default does not do it.
+vpmdk and macer, and the MACE in `{mace}` for vasp-mace, which runs nothing else. One thread; the times are medians
+over {rounds} calls that ran tool after tool. macer reads no INCAR: pressure, ISIF, steps and fmax went on its
+command line. Where a cell says `with ...`, the default does not do it.
 
 To run it again, make one environment per peer and give it theirs:
 
@@ -48,4 +47,4 @@ def markdown(table: list[tuple[Row, list[Any]]], versions: dict[str, str], mace:
         text += f"| {row.title} | " + " | ".join(cell.markdown() for cell in cells) + " |\n"
     installed = {name: importlib.metadata.version(name) for name in ("torch", "ase", "pymatgen", "dpdata", "chgnet")}
     peers = {name.replace("-", "_"): version for name, version in versions.items()}
-    return text + _TAIL.format(mace=mace.name, rounds=rounds, **peers, **installed)
+    return text + _TAIL.format(mace=mace.name, rounds=rounds + 1, **peers, **installed)

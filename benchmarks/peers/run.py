@@ -27,7 +27,7 @@ from tools import ONE_THREAD, Bridge, Macer, Run, Tool, VaspMace, Vpmdk, call, r
 
 HERE = Path(__file__).resolve().parent
 KILLS = (0.35, 0.5, 0.65, 0.8, 0.95)
-ROUNDS = 3
+WARM_CALLS = 3
 folder_option = click.Path(path_type=Path, exists=True, resolve_path=True)
 
 
@@ -38,8 +38,11 @@ folder_option = click.Path(path_type=Path, exists=True, resolve_path=True)
 @click.option("--bridge", type=folder_option, default=Path(sys.prefix), help="Ours; default: this interpreter's.")
 @click.option("--mace-model", type=folder_option, required=True, help="A MACE .model for Ca, Fe and Ni.")
 @click.option("--work", type=click.Path(path_type=Path, resolve_path=True), required=True, help="Where the runs go.")
+@click.option("--rounds", default=3, show_default=True, help="How often the timed calls are repeated, tool after tool.")
 @click.option("--out", type=click.Path(path_type=Path), default=HERE, help="Where table.md and table.json go.")
-def main(vpmdk: Path, vasp_mace: Path, macer: Path, bridge: Path, mace_model: Path, work: Path, out: Path) -> None:
+def main(
+    vpmdk: Path, vasp_mace: Path, macer: Path, bridge: Path, mace_model: Path, work: Path, rounds: int, out: Path
+) -> None:
     """Run every tool on every case and write the table."""
     tools: list[Tool] = [
         Bridge("uspex_bridge", bridge / "bin", "uspex_bridge", mace_model),
@@ -50,15 +53,18 @@ def main(vpmdk: Path, vasp_mace: Path, macer: Path, bridge: Path, mace_model: Pa
     labs = [Lab(tool, {}, Reference(tool.model, tool.mace)) for tool in tools]
     for lab in labs:
         run_cases(lab, work)
-    run_rounds(labs, work)
+    run_rounds(labs, work, rounds)
     for lab in labs:
         run_server(lab, work / f"{lab.tool.name}-server")
     table = [(row, [row.check(lab) for lab in labs]) for row in ROWS]
     versions = {tool.name: tool.version() for tool in tools}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "table.md").write_text(markdown(table, versions, mace_model, ROUNDS))
+    (out / "table.md").write_text(markdown(table, versions, mace_model, rounds))
     cells = {
-        row.key: {lab.tool.name: vars(cell) for lab, cell in zip(labs, row_cells, strict=True)}
+        row.key: {
+            lab.tool.name: {"ok": None if cell.ok is None else bool(cell.ok), "text": cell.text}
+            for lab, cell in zip(labs, row_cells, strict=True)
+        }
         for row, row_cells in table
     }
     note = {"versions": versions, "cells": cells, "runs": {lab.tool.name: figures(lab) for lab in labs}}
@@ -82,24 +88,27 @@ def run_cases(lab: Lab, work: Path) -> None:
         lab.runs[case.name] = said(lab, run(lab.tool, case, work, lab.stale, kill_after=share * whole), case.name)
 
 
-def run_rounds(labs: list[Lab], work: Path) -> None:
+def run_rounds(labs: list[Lab], work: Path, rounds: int) -> None:
     """Time one single point and one short relaxation, tool after tool, several times over."""
-    for what, source in (("static", "static"), ("relax", "relax-50")):
-        for number in range(ROUNDS):
+    for what, source in (("cold", "static"), ("relax", "relax-50")):
+        for lab in labs:
+            lab.times[what] = [lab.runs[source]]
+        for number in range(rounds):
+            case = replace(all_cases()[source], name=f"time-{source}-{number}")
             for lab in labs:
-                case = replace(all_cases()[source], name=f"time-{what}-{number}")
-                lab.times.setdefault(what, []).append(said(lab, run(lab.tool, case, work, None), case.name))
+                lab.times[what].append(said(lab, run(lab.tool, case, work, None), case.name))
 
 
 def run_server(lab: Lab, top: Path) -> None:
     """Time further single points through the tool's resident server, if it has one, after one call to warm up."""
-    folders = [top / f"CalcFold{number}" for number in range(ROUNDS + 1)]
+    folders = [top / f"CalcFold{number}" for number in range(WARM_CALLS + 1)]
     server = lab.tool.server(folders[0], top / "s")
     if server is None:
         return
     note = top / "runs.json"
     if not note.exists():
         shutil.rmtree(top, ignore_errors=True)
+        top.mkdir(mode=0o700, parents=True)
         case = all_cases()["static"]
         for folder in folders:
             case.write(folder, None)
