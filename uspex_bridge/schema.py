@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     Raises:
         ConfigError: an unknown or missing key, or a value of the wrong type.
     """
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     declared = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     for key in table:
         if key not in declared:
@@ -59,6 +60,12 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
         return cls(**values)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """Return the declared types of a dataclass; finding them takes longer than all the rest."""
+    return typing.get_type_hints(cls)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

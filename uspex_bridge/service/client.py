@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from contextlib import suppress
-from typing import Any
 
 try:  # what socket.py is made of; loading that and its enumerations costs a fifth of an interpreter's start
     import _socket as socket
@@ -17,6 +16,10 @@ except ImportError:
     import socket  # type: ignore[no-redef]
 
 from uspex_bridge.service import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: Seconds that a service may take to answer a connection.
 ANSWER = 10.0

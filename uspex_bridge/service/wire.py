@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import os
 import stat
-from typing import Any
 
 import uspex_bridge
+
+TYPE_CHECKING = False  # as typing's, which takes longer to load than all of this
+if TYPE_CHECKING:
+    from typing import Any
 
 #: Version of the messages; both sides must have the same.
 PROTOCOL = 1
