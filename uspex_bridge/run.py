@@ -129,6 +129,9 @@ def run_folder(
             raise
         _publish_penalty(folder, request, config, error, log)
         entry.fields |= {"status": "penalty", "exit": 0}
+    except Exception as error:
+        entry.failed(error)
+        raise
     else:
         entry.done(result)
         log.info("%s", entry.summary(result))
@@ -252,15 +255,15 @@ class Entry:
         """Wall time since the job began."""
         return time.monotonic() - self.began
 
-    def failed(self, error: BridgeError) -> None:
-        """Fill in an error."""
+    def failed(self, error: Exception) -> None:
+        """Fill in an error, an unexpected one too."""
         rejected = isinstance(error, Rejected)
         self.fields |= {
             "status": "rejected" if rejected else "failed",
             "code": error.code if isinstance(error, Rejected) else type(error).__name__,
             "reason": str(error),
             "lasting": isinstance(error, Rejected) and error.lasting,
-            "exit": error.exit_code,
+            "exit": error.exit_code if isinstance(error, BridgeError) else BridgeError.exit_code,
             "seconds": round(self.seconds, 3),
         }
 
