@@ -46,7 +46,8 @@ def publish_files(folder: Path, files: Mapping[str, str]) -> None:
     name = ""
     try:
         for name, text in files.items():
-            _write(_temporary(folder, name), text)
+            _temporary(folder, name).write_text(text, encoding="utf-8")
+        _sync_all([_temporary(folder, name) for name in files])
         *others, final = files
         for name in others:
             _temporary(folder, name).replace(folder / name)
@@ -68,21 +69,26 @@ def _temporary(folder: Path, name: str) -> Path:
     return folder / f".{name}.part"
 
 
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def _sync_all(paths: list[Path]) -> None:
+    """Put files on disk, all at once: a file system then commits them together, several times faster than in turn."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(len(paths)) as pool:
+        list(pool.map(_sync, paths))
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _sync_folder(folder: Path) -> None:
     """Make renames last over a power failure, on file systems that can."""
     with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _sync(folder)
 
 
 def _reason(error: OSError) -> str:
