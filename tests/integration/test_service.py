@@ -382,6 +382,42 @@ def test_a_structure_that_kills_two_workers_fails_alone(own, tmp_path):
     assert service.call(other).returncode == 0
 
 
+def test_an_evaluation_that_hangs_ends_its_worker_and_the_job(tmp_path):
+    """With two seconds of grace beyond the time limit in place of two minutes."""
+    import asyncio
+    import logging
+
+    from uspex_bridge.service.crew import Crew, Job
+
+    fold = make_folder(tmp_path, settings=TOY + "[calculators.model.options]\nsleep = 1000\n")
+    code = "import uspex_bridge.halt as h; h.GRACE = 2.0; from uspex_bridge.cli.serve import work; work()"
+    told = []
+
+    async def play() -> Crew:
+        crew = Crew([sys.executable, "-P", "-c", code], 1, 100, dict(os.environ), logging.getLogger("test"))
+        over = asyncio.Event()
+
+        def tell(message: dict) -> None:
+            told.append(message)
+            if message["event"] in ("end", "failed", "declined"):
+                over.set()
+
+        crew.submit(
+            Job(client.request("vasp", str(fold), [str(fold), "--time-limit", "2"], None), str(fold), (0, 0), tell)
+        )
+        async with asyncio.timeout(120):
+            await over.wait()
+        await crew.close()
+        return crew
+
+    crew = asyncio.run(play())
+    assert told[-1] == {"event": "end", "exit": 10}
+    assert "hung beyond the time limit" in (fold / "bridge.log").read_text()
+    assert crew.stats.events == {"worker_died": 1}
+    assert record(fold)[0]["code"] == "Interrupted"
+    assert_no_result(fold)
+
+
 def test_the_service_dies_and_the_call_goes_on_alone(own, tmp_path):
     service = own()
     fold = make_folder(tmp_path, settings=SLOW)

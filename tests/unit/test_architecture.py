@@ -41,6 +41,13 @@ LIGHT = [
     "logs",
     "halt",
     "config",
+    "service.wire",
+    "service.client",
+    "service.local",
+    "service.crew",
+    "service.daemon",
+    "cli.entry",
+    "cli.serve",
     "cli.main",
     "cli.vasp",
     "cli.external",
@@ -69,7 +76,7 @@ def imported(path: Path, *, top_only: bool) -> set[str]:
 
 def parts() -> list[tuple[str, Path]]:
     modules = [(p.stem, p) for p in PACKAGE.glob("*.py") if p.stem != "__init__"]
-    for folder in ("vasp", "relax"):
+    for folder in ("vasp", "relax", "service"):
         modules += [(folder, p) for p in (PACKAGE / folder).glob("*.py")]
     modules += [("calculators", p) for p in (ROOT / "calculators").glob("*.py")]
     return modules

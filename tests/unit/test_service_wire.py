@@ -63,6 +63,12 @@ def test_private_files_and_folders(tmp_path):
     assert "chmod 700" in wire.not_private(str(folder))
 
 
+def test_a_link_is_not_private(tmp_path):
+    (tmp_path / "folder").mkdir(0o700)
+    (tmp_path / "link").symlink_to("folder")
+    assert "is a link" in wire.not_private(str(tmp_path / "link"))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_what_belongs_to_another_user_is_not_private(tmp_path):
     tmp_path.chmod(0o700)

@@ -8,7 +8,7 @@ from typing import Any
 from uspex_bridge import backends
 from uspex_bridge.config import Config
 from uspex_bridge.errors import BridgeError
-from uspex_bridge.run import Models, choose_protocol
+from uspex_bridge.run import Models
 from uspex_bridge.threads import limit_threads
 
 #: Most models that are kept at once.
@@ -22,10 +22,9 @@ class Warm:
         self._kept: OrderedDict[str, tuple[Any, backends.Backend]] = OrderedDict()
 
     def __call__(self, config: Config) -> Models:
-        """Return the models for one structure; which weights those are is settled now."""
+        """Return the models for one structure; which weights the configured ones have is settled now."""
         limit_threads(config.threads)
-        names = choose_protocol(config)[0].calculators
-        return _Lent(config, self, {name: weights_state(name, config) for name in names})
+        return _Lent(config, self, {name: weights_state(name, config) for name in config.calculators})
 
     def get(self, name: str, config: Config, state: Any) -> backends.Backend:
         """Return the calculator ``name``, loading it unless it is there with the weights in this state.
@@ -65,7 +64,8 @@ class _Lent(Models):
 
     def __call__(self, name: str) -> backends.Backend:
         if name not in self.loaded:
-            self.loaded[name] = self._warm.get(name, self.config, self._states.get(name))
+            state = self._states[name] if name in self._states else weights_state(name, self.config)
+            self.loaded[name] = self._warm.get(name, self.config, state)
         return self.loaded[name]
 
     def close(self) -> None:

@@ -77,7 +77,9 @@ def not_private(path: str) -> str:
     Raises:
         OSError: it is not there.
     """
-    state = os.stat(path)
+    state = os.lstat(path)  # a link in /tmp may be another user's, wherever it points
+    if stat.S_ISLNK(state.st_mode):
+        return f"{path} is a link; name what it points to"
     if state.st_uid != os.getuid():
         return f"{path} belongs to another user"
     if stat.S_IMODE(state.st_mode) & 0o077:
