@@ -1,6 +1,6 @@
 """Run a model in a worker process, of this interpreter or another one, over a plain pipe.
 
-The worker (:mod:`uspex_bridge.worker`) imports the light modules of this very package from its folder; the other
+The worker (:mod:`uspex_bridge.pipe_worker`) imports the light modules of this very package from its folder; the other
 interpreter needs ASE, NumPy and the model's package, not uspex_bridge. Numbers cross as shortest decimal strings,
 which give back the same float64.
 """
@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import uspex_bridge
-from uspex_bridge import errors
+from uspex_bridge import errors, messages
 from uspex_bridge.cards import CalculatorSettings
-from uspex_bridge.worker import PROTOCOL
+from uspex_bridge.pipe_worker import PROTOCOL
 
 #: Seconds that a worker may take to start, and to import and load its model (a busy network file system is slow).
 START_TIMEOUT = 600.0
@@ -38,7 +38,7 @@ spec = importlib.util.spec_from_file_location(
     "uspex_bridge", sys.argv[1] + "/__init__.py", submodule_search_locations=[sys.argv[1]])
 package = sys.modules["uspex_bridge"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(package)
-from uspex_bridge.worker import main
+from uspex_bridge.pipe_worker import main
 main()
 """
 
@@ -93,11 +93,7 @@ class Worker:
         except ValueError as error:
             self.close(kill=True)
             raise errors.CalculationError(f"{self}: not an answer: {error}") from None
-        if "error" in answer:
-            kind = getattr(errors, str(answer["error"]), None)
-            known = (errors.InputError, errors.ConfigError, errors.ModelError, errors.CalculationError)
-            raise (kind if kind in known else errors.CalculationError)(str(answer.get("message", "")))
-        return answer
+        return messages.checked(answer)
 
     @property
     def alive(self) -> bool:
@@ -187,20 +183,10 @@ class RemoteModel:
         Raises:
             CalculationError: the model failed, or its worker died or took too long.
         """
-        import numpy as np
-
         if self._worker is None or not self._worker.alive:
             self._start()
         assert self._worker is not None
-        request = {
-            "do": "evaluate",
-            "numbers": atoms.numbers.tolist(),
-            "positions": atoms.positions.tolist(),
-            "cell": atoms.cell.array.tolist(),
-            "pbc": atoms.pbc.tolist(),
-        }
-        answer = self._worker.request(request, self._settings.timeout)
-        return {key: np.array(value) if isinstance(value, list) else value for key, value in answer.items()}
+        return messages.results_of(self._worker.request(messages.question(atoms), self._settings.timeout))
 
     def close(self) -> None:
         """End the worker."""

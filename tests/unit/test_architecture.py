@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "threads": set(),
     "halt": {"errors"},
     "journal": BASE,
+    "messages": {"errors"},
 }
 #: These may not even import numpy when they are loaded: they are what runs before anything can fail.
 LIGHT = [
@@ -41,6 +42,7 @@ LIGHT = [
     "logs",
     "halt",
     "config",
+    "messages",
     "service.wire",
     "service.client",
     "service.local",

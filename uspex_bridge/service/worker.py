@@ -23,6 +23,7 @@ from uspex_bridge import errors
 from uspex_bridge.config import Config
 from uspex_bridge.folders import ExternalFolder, Folder, Request, VaspFolder
 from uspex_bridge.halt import Halter
+from uspex_bridge.pipe_worker import claim_pipe
 from uspex_bridge.publish import OUTPUTS
 from uspex_bridge.records import VaspRun
 from uspex_bridge.run import Models, Watcher, run_folder
@@ -30,7 +31,6 @@ from uspex_bridge.service import wire
 from uspex_bridge.service.client import ENVIRONMENT
 from uspex_bridge.service.warm import Warm
 from uspex_bridge.slot import run_in_slot
-from uspex_bridge.worker import claim_pipe
 
 if TYPE_CHECKING:
     from uspex_bridge.relax.engine import Step

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from uspex_bridge.errors import BridgeError
+from uspex_bridge import messages
 
 #: Version of the messages; both sides must have the same.
 PROTOCOL = 1
@@ -70,12 +70,8 @@ class Session:
         """Do what ``request["do"]`` says; an error becomes an answer with its class and message."""
         try:
             return self.actions[request["do"]](request)
-        except BridgeError as error:
-            return {"error": type(error).__name__, "message": str(error)}
-        except ImportError as error:
-            return {"error": "ModelError", "message": f"{error}; this Python needs ase, numpy and the model's package"}
         except Exception as error:  # noqa: BLE001 (a worker's entry point)
-            return {"error": "CalculationError", "message": f"{type(error).__name__}: {error}"}
+            return messages.failure(error)
 
     def _status(self, request: dict[str, Any]) -> dict[str, Any]:
         from uspex_bridge.backends import available
@@ -100,12 +96,9 @@ class Session:
         }
 
     def _evaluate(self, request: dict[str, Any]) -> dict[str, Any]:
-        from ase import Atoms
-
-        atoms = Atoms(request["numbers"], positions=request["positions"], cell=request["cell"], pbc=request["pbc"])
         calculator = self.backend.calculator
-        calculator.calculate(atoms)
-        return {name: getattr(value, "tolist", lambda v=value: v)() for name, value in calculator.results.items()}
+        calculator.calculate(messages.atoms_of(request))
+        return messages.answer(calculator.results)
 
 
 def _settings(request: dict[str, Any]) -> Any:
