@@ -30,17 +30,34 @@ from uspex_bridge.pipe_worker import PROTOCOL
 START_TIMEOUT = 600.0
 #: Seconds that it may take to end once its stdin is closed.
 END_TIMEOUT = 5.0
-#: Imports the package from its folder argv[1] alone, so that no other package of ours becomes importable.
+#: Imports the package from its folder argv[1] alone, so that no other package of ours becomes importable, and runs
+#: ``main()`` of its module argv[2].
 _BOOT = """
-import importlib.util, sys
+import importlib, importlib.util, sys
 sys.path[:] = [entry for entry in sys.path if entry]
 spec = importlib.util.spec_from_file_location(
     "uspex_bridge", sys.argv[1] + "/__init__.py", submodule_search_locations=[sys.argv[1]])
 package = sys.modules["uspex_bridge"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(package)
-from uspex_bridge.pipe_worker import main
-main()
+importlib.import_module(sys.argv[2]).main()
 """
+
+
+def command_in(python: str | None, module: str) -> tuple[list[str], dict[str, str]]:
+    """Return the command that runs ``main()`` of one of this package's modules in an interpreter, and its environment.
+
+    Args:
+        python: another interpreter, None for this one.
+        module: full name; it may import only what that interpreter has.
+
+    Raises:
+        ModelError: there is no such interpreter.
+    """
+    environment = dict(os.environ)
+    if python is not None:  # what makes our environment work would break the other one
+        for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "__PYVENV_LAUNCHER__"):
+            environment.pop(name, None)
+    return [_interpreter(python), "-c", _BOOT, str(Path(uspex_bridge.__file__).parent), module], environment
 
 
 class Worker:
@@ -54,11 +71,7 @@ class Worker:
         self.python = python
         self._tail: deque[str] = deque(maxlen=20)
         self._buffer = b""
-        environment = dict(os.environ)
-        if python is not None:  # what makes our environment work would break the other one
-            for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "__PYVENV_LAUNCHER__"):
-                environment.pop(name, None)
-        command = [_interpreter(python), "-c", _BOOT, str(Path(uspex_bridge.__file__).parent)]
+        command, environment = command_in(python, "uspex_bridge.pipe_worker")
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
