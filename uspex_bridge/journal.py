@@ -31,20 +31,23 @@ def default_path(folder: Path) -> Path:
     return (folder.parent if folder.name.startswith("CalcFold") else folder) / FILENAME
 
 
-def append(path: Path, entry: dict[str, Any]) -> None:
-    """Append one entry under a file lock; a half line left by a full disk is closed off first.
+def append(path: Path, *entries: dict[str, Any]) -> None:
+    """Append entries under a file lock; a half line left by a full disk is closed off first.
 
     Raises:
         OutputError: the record cannot be written.
     """
-    line = json.dumps({"schema": SCHEMA, **entry}, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    lines = b"".join(
+        json.dumps({"schema": SCHEMA, **entry}, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+        for entry in entries
+    )
     try:
         with FileLock(f"{path}.lock", timeout=60), path.open("a+b") as stream:
             if stream.tell() > 0:
                 stream.seek(-1, os.SEEK_END)
                 if stream.read(1) != b"\n":
-                    line = b"\n" + line
-            stream.write(line)
+                    lines = b"\n" + lines
+            stream.write(lines)
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:

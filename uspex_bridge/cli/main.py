@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": ("compare", "Compare the phases of two searches."),
     "rescore": ("rescore", "Compute a search again with another model."),
     "seeds": ("seeds", "Hand the best structures on to another search."),
+    "dataset": ("dataset", "Keep the labelled structures that models are trained on."),
 }
 
 

@@ -1,0 +1,201 @@
+"""``uspex-bridge dataset``: the labelled structures that models are trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uspex_bridge.cli import questions as q
+
+if TYPE_CHECKING:
+    from uspex_bridge.learn.dataset import Dataset
+    from uspex_bridge.learn.labels import Added, Label
+
+FOLDER = click.argument("folder", type=click.Path(path_type=Path))
+SPLIT = click.option("--split", type=click.Choice(["train", "valid", "test"]), help="Only this one.  [default: all]")
+
+
+@click.group(context_settings=q.CONTEXT)
+def command() -> None:
+    """Labelled structures: a folder that only grows, one file per generation, splits fixed by structure family."""
+
+
+@command.command(context_settings=q.CONTEXT)
+@FOLDER
+@q.JSON
+def summary(folder: Path, as_json: bool) -> None:
+    """Say what the dataset in FOLDER holds: labels by generation, split and pressure, level of theory, ranges."""
+    from uspex_bridge.learn.dataset import Dataset
+
+    facts = facts_of(Dataset.open(folder))
+    click.echo(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else describe(facts))
+
+
+@command.command(context_settings=q.CONTEXT)
+@FOLDER
+@click.option("--accept", is_flag=True, help="Take the files as they are; what is gone leaves the dataset.")
+def check(folder: Path, accept: bool) -> None:
+    """Compare the files of FOLDER with the manifest; exit code 3 if one was changed.
+
+    The manifest keeps its old lines, so what --accept did can be looked up.
+    """
+    from uspex_bridge.errors import InputError
+    from uspex_bridge.learn.dataset import Dataset
+
+    dataset = Dataset.open(folder, verify=False)
+    before = len(dataset.labels)
+    changes = dataset.accept() if accept else dataset.changes()
+    for line in changes:
+        click.echo(f"changed: {line}")
+    for name in dataset.strangers():
+        click.echo(f"not in the manifest: {name} (left by an addition that was interrupted, or put there); not used")
+    if changes and not accept:
+        raise InputError(f"{folder}: {len(changes)} files changed; put them back, or accept them with --accept")
+    gone = f", {before - len(dataset.labels)} left the dataset" if accept and changes else ""
+    click.echo(f"{len(dataset.labels)} labels in {len(dataset.files)} files{gone}")
+
+
+@command.command(context_settings=q.CONTEXT)
+@FOLDER
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["extxyz", "mace", "deepmd", "deepmd-mixed"]),
+    required=True,
+    help="extxyz: energy, forces, stress as MatterSim reads them; mace: REF_ keys; deepmd: npy systems, for se_a too.",
+)
+@SPLIT
+def export(folder: Path, target: Path, kind: str, split: Any) -> None:
+    """Write the frames of FOLDER to TARGET, a file or (deepmd) a folder, for a trainer.
+
+    Example: uspex-bridge dataset export dataset train.extxyz --format mace --split train
+    """
+    from uspex_bridge.learn.dataset import Dataset
+
+    dataset = Dataset.open(folder)
+    if kind.startswith("deepmd"):
+        count = dataset.export_deepmd(target, split, mixed=kind == "deepmd-mixed")
+    else:
+        count = dataset.export_extxyz(target, split, keys="mace" if kind == "mace" else "ase")
+    click.echo(f"{count} labels in {target}")
+
+
+@command.command(context_settings=q.CONTEXT)
+@FOLDER
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--generation", type=click.IntRange(min=0), required=True, help="Of the search, or number of the cycle.")
+@click.option("--code", required=True, help="What computed the labels: vasp, gpaw, model ...")
+@click.option("--functional", required=True, help="PBE ..., or the model's name.")
+@click.option("--settings", default="", help="Any words on further settings; other words are another level of theory.")
+@click.option("--pressure", "-p", type=float, help="GPa, of the search, where the files do not say it.")
+@click.option("--split", type=click.Choice(["train", "valid", "test"]), help="For new families.  [default: by name]")
+@click.option("--valid", type=float, default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
+@click.option("--test", type=float, default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
+@q.JSON
+def add(folder: Path, files: tuple[Path, ...], pressure: float | None, as_json: bool, **options: Any) -> None:
+    """Add labelled structures from extxyz FILES to the dataset in FOLDER, which is made if it is not there.
+
+    What 'uspex-bridge label collect' does with DFT runs; this is for labels from elsewhere.
+    """
+    from uspex_bridge.learn.dataset import MANIFEST, Dataset
+    from uspex_bridge.learn.labels import Level, read_frames, settings_hash
+
+    frames = [atoms for path in files for atoms in read_frames(path)]
+    for atoms in frames:
+        atoms.info.setdefault("pressure_gpa", pressure)
+    level = Level(options["code"], options["functional"], settings_hash(options["settings"]))
+    there = (folder / MANIFEST).exists()
+    dataset = Dataset.open(folder) if there else Dataset.create(folder, valid=options["valid"], test=options["test"])
+    added = dataset.add(frames, generation=options["generation"], level=level, split=options["split"])
+    if as_json:
+        refused = [{"name": one.name, "reason": one.reason} for one in added.refused]
+        click.echo(json.dumps({"added": added.counts, "refused": refused}, indent=1, ensure_ascii=False))
+    else:
+        click.echo(describe_added(added, dataset))
+
+
+def describe_added(added: Added, dataset: Dataset) -> str:
+    """Return what was added and refused as text."""
+    counts = ", ".join(f"{number} {split}" for split, number in added.counts.items())
+    lines = [f"{len(added.labels)} labels added ({counts}); {len(dataset.labels)} in {dataset.path}"]
+    lines += [f"refused: {one.name}: {one.reason}" for one in added.refused]
+    return "\n".join(lines)
+
+
+def facts_of(dataset: Dataset) -> dict[str, Any]:
+    """Return what a dataset holds as plain values."""
+    labels = list(dataset.labels.values())
+    return {
+        "folder": str(dataset.path),
+        "labels": len(labels),
+        "families": len({label.family for label in labels}),
+        "level": None if dataset.level is None else str(dataset.level),
+        "formulas": len({label.formula for label in labels}),
+        "split_fractions": {"valid": dataset.valid, "test": dataset.test},
+        "groups": _groups(labels),
+        "ranges": _ranges(labels),
+        "strangers": dataset.strangers(),
+    }
+
+
+def _groups(labels: list[Label]) -> list[dict[str, Any]]:
+    """Count labels by generation and pressure of the search."""
+    groups: dict[tuple[int, float | None], dict[str, Any]] = {}
+    for label in labels:
+        key = (label.generation, label.pressure_gpa)
+        group = groups.setdefault(
+            key, {"generation": key[0], "pressure_gpa": key[1], "train": 0, "valid": 0, "test": 0}
+        )
+        group[label.split] += 1
+    return sorted(groups.values(), key=lambda one: (one["generation"], one["pressure_gpa"] or 0.0))
+
+
+def _ranges(labels: list[Label]) -> dict[str, list[float]]:
+    values: dict[str, list[float]] = {
+        "natoms": [label.natoms for label in labels],
+        "energy_per_atom": [label.energy / label.natoms for label in labels],
+        "own_pressure_gpa": [label.own_pressure_gpa for label in labels],
+        "fmax": [label.fmax for label in labels],
+        "magmom_per_atom": [label.magmom / label.natoms for label in labels if label.magmom is not None],
+    }
+    return {name: [min(numbers), max(numbers)] for name, numbers in values.items() if numbers}
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """Return the same as text."""
+    from uspex_bridge.results.tables import layout
+
+    headings = [("generation", ""), ("search at", "GPa"), *_COUNTED]
+    rows = [
+        [
+            str(group["generation"]),
+            "" if group["pressure_gpa"] is None else f"{group['pressure_gpa']:g}",
+            *(str(group[split]) for split, _ in _COUNTED),
+        ]
+        for group in facts["groups"]
+    ]
+    lines = [
+        f"{facts['folder']}: {facts['labels']} labels of {facts['families']} families, {facts['formulas']} formulas; "
+        f"{facts['level'] or 'no level of theory yet'}",
+        *([layout(headings, rows)] if rows else []),
+        *(
+            f"{_NAMES[name][0]} {low:.4g} to {high:.4g}{_NAMES[name][1]}"
+            for name, (low, high) in facts["ranges"].items()
+        ),
+        *(f"not in the manifest: {name}" for name in facts["strangers"]),
+    ]
+    return "\n".join(lines)
+
+
+_COUNTED = (("train", ""), ("valid", ""), ("test", ""))
+_NAMES = {
+    "natoms": ("atoms per cell", ""),
+    "energy_per_atom": ("free energy", " eV/atom"),
+    "own_pressure_gpa": ("pressure of the labels", " GPa"),
+    "fmax": ("largest force", " eV/Å"),
+    "magmom_per_atom": ("magnetic moment", " μB/atom"),
+}
