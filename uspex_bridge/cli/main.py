@@ -26,6 +26,7 @@ COMMANDS = {
     "rescore": ("rescore", "Compute a search again with another model."),
     "seeds": ("seeds", "Hand the best structures on to another search."),
     "dataset": ("dataset", "Keep the labelled structures that models are trained on."),
+    "map": ("map", "Draw a map of what the structures of a search cover."),
 }
 
 

@@ -1,0 +1,78 @@
+"""Options about descriptors and maps that map, screen and select share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uspex_bridge.cli.options import settings
+
+if TYPE_CHECKING:
+    from uspex_bridge.learn.soap import SoapSettings
+    from uspex_bridge.learn.structure_map import StructureMap
+    from uspex_bridge.results.model import Pool
+
+SOAP = settings(
+    click.option(
+        "--soap",
+        type=click.Choice(["paper", "minimal"]),
+        default="paper",
+        show_default=True,
+        help="Descriptor: as in the paper for Ca-Fe-Ni, or with reach and width from the elements' radii.",
+    ),
+    click.option("--r-cut", type=float, help="Its reach, Å.  [default: 4.2]"),
+    click.option("--sigma", type=float, help="Width of its Gaussians, Å.  [default: 0.52]"),
+    click.option("--n-max", type=click.IntRange(min=1), help="Its radial functions.  [default: 4]"),
+    click.option("--l-max", type=click.IntRange(min=0), help="Its largest angular momentum.  [default: 3]"),
+    click.option("--cross/--no-cross", default=False, show_default=True, help="Terms between different elements."),
+    click.option(
+        "--scaling",
+        type=click.Choice(["standard", "none"]),
+        default="standard",
+        show_default=True,
+        help="Bring every feature to unit variance before the PCA, or leave them.",
+    ),
+)
+
+
+def soap_of(options: Mapping[str, Any], elements: Iterable[str]) -> SoapSettings:
+    """Return the descriptor's settings that the options ask for."""
+    from dataclasses import replace
+
+    from uspex_bridge.learn.soap import SoapSettings, minimal_settings
+
+    base = minimal_settings(elements) if options["soap"] == "minimal" else SoapSettings()
+    given = {key: options[key] for key in ("r_cut", "sigma", "n_max", "l_max") if options[key] is not None}
+    return replace(base, cross=options["cross"], **given)
+
+
+def elements_of(pool: Pool) -> list[str]:
+    """Return the elements that occur, sorted."""
+    return sorted({symbol for entry in pool.entries for symbol, _ in entry.composition})
+
+
+def describe(pool: Pool, options: Mapping[str, Any], references: Iterable[str] = ()) -> StructureMap:
+    """Make the map of everything in ``pool``, with a progress bar."""
+    from uspex_bridge.learn.structure_map import make_map
+
+    with progress("describing", len(pool.entries)) as step:
+        return make_map(
+            pool,
+            soap_of(options, elements_of(pool)),
+            options["scaling"],
+            tuple(references),
+            mix_levels=options.get("mix_levels", False),
+            progress=step,
+        )
+
+
+@contextmanager
+def progress(label: str, length: int) -> Iterator[Callable[[], None]]:
+    """Show a progress bar where stderr is a terminal; gives what is to be called after each piece of work."""
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(length=length, label=label, file=sys.stderr, hidden=hidden) as bar:
+        yield lambda: bar.update(1)
