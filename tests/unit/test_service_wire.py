@@ -1,6 +1,9 @@
 """The messages between callers and service: what is taken, what is refused, what a mark protects."""
 
+import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -21,6 +24,31 @@ def test_a_message_is_one_line_whatever_it_says():
     line = wire.encode(message)
     assert line.count(b"\n") == 1
     assert wire.decode(line) == message
+
+
+def test_messages_are_json_as_its_module_reads_and_writes_it():
+    message = {
+        "text": 'a "b" \\ \n Å \U0001f600',
+        "numbers": [0, -1, 1.5e-300, 1e22],
+        "nested": {"a": [{}, [], True, None]},
+    }
+    assert json.loads(wire.encode(message)) == message
+    assert wire.decode(json.dumps(message, indent=1).encode()) == message
+    for two in (b'{"a": 1} {"b": 2}', b'{"a": 1}]'):
+        with pytest.raises(wire.WireError):
+            wire.decode(two)
+    with pytest.raises(TypeError):
+        wire.encode({"a": object()})
+
+
+def test_a_python_without_the_c_half_of_json_has_the_same_messages():
+    message = {"text": "two\nlines, Å", "numbers": [1, 2.5, None]}
+    code = (
+        "import sys; sys.modules['_json'] = None\nfrom uspex_bridge.service import wire\n"
+        f"line = wire.encode({message})\nassert wire.decode(line) == {message}\nsys.stdout.buffer.write(line)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == wire.encode(message)
 
 
 def test_the_place_is_the_variable_else_one_of_this_user(monkeypatch):

@@ -5,7 +5,6 @@ Of the standard library only what a call needs at once: this is loaded by every 
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 
@@ -29,9 +28,46 @@ class WireError(Exception):
     """What came is not a message, or not one of the other side's."""
 
 
+def _refuse(value: object) -> Any:
+    raise TypeError(f"{type(value).__name__} is not of JSON")
+
+
+class _Plain:
+    """How the scanner of :mod:`json` reads by default."""
+
+    strict = True
+    object_hook = object_pairs_hook = None
+    parse_float, parse_int, parse_constant = float, int, float
+
+
+try:  # the C half of json; the other one brings re and enum, half as long to load as the interpreter
+    import _json
+
+    _scan: Any = _json.make_scanner(_Plain)  # type: ignore[arg-type]
+    _chunks = _json.make_encoder(None, _refuse, _json.encode_basestring_ascii, None, ":", ",", False, False, True)
+
+    def _dumps(message: dict[str, Any]) -> str:
+        return "".join(_chunks(message, 0))
+
+    def _loads(text: str) -> Any:
+        found, end = _scan(text, 0)
+        if text[end:].strip():
+            raise ValueError("more than one value")
+        return found
+
+except (ImportError, AttributeError, TypeError):  # another Python's
+    import json
+
+    def _dumps(message: dict[str, Any]) -> str:
+        return json.dumps(message, separators=(",", ":"))
+
+    def _loads(text: str) -> Any:
+        return json.loads(text)
+
+
 def encode(message: dict[str, Any]) -> bytes:
     """Return a message as a line."""
-    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+    return _dumps(message).encode() + b"\n"
 
 
 def decode(line: bytes) -> dict[str, Any]:
@@ -41,8 +77,8 @@ def decode(line: bytes) -> dict[str, Any]:
         WireError: it is not one JSON object.
     """
     try:
-        message = json.loads(line)
-    except (ValueError, RecursionError):
+        message = _loads(line.decode().strip())
+    except (ValueError, StopIteration, RecursionError):
         raise WireError("not JSON") from None
     if not isinstance(message, dict):
         raise WireError("not a JSON object")
