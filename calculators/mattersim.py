@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from uspex_bridge.cards import BuildRequest, Card, KnownModel, constructor_options
+import numpy as np
+
+from uspex_bridge.cards import Batch, BuildRequest, Card, KnownModel, constructor_options
 from uspex_bridge.errors import ModelError
+from uspex_bridge.neighbours import angles, pairs
 
 _URL = "https://raw.githubusercontent.com/microsoft/mattersim/main/pretrained_models"
 
@@ -55,6 +59,85 @@ def build(request: BuildRequest) -> Any:
     own = ("potential", "device", "args_dict", "compute_stress", "stress_weight")
     options = constructor_options(request, MatterSimCalculator, *own)
     return MatterSimCalculator(potential=potential, device=request.device, args_dict={}, **options)
+
+
+def batch(calculator: Any) -> Batch:
+    """Return MatterSim's model for many structures: its graph, from the bridge's neighbour lists."""
+    cutoffs = calculator.potential.model.model_args
+    cutoff, angle_cutoff = float(cutoffs["cutoff"]), float(cutoffs["threebody_cutoff"])
+    for parameter in calculator.potential.model.parameters():
+        parameter.requires_grad_(False)
+
+    def evaluate(structures: Sequence[Any]) -> list[dict[str, Any]]:
+        graph = _graph(structures, cutoff, angle_cutoff, calculator.device)
+        found = calculator.potential.forward(graph, include_forces=True, include_stresses=True)
+        energies, forces, stresses = (
+            found[name].detach().cpu().numpy().astype(float) for name in ("total_energy", "forces", "stresses")
+        )
+        ends = np.cumsum([len(atoms) for atoms in structures])[:-1]
+        return [
+            {"energy": energy, "forces": force, "stress": calculator.stress_weight * stress}
+            for energy, force, stress in zip(energies, np.split(forces, ends), stresses, strict=True)
+        ]
+
+    return Batch(evaluate, cutoff, angle_cutoff)
+
+
+def _graph(structures: Sequence[Any], cutoff: float, angle_cutoff: float, device: str) -> dict[str, Any]:
+    """Return what M3GNet's ``forward`` reads, for all structures as one graph.
+
+    Indices of pairs in the angles count within each structure; ``bond_index_bias`` shifts them.
+    """
+    import torch
+
+    parts: dict[str, list[Any]] = {name: [] for name in ("edges", "cells", "angles", "per_pair", "positions")}
+    offset = 0
+    for atoms in structures:
+        wrapped = atoms.copy()
+        wrapped.wrap(eps=0)  # float32 positions near the origin, as MatterSim has them
+        first, second, cells = pairs(wrapped, cutoff)
+        positions = wrapped.positions
+        vectors = positions[second] + cells @ wrapped.cell.array - positions[first]
+        near = np.linalg.norm(vectors, axis=1) <= angle_cutoff
+        one, other = angles(first, near)
+        parts["edges"].append(np.stack((first, second)) + offset)
+        parts["cells"].append(cells)
+        parts["angles"].append(np.stack((one, other), axis=1))
+        parts["per_pair"].append(np.bincount(one, minlength=len(first)))
+        parts["positions"].append(positions)
+        offset += len(atoms)
+
+    def counts(name: str) -> Any:
+        return torch.tensor([len(part) for part in parts[name]], device=device)
+
+    def whole(values: Any) -> Any:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+    def real(values: Any) -> Any:
+        return whole(np.asarray(values, dtype=np.float32))
+
+    pair_counts, angle_counts = counts("cells"), counts("angles")
+    per_pair = whole(np.concatenate(parts["per_pair"]))
+    starts = torch.cumsum(pair_counts, dim=0) - pair_counts
+    sizes = torch.tensor([len(atoms) for atoms in structures], device=device)
+    return {
+        "atom_pos": real(np.concatenate(parts["positions"])),
+        "cell": real(np.stack([atoms.cell.array for atoms in structures])),
+        "pbc_offsets": real(np.concatenate(parts["cells"])),
+        "atom_attr": real(np.concatenate([atoms.numbers for atoms in structures])[:, None]),
+        "edge_index": whole(np.concatenate(parts["edges"], axis=1)),
+        "three_body_indices": whole(np.concatenate(parts["angles"])),
+        "num_three_body": angle_counts,
+        "num_bonds": pair_counts,
+        "num_triple_ij": per_pair[:, None],
+        "num_atoms": sizes,
+        "num_graphs": torch.tensor(len(structures), device=device),
+        "batch": torch.repeat_interleave(torch.arange(len(structures), device=device), sizes),
+        "total_num_atoms": offset,
+        "total_num_bonds": len(per_pair),
+        "bond_index_bias": torch.repeat_interleave(starts, angle_counts)[:, None],
+        "three_body_edge_map": torch.repeat_interleave(torch.arange(len(per_pair), device=device), per_pair),
+    }
 
 
 def elements(calculator: Any) -> frozenset[str]:

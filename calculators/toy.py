@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from uspex_bridge.cards import BuildRequest, Card
+from uspex_bridge.cards import Batch, BuildRequest, Card
 from uspex_bridge.errors import ConfigError
+from uspex_bridge.neighbours import pairs
 from uspex_bridge.records import Array
 
 CARD = Card(
@@ -41,7 +42,8 @@ class ToyOptions:
         hole: the energy falls without bound once atoms are pressed together.
         nan_after: evaluations after which energy, forces and stress are NaN.
         raise_after: evaluations after which every evaluation raises RuntimeError.
-        sleep: seconds added to each evaluation.
+        raise_below: volume per atom (Å³) below which the evaluation of a structure raises RuntimeError.
+        sleep: seconds added to each pass, however many structures it takes.
         elements: the only elements it knows; empty for all that have a covalent radius.
     """
 
@@ -49,6 +51,7 @@ class ToyOptions:
     hole: bool = False
     nan_after: int | None = None
     raise_after: int | None = None
+    raise_below: float = 0.0
     sleep: float = 0.0
     elements: tuple[str, ...] = ()
 
@@ -73,16 +76,30 @@ def build(request: BuildRequest) -> Any:
         def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = all_changes) -> None:
             """Evaluate, and misbehave where asked to."""
             super().calculate(atoms, properties, system_changes)
-            self.evaluations += 1
+            (self.results,) = self.evaluate([self.atoms])
+
+        def evaluate(self, structures: Sequence[Any]) -> list[dict[str, Any]]:
+            """Evaluate structures together, and misbehave where asked to."""
+            self.evaluations += len(structures)
             time.sleep(options.sleep)
             if options.raise_after is not None and self.evaluations > options.raise_after:
                 raise RuntimeError(f"toy: told to raise after {options.raise_after} evaluations")
-            energy, forces, stress = _evaluate(self.atoms, options)
+            for atoms in structures:
+                if atoms.get_volume() < options.raise_below * len(atoms):
+                    raise RuntimeError(f"toy: told to raise below {options.raise_below} Å³ per atom")
+            found = _evaluate(structures, options)
             if options.nan_after is not None and self.evaluations > options.nan_after:
-                energy, forces, stress = np.nan, np.full_like(forces, np.nan), np.full_like(stress, np.nan)
-            self.results = {"energy": energy, "free_energy": energy, "forces": forces, "stress": stress}
+                found = [{name: value * np.nan for name, value in results.items()} for results in found]
+            return found
 
     return Toy()
+
+
+def batch(calculator: Any) -> Batch:
+    """Return the toy potential for many structures; its reach is that of the largest atoms."""
+    from ase.data import covalent_radii
+
+    return Batch(calculator.evaluate, cutoff=REACH * 2 * float(covalent_radii.max()))
 
 
 def elements(calculator: Any) -> frozenset[str]:
@@ -104,22 +121,39 @@ def _options(given: Mapping[str, Any]) -> ToyOptions:
     return ToyOptions(**{**given, "elements": tuple(given.get("elements", ()))})
 
 
-def _evaluate(atoms: Any, options: ToyOptions) -> tuple[float, Array, Array]:
-    """Return E (eV), forces (N, 3) (eV/Å) and stress (6,) (eV/Å³, ASE's sign and order)."""
+def _evaluate(structures: Sequence[Any], options: ToyOptions) -> list[dict[str, Any]]:
+    """Return E (eV), forces (N, 3) (eV/Å) and stress (6,) (eV/Å³, ASE's sign and order) of each structure."""
     from ase.data import covalent_radii
-    from ase.neighborlist import neighbor_list
 
-    radii = covalent_radii[atoms.numbers]
-    first, second, distance, vector = neighbor_list("ijdD", atoms, REACH * 2 * float(radii.max()))
+    radii = covalent_radii[np.concatenate([atoms.numbers for atoms in structures])]
+    firsts, seconds, vectors, offset, owners = [], [], [], 0, []
+    for index, atoms in enumerate(structures):
+        cutoff = REACH * 2 * float(covalent_radii[atoms.numbers].max())
+        first, second, cells = pairs(atoms, cutoff)
+        vectors.append(atoms.positions[second] + cells @ atoms.cell.array - atoms.positions[first])
+        firsts.append(first + offset)
+        seconds.append(second + offset)
+        owners.append(np.full(len(first), index))
+        offset += len(atoms)
+    first, second, vector, owner = map(np.concatenate, (firsts, seconds, vectors, owners))
+    distance = np.linalg.norm(vector, axis=1)
     equilibrium = radii[first] + radii[second]
     near = distance < REACH * equilibrium
-    first, second, distance, vector, equilibrium = (a[near] for a in (first, second, distance, vector, equilibrium))
+    first, distance, vector, equilibrium, owner = (a[near] for a in (first, distance, vector, equilibrium, owner))
     energy, slope = _pair(distance / equilibrium, options)
     pull = (slope / equilibrium / distance)[:, None] * vector
-    forces = np.zeros((len(atoms), 3))
+    forces = np.zeros((offset, 3))
     np.add.at(forces, first, pull)
-    stress = 0.5 * (pull.T @ vector) / atoms.get_volume()
-    return 0.5 * float(energy.sum()), forces, stress[(0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)]
+    energies = 0.5 * np.bincount(owner, energy, minlength=len(structures))
+    virials = np.zeros((len(structures), 3, 3))
+    np.add.at(virials, owner, 0.5 * pull[:, :, None] * vector[:, None, :])
+    found, start = [], 0
+    for atoms, total, virial in zip(structures, energies, virials, strict=True):
+        stress = virial[(0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)] / atoms.get_volume()
+        own = forces[start : start + len(atoms)]
+        found.append({"energy": float(total), "free_energy": float(total), "forces": own, "stress": stress})
+        start += len(atoms)
+    return found
 
 
 def _pair(x: Array, options: ToyOptions) -> tuple[Array, Array]:

@@ -15,18 +15,23 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uspex_bridge
 from uspex_bridge import weights
-from uspex_bridge.cards import BuildRequest, CalculatorSettings, Card
-from uspex_bridge.errors import BridgeError, ConfigError, InputError, ModelError
+from uspex_bridge.cards import Batch, BuildRequest, CalculatorSettings, Card
+from uspex_bridge.errors import BridgeError, CalculationError, ConfigError, InputError, ModelError
 from uspex_bridge.schema import nearest
 from uspex_bridge.weights import Weights
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from uspex_bridge.evaluate import Answer
 
 #: Kinds that come with the bridge and the modules they live in.
 BUILT_IN = {
@@ -34,6 +39,8 @@ BUILT_IN = {
 }
 #: Entry-point group in which other packages offer calculators: a module with CARD and build, or a function.
 GROUP = "uspex_bridge.calculators"
+#: Å, for the size of a structure of a model that does not batch.
+ASSUMED_CUTOFF = 6.0
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +51,7 @@ class Maker:
 
     card: Card
     build: Callable[[BuildRequest], Any]
+    batch: Callable[[Any], Batch | None] = field(default=lambda calculator: None)
     elements: Callable[[Any], frozenset[str] | None] = field(default=lambda calculator: None)
     own_process: Callable[[BuildRequest], bool] = field(default=lambda request: False)
 
@@ -79,7 +87,8 @@ class Backend:
     Attributes:
         name: of the calculator in the configuration.
         calculator: ASE calculator: energy, free_energy (eV), forces (N, 3) (eV/Å), stress (6,) (eV/Å³), for some
-            magmoms (N,); float64 always.
+            magmoms (N,); float64 always. It evaluates as ``evaluate_many`` does a single structure.
+        batch: how the model evaluates structures together, None where it takes one after the other.
         identity: kind, model, weights, sha256, package, torch, device, dtype, head, and worker where it runs in one.
         elements: the elements it may be used for, None where that is not known.
         energy_zero: ``mp-pbe`` or ``model``, see :class:`uspex_bridge.cards.Card`.
@@ -90,7 +99,36 @@ class Backend:
     identity: dict[str, Any]
     elements: frozenset[str] | None
     energy_zero: str
+    many: Callable[[Sequence[Atoms]], list[Answer]]
+    batch: Batch | None = None
     close: Callable[[], None] = lambda: None
+
+    def evaluate_many(self, structures: Sequence[Atoms]) -> list[Answer]:
+        """Evaluate structures of any size and composition, together where the model can (``batch`` is not None).
+
+        A batch that fails is taken apart: every structure is then evaluated alone, and only those fail that do so by
+        themselves. What a structure gets does not depend on its company, but for float noise.
+
+        Returns:
+            for each structure, in their order, its results as of :meth:`uspex_bridge.evaluate.Evaluation.one` (energy
+            and free_energy in eV, forces (N, 3) in eV/Å, stress (6,) in eV/Å³, magmoms where the model has them;
+            float64, maybe not finite) or the CalculationError that it alone caused, which is not raised.
+
+        Raises:
+            OutOfMemoryError: they do not fit the memory together. Fewer may: halve and try again; of one alone it is
+                that structure's failure. Nothing of the failed attempt holds memory any more.
+            ModelError: the model runs in a worker process, which cannot be started again.
+        """
+        return self.many(structures)
+
+    def size_of(self, atoms: Atoms) -> int:
+        """Return what a structure costs in memory and about what in time: its atoms, pairs and angles, added up.
+
+        Sizes of structures can be added up to that of their batch. It takes well under a millisecond.
+        """
+        from uspex_bridge.neighbours import size
+
+        return size(atoms, self.batch.cutoff, self.batch.angle_cutoff) if self.batch else size(atoms, ASSUMED_CUTOFF)
 
     def __enter__(self) -> Backend:
         return self
@@ -209,14 +247,17 @@ def load(name: str, settings: CalculatorSettings) -> Backend:
     known = maker.elements(calculator)
     if settings.elements:
         known = frozenset(settings.elements) if known is None else known & frozenset(settings.elements)
-    from uspex_bridge.evaluate import Evaluator, evaluate
+    from uspex_bridge.evaluate import Evaluation, Evaluator
 
+    evaluation = Evaluation(card.kind, calculator, maker.batch(calculator))
     return Backend(
         name=name,
-        calculator=Evaluator(lambda atoms: evaluate(calculator, atoms, card.kind)),
+        calculator=Evaluator(evaluation.one),
         identity=_identity(card, request, found),
         elements=known,
         energy_zero=(found.known.energy_zero or card.energy_zero) if found.known else "model",
+        many=evaluation.many,
+        batch=evaluation.batch,
     )
 
 
@@ -297,7 +338,7 @@ def _from_module(module: ModuleType, kind: str) -> Maker:
         maker = Maker(module.CARD, module.build)
     except AttributeError as error:
         raise ModelError(f"calculator '{kind}': {error}; a calculator's module has CARD and build") from None
-    extra = {name: getattr(module, name) for name in ("elements", "own_process") if hasattr(module, name)}
+    extra = {name: getattr(module, name) for name in ("batch", "elements", "own_process") if hasattr(module, name)}
     return Maker(maker.card, maker.build, **extra)
 
 
@@ -368,7 +409,22 @@ def _load_remote(name: str, settings: CalculatorSettings) -> Backend:
     from uspex_bridge.pipe import RemoteModel
 
     remote = RemoteModel(name, settings)
-    return Backend(name, Evaluator(remote.evaluate), remote.identity, remote.elements, remote.energy_zero, remote.close)
+
+    def answer(atoms: Atoms) -> Answer:
+        try:
+            return remote.evaluate(atoms)
+        except CalculationError as error:
+            return error
+
+    return Backend(
+        name=name,
+        calculator=Evaluator(remote.evaluate),
+        identity=remote.identity,
+        elements=remote.elements,
+        energy_zero=remote.energy_zero,
+        many=lambda structures: [answer(atoms) for atoms in structures],
+        close=remote.close,
+    )
 
 
 def _available_elsewhere(name: str, settings: CalculatorSettings, card: Card) -> Status:

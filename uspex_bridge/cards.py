@@ -213,3 +213,19 @@ class BuildRequest:
     dtype: str
     head: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How a model evaluates structures together: what ``batch`` of a calculator file returns.
+
+    Attributes:
+        evaluate: gets structures (ASE, periodic, finite numbers, at least one) and returns for each, in their order,
+            what an ASE calculator would have in ``results``, from one pass of the model. It may raise anything.
+        cutoff: within which two atoms are a pair of the model's graph, Å.
+        angle_cutoff: within which two neighbours of an atom form an angle with it, Å; 0 where the model has none.
+    """
+
+    evaluate: Callable[[Sequence[Any]], list[dict[str, Any]]]
+    cutoff: float
+    angle_cutoff: float = 0.0

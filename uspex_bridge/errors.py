@@ -52,6 +52,10 @@ class CalculationError(BridgeError):
     exit_code = 7
 
 
+class OutOfMemoryError(CalculationError):
+    """The device's memory does not hold these structures at once; fewer of them may fit."""
+
+
 class OutputError(BridgeError):
     """A result could not be written (disk full, no permission)."""
 

@@ -1,9 +1,10 @@
-"""One evaluation of one model, the same for every kind: float64 arrays of fixed shape, one kind of error."""
+"""Evaluating a model, the same for every kind: one structure or many, float64 arrays, one kind of error."""
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,34 +12,114 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from uspex_bridge.errors import BridgeError, CalculationError
+from uspex_bridge.cards import Batch
+from uspex_bridge.errors import BridgeError, CalculationError, OutOfMemoryError
 from uspex_bridge.records import Array
 
 #: What is asked of every model.
 PROPERTIES = ("energy", "forces", "stress")
 Results = dict[str, Any]
+Answer = Results | CalculationError
 
 
-def evaluate(calculator: Any, atoms: Atoms, kind: str) -> Results:
-    """Evaluate an ASE calculator on a periodic structure.
+class Evaluation:
+    """The function of a loaded model: structures in, answers out.
 
-    Returns:
-        energy and free_energy (eV), forces (N, 3) (eV/Å), stress (6,) (eV/Å³, ASE's sign and order), and magmoms
-        (N,) (Bohr magnetons) where the model gives them; float64. Values may be NaN or infinite.
-
-    Raises:
-        CalculationError: the model raised, or its answer lacks one of them or has another shape.
+    Attributes:
+        kind: of the calculator, for messages.
+        calculator: the package's own ASE calculator; it evaluates what ``batch`` does not.
+        batch: how the model evaluates structures together, None where it cannot.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            calculator.calculate(atoms, list(PROPERTIES), list(all_changes))
-        return _uniform(calculator.results, len(atoms))
-    except BridgeError:
-        raise
-    except Exception as error:  # a model may raise anything; none of it may end a search
+
+    def __init__(self, kind: str, calculator: Any, batch: Batch | None) -> None:
+        self.kind, self.calculator, self.batch = kind, calculator, batch
+
+    def one(self, atoms: Atoms) -> Results:
+        """Evaluate a periodic structure.
+
+        Returns:
+            energy and free_energy (eV), forces (N, 3) (eV/Å), stress (6,) (eV/Å³, ASE's sign and order), and magmoms
+            (N,) (Bohr magnetons) where the model gives them; float64. Values may be NaN or infinite.
+
+        Raises:
+            OutOfMemoryError: the structure does not fit the memory.
+            CalculationError: the model raised, or its answer lacks one of them or has another shape.
+        """
+        (answer,) = self.many([atoms])
+        if isinstance(answer, CalculationError):
+            raise answer
+        return answer
+
+    def many(self, structures: Sequence[Atoms]) -> list[Answer]:
+        """Evaluate structures together where the model can, else one after the other.
+
+        Returns:
+            for each structure, in their order, its results as of :meth:`one` or the error that it alone caused.
+
+        Raises:
+            OutOfMemoryError: they do not fit the memory together; fewer may.
+        """
+        if self.batch is None or not all(atoms.pbc.all() for atoms in structures):
+            return [self._alone(atoms) for atoms in structures]
+        answers: list[Answer | None] = [self._refused(atoms) for atoms in structures]
+        sound = [index for index, answer in enumerate(answers) if answer is None]
+        if sound:
+            for index, answer in zip(sound, self._together([structures[i] for i in sound]), strict=True):
+                answers[index] = answer
+        return [answer for answer in answers if answer is not None]
+
+    def _together(self, structures: Sequence[Atoms]) -> list[Answer]:
+        assert self.batch is not None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                raw = self.batch.evaluate(structures)
+            return [_uniform(results, len(atoms)) for results, atoms in zip(raw, structures, strict=True)]
+        except Exception as error:  # noqa: BLE001 (a model may raise anything; none of it may end a search)
+            found = self._error(error)
+        if isinstance(found, OutOfMemoryError):
+            raise found  # here, where the traceback of the first error no longer holds the memory
+        if len(structures) == 1:
+            return [found]
+        return [self._together([atoms])[0] for atoms in structures]
+
+    def _alone(self, atoms: Atoms) -> Answer:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.calculator.calculate(atoms, list(PROPERTIES), list(all_changes))
+            return _uniform(self.calculator.results, len(atoms))
+        except Exception as error:  # noqa: BLE001 (as above)
+            found = self._error(error)
+        if isinstance(found, OutOfMemoryError):
+            raise found
+        return found
+
+    def _refused(self, atoms: Atoms) -> CalculationError | None:
+        """Return an error for a geometry that neighbour lists cannot take, which may crash on it."""
+        if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
+            return CalculationError(f"{self.kind} failed on this structure: a position or the cell is not finite")
+        if not abs(np.linalg.det(atoms.cell.array)) > 0:
+            return CalculationError(f"{self.kind} failed on this structure: the cell has no volume")
+        return None
+
+    def _error(self, error: Exception) -> CalculationError:
         reason = " ".join(str(error).split()) or "no message"
-        raise CalculationError(f"{kind} failed on this structure: {type(error).__name__}: {reason[:500]}") from error
+        if _out_of_memory(error):
+            return OutOfMemoryError(f"{self.kind} ran out of memory: {reason[:300]}")
+        if isinstance(error, BridgeError):
+            if not isinstance(error, CalculationError):
+                raise error
+            return error
+        return CalculationError(f"{self.kind} failed on this structure: {type(error).__name__}: {reason[:500]}")
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Tell whether an error is PyTorch's (on a GPU a class of its own, on the CPU a message) or Python's for that."""
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def _uniform(raw: Results, atoms: int) -> Results:
@@ -79,7 +160,7 @@ class Evaluator(Calculator):
         """Evaluate everything the model gives in one call.
 
         Raises:
-            CalculationError: see :func:`evaluate`.
+            CalculationError: see :meth:`Evaluation.one`.
         """
         self.results = {}
         super().calculate(atoms, properties, system_changes)

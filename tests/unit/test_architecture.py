@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "protocol": BASE,
     "config": BASE,
     "relax": BASE | {"protocol"},
-    "calculators": BASE,
+    "neighbours": {"records"},
+    "calculators": BASE | {"neighbours"},
     "slot": {"errors", "logs", "publish"},
     "publish": {"errors"},
     "logs": set(),
@@ -46,8 +47,11 @@ LIGHT = [
     "service.wire",
     "service.client",
     "service.local",
+    "service.bench",
+    "service.child",
     "service.crew",
     "service.daemon",
+    "service.shape",
     "cli.entry",
     "cli.serve",
     "cli.main",
@@ -78,7 +82,7 @@ def imported(path: Path, *, top_only: bool) -> set[str]:
 
 def parts() -> list[tuple[str, Path]]:
     modules = [(p.stem, p) for p in PACKAGE.glob("*.py") if p.stem != "__init__"]
-    for folder in ("vasp", "relax", "service"):
+    for folder in ("vasp", "relax", "service", "results", "learn"):
         modules += [(folder, p) for p in (PACKAGE / folder).glob("*.py")]
     modules += [("calculators", p) for p in (ROOT / "calculators").glob("*.py")]
     return modules

@@ -478,6 +478,7 @@ def test_answer_of_the_wrong_form(results, reason, monkeypatch):
             self.results = results
 
     monkeypatch.setattr(module, "build", lambda request: Odd())
+    monkeypatch.setattr(module, "batch", lambda calculator: None)
     with pytest.raises(CalculationError, match=f"toy failed on this structure: .*{reason}"):
         toy().calculate(IRON)
 
@@ -495,6 +496,7 @@ def test_stress_as_a_matrix(monkeypatch):
             self.results = {"energy": np.float32(1), "forces": np.zeros((2, 3), np.float32), "stress": stress}
 
     monkeypatch.setattr(module, "build", lambda request: Matrix())
+    monkeypatch.setattr(module, "batch", lambda calculator: None)
     calculator = toy()
     calculator.calculate(IRON)
     assert calculator.results["stress"].tolist() == [1, 2, 3, 4, 5, 6]

@@ -179,7 +179,8 @@ def test_another_interpreter(other):
     for python in (other / "bin" / "python", other):
         with backends.load("toy", CalculatorSettings(python=str(python))) as far:
             far.calculator.calculate(CRYSTAL)
-            assert far.calculator.results["energy"] == near.calculator.results["energy"]
+            # not to the last bit: without pymatgen there, another package lists the pairs, in another order
+            assert far.calculator.results["energy"] == pytest.approx(near.calculator.results["energy"], rel=1e-12)
             assert far.identity["worker"] == str(python)
 
 
