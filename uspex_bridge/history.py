@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uspex_bridge import journal
 from uspex_bridge.errors import InputError
+
+if TYPE_CHECKING:
+    from uspex_bridge.results.model import Entry as Individual
 
 Entry = dict[str, Any]
 
@@ -42,40 +46,64 @@ def find(place: Path, which: str | None = None) -> list[Entry]:
         return [e for e in entries if which in (e.get("slot"), e.get("formula")) or str(e.get("key")).startswith(which)]
     number = int(label[1])
     direct = [e for e in entries if e.get("id") == number]
-    return direct or _by_enthalpy(path.parent, entries, number)
+    return direct or _by_enthalpies(path.parent, entries, number)
 
 
-def _by_enthalpy(run: Path, entries: list[Entry], number: int) -> list[Entry]:
-    """Find a structure of the MATLAB line by what Individuals says of it, then its earlier steps in the same slot."""
-    row = _individual(run, number)
-    if row is None:
+def _by_enthalpies(run: Path, entries: list[Entry], number: int) -> list[Entry]:
+    """Find a structure of the MATLAB line by what USPEX wrote of it: composition and enthalpies of all its steps."""
+    wanted = _individual(run, number)
+    if wanted is None:
         return []
-    counts, enthalpy = row
-    for k in range(len(entries) - 1, -1, -1):
-        entry = entries[k]
-        close = abs(float(entry.get("enthalpy", 1e9)) - enthalpy) < _TOLERANCE
-        if close and _counts(entry) == counts:
-            return _life(entries, k)
-    return []
+    from uspex_bridge.results.model import composition_of
+
+    composition = sorted(wanted.composition)
+    lives = [
+        _life(entries, k, len(wanted.steps))
+        for k, entry in enumerate(entries)
+        if _is_result(entry)
+        and abs(entry["enthalpy"] - wanted.enthalpy) < _TOLERANCE
+        and sorted(composition_of(entry["input"]["symbols"])) == composition
+    ]
+    # several may end alike, as they do when a search converges
+    return min(reversed(lives), key=lambda life: _difference(life, wanted), default=[])
 
 
-def _life(entries: list[Entry], last: int) -> list[Entry]:
-    """Return the entries of one structure up to number ``last``: those of its slot back to its first step."""
-    slot, formula = entries[last].get("slot"), entries[last].get("formula")
+def _difference(life: list[Entry], wanted: Individual) -> tuple[float, float]:
+    """Return by how much the enthalpies of the steps differ at most, eV per cell, and the volume, Å³."""
+    found = [entry["enthalpy"] for entry in life if _is_result(entry)]
+    alike = len(found) == len(wanted.steps)
+    worst = max((abs(a - b) for a, b in zip(found, wanted.steps, strict=True)), default=0.0) if alike else math.inf
+    return worst if worst > _TOLERANCE else 0.0, abs(life[-1]["volume"] - wanted.volume)
+
+
+def _life(entries: list[Entry], last: int, steps: int) -> list[Entry]:
+    """Return the entries of one structure up to number ``last``: those of its slot back to its first step.
+
+    It has ``steps`` results; where that is unknown (0), the numbers of the steps decide.
+    """
     life = [entries[last]]
     for entry in reversed(entries[:last]):
-        if entry.get("slot") != slot:
+        if entry.get("slot") != life[0].get("slot"):
             continue
-        if entry.get("formula") != formula or _is_later(entry, life[0]):
+        results = sum(map(_is_result, life))
+        if entry.get("formula") != life[0].get("formula") or (steps and results == steps and _is_result(entry)):
+            break
+        if results == steps and entry.get("input") != life[0].get("input"):  # no earlier try of the first step
+            break
+        if not steps and _is_earlier_life(entry, life[0]):
             break
         life.insert(0, entry)
     return life
 
 
-def _is_later(entry: Entry, follower: Entry) -> bool:
-    """Tell whether ``entry`` is of a later step than the one that follows it, thus of another structure."""
+def _is_result(entry: Entry) -> bool:
+    return "enthalpy" in entry and entry.get("status") in ("converged", "unconverged", "penalty")
+
+
+def _is_earlier_life(entry: Entry, follower: Entry) -> bool:
+    """Tell by their steps whether ``entry`` is of another structure than the one that follows it in the slot."""
     mine, next_ = _step(entry), _step(follower)
-    return mine is not None and next_ is not None and mine > next_
+    return mine is not None and next_ is not None and (mine > next_ or (mine == next_ and _is_result(entry)))
 
 
 def _step(entry: Entry) -> int | None:
@@ -83,21 +111,15 @@ def _step(entry: Entry) -> int | None:
     return int(step) if isinstance(step, str) and step.isdigit() else None
 
 
-def _counts(entry: Entry) -> list[int]:
-    """Return the numbers of atoms per species in file order."""
-    counts: dict[str, int] = {}
-    for symbol in entry.get("input", {}).get("symbols", []):
-        counts[symbol] = counts.get(symbol, 0) + 1
-    return list(counts.values())
+def _individual(run: Path, number: int) -> Individual | None:
+    """Return an ID's entry in the newest results folder that has it."""
+    if not any(run.glob("results*/Individuals")):
+        return None
+    from uspex_bridge.results.folder import open_results, results_folders
 
-
-def _individual(run: Path, number: int) -> tuple[list[int], float] | None:
-    """Return composition (counts that are not zero) and enthalpy (eV per cell) of an ID from results*/Individuals."""
-    for path in sorted(run.glob("results*/Individuals"), reverse=True):
-        for line in path.read_text(errors="replace").splitlines():
-            row = re.match(r"\s*\d+\s+(\d+)\s+\S+\s+\[([\d\s]+)\]\s+(\S+)", line)
-            if row and int(row[1]) == number:
-                return [int(n) for n in row[2].split() if int(n)], float(row[3])
+    for folder in reversed(results_folders(run)):
+        if found := open_results(folder, record=False).by_id.get(number):
+            return found
     return None
 
 

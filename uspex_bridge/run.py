@@ -127,8 +127,7 @@ def run_folder(
         entry.failed(error)
         if not (isinstance(error, Rejected) and config.on_reject == "penalty"):
             raise
-        _publish_penalty(folder, request, config, error, log)
-        entry.fields |= {"status": "penalty", "exit": 0}
+        entry.fields |= {"status": "penalty", "exit": 0, **_publish_penalty(folder, request, config, error, log)}
     except Exception as error:
         entry.failed(error)
         raise
@@ -208,11 +207,17 @@ def _announce(request: Request, plan: Plan, config: Config, notice: str, log: lo
         log.info("INCAR tags without meaning here: %s", " ".join(intent.ignored))
 
 
-def _publish_penalty(folder: Folder, request: Request, config: Config, error: Rejected, log: logging.Logger) -> None:
+def _publish_penalty(
+    folder: Folder, request: Request, config: Config, error: Rejected, log: logging.Logger
+) -> dict[str, float]:
+    """Write a penalty for a refused structure; return what USPEX reads, by which results are found in the record."""
     from uspex_bridge.penalty import penalty_run
 
-    folder.publish(penalty_run(request, config.penalty, f"penalty, {error.code}"), config)
+    run = penalty_run(request, config.penalty, f"penalty, {error.code}")
+    folder.publish(run, config)
     log.warning("refused (%s): %s; wrote a penalty of %g eV/atom", error.code, error, config.penalty)
+    (frame,) = run.frames
+    return {"enthalpy": frame.enthalpy(request.intent.pressure_gpa), "volume": frame.volume}
 
 
 def _keep(record: Path, entry: Entry, log: logging.Logger) -> None:

@@ -125,6 +125,7 @@ def search(tmp_path):
         journal.append(path, line)
     results = tmp_path / "results1"
     results.mkdir()
+    (results / "Parameters.txt").write_text("% atomType\nCa Fe Ni\n% EndAtomType\n")
     (results / "Individuals").write_text(
         "Gen   ID    Origin   Composition    Enthalpy   Volume  Density   Fitness   KPOINTS  SYMM\n"
         "                                      (eV)     (A^3)  (g/cm^3)\n"
@@ -142,6 +143,32 @@ def test_structure_137_is_found_by_its_enthalpy_and_followed_back_through_its_sl
     assert history.find(search, "999") == []
     assert len(history.find(search, "CalcFold2")) == 3
     assert len(history.find(search)) == 7
+
+
+def test_structures_that_end_alike_are_told_apart_by_their_steps(search):
+    for line in (entry("CalcFold1", 1, -5.1), entry("CalcFold1", 2, -6.0), entry("CalcFold2", 1, -6.0)):
+        journal.append(search / "bridge_record.jsonl", line)
+    journal.append(search / "bridge_record.jsonl", entry("CalcFold2", 2, -6.0))
+    (search / "results1" / "enthalpies_complete.dat").write_text("-5.000 -6.000\n-4.000 -4.500\n-5.500 -6.123\n")
+    assert [e["enthalpy"] for e in history.find(search, "1")] == [-5.0, -6.0004]
+    (search / "results1" / "enthalpies_complete.dat").write_text("-5.100 -6.000\n")
+    assert [e["enthalpy"] for e in history.find(search, "1")] == [-5.1, -6.0]
+    (search / "results1" / "enthalpies_complete.dat").write_text("-6.000 -6.000\n")
+    assert [e["enthalpy"] for e in history.find(search, "1")] == [-6.0, -6.0]
+
+
+def test_failed_tries_belong_to_the_structure_that_they_began(search):
+    other = {"input": {"symbols": ["Ca", "Ni"], "cell": "another"}}
+    refused = {"status": "rejected", "code": "overlap", "reason": "too close"}
+    bare = {k: v for k, v in entry("CalcFold1", 1, 0).items() if "enthalpy" not in k} | refused
+    for line in (bare | other, bare, entry("CalcFold1", 1, -7.0), entry("CalcFold1", 2, -8.0)):
+        journal.append(search / "bridge_record.jsonl", line)
+    with (search / "results1" / "Individuals").open("a") as stream:
+        stream.write("  2  140   Random    [  1  0  1 ]    -8.000   20.000   3.041    -3.1 [ 5  4  3]  63\n")
+    assert [e["status"] for e in history.find(search, "140")] == ["rejected", "rejected", "converged", "converged"]
+    steps = "-5.000 -6.000\n-4.000 -4.500\n-5.500 -6.123\n-7.000 -8.000\n"
+    (search / "results1" / "enthalpies_complete.dat").write_text(steps)
+    assert [e["status"] for e in history.find(search, "140")] == ["rejected", "converged", "converged"]
 
 
 def test_log_command(search):

@@ -11,6 +11,7 @@ from results_making import Made, individuals, write_matlab, write_python
 
 from uspex_bridge import journal
 from uspex_bridge.errors import InputError
+from uspex_bridge.history import find
 from uspex_bridge.results.folder import open_all, open_results, results_folders
 from uspex_bridge.results.poscars import PoscarFile, parse_plain
 from uspex_bridge.vasp.structure import parse_poscar
@@ -315,3 +316,61 @@ def test_fitness_per_atom_needs_the_blocks(tmp_path):
     assert results.settings.pressure_gpa == 0.0
     # Ca2Ni5 = 2 CaNi + 1.5 Ni2: 3.5 blocks in 7 atoms
     assert results.fitness_per_atom(results.by_id[3]) == pytest.approx(1.378 * 3.5 / 7)
+
+
+def test_real_search_through_the_bridge_with_seeds():
+    results = open_results(DATA / "bridge" / "results1", "run")
+    assert results.notes == []
+    assert (results.state, results.settings.species, results.settings.pressure_gpa) == (
+        "finished",
+        ("Ca", "Fe", "Ni"),
+        50,
+    )
+    seed, kept = results.by_id[3], results.by_id[15]
+    assert (seed.origin, seed.parents, kept.origin, kept.parents) == ("Seeds", (), "convexHull", (3,))
+    assert {entry.level for entry in results.entries} == {"chgnet 0.3.0 d14ab7c0"}
+    assert all(entry.record is not None and entry.record.status == "converged" for entry in results.entries)
+    assert kept.record == seed.record
+
+
+def test_the_record_finds_every_structure_of_the_real_search():
+    """Entries that end alike (EA8, EA20 and EA24 are Ca5 in fcc) are told apart by the enthalpies of their steps."""
+    results = open_results(DATA / "bridge" / "results1", record=False)
+    starts = dict(results.unrelaxed())
+    for entry in results.entries:
+        life = find(DATA / "bridge", str(entry.id))
+        found = [line["enthalpy"] for line in life if line["status"] == "converged"]
+        assert found == pytest.approx(entry.steps, abs=6e-4)
+        assert [line["step"] for line in life if line["status"] == "converged"] == ["1", "2", "3", "4", "5"]
+        if entry.origin not in ("convexHull", "Seeds"):
+            assert np.abs(np.array(life[0]["input"]["cell"]) - starts[entry].cell).max() < 2e-3
+
+
+def test_rows_of_a_real_generation_that_is_not_over():
+    """USPEX names a column for magnetic moments there that has nothing in it."""
+    results = open_results(DATA / "running" / "results1")
+    assert results.notes == []
+    assert len(results.entries) == 21
+    entry = results.by_id[2]
+    assert (entry.enthalpy, entry.volume, entry.space_group, entry.structure_order) == (45.14, 243.264, 2, 1.911)
+    assert math.isnan(entry.fitness)
+    assert len(entry.steps) == 4
+
+
+def test_a_penalty_is_no_enthalpy(tmp_path):
+    folder = write_matlab(tmp_path / "results1", made_search(), ("Ca", "Ni"), 50.0)
+    line = {"status": "penalty", "code": "overlap", "steps": ["1", "2"], "pressure_gpa": 50.0}
+    line |= {"input": {"symbols": ["Ca", "Ni"]}, "enthalpy": -7.6, "volume": 3.3**3}
+    journal.append(tmp_path / journal.FILENAME, line)
+    results = open_results(folder)
+    assert [entry.valid for entry in results.entries] == [True, True, False, True]
+    assert results.by_id[3].record.status == "penalty"
+
+
+def test_a_search_that_uspex_gave_up(tmp_path):
+    folder = write_matlab(tmp_path / "results1", [], ("Ca", "Ni"))
+    (folder / "OUTPUT.txt").write_text(
+        "Too many structures have errors or failed the constraints after optimization.\n"
+    )
+    (tmp_path / "still_running").touch()
+    assert open_results(folder).state == "given up"

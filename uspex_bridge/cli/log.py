@@ -25,7 +25,7 @@ def command(which: str | None, record: Path, status: str | None, last: int | Non
 
     WHICH is a USPEX ID (137 or EA137), a slot (CalcFold3), a formula, or the start of an entry's key. The MATLAB
     line does not tell the bridge the final ID: there, an ID is looked up in results*/Individuals and found again by
-    composition and enthalpy of its last step, and the earlier steps by the slot they ran in.
+    its composition and the enthalpies of its steps, in the slot they ran in.
     """
     from uspex_bridge.history import find, summarise
 
@@ -58,7 +58,7 @@ def detail(entry: dict[str, Any]) -> str:
         lines.append(
             f"    {stage['name']:<10} {stage['calculator']} {stage['model']} {stage['optimizer']}: {stage['outcome']} "
             f"after {stage['steps']} steps, {stage['evaluations']} evaluations, {stage['seconds']:.1f} s; "
-            f"{left}{stage['detail']}"
+            + "; ".join(filter(None, (left, stage["detail"])))
         )
     return "\n".join(lines)
 

@@ -79,9 +79,16 @@ def describe(results: Results) -> str:
     pressure = "pressure unknown" if f["pressure_gpa"] is None else f"{f['pressure_gpa']:g} GPa"
     generations = f["generations"]
     span = f"generations {generations[0]} to {generations[-1]}" if generations else "generations unknown"
-    lines = [
+    head = (
         f"{results.label}: {'MATLAB/Octave' if f['line'] == 'matlab' else 'Python'} line, {f['state']}, "
-        f"{' '.join(f['species'])}, {pressure}",
+        f"{' '.join(f['species'])}, {pressure}"
+    )
+    if not results.entries:
+        return f"{head}\n  no structure has come out of it" + (
+            "; uspex-bridge log says what the bridge did" if results.record else ""
+        )
+    lines = [
+        head,
         f"  {f['structures']} structures, {f['without_enthalpy']} without an enthalpy; {span}; "
         f"{f['compositions']} compositions",
     ]
@@ -221,7 +228,9 @@ def _detail(results: Results, entry: Entry, structure: Any, symprec: float) -> s
             f"    {site.element:<2} {site.wyckoff:>5}  " + "  ".join(f"{x:.5f}" for x in site.position)
             for site in crystal.sites
         ]
-    if entry.record is not None:
+    if entry.record is not None and entry.record.status == "penalty":
+        lines.append(f"  refused by the bridge, the enthalpy is a penalty: uspex-bridge log {entry.id} says why")
+    elif entry.record is not None:
         r = entry.record
         flags = f" [{' '.join(r.flags)}]" if r.flags else ""
         lines.append(

@@ -91,6 +91,8 @@ def history(
     for entry in entries:
         if entry.run == results.label and entry.generation is not None:
             born[entry.generation].append(entry)
+    if not results.entries:
+        raise InputError(f"{results.path}: it holds no structures yet")
     if not born:
         raise InputError(f"{results.path}: nothing says which structure belongs to which generation (OUTPUT.txt)")
     running = _running(results, born)

@@ -19,7 +19,9 @@ from uspex_bridge.results.record import attach, record_of
 from uspex_bridge.uspex.inputs import InputTxt, InputUspex
 
 Line = Literal["matlab", "python"]
-State = Literal["finished", "running", "unfinished"]
+State = Literal["finished", "running", "unfinished", "given up"]
+#: USPEX's words before it leaves because less than a third of a generation came out.
+_GAVE_UP = b"Too many structures have errors"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Results:
 
     Attributes:
         path, label: the folder, and what it is called in names and tables.
-        line: which line of USPEX wrote it; state: whether the search is over (``running``: USPEX's lock is there).
+        line: which line of USPEX wrote it; state: whether the search is over (``running``: USPEX's lock is there;
+            ``given up``: USPEX left since too few structures of a generation came out).
         settings: pressure, species, blocks.
         entries: every line of Individuals, by ID.
         best: generation -> IDs of BESTIndividuals.
@@ -291,6 +294,8 @@ def _state(path: Path) -> State:
             tail = stream.read()
         if b"Job Finished" in tail or b"Calculation results" in tail:
             return "finished"
+        if _GAVE_UP in tail:
+            return "given up"
     return "running" if (path.parent / "still_running").exists() else "unfinished"
 
 

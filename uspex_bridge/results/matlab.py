@@ -33,7 +33,8 @@ _COLUMNS = {
     "A_order": "average_order",
     "S_order": "structure_order",
 }
-_ORIGIN = re.compile(r"\s*(\d+)\s+(\S+)\s+\S+\s+\S+\s+\[([\d\s]*)\]")
+#: ID, operator, enthalpy, that of the parents (which seeds lack), parents.
+_ORIGIN = re.compile(r"\s*(\d+)\s+(\S+)\s+\S+\s+(?:\S+\s+)?\[([\d\s]*)\]")
 _RANKED = re.compile(r"\s*(\d+)\s+\[([\d\s]*)\]\s+(.*)")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|NaN|-?Inf", re.IGNORECASE)
 
@@ -104,7 +105,13 @@ def _individual(line: str, before: tuple[str, ...], after: tuple[str, ...]) -> d
     left, right = match["before"].split(), match["after"].split()
     if match["kpoints"] is None:  # N/A instead of k-points: the words after them stand with those before
         left, right = left[: len(before)], left[len(before) + 1 :]
-    if len(left) < len(before) or len(right) < len(after) or not left or any(map(_foreign, left + right)):
+    needed = sum(not name.startswith("Magmom") for name in after)  # a column that is empty but in magnetic searches
+    if (
+        len(left) < len(before)
+        or len(right) < needed
+        or not left
+        or any(map(_foreign, (left + right)[: len(before) + needed]))
+    ):
         return None
     row: dict[str, Any] = {
         "generation": int(match["generation"]),

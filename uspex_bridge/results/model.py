@@ -110,7 +110,9 @@ class Entry:
 
     @property
     def valid(self) -> bool:
-        """True where there is an enthalpy to rank by."""
+        """True where there is an enthalpy to rank by; the bridge's penalty for a refused structure is none."""
+        if self.record is not None and self.record.status == "penalty":
+            return False
         return math.isfinite(self.enthalpy) and self.enthalpy < FAILED_ENTHALPY and self.natoms > 0
 
     @property

@@ -71,7 +71,7 @@ def line_of(fields: dict[str, Any], offset: int) -> Line:
         energy=float(fields.get("energy", NAN)),
         fmax=float(fields.get("fmax", NAN)),
         stress_left_gpa=float(fields.get("stress_left_gpa", NAN)),
-        steps=int(fields.get("steps", 0)),
+        steps=int(fields["steps"]) if "fmax" in fields else 0,
         seconds=float(fields.get("seconds", NAN)),
         offset=offset,
     )
@@ -98,7 +98,8 @@ def attach(entries: Sequence[Entry], path: Path) -> tuple[Entry, ...]:
     levels = set()
     for line in read_lines(path):
         known[line.composition, round(100 * line.enthalpy)].append(line)
-        levels.add(line.level)
+        if line.recorded.status != "penalty":
+            levels.add(line.level)
     sole = levels.pop() if len(levels) == 1 else ""
     return tuple(_joined(entry, known, sole) for entry in entries)
 
