@@ -27,6 +27,8 @@ class Made:
     group: int = 1
     fitness: float | None = 0.0
     start: Atoms | None = field(default=None, repr=False)
+    symbol: str = "P1"
+    mesh: tuple[int, int, int] = (2, 2, 2)
 
     def counts(self, species: Sequence[str]) -> list[int]:
         return [self.atoms.symbols.count(symbol) for symbol in species]
@@ -48,9 +50,10 @@ def matlab_label(made: Made, atoms: Atoms, group: int) -> str:
     return f"EA{made.id:<4d} {a:6.3f} {b:6.3f} {c:6.3f} {alpha:5.2f} {beta:5.2f} {gamma:5.2f} Sym.group: {group:4d}"
 
 
-def individuals(structures: Sequence[Made], species: Sequence[str]) -> str:
-    text = "Gen   ID    Origin   Composition    Enthalpy   Volume  Density   Fitness   KPOINTS  SYMM  Q_entr A_order "
-    text += "S_order\n"
+def individuals(structures: Sequence[Made], species: Sequence[str], *, orders: bool = True) -> str:
+    """The lines of Individuals; ``orders`` are the last three columns, with made-up values."""
+    text = "Gen   ID    Origin   Composition    Enthalpy   Volume  Density   Fitness   KPOINTS  SYMM"
+    text += " Q_entr A_order S_order\n" if orders else "\n"
     text += "                                      (eV)     (A^3)  (g/cm^3)\n"
     for made in structures:
         counts = "".join(f"{n:3d}" for n in made.counts(species))
@@ -59,12 +62,15 @@ def individuals(structures: Sequence[Made], species: Sequence[str]) -> str:
         fitness = "       N/A" if made.fitness is None else f"{made.fitness:10.3f}"
         text += (
             f"{made.generation:3d} {made.id:4d} {made.origin:^11s} [{counts:>11s}] {made.enthalpy:9.3f} {volume:9.3f} "
-            f"{density:7.3f} {fitness} [ 2  2  2] {made.group:3d} {0.1:6.3f} {2.0:6.3f} {1.5:6.3f}\n"
+            f"{density:7.3f} {fitness} [{'{:2d} {:2d} {:2d}'.format(*made.mesh)}] {made.group:3d}"
+            + (f" {0.1:6.3f} {2.0:6.3f} {1.5:6.3f}\n" if orders else "\n")
         )
     return text
 
 
-def write_matlab(folder: Path, structures: Sequence[Made], species: Sequence[str], pressure: float = 0.0) -> Path:
+def write_matlab(
+    folder: Path, structures: Sequence[Made], species: Sequence[str], pressure: float = 0.0, *, orders: bool = True
+) -> Path:
     """Write a results folder of the MATLAB line (blocks: one atom of each species)."""
     folder.mkdir(parents=True)
     blocks = "\n".join(" ".join(str(int(i == j)) for j in range(len(species))) for i in range(len(species)))
@@ -73,13 +79,17 @@ def write_matlab(folder: Path, structures: Sequence[Made], species: Sequence[str
         f"% numSpecies\n{blocks}\n% EndNumSpecies\n"
         f"{pressure:g} : ExternalPressure\n"
     )
-    (folder / "Individuals").write_text(individuals(structures, species))
+    (folder / "Individuals").write_text(individuals(structures, species, orders=orders))
     best = {m.generation: m for m in structures}
-    (folder / "BESTIndividuals").write_text(individuals(list(best.values()), species))
-    rows = [
-        f"{m.id:4d} {m.origin:^11s} {0:8.3f}  {0:8.3f}  [{' '.join(map(str, m.parents or (0,))):>10s}]\n"
-        for m in structures
-    ]
+    (folder / "BESTIndividuals").write_text(individuals(list(best.values()), species, orders=orders))
+    level = {m.id: m.enthalpy / len(m.atoms) for m in structures}
+    rows = []
+    for m in structures:
+        before = [level[parent] for parent in m.parents if parent in level] or [level[m.id]]
+        parents = "".join(f"{parent:4d}" for parent in m.parents or (0,))
+        rows.append(
+            f"{m.id:4d} {m.origin:^11s} {level[m.id]:8.3f}  {sum(before) / len(before):8.3f}  [{parents:>10s}]\n"
+        )
     (folder / "origin").write_text(" ID    Origin    Enthalpy   Parent-E   Parent-ID\n" + "".join(rows))
     steps = (" ".join(f"{x:.3f}" for x in (m.steps or (m.enthalpy,))) + "\n" for m in structures)
     (folder / "enthalpies_complete.dat").write_text("".join(steps))
@@ -98,7 +108,7 @@ def table(structures: Sequence[Made], species: Sequence[str], *, rank: bool = Fa
         counts = zip(species, made.counts(species), strict=True)
         composition = "  ".join(f"{symbol}: {n}" for symbol, n in counts if n)
         row = [made.id, made.origin, composition, f"{made.enthalpy: 6.5f}", f"{made.atoms.get_volume(): 6.5f}"]
-        drawn.add_row([*row[:1], *([k] if rank else []), *row[1:], f"P1      ({made.group})"])
+        drawn.add_row([*row[:1], *([k] if rank else []), *row[1:], f"{made.symbol:<8}({made.group})"])
     return drawn.get_string() + "\n"
 
 

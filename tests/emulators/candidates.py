@@ -8,6 +8,7 @@ from itertools import combinations, product
 import numpy as np
 from ase import Atoms
 from ase.cell import Cell
+from ase.geometry import minkowski_reduce
 from ase.spacegroup import Spacegroup
 from emulators.records import Candidate
 from numpy.typing import NDArray
@@ -55,6 +56,15 @@ def far_enough(atoms: Atoms, distances: Distances) -> bool:
         if np.any(shortest(cell, scaled[i], scaled[i + 1 :]) < limits):
             return False
     return True
+
+
+def reduced(atoms: Atoms) -> Atoms:
+    """Return the same crystal in its shortest cell vectors, atoms wrapped into it."""
+    short, _ = minkowski_reduce(atoms.cell.array, pbc=True)
+    if np.linalg.det(short) < 0:
+        short = -short
+    scaled = atoms.positions @ np.linalg.inv(short)
+    return Atoms(atoms.get_chemical_symbols(), scaled_positions=scaled % 1.0, cell=short, pbc=True)
 
 
 def candidates(

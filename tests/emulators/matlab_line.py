@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.geometry import minkowski_reduce
 from emulators import matlab_files
-from emulators.candidates import Distances, far_enough
+from emulators.candidates import Distances, far_enough, reduced
 from emulators.inputs import write_specific
 from emulators.records import (
     Call,
@@ -242,7 +241,7 @@ class MatlabLine:
             enthalpy = matlab_files.read_enthalpy(folder)
             incar = (folder / "INCAR").read_text()
             report.steps.append(StepResult(individual.step, enthalpy, atoms, contcar, incar))
-            individual.atoms = _reduced(atoms)
+            individual.atoms = reduced(atoms)
             individual.step += 1
             call.accepted = True
         for name in RENAMED:
@@ -280,12 +279,3 @@ def _perturbed(atoms: Atoms, rng: np.random.Generator) -> Atoms:
     cell = atoms.cell.array + rng.uniform(-0.25, 0.25, size=(3, 3))
     scaled = atoms.get_scaled_positions() + rng.uniform(-0.05, 0.05, size=(len(atoms), 3)) @ np.linalg.inv(cell)
     return Atoms(atoms.get_chemical_symbols(), scaled_positions=scaled % 1.0, cell=cell, pbc=True)
-
-
-def _reduced(atoms: Atoms) -> Atoms:
-    """Return the same crystal in its shortest cell vectors, atoms wrapped into it."""
-    reduced, _ = minkowski_reduce(atoms.cell.array, pbc=True)
-    if np.linalg.det(reduced) < 0:
-        reduced = -reduced
-    scaled = atoms.positions @ np.linalg.inv(reduced)
-    return Atoms(atoms.get_chemical_symbols(), scaled_positions=scaled % 1.0, cell=reduced, pbc=True)

@@ -20,7 +20,7 @@ from uspex_bridge.results.model import Composition, Entry, Pool
 
 Method = Literal["fingerprint", "matcher", "both", "none"]
 #: Origins of structures that come from an earlier generation as they are.
-_KEPT = ("keptBest", "convexHull")
+KEPT = ("keptBest", "convexHull")
 METHODS: tuple[Method, ...] = ("fingerprint", "matcher", "both", "none")
 
 
@@ -72,6 +72,11 @@ class Phase:
 
     entry: Entry
     duplicates: tuple[Entry, ...] = ()
+
+    @property
+    def found(self) -> int:
+        """How often it came up; structures that USPEX kept from an earlier generation do not count again."""
+        return max(1, sum(entry.origin not in KEPT for entry in (self.entry, *self.duplicates)))
 
 
 class _Comparer(Protocol):
@@ -157,7 +162,7 @@ def _join_kept(phases: list[Phase]) -> list[Phase]:
 
 def _kept_from(entry: Entry) -> tuple[str, int]:
     """Return run and ID of the structure that this one is a copy of, an ID that does not occur where it is none."""
-    kept = entry.origin in _KEPT and len(entry.parents) == 1 and entry.parents[0] < entry.id
+    kept = entry.origin in KEPT and len(entry.parents) == 1 and entry.parents[0] < entry.id
     return entry.run, entry.parents[0] if kept else -1
 
 

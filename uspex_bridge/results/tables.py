@@ -48,7 +48,7 @@ def phase_rows(assessment: Assessment, known: Mapping[str, Known] | None = None)
             "above_hull": round(point.above, 6),
             "stable": point.vertex,
             "tie": point.above <= TIE and not point.vertex,
-            "found": 1 + len(phase.duplicates),
+            "found": phase.found,
             "duplicates": [entry.name for entry in phase.duplicates],
         }
         if known is not None:
@@ -87,7 +87,7 @@ def phase_table(assessment: Assessment, known: Mapping[str, Known] | None = None
                 f"{entry.volume_per_atom:.3f}",
                 "" if entry.generation is None else str(entry.generation),
                 entry.origin,
-                str(1 + len(phase.duplicates)),
+                str(phase.found),
                 *([str(known.get(entry.name, "new"))] if known is not None else []),
                 " ".join(entry.record.flags) if entry.record else "",
             ]
