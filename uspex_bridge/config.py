@@ -41,7 +41,9 @@ class ServiceSettings:
     Attributes:
         mode: what a call does: use a service where one answers (``auto``), never (``off``), start one where there is
             none (``start``), fail without one (``require``).
-        workers: processes that relax, each one structure at a time; None is one per ``threads`` CPU cores.
+        workers: processes that relax, each one structure at a time; None is one per ``threads`` CPU cores, with
+            batches 32 per device.
+        batch: whether one process per device evaluates for all that relax; ``auto`` is where there is a GPU.
         idle_timeout: seconds without a job after which the service ends; ``inf`` is never.
         on_disconnect: what becomes of a job whose caller was killed: ``cancel`` leaves no files, ``finish`` goes on.
         jobs_per_worker: jobs after which a worker is replaced by a fresh one.
@@ -49,6 +51,7 @@ class ServiceSettings:
 
     mode: Literal["auto", "off", "start", "require"] = "auto"
     workers: int | None = None
+    batch: Literal["auto", True, False] = "auto"
     idle_timeout: float = 3600.0
     on_disconnect: Literal["cancel", "finish"] = "cancel"
     jobs_per_worker: int = 500

@@ -18,22 +18,37 @@ import click
 from uspex_bridge.cli.options import CONFIG, THREADS
 
 if TYPE_CHECKING:
-    from uspex_bridge.config import Config
+    from uspex_bridge.config import Config, ServiceSettings
+    from uspex_bridge.service.daemon import Place
+    from uspex_bridge.service.shape import Shape
 
-#: Starts a worker; -P keeps whatever lies in a CalcFold from being imported.
+#: Start a worker and a batcher; -P keeps whatever lies in a CalcFold from being imported.
 WORKER = [sys.executable, "-P", "-c", "from uspex_bridge.cli.serve import work; work()"]
+BATCHER = [sys.executable, "-P", "-c", "from uspex_bridge.cli.serve import batch; batch()"]
 #: Size and number of log files.
 _LOG_BYTES, _LOG_FILES = 2_000_000, 3
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--daemon", is_flag=True, help="Go to the background once it listens.")
-@click.option("--workers", type=click.IntRange(min=1), help="Structures at once; else one per CPU core and --threads.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Structures at once; else one per CPU core and --threads, with --batch 32 per GPU.",
+)
+@click.option(
+    "--batch/--no-batch", default=None, help="One process per device evaluates for all; else where there is a GPU."
+)
 @click.option(
     "--idle-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds without a job; then it ends."
 )
 @click.option("--socket", type=click.Path(path_type=Path), help="Else $USPEX_BRIDGE_SOCKET, else one in /tmp.")
 @click.option("--tcp", metavar="HOST:PORT", help="Listen there too, for callers that hold the secret.")
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Let the workers of this Dask scheduler (or the one of a scheduler file, *.json) do the jobs.",
+)
 @click.option("--log", type=click.Path(path_type=Path), help="Log file, rotated; else the socket's name with .log.")
 @click.option("--quiet", is_flag=True, hidden=True, help="Nothing on stderr once it listens.")
 @CONFIG
@@ -49,28 +64,37 @@ def command(socket: Path | None, daemon: bool, quiet: bool, log: Path | None, **
         from uspex_bridge.service.local import start
 
         given = {"--" + key.replace("_", "-"): value for key, value in {**options, "log": log}.items()}
+        batch = {None: [], True: ["--batch"], False: ["--no-batch"]}[given.pop("--batch")]
         made = {
-            key: Path(value).absolute() if key in ("--config", "--log") else value
+            key: Path(value).absolute() if key in ("--config", "--log") or str(value).endswith(".json") else value
             for key, value in given.items()
             if value
         }
-        pid = start(str(path), [word for key, value in made.items() for word in (key, str(value))])
+        pid = start(str(path), [*batch, *(word for key, value in made.items() for word in (key, str(value)))])
         click.echo(f"service {pid} listens at {path}")
         return
     config = _settings(options)
-    serve(path, options["tcp"], config, _log(log or Path(f"{path}.log"), screen=not quiet), _hush if quiet else _keep)
+    written = _log(log or Path(f"{path}.log"), screen=not quiet)
+    serve(path, options["tcp"], options["scheduler"], config, written, _hush if quiet else _keep)
 
 
-def serve(path: Path, tcp: str | None, config: Config, log: logging.Logger, listening: Callable[[], None]) -> None:
+def serve(
+    path: Path,
+    tcp: str | None,
+    scheduler: str | None,
+    config: Config,
+    log: logging.Logger,
+    listening: Callable[[], None],
+) -> None:
     """Run the service in this process.
 
     Raises:
-        ServiceError: it cannot listen, or has no secret for TCP.
+        ServiceError: it cannot listen, has no secret for TCP, or the Dask scheduler does not answer.
     """
     from uspex_bridge.errors import ServiceError
     from uspex_bridge.service import wire
-    from uspex_bridge.service.crew import Crew
-    from uspex_bridge.service.daemon import Daemon, Place, raise_file_limit
+    from uspex_bridge.service.daemon import Place, raise_file_limit
+    from uspex_bridge.service.shape import choose_shape
     from uspex_bridge.threads import limit_threads
 
     try:
@@ -81,23 +105,68 @@ def serve(path: Path, tcp: str | None, config: Config, log: logging.Logger, list
         raise ServiceError(str(error)) from None
     limit_threads(config.threads)
     raise_file_limit()
-    settings = config.service
-    size = settings.workers or max(1, _cores() // config.threads)
-    asyncio.run(_serve(Daemon, Crew, place, settings, size, log, secret, listening))
+    if scheduler:
+        asyncio.run(_serve_dask(place, config, scheduler, log, secret, listening))
+    else:
+        asyncio.run(_serve(place, config.service, choose_shape(config), log, secret, listening))
 
 
 async def _serve(
-    daemon: Any, crew: Any, place: Any, settings: Any, size: int, log: logging.Logger, secret: bytes, listening: Any
+    place: Place,
+    settings: ServiceSettings,
+    shape: Shape,
+    log: logging.Logger,
+    secret: bytes,
+    listening: Callable[[], None],
 ) -> None:
-    workers = crew(WORKER, size, settings.jobs_per_worker, dict(os.environ), log)
-    await daemon(place, settings, workers, log, secret).serve(listening)
+    from uspex_bridge.service.bench import Bench
+    from uspex_bridge.service.crew import Crew
+    from uspex_bridge.service.daemon import Daemon
+
+    environment = dict(os.environ)
+    bench = Bench(BATCHER, shape.devices, f"{place.socket}.batcher", environment, log) if shape.devices else None
+    crew = Crew(WORKER, shape.workers, settings.jobs_per_worker, environment, log, bench)
+    await Daemon(place, settings, crew, log, secret, shape.why).serve(listening)
+
+
+async def _serve_dask(
+    place: Place,
+    config: Config,
+    scheduler: str,
+    log: logging.Logger,
+    secret: bytes,
+    listening: Callable[[], None],
+) -> None:
+    from uspex_bridge.errors import ServiceError
+    from uspex_bridge.service.daemon import Daemon
+    from uspex_bridge.threads import VARIABLES
+
+    try:
+        from uspex_bridge.service.dask_crew import Cluster, DaskCrew
+    except ImportError as error:
+        wanted = "pip install 'uspex_bridge[cluster]'"
+        raise ServiceError(f"--scheduler needs the package distributed ({error}); {wanted}") from None
+    logging.getLogger("distributed").handlers = log.handlers
+    cluster = await Cluster.connect(scheduler)
+    threads = dict.fromkeys(VARIABLES, str(config.threads))
+    crew = DaskCrew(cluster, WORKER[1:], config.service.jobs_per_worker, threads, log, lambda: daemon.end())
+    shape = f"the workers of the Dask scheduler at {scheduler} evaluate"
+    daemon = Daemon(place, config.service, crew, log, secret, shape)
+    await daemon.serve(listening)
 
 
 def work() -> None:
-    """Be a worker of a service."""
+    """Be a worker of a service, with the batcher whose socket's path the arguments may name."""
     from uspex_bridge.service.worker import main
 
-    main(parse)
+    main(parse, *sys.argv[1:2])
+
+
+def batch() -> None:
+    """Be a batcher of a service; the arguments are its socket's path and its device."""
+    from uspex_bridge.service.batcher import main
+
+    main(*sys.argv[1:3])
 
 
 def parse(kind: str, argv: list[str]) -> tuple[Path, Callable[[], Config]]:
@@ -124,7 +193,7 @@ def _settings(options: dict[str, Any]) -> Config:
     from uspex_bridge.config import load_config
 
     config = load_config(Path.cwd(), options["config"])
-    given = {key: options[key] for key in ("workers", "idle_timeout") if options[key] is not None}
+    given = {key: options[key] for key in ("workers", "batch", "idle_timeout") if options[key] is not None}
     return replace(config, threads=options["threads"] or config.threads, service=replace(config.service, **given))
 
 
@@ -135,10 +204,6 @@ def _default_socket() -> Path:
     if place.startswith("tcp://"):
         raise click.UsageError(f"{wire.SOCKET} is {place}; give --socket PATH, and --tcp HOST:PORT to listen there too")
     return Path(place)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Quiet(RotatingFileHandler):

@@ -6,25 +6,20 @@ import asyncio
 import itertools
 import logging
 import time
-from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from uspex_bridge import errors
-from uspex_bridge.service import wire
+from uspex_bridge.service.bench import Bench, Seat
+from uspex_bridge.service.child import PATIENCE, Child
 from uspex_bridge.service.stats import Stats, resident_mb
 
-#: Seconds that a cancelled structure, and a worker that was let go, may take before the process is killed.
-PATIENCE = 30.0
 #: So many workers in a row that die before they are ready mean that none will start.
 _BAD_STARTS = 3
 #: After these exit codes something in the process may be broken (a GPU's context, a library): it gets no other job.
 _SUSPICIOUS = (errors.BridgeError.exit_code, errors.CalculationError.exit_code)
-#: Longest line of a worker, bytes.
-_LINE = 1 << 22
 
 _numbers = itertools.count(1)
 
@@ -65,23 +60,23 @@ class Job:
         self.end({"event": "failed", "error": error, "message": message})
 
 
-class Hand:
+class Hand(Child):
     """One worker process.
 
     Attributes:
         job: what it is at.
         done: jobs it has done; ``last`` is when the last one ended.
         models: names of the models it holds.
+        seat: the batcher that holds its models, where it does not itself.
     """
 
-    def __init__(self, crew: Crew, process: Process) -> None:
-        self.crew, self.process = crew, process
+    def __init__(self, crew: Crew, seat: Seat | None) -> None:
+        super().__init__("worker", crew.log)
+        self.crew, self.seat = crew, seat
         self.job: Job | None = None
-        self.ready = self.leaving = False
         self.done = 0
         self.last = 0.0
         self.models: list[str] = []
-        self.tail: deque[str] = deque(maxlen=3)
 
     @property
     def state(self) -> str:
@@ -90,51 +85,13 @@ class Hand:
             return "leaving"
         return "starting" if not self.ready else "busy" if self.job else "idle"
 
-    def send(self, order: dict[str, Any]) -> None:
-        """Send an order; that the process is dead is heard elsewhere."""
-        assert self.process.stdin is not None
-        with suppress(OSError, RuntimeError):
-            self.process.stdin.write(wire.encode(order))
+    def heard(self, message: dict[str, Any]) -> None:
+        """Pass on what it says."""
+        self.crew.heard(self, message)
 
-    def leave(self) -> None:
-        """Let the process end; its stdin does."""
-        self.leaving = True
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        asyncio.get_running_loop().call_later(PATIENCE, self.kill)
-
-    def kill(self) -> None:
-        """End the process by force."""
-        with suppress(ProcessLookupError):
-            self.process.kill()
-
-    async def listen(self) -> None:
-        """Hear what it says until it has ended."""
-        assert self.process.stdout is not None
-        complaints = asyncio.create_task(self._complaints())
-        try:
-            while line := await self.process.stdout.readline():
-                self.crew.heard(self, wire.decode(line))
-        except (ValueError, wire.WireError) as error:  # not our worker's words, or endless ones
-            self.crew.log.error("worker %d: %s; ended", self.process.pid, error)
-            self.kill()
-        code = await self.process.wait()
-        await complaints
+    def gone(self, code: int) -> None:
+        """Pass on that it has ended."""
         self.crew.gone(self, code)
-
-    async def _complaints(self) -> None:
-        """Put what libraries print into the log."""
-        assert self.process.stderr is not None
-        while True:
-            try:
-                line = await self.process.stderr.readline()
-            except ValueError:  # an endless line
-                continue
-            if not line:
-                return
-            if text := line.decode(errors="replace").rstrip():
-                self.tail.append(text[:500])
-                self.crew.log.info("worker %d says: %s", self.process.pid, text[:2000])
 
 
 class Crew:
@@ -145,14 +102,21 @@ class Crew:
         size: most workers at once; they are started as jobs need them.
         jobs_per_worker: jobs after which a worker is let go.
         environment: the workers' environment variables.
+        bench: the batchers that hold their models; None where each worker holds its own.
     """
 
     def __init__(
-        self, command: list[str], size: int, jobs_per_worker: int, environment: dict[str, str], log: logging.Logger
+        self,
+        command: list[str],
+        size: int,
+        jobs_per_worker: int,
+        environment: dict[str, str],
+        log: logging.Logger,
+        bench: Bench | None = None,
     ) -> None:
         self.command, self.size, self.jobs_per_worker = command, size, jobs_per_worker
-        self.environment, self.log = environment, log
-        self.stats = Stats()
+        self.environment, self.log, self.bench = environment, log, bench
+        self.stats = bench.stats if bench else Stats()
         self.queue: deque[Job] = deque()
         self.hands: list[Hand] = []
         self._starting = 0
@@ -190,8 +154,14 @@ class Crew:
         elif job in self.queue:
             self.queue.remove(job)
 
+    def new_hand(self, seat: Seat | None) -> Hand:
+        """Return a worker process to be started."""
+        return Hand(self, seat)
+
     def reload(self) -> int:
-        """Replace every worker, busy ones after their job; return how many."""
+        """Replace every worker and batcher, busy ones after their job; return how many workers."""
+        if self.bench:
+            self.bench.reload()
         hands = [hand for hand in self.hands if not hand.leaving]
         for hand in hands:
             if hand.job:
@@ -208,6 +178,8 @@ class Crew:
             hand.kill()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=PATIENCE)
+        if self.bench:
+            await self.bench.close()
 
     def dispatch(self) -> None:
         """Give waiting jobs to idle workers, the last one used first since its models are warm; start missing ones."""
@@ -247,16 +219,17 @@ class Crew:
     def gone(self, hand: Hand, code: int) -> None:
         """Take note that a worker has ended."""
         self.hands.remove(hand)
+        if self.bench and hand.seat:
+            self.bench.give_back(hand.seat)
         job, hand.job = hand.job, None
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        said = f"; it last said: {' | '.join(hand.tail)}" if hand.tail else ""
+        how = hand.how(code)
         if not hand.leaving or job:
             self.stats.events["worker_died"] += 1
-            self.log.warning("worker %d %s%s", hand.process.pid, how, said)
+            self.log.warning("worker %d %s", hand.process.pid, how)
         if not hand.ready and not hand.leaving:
-            self._bad_start(f"its workers do not start: one {how}{said}")
+            self._bad_start(f"its workers do not start: one {how}")
         if job and not job.abandoned:
-            self._bereaved(job, code, how + said)
+            self._bereaved(job, code, how)
         self.dispatch()
 
     def describe(self) -> dict[str, Any]:
@@ -287,6 +260,7 @@ class Crew:
                 for hand in self.hands
             ],
             "most_workers": self.size,
+            "batchers": self.bench.describe() if self.bench else [],
         }
 
     def _hand_of(self, job: Job) -> Hand | None:
@@ -351,17 +325,18 @@ class Crew:
 
     async def _hire(self) -> None:
         """Start a worker and listen to it for as long as it lives."""
+        seat = self.bench.take() if self.bench else None
+        hand = self.new_hand(seat)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *self.command, stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd="/", env=self.environment, limit=_LINE
-            )
+            await hand.start([*self.command, *([seat.path] if seat else [])], self.environment)
         except OSError as error:
             self.log.error("a worker cannot be started: %s", error)
             self._starting -= 1
+            if self.bench and seat:
+                self.bench.give_back(seat)
             self._bad_start(f"its workers cannot be started: {error}")
             self.dispatch()
             return
         self._starting -= 1
-        hand = Hand(self, process)
         self.hands.append(hand)
         await hand.listen()

@@ -89,13 +89,20 @@ class Daemon:
         settings: of the ``[service]`` table.
         crew: the workers.
         secret: shared with callers over TCP.
+        shape: how the crew works, in words.
     """
 
     def __init__(
-        self, place: Place, settings: ServiceSettings, crew: Crew, log: logging.Logger, secret: bytes = b""
+        self,
+        place: Place,
+        settings: ServiceSettings,
+        crew: Crew,
+        log: logging.Logger,
+        secret: bytes = b"",
+        shape: str = "",
     ) -> None:
         self.place, self.settings, self.crew, self.log = place, settings, crew, log
-        self._secret = secret
+        self._secret, self._shape = secret, shape
         self._draining = False
         self._over = asyncio.Event()
         self._peers: set[Peer] = set()
@@ -152,6 +159,10 @@ class Daemon:
             self._draining = True
             self.log.info("stopping; %d jobs left", len(self.crew.jobs))
         self._end_if_drained()
+
+    def end(self) -> None:
+        """End at once; the callers of the jobs it has go on by themselves."""
+        self._over.set()
 
     def _end_if_drained(self) -> None:
         if self._draining and not self.crew.jobs:
@@ -296,6 +307,7 @@ class Daemon:
                 "pid": os.getpid(),
                 "memory_mb": resident_mb("self"),
                 "listens": [str(self.place.socket), *filter(None, [self.place.tcp])],
+                "shape": self._shape,
                 "stopping": self._draining,
                 "callers": len(self._peers),
                 **self.crew.stats.summary(),

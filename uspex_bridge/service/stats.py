@@ -12,6 +12,8 @@ from uspex_bridge import errors
 
 #: Throughput is counted over the last so many seconds.
 WINDOW = 600.0
+#: What a batcher does is averaged over the last so many seconds.
+LATELY = 60.0
 #: Exit code -> name of the error.
 _NAMES = {
     error.exit_code: error.__name__
@@ -64,6 +66,47 @@ class Stats:
         }
 
 
+class Tally:
+    """The passes of one model: structures evaluated together, since the start and lately."""
+
+    def __init__(self) -> None:
+        self.passes = self.evaluations = self.atoms = 0
+        self.seconds = 0.0
+        self._began = time.monotonic()
+        self._recent: deque[tuple[float, int, int, float]] = deque()
+
+    def passed(self, structures: int, atoms: int, seconds: float) -> None:
+        """Count a pass."""
+        self.passes += 1
+        self.evaluations += structures
+        self.atoms += atoms
+        self.seconds += seconds
+        self._recent.append((time.monotonic(), structures, atoms, seconds))
+        self._drop_old()
+
+    def _drop_old(self) -> float:
+        """Forget what is not lately; return the seconds that lately means."""
+        now = time.monotonic()
+        while self._recent and now - self._recent[0][0] > LATELY:
+            self._recent.popleft()
+        return max(min(LATELY, now - self._began), 1.0)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the counts, and of the last minute: evaluations per second, mean pass, share of time in passes."""
+        span, passes = self._drop_old(), max(len(self._recent), 1)
+        _, structures, atoms, seconds = map(sum, zip(*self._recent, strict=True)) if self._recent else (0, 0, 0, 0.0)
+        return {
+            "passes": self.passes,
+            "evaluations": self.evaluations,
+            "atoms": self.atoms,
+            "seconds": round(self.seconds, 3),
+            "per_second": round(structures / span, 2),
+            "structures_per_pass": round(structures / passes, 2),
+            "atoms_per_pass": round(atoms / passes, 1),
+            "busy": round(min(seconds / span, 1.0), 3),
+        }
+
+
 def resident_mb(process: int | str) -> float | None:
     """Return the memory of a process, MB, or None where the system does not tell."""
     with suppress(OSError, ValueError, IndexError), open(f"/proc/{process}/status") as file:
@@ -71,6 +114,15 @@ def resident_mb(process: int | str) -> float | None:
             if line.startswith("VmRSS:"):
                 return round(int(line.split()[1]) / 1024, 1)
     return None
+
+
+def available_mb() -> float:
+    """Return the memory that this machine could still give out, MB; a cautious guess where the system does not tell."""
+    with suppress(OSError, ValueError, IndexError), open("/proc/meminfo") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) / 1024
+    return 2048.0
 
 
 def metrics(status: dict[str, Any]) -> str:

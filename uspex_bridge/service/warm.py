@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from typing import Any
 
 from uspex_bridge import backends
+from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.config import Config
 from uspex_bridge.errors import BridgeError
 from uspex_bridge.run import Models
@@ -15,24 +17,47 @@ from uspex_bridge.threads import limit_threads
 MOST = 4
 
 
-class Warm:
+class Source(ABC):
+    """Where a worker's models come from: its own process (:class:`Warm`) or the batcher (:mod:`.remote`)."""
+
+    def begin(self, order: dict[str, Any]) -> None:  # noqa: B027
+        """Hear that a structure begins, and of the order that it comes by."""
+
+    def end(self) -> None:  # noqa: B027
+        """Hear that it has ended."""
+
+    @abstractmethod
+    def get(self, name: str, settings: CalculatorSettings, state: Any) -> backends.Backend:
+        """Return the calculator ``name`` with the weights in this state.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+
+    @property
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Names of the calculators that this process holds."""
+
+
+def lend(config: Config, source: Source) -> Models:
+    """Return the models for one structure; which weights the configured ones have is settled now."""
+    limit_threads(config.threads)
+    return _Lent(config, source)
+
+
+class Warm(Source):
     """The loaded models of a process, by everything that decides what they compute."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, tuple[Any, backends.Backend]] = OrderedDict()
 
-    def __call__(self, config: Config) -> Models:
-        """Return the models for one structure; which weights the configured ones have is settled now."""
-        limit_threads(config.threads)
-        return _Lent(config, self, {name: weights_state(name, config) for name in config.calculators})
-
-    def get(self, name: str, config: Config, state: Any) -> backends.Backend:
+    def get(self, name: str, settings: CalculatorSettings, state: Any) -> backends.Backend:
         """Return the calculator ``name``, loading it unless it is there with the weights in this state.
 
         Raises:
             ModelError: it cannot be loaded.
         """
-        settings = config.settings_of(name)
         key = repr((name, settings))
         if key in self._kept:
             loaded_as, backend = self._kept[key]
@@ -51,6 +76,10 @@ class Warm:
         """Names of the calculators that are loaded."""
         return [backend.name for _, backend in self._kept.values()]
 
+    def holds(self, backend: backends.Backend) -> bool:
+        """Tell whether a calculator is kept."""
+        return any(kept is backend for _, kept in self._kept.values())
+
     def _drop(self, key: str) -> None:
         self._kept.pop(key)[1].close()
 
@@ -58,14 +87,15 @@ class Warm:
 class _Lent(Models):
     """The models of one structure, borrowed from those that stay."""
 
-    def __init__(self, config: Config, warm: Warm, states: dict[str, Any]) -> None:
+    def __init__(self, config: Config, source: Source) -> None:
         super().__init__(config)
-        self._warm, self._states = warm, states
+        self._source = source
+        self._states = {name: weights_state(name, config) for name in config.calculators}
 
     def __call__(self, name: str) -> backends.Backend:
         if name not in self.loaded:
             state = self._states[name] if name in self._states else weights_state(name, self.config)
-            self.loaded[name] = self._warm.get(name, self.config, state)
+            self.loaded[name] = self._source.get(name, self.config.settings_of(name), state)
         return self.loaded[name]
 
     def close(self) -> None:
@@ -73,7 +103,7 @@ class _Lent(Models):
         self.loaded.clear()
 
 
-def weights_state(name: str, config: Config) -> tuple[object, ...] | None:
+def weights_state(name: str, config: Config) -> list[object] | None:
     """Return what tells, without reading them, which weights a calculator would load: file behind links, size, time."""
     try:
         path = backends.find_weights(name, config.settings_of(name)).path
@@ -83,4 +113,4 @@ def weights_state(name: str, config: Config) -> tuple[object, ...] | None:
         state = path.stat()
     except (BridgeError, OSError):
         return None
-    return (str(path), state.st_size, state.st_mtime_ns)
+    return [str(path), state.st_size, state.st_mtime_ns]

@@ -28,8 +28,9 @@ from uspex_bridge.publish import OUTPUTS
 from uspex_bridge.records import VaspRun
 from uspex_bridge.run import Models, Watcher, run_folder
 from uspex_bridge.service import wire
-from uspex_bridge.service.client import ENVIRONMENT
-from uspex_bridge.service.warm import Warm
+from uspex_bridge.service.caller import as_caller
+from uspex_bridge.service.remote import Remote
+from uspex_bridge.service.warm import Source, Warm, lend
 from uspex_bridge.slot import run_in_slot
 
 if TYPE_CHECKING:
@@ -45,28 +46,32 @@ _PROGRESS = 0.3
 _EXPENDABLE = "500"
 
 
-def main(parse: Parse) -> None:
-    """Work until stdin ends."""
+def main(parse: Parse, batcher: str | None = None) -> None:
+    """Work until stdin ends, with models in this process, or with those of the batcher at a socket's path."""
     orders, answers = claim_pipe()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the service decides when its workers end
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_EXPENDABLE)
+    expendable()
     import uspex_bridge.relax.engine  # noqa: F401 (ASE, before the first job waits for it)
 
-    Worker(parse, answers).work(orders)
+    Worker(parse, answers, Remote(batcher) if batcher else Warm()).work(orders)
+
+
+def expendable() -> None:
+    """Let the system end this process first when memory runs out."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(_EXPENDABLE)
 
 
 class Worker:
     """The process: a queue of jobs, and a thread that listens for orders about the one in hand."""
 
-    def __init__(self, parse: Parse, answers: BinaryIO) -> None:
-        self._parse = parse
+    def __init__(self, parse: Parse, answers: BinaryIO, source: Source) -> None:
+        self._parse, self._source = parse, source
         self._answers = answers
         self._writing = threading.Lock()
         self._jobs: queue.SimpleQueue[tuple[dict[str, Any], JobHalter]] = queue.SimpleQueue()
         self._halters: dict[int, JobHalter] = {}
-        self._warm = Warm()
 
     def work(self, orders: BinaryIO) -> None:
         """Do one job after the other."""
@@ -74,11 +79,12 @@ class Worker:
         self.tell({"event": "ready"})
         while True:
             order, halter = self._jobs.get()
+            self._source.begin(order)
             answer = self._do(order, halter)
+            self._source.end()
             halter.close()
             del self._halters[order["job"]]
-            os.chdir("/")
-            self.tell({"job": order["job"], **answer, "models": self._warm.names})
+            self.tell({"job": order["job"], **answer, "models": self._source.names})
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message to the service."""
@@ -106,12 +112,12 @@ class Worker:
             if config.service.mode == "off" and order["mode"] is None:
                 declined.append(f"{config.source} says [service] mode = 'off'")
                 return
-            models = Condemned.factory(order["condemned"]) if order.get("condemned") else self._warm
+            models = Condemned.factory(order["condemned"]) if order.get("condemned") else self._lend
             run_folder(_Unless(halter, _folder(order["kind"], path)), config, log, halter, models, watcher)
 
         with self._relayed(order["job"]):
             try:
-                with _as_caller(order):
+                with as_caller(order):
                     path, read_settings = self._parse(order["kind"], order["argv"])
                     code = run_in_slot(path, OUTPUTS[order["kind"]], work)
             except SystemExit as end:
@@ -122,6 +128,9 @@ class Worker:
         if declined:
             return {"event": "declined", "message": declined[0]}
         return {"event": "end", "exit": code, "entry": watcher.summary}
+
+    def _lend(self, config: Config) -> Models:
+        return lend(config, self._source)
 
     @contextmanager
     def _relayed(self, job: int) -> Iterator[None]:
@@ -241,19 +250,3 @@ class _Relay(io.TextIOBase):
         text, self._line = self._line, ""
         if text:
             self._tell({"job": self._job, "event": self._event, "text": text})
-
-
-@contextmanager
-def _as_caller(order: dict[str, Any]) -> Iterator[None]:
-    """Take the working directory, mask and environment of a caller."""
-    for name in ENVIRONMENT:
-        if name in order["environment"]:
-            os.environ[name] = order["environment"][name]
-        else:
-            os.environ.pop(name, None)
-    mask = os.umask(order["umask"])
-    try:
-        os.chdir(order["cwd"])
-        yield
-    finally:
-        os.umask(mask)

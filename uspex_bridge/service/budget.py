@@ -1,0 +1,73 @@
+"""How many structures fit into one pass of a model, by their sizes (``Backend.size_of``), learned from the device."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+
+from uspex_bridge.service.stats import available_mb
+
+#: A GPU's first pass takes structures of this size together; each may take twice the last one's, while there is room.
+FIRST = 50_000.0
+#: Bytes per atom, pair or angle to expect of a large model (float64, 128 channels, all that a backward pass needs).
+_EXPECTED = 100_000.0
+#: Share of the free memory that a pass may take.
+_SHARE = 0.8
+#: A limit that ran out of memory is set to this share of what did not fit, and creeps up again: something else may
+#: have been there for a while.
+_BACK_OFF, _CREEP = 0.8, 1.001
+
+
+class Budget:
+    """What a pass of one model may hold.
+
+    Attributes:
+        now: largest sum of sizes in the next pass.
+        limit: what ``now`` may grow to.
+        overflows: how often memory ran out.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._gpu = device if device.startswith("cuda") else ""
+        self._room = math.inf if self._gpu else _SHARE * available_mb() * 1e6 / _EXPECTED
+        self.limit = self._room
+        self.now = FIRST if self._gpu else self._room
+        self.overflows = 0
+        self._before = 0
+
+    def fitting(self, sizes: Sequence[float]) -> int:
+        """Return how many of the first fit into one pass, at least one."""
+        total, number = 0.0, 0
+        for size in sizes:
+            total += size
+            if number and total > self.now:
+                break
+            number += 1
+        return number
+
+    def begin(self) -> None:
+        """Look at the device before a pass."""
+        if self._gpu:
+            cuda = sys.modules["torch"].cuda
+            cuda.reset_peak_memory_stats(self._gpu)
+            self._before = cuda.memory_allocated(self._gpu)
+
+    def passed(self, size: float) -> None:
+        """Learn from a pass that fitted."""
+        if self._gpu:
+            cuda = sys.modules["torch"].cuda
+            each = max(cuda.max_memory_allocated(self._gpu) - self._before, 1) / size
+            free = cuda.mem_get_info(self._gpu)[0] + cuda.memory_reserved(self._gpu) - self._before
+            self.now = min(max(self.now, 2.0 * size), self.limit, max(size, _SHARE * free / each))
+        elif size > 0.5 * self.now:
+            self.now = min(2.0 * self.now, self.limit)
+        self.limit = min(_CREEP * self.limit, self._room)
+
+    def failed(self, size: float) -> None:
+        """Learn from a pass that did not fit: half of it next time."""
+        self.overflows += 1
+        self.limit = max(_BACK_OFF * size, 1.0)
+        self.now = max(size / 2.0, 1.0)
+        if self._gpu:
+            sys.modules["torch"].cuda.empty_cache()
