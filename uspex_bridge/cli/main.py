@@ -27,6 +27,7 @@ COMMANDS = {
     "seeds": ("seeds", "Hand the best structures on to another search."),
     "dataset": ("dataset", "Keep the labelled structures that models are trained on."),
     "map": ("map", "Draw a map of what the structures of a search cover."),
+    "train": ("train", "Train a potential on labelled structures."),
 }
 
 

@@ -1,0 +1,173 @@
+"""``uspex-bridge train``: hand labelled structures to an upstream trainer and watch it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uspex_bridge.cli.options import CONFIG, DEVICE, settings
+
+if TYPE_CHECKING:
+    from uspex_bridge.learn.train import Data, Order
+    from uspex_bridge.learn.watch import Point
+
+_PATH = click.Path(path_type=Path)
+_DATA = settings(
+    click.argument("dataset", required=False, type=_PATH),
+    click.option("--generation", type=click.IntRange(0), help="Only labels up to this generation."),
+    click.option("--train-file", type=_PATH, help="Instead of DATASET: extxyz with energy, forces and stress."),
+    click.option("--valid-file", type=_PATH, help="Validation structures that belong to --train-file."),
+)
+_TRAINING = settings(
+    click.option("-o", "--out", type=_PATH, required=True, help="Folder of the training and of the model."),
+    click.option("--settings", "settings_files", type=_PATH, multiple=True, help="TOML laid over the template."),
+    click.option(
+        "--from", "parent", metavar="CHECKPOINT", help="File or known name to start from; else random weights."
+    ),
+    click.option("--branch", "--head", help="Which head of a checkpoint with several."),
+    click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds; --resume then goes on."),
+    click.option("--resume", is_flag=True, help="Go on from the last checkpoint; a finished training is left alone."),
+    click.option("--dry-run", is_flag=True, help="Check everything and print the upstream input; train nothing."),
+    click.option("--python", help="Interpreter that has the trainer; else that of [calculators.KIND] in bridge.toml."),
+    DEVICE,
+    click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."),
+    click.option("--seed", type=int, default=1, show_default=True),
+    CONFIG,
+    click.option("--json", "as_json", is_flag=True, help="Print the model's card as JSON."),
+)
+_STEPS = click.option("--steps", "length", type=click.IntRange(min=1), help="Training steps.")
+_EPOCHS = click.option("--epochs", "length", type=click.IntRange(min=1), help="Passes through the data.")
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+@click.group(context_settings=_CONTEXT)
+def command() -> None:
+    r"""Train a potential on a dataset with its own upstream trainer.
+
+    The input that the trainer gets is templates/training/NAME.toml with your --settings laid over it; it lies
+    complete in FOLDER/work. FOLDER then holds the model, its card model.json, loss.csv and loss.png.
+
+    \b
+    uspex-bridge train deepmd-dpa3 dataset -o models/dpa3-01 \
+        --from DPA-3.1-3M.pt --branch MP_traj_v024_alldata_mixu
+    uspex-bridge train deepmd-sea dataset -o models/sea-01
+    """
+
+
+@command.command("deepmd-dpa3", context_settings=_CONTEXT)
+@_DATA
+@_TRAINING
+@_STEPS
+def dpa3(**options: Any) -> None:
+    """DPA-3, fine-tuned from a pretrained checkpoint and branch, or from random weights."""
+    _train("deepmd-dpa3", options)
+
+
+@command.command("deepmd-sea", context_settings=_CONTEXT)
+@_DATA
+@_TRAINING
+@_STEPS
+def sea(**options: Any) -> None:
+    """The local descriptor se_a with type embedding: the second opinion beside DPA-3."""
+    _train("deepmd-sea", options)
+
+
+@command.command("mace", context_settings=_CONTEXT)
+@_DATA
+@_TRAINING
+@_EPOCHS
+@click.option("--replay", type=_PATH, help="extxyz of the foundation model's own training, to rehearse (multi-head).")
+def mace(**options: Any) -> None:
+    """MACE: multi-head replay fine-tuning, fine-tuning on the new labels alone, or from random weights."""
+    _train("mace", options)
+
+
+@command.command("mattersim", context_settings=_CONTEXT)
+@_DATA
+@_TRAINING
+@_EPOCHS
+def mattersim(**options: Any) -> None:
+    """MatterSim's own fine-tuning, with stresses."""
+    _train("mattersim", options)
+
+
+def _train(trainer: str, options: dict[str, Any]) -> None:
+    as_json, dry_run = options.pop("as_json"), options.pop("dry_run")
+    order = _order(trainer, options)
+    from uspex_bridge.learn.train import plan, train
+
+    if dry_run:
+        chosen, job, _ = plan(order)
+        click.echo(json.dumps(chosen.input(job), indent=2))
+        begin = "random weights"
+        if job.parent is not None:
+            begin = f"{job.parent.path}" + (f", branch {job.parent.branch}" if job.parent.branch else "")
+        click.echo(
+            f"{chosen.title} from {begin}: {chosen.length(job)} {chosen.unit} on {job.device}, {len(job.train)} "
+            f"structures, {len(job.valid)} to validate, elements {' '.join(job.elements)}; nothing was written",
+            err=True,
+        )
+        return
+    card = _watched(order, train)
+    if as_json:
+        click.echo(json.dumps(card, indent=1, ensure_ascii=False))
+        return
+    click.echo(
+        f"{order.out / card['model']}: {card['kind']}, {' '.join(card['elements'])}, sha256 {card['sha256'][:12]}"
+    )
+
+
+def _order(trainer: str, options: dict[str, Any]) -> Order:
+    """Turn the options into an order; the interpreter may stand in bridge.toml."""
+    from uspex_bridge.cli.vasp import read_settings
+    from uspex_bridge.learn.train import TRAINERS, Order
+
+    config = read_settings(Path.cwd(), {"config": options.pop("config"), "device": options.get("device")})
+    data = _data({key: options.pop(key) for key in ("dataset", "generation", "train_file", "valid_file")})
+    python = options.pop("python") or config.settings_of(TRAINERS[trainer].kind).python
+    limit = options.pop("time_limit") or float("inf")
+    options["device"] = options["device"] or config.device
+    settings_files = tuple(options.pop("settings_files"))
+    return Order(trainer=trainer, data=data, settings=settings_files, time_limit=limit, python=python, **options)
+
+
+def _data(options: dict[str, Any]) -> Data:
+    """Read what is trained on.
+
+    Raises:
+        ConfigError: neither or both of a dataset and files.
+    """
+    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.learn.train import from_dataset, from_files
+
+    if (options["dataset"] is None) == (options["train_file"] is None):
+        raise ConfigError("name one of DATASET and --train-file")
+    if options["dataset"] is None:
+        return from_files(options["train_file"], options["valid_file"])
+    if options["valid_file"] is not None:
+        raise ConfigError("--valid-file belongs to --train-file; a dataset has its own split")
+    return from_dataset(options["dataset"], generation=options["generation"])
+
+
+def _watched(order: Order, train: Any) -> dict[str, Any]:
+    """Train with a progress bar where there is a terminal."""
+    from uspex_bridge.learn.loss import summary
+
+    done, text = 0, ""
+    bar: Any
+    with click.progressbar(
+        length=1, label=order.trainer, file=sys.stderr, hidden=not sys.stderr.isatty(), item_show_func=lambda _: text
+    ) as bar:
+
+        def tell(total: int, points: list[Point]) -> None:
+            nonlocal done, text
+            bar.length, text = total, summary(points[-1])
+            bar.update(points[-1].step - done)
+            done = points[-1].step
+
+        card: dict[str, Any] = train(order, tell)
+    return card
