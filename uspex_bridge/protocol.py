@@ -18,7 +18,7 @@ PROTOCOLS = Path(__file__).parent / "templates" / "protocols"
 #: No stage may leave a pressure further from the asked one than this, GPa, however loose EDIFFG is.
 LOOSEST_STRESS = 0.5
 
-OptimizerName = Literal["FIRE", "FIRE2", "BFGS", "LBFGS", "BFGSLineSearch"]
+OptimizerName = Literal["FIRE", "FIRE2", "BFGS", "LBFGS", "BFGSLineSearch", "TRQN"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Stage:
         name: what logs and ``--stages`` call it.
         calculator: name of a calculator (a table of the configuration, or a kind).
         fmax: force target, eV/Å, on every atom that may move.
-        optimizer: the ASE optimizer.
+        optimizer: an optimizer of ASE, or TRQN (:mod:`uspex_bridge.relax.trqn`).
         stress: target for every relaxed component of stress + P, GPa; None asks instead that V |stress + P| / N,
             the cell's generalised force in ASE's Frechet filter, be below ``fmax`` (in eV), as ASE itself does.
         steps: limit of ionic steps of this stage.

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "vasp": BASE | {"publish"},
     "protocol": BASE,
     "config": BASE,
-    "relax": BASE | {"protocol"},
+    "relax": BASE | {"protocol", "neighbours"},
     "neighbours": {"records"},
     "calculators": BASE | {"neighbours"},
     "slot": {"errors", "logs", "publish"},

@@ -7,6 +7,7 @@ from ase.calculators.emt import EMT
 from ase.optimize import BFGS
 
 from uspex_bridge.relax.cell import largest_force, motion, movable, stress_left
+from uspex_bridge.relax.trqn import TRQN
 from uspex_bridge.units import pressure_of
 
 
@@ -19,12 +20,13 @@ def distorted():
     return atoms
 
 
+@pytest.mark.parametrize("optimizer", [BFGS, TRQN])
 @pytest.mark.parametrize("isif", range(9))
-def test_isif(isif):
+def test_isif(isif, optimizer):
     atoms = distorted()
     start = atoms.copy()
     ions, cell = motion(isif)
-    BFGS(movable(atoms, ions, cell, 20.0), logfile=None).run(fmax=1e-4, steps=400)
+    optimizer(movable(atoms, ions, cell, 20.0), logfile=None).run(fmax=1e-4, steps=400)
     strain = np.linalg.solve(start.cell.array, atoms.cell.array)
     moved_ions = not np.allclose(atoms.get_scaled_positions(False), start.get_scaled_positions(False), atol=1e-9)
     assert moved_ions == (isif in (0, 1, 2, 3, 4, 8))

@@ -40,6 +40,8 @@ def motion(isif: int, move: str = "auto") -> tuple[bool, CellMode]:
 class _FrozenIons(FrechetCellFilter):
     """The cell moves and carries the ions along at fixed fractional coordinates (ISIF 5, 6, 7)."""
 
+    frozen_ions = True
+
     def get_forces(self, **kwargs: Any) -> Array:
         forces = super().get_forces(**kwargs)
         forces[: len(self.atoms)] = 0.0

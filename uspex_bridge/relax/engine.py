@@ -19,6 +19,7 @@ from uspex_bridge.relax.cell import CellMode, largest_force, motion, movable, st
 from uspex_bridge.relax.guards import check_geometry, check_result, check_start
 from uspex_bridge.relax.monitor import Halt, Model, Monitor, Why
 from uspex_bridge.relax.overlap import push_apart
+from uspex_bridge.relax.trqn import TRQN
 from uspex_bridge.units import gpa_to_ev_a3
 
 _OPTIMIZERS: dict[str, Any] = {
@@ -27,6 +28,7 @@ _OPTIMIZERS: dict[str, Any] = {
     "BFGS": BFGS,
     "LBFGS": LBFGS,
     "BFGSLineSearch": BFGSLineSearch,
+    "TRQN": TRQN,
 }
 #: Symmetry is looked for with this tolerance (Å) unless SYMPREC says otherwise: POSCARs of USPEX have 6 digits.
 _SYMPREC = 1e-3

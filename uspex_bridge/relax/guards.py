@@ -12,24 +12,22 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii
-from ase.neighborlist import neighbor_list
 
 from uspex_bridge.errors import Rejected
 from uspex_bridge.protocol import Guards
 from uspex_bridge.records import Array
+from uspex_bridge.relax.contacts import contacts
 
 
 def closest_pair(atoms: Atoms, below: float) -> tuple[float, str] | None:
     """Return the smallest d / (r_i + r_j) under ``below`` with a text naming the pair, or None."""
-    radii = covalent_radii[atoms.numbers]
-    first, second, distance = neighbor_list("ijd", atoms, below * radii)
-    if len(distance) == 0:
+    close = contacts(atoms, below)
+    if len(close.relative) == 0:
         return None
-    ratio = distance / (radii[first] + radii[second])
-    k = int(ratio.argmin())
-    i, j = int(first[k]), int(second[k])
+    k = int(close.relative.argmin())
+    i, j, ratio = int(close.first[k]), int(close.second[k]), float(close.relative[k])
     pair = f"{atoms.symbols[i]}{i + 1}-{atoms.symbols[j]}{j + 1}"
-    return float(ratio[k]), f"{pair} {distance[k]:.3f} Å apart, {ratio[k]:.2f} of the sum of covalent radii"
+    return ratio, f"{pair} {close.distance[k]:.3f} Å apart, {ratio:.2f} of the sum of covalent radii"
 
 
 def cell_heights(cell: Array) -> Array:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
-from ase.neighborlist import neighbor_list
 
 from uspex_bridge.errors import Rejected
+from uspex_bridge.relax.contacts import contacts
 from uspex_bridge.relax.guards import closest_pair
 
 #: Sweeps between two expansions of the cell, linear expansion per time, and how many of them.
@@ -41,20 +41,19 @@ def _sweep(atoms: Atoms, ratio: float, sweeps: int, rng: np.random.Generator) ->
 
     Where some still do, the atoms are left where the closest pair was furthest apart.
     """
-    radii = covalent_radii[atoms.numbers]
     best = (-1.0, atoms.positions.copy())
     for _ in range(sweeps + 1):
-        first, second, vectors, distance = neighbor_list("ijDd", atoms, ratio * radii)
+        first, second, vectors, distance, relative = contacts(atoms, ratio)
         if len(distance) == 0:
             return True
-        wanted = radii[first] + radii[second]
-        closest = float((distance / wanted).min())
+        closest = float(relative.min())
         if closest > best[0]:
             best = (closest, atoms.positions.copy())
         coincident = distance < 1e-6
         vectors[coincident] = rng.normal(size=(int(coincident.sum()), 3))
         units = vectors / np.linalg.norm(vectors, axis=1)[:, None]
-        lack = (ratio * wanted - distance)[:, None] * units
+        radii = covalent_radii[atoms.numbers]
+        lack = (ratio * (radii[first] + radii[second]) - distance)[:, None] * units
         shift = np.zeros_like(atoms.positions)
         np.add.at(shift, first, -0.25 * lack)
         np.add.at(shift, second, 0.25 * lack)

@@ -1,0 +1,41 @@
+"""Pairs of atoms that are close for their size."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+
+from uspex_bridge.neighbours import pairs
+from uspex_bridge.records import Array
+
+
+class Contacts(NamedTuple):
+    """Pairs, both ways round, an atom's own images included.
+
+    Attributes:
+        first: (M,), ascending.
+        second: (M,).
+        vector: from the first to the second, (M, 3), Å.
+        distance: (M,), Å.
+        relative: distance over the sum of the covalent radii (Cordero et al., 2008, as in ASE), (M,).
+    """
+
+    first: Array
+    second: Array
+    vector: Array
+    distance: Array
+    relative: Array
+
+
+def contacts(atoms: Atoms, within: float) -> Contacts:
+    """Return the pairs closer than ``within`` times the sum of their covalent radii."""
+    radii = covalent_radii[atoms.numbers]
+    first, second, cells = pairs(atoms, 2.0 * within * float(radii.max(initial=0.1)))
+    vector = atoms.positions[second] - atoms.positions[first] + cells @ atoms.cell.array
+    distance = np.linalg.norm(vector, axis=1)
+    relative = distance / (radii[first] + radii[second])
+    near = relative < within
+    return Contacts(first[near], second[near], vector[near], distance[near], relative[near])

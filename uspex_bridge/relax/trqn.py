@@ -1,0 +1,212 @@
+"""TRQN, a trust-region quasi-Newton optimizer for atoms and cell that starts from a Hessian of springs.
+
+In each step the Hessian is that of :mod:`uspex_bridge.relax.springs` at the present geometry, scaled to the curvature
+seen last and corrected by damped BFGS updates (Nocedal and Wright, Numerical Optimization, procedure 18.2) with the
+steps so far. The step minimizes this model within a trust radius, which grows and shrinks with how well the model
+foretold the change in enthalpy; a step that raises the enthalpy is taken back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.constraints import FixAtoms, FixScaled
+from ase.filters import FrechetCellFilter
+from ase.optimize.optimize import Optimizer
+
+from uspex_bridge.records import Array
+from uspex_bridge.relax.springs import spring_hessian
+
+#: Stiffness of a spring as long as the sum of its covalent radii, eV/Å², before any curvature was seen, and its bounds.
+_STIFFNESS, _STIFFNESS_BOUNDS = 6.0, (0.3, 200.0)
+#: So many steps correct the Hessian, and so many of the last give its scale.
+_MEMORY, _RECENT = 25, 4
+#: First trust radius and smallest one, Å; the largest is ``maxstep``.
+_FIRST, _SMALLEST = 0.15, 1e-3
+#: A strain counts as the change of a distance of this length, Å.
+_BOND = 2.5
+#: Added to the diagonal, as a fraction of its mean, for what no spring holds.
+_FLOOR = 0.02
+#: Smallest curvature, eV/Å².
+_SOFTEST = 1e-3
+
+
+@dataclass
+class _Point:
+    """A geometry that was evaluated: coordinates, enthalpy (eV), gradient; and the step tried from there."""
+
+    x: Array
+    value: float
+    gradient: Array
+    foretold: float = 0.0
+
+
+class TRQN(Optimizer):
+    """Trust-region quasi-Newton with a Hessian of springs.
+
+    Args:
+        target: atoms, or atoms in a Frechet cell filter, constraints included.
+        logfile: as for every optimizer of ASE.
+        maxstep: largest trust radius: of a step, the largest move of an atom or strain times 2.5 Å, whichever is
+            larger, Å.
+    """
+
+    def __init__(self, target: Atoms | FrechetCellFilter, logfile: Any = None, maxstep: float = 0.35) -> None:
+        self.target = target
+        self.maxstep = maxstep
+        super().__init__(target, restart=None, logfile=logfile, trajectory=None)
+
+    def initialize(self) -> None:
+        """Forget everything."""
+        self._cell = self.target if isinstance(self.target, FrechetCellFilter) else None
+        atoms = self.target if self._cell is None else self._cell.atoms
+        self._atoms: Atoms = atoms
+        self._directions = directions(self.target)
+        self._radius = min(_FIRST, self.maxstep)
+        self._stiffness = _STIFFNESS
+        self._steps: list[tuple[Array, Array]] = []
+        self._base: _Point | None = None
+
+    def step(self, gradient: Any = None) -> None:
+        """Move to where the model of the enthalpy is lowest within the trust radius."""
+        here = _Point(
+            np.array(self.target.get_positions(), dtype=float).ravel(),
+            float(self.target.get_potential_energy()),
+            -np.array(self.target.get_forces(), dtype=float).ravel(),
+        )
+        if self._base is not None and not self._learn(self._base, here):
+            self.target.set_positions(self._base.x.reshape(-1, 3))
+        else:
+            self._base = here
+        base, basis = self._base, self._directions
+        hessian = self._hessian()
+        step = basis @ self._lowest(hessian, basis.T @ base.gradient)
+        reduced = basis.T @ step
+        base.foretold = float(base.gradient @ step + 0.5 * reduced @ hessian @ reduced)
+        self.target.set_positions((base.x + step).reshape(-1, 3))
+
+    def _learn(self, base: _Point, here: _Point) -> bool:
+        """Keep what the step from ``base`` showed, fit the trust radius; return whether to go on from ``here``."""
+        step = here.x - base.x
+        self._steps = [*self._steps, (step, here.gradient - base.gradient)][-_MEMORY:]
+        change, length = here.value - base.value, self._length(step)
+        # Single precision leaves about this much noise in an energy.
+        noise = 2e-5 * np.sqrt(len(self._atoms)) + 1e-6 * abs(here.value)
+        if change > noise:
+            self._radius = max(0.3 * length, _SMALLEST)
+            return False
+        if abs(base.foretold) > noise:
+            ratio = change / base.foretold
+            if ratio < 0.25:
+                self._radius = max(0.5 * length, _SMALLEST)
+            elif ratio > 0.7 and length > 0.8 * self._radius:
+                self._radius = min(1.8 * self._radius, self.maxstep)
+        return True
+
+    def _hessian(self) -> Array:
+        """Return the Hessian along the directions that are free (M, M), positive definite."""
+        basis = self._directions
+        if self._cell is None:
+            springs = spring_hessian(self._atoms)
+        else:
+            springs = spring_hessian(self._atoms, self._cell.deform_grad(), self._cell.exp_cell_factor)
+        springs = basis.T @ springs @ basis
+        steps = [(basis.T @ step, basis.T @ change) for step, change in self._steps]
+        seen = [(s @ y) / (s @ springs @ s) for s, y in steps[-_RECENT:] if s @ y > 0 and s @ springs @ s > 0]
+        if seen:
+            self._stiffness = float(np.clip(np.exp(np.mean(np.log(seen))), *_STIFFNESS_BOUNDS))
+        hessian = self._stiffness * springs
+        hessian[np.diag_indices_from(hessian)] += _FLOOR * np.trace(hessian) / max(1, len(hessian)) + _SOFTEST
+        for step, change in steps:
+            hessian = _updated(hessian, step, change)
+        return np.asarray(hessian)
+
+    def _length(self, step: Array) -> float:
+        """Return how far a step (ndof,) goes, Å."""
+        n = 3 * len(self._atoms)
+        atoms = float(np.sqrt((step[:n].reshape(-1, 3) ** 2).sum(axis=1).max()))
+        if self._cell is None:
+            return atoms
+        return max(atoms, _BOND * float(np.abs(step[n:]).max()) / self._cell.exp_cell_factor)
+
+    def _lowest(self, hessian: Array, gradient: Array) -> Array:
+        """Return the step (M,) to the lowest point of the quadratic model within the trust radius."""
+        curvature, modes = np.linalg.eigh(hessian)
+        curvature = np.maximum(curvature, _SOFTEST)
+        slope = modes.T @ gradient
+
+        def shifted(shift: float) -> Array:
+            return np.asarray(-modes @ (slope / (curvature + shift)))
+
+        def too_far(shift: float) -> bool:
+            return self._length(self._directions @ shifted(shift)) > self._radius
+
+        if not too_far(0.0):
+            return shifted(0.0)
+        low, high = 0.0, 1.0
+        while too_far(high):
+            low, high = high, 4.0 * high
+        for _ in range(20):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if too_far(middle) else (low, middle)
+        return shifted(high)
+
+
+def _updated(hessian: Array, step: Array, change: Array) -> Array:
+    """Return the Hessian after a damped BFGS update with a step and the change of the gradient along it."""
+    image = hessian @ step
+    expected, seen = float(step @ image), float(step @ change)
+    if expected <= 1e-16:
+        return hessian
+    if seen < 0.1 * expected:
+        weight = 0.9 * expected / (expected - seen)
+        change = weight * change + (1.0 - weight) * image
+        seen = float(step @ change)
+    return np.asarray(hessian - np.outer(image, image) / expected + np.outer(change, change) / seen)
+
+
+def directions(target: Atoms | FrechetCellFilter) -> Array:
+    """Return the directions (ndof, M) in which atoms and cell may move, orthonormal columns.
+
+    Knows FixAtoms, FixScaled and the modes of the filter. Constraints of symmetry need no care: gradients have the
+    symmetry already, and so have the steps that follow from them.
+    """
+    cell = target if isinstance(target, FrechetCellFilter) else None
+    atoms = target if cell is None else cell.atoms
+    vectors = np.asarray(atoms.cell.array if cell is None else cell.orig_cell)
+    spans = [np.eye(3)] * len(atoms)
+    for constraint in atoms.constraints:
+        for index in getattr(constraint, "index", []):
+            if isinstance(constraint, FixAtoms):
+                spans[index] = np.zeros((3, 0))
+            elif isinstance(constraint, FixScaled):
+                spans[index] = np.linalg.qr(vectors[~np.asarray(constraint.mask, dtype=bool)].T)[0]
+    if getattr(target, "frozen_ions", False):
+        spans = [np.zeros((3, 0))] * len(atoms)
+    if cell is not None:
+        spans = [*spans, _strains(cell)]
+    columns = sum(span.shape[1] for span in spans)
+    basis = np.zeros((sum(len(span) for span in spans), columns))
+    row = column = 0
+    for span in spans:
+        rows, width = span.shape
+        basis[row : row + rows, column : column + width] = span
+        row, column = row + rows, column + width
+    return basis
+
+
+def _strains(cell: FrechetCellFilter) -> Array:
+    """Return the symmetric strains (9, M) that a filter lets the cell make."""
+    identity = np.eye(3).ravel()[:, None] / np.sqrt(3.0)
+    if cell.hydrostatic_strain:
+        return identity
+    pairs = [(a, b) for a in range(3) for b in range(a, 3)]
+    strains = np.zeros((9, 6))
+    for k, (a, b) in enumerate(pairs):
+        strains[[3 * a + b, 3 * b + a], k] = 1.0 if a == b else np.sqrt(0.5)
+    if cell.constant_volume:
+        strains = np.linalg.svd(strains - identity @ (identity.T @ strains))[0][:, :5]
+    return strains
