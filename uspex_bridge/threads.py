@@ -6,7 +6,7 @@ import os
 import sys
 
 #: Where PyTorch, NumPy's libraries and DeePMD-kit take their number of threads from.
-_VARIABLES = (
+VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -21,7 +21,7 @@ def limit_threads(number: int) -> None:
     NumPy's libraries read their limit when they are loaded, so call this before numpy is imported: on a busy node
     an OpenBLAS of several threads makes the optimizers' small matrices many times slower.
     """
-    for variable in _VARIABLES:
+    for variable in VARIABLES:
         os.environ[variable] = str(number)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(number)

@@ -1,0 +1,176 @@
+"""The service on the workers of a Dask scheduler: real processes, one of them killed on purpose."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from integration.conftest import TOY, call, make_folder, record
+from integration.test_service import (
+    SLOW,
+    Service,
+    assert_no_result,
+    has_result,
+    same_as_alone,
+    wait_until,
+)
+
+distributed = pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A scheduler and two workers, each a process of its own that is started anew when it dies."""
+    local = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None)
+    yield local
+    local.close()
+
+
+@pytest.fixture
+def service(cluster):
+    top = Path(tempfile.mkdtemp(prefix="ub-", dir="/tmp"))
+    made = Service(top, "--scheduler", cluster.scheduler_address)
+    yield made
+    made.close()
+    shutil.rmtree(top)
+
+
+def dask_pids(cluster) -> dict[str, int]:
+    """Return the process ID of each Dask worker by address."""
+    with distributed.Client(cluster, set_as_default=False) as client:
+        return client.run(os.getpid)
+
+
+def test_files_output_and_record_are_those_of_a_call_alone(service, tmp_path):
+    same_as_alone(service, tmp_path)
+    status = service.status()
+    (worker,) = status["workers"]
+    assert worker["dask"] in {about["address"] for about in status["dask"]["workers"]}
+    assert worker["memory_mb"] > 1
+    assert [about["threads"] for about in status["dask"]["workers"]] == [1, 1]
+    assert service.tool("status").returncode == 0
+    assert "Dask" in service.tool("status").stdout
+
+
+def test_a_dask_worker_killed_in_mid_relaxation_loses_no_structure(service, cluster, tmp_path):
+    settings = TOY + "[calculators.model.options]\nsleep = 0.03\n"
+    folds = [make_folder(tmp_path, settings=settings, name=f"CalcFold{k}") for k in range(6)]
+    calls = [service.start(fold) for fold in folds]
+    running = service.running(2)
+    victim = next(w["dask"] for w in service.status()["workers"] if w["pid"] == running[0]["worker"])
+    os.kill(dask_pids(cluster)[victim], signal.SIGKILL)
+    for process in calls:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+    alone = make_folder(tmp_path / "alone", settings=settings)
+    assert call(alone, "--server", "off").returncode == 0
+    for fold in folds:
+        assert has_result(fold)
+        assert (fold / "CONTCAR").read_text() == (alone / "CONTCAR").read_text()
+    entries = record(folds[0])
+    assert sorted(entry["slot"] for entry in entries) == sorted(fold.name for fold in folds)
+    assert {entry["status"] for entry in entries} == {"converged"}
+    events = service.status()["events"]
+    assert events["rerun"] == events["worker_died"] == 1
+
+
+def test_a_structure_that_takes_two_processes_down_fails_alone(service, tmp_path):
+    fold, other = (make_folder(tmp_path / n, settings=SLOW) for n in ("poisonous", "other"))
+    poisonous, sound = service.start(fold), service.start(other)
+
+    def worker() -> list[int]:
+        return [job["worker"] for job in service.status()["running"] if job["folder"] == str(fold) and "stage" in job]
+
+    for _ in range(2):
+        wait_until(worker)
+        (pid,) = worker()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda pid=pid: pid not in {worker["pid"] for worker in service.status()["workers"]})
+    _, err = poisonous.communicate(timeout=60)
+    assert poisonous.returncode == 7
+    assert "twice with this structure" in err
+    assert_no_result(fold)
+    assert record(fold)[0]["code"] == "CalculationError"
+    _, err = sound.communicate(timeout=60)
+    assert sound.returncode == 0, err
+    assert has_result(other)
+
+
+def test_signals_and_killed_callers_reach_the_run(service, tmp_path):
+    halted, killed = (make_folder(tmp_path / n, settings=SLOW) for n in ("halted", "killed"))
+    first, second = service.start(halted), service.start(killed)
+    service.running(2)
+    first.send_signal(signal.SIGTERM)
+    second.kill()
+    out, err = first.communicate(timeout=60)
+    second.communicate()
+    assert first.returncode == 0, err
+    assert "unconverged" in out
+    assert has_result(halted)
+    wait_until(lambda: not service.status()["running"])
+    assert_no_result(killed)
+    assert "caller was killed" in record(killed)[0]["reason"]
+
+
+def test_processes_end_with_their_service(service, tmp_path):
+    process = service.start(make_folder(tmp_path, settings=SLOW))
+    (job,) = service.running()
+    service.process.kill()
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not alive(job["worker"]))
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process is there and not a zombie."""
+    try:
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def test_a_scheduler_that_does_not_answer_is_said(tmp_path):
+    done = serve(tmp_path, "--scheduler", "tcp://127.0.0.1:9")
+    assert done.returncode == 11
+    assert "no Dask scheduler at tcp://127.0.0.1:9" in done.stderr
+    done = serve(tmp_path, "--scheduler", "nowhere.json")
+    assert done.returncode == 11
+    assert "no such scheduler file" in done.stderr
+
+
+def test_without_the_package_it_says_how_to_get_it(tmp_path):
+    (tmp_path / "distributed.py").write_text("raise ImportError('not here')\n")
+    done = serve(tmp_path, "--scheduler", "tcp://127.0.0.1:9", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 11
+    assert "uspex_bridge[cluster]" in done.stderr
+
+
+def serve(tmp_path: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "uspex_bridge.cli.main", "serve", "--socket", str(tmp_path / "s" / "sock")]
+    return subprocess.run(
+        [*command, *options],
+        env={**os.environ, **environment},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_lost_scheduler_ends_the_service_and_callers_go_on_by_themselves(tmp_path):
+    top = Path(tempfile.mkdtemp(prefix="ub-", dir="/tmp"))
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as own:
+        service = Service(top, "--scheduler", own.scheduler_address)
+        try:
+            assert service.call(make_folder(tmp_path / "a")).returncode == 0
+            own.close()
+            service.process.wait(90)
+        finally:
+            service.close()
+    assert "scheduler" in (top / "service.sock.log").read_text()
+    shutil.rmtree(top)
