@@ -28,6 +28,7 @@ COMMANDS = {
     "dataset": ("dataset", "Keep the labelled structures that models are trained on."),
     "map": ("map", "Draw a map of what the structures of a search cover."),
     "train": ("train", "Train a potential on labelled structures."),
+    "label": ("label", "Compute structures with DFT and file the results."),
 }
 
 

@@ -1,0 +1,247 @@
+"""``uspex-bridge label``: structures to a DFT code and back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.options import CONFIG
+
+if TYPE_CHECKING:
+    from uspex_bridge.learn.label.collect import Job
+
+LABELS = click.argument("labels", type=click.Path(path_type=Path))
+STALE = click.option(
+    "--stale",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Hours without a change after which a run that has not ended counts as stopped.",
+)
+
+
+@click.group(context_settings=q.CONTEXT)
+def command() -> None:
+    """Compute structures with DFT, or with a model that stands in, and file the results in a dataset.
+
+    \b
+    uspex-bridge label prepare labels chosen.extxyz --code vasp --potcars ~/potpaw_PBE --generation 3
+    (cd labels && sbatch slurm-1.sh)
+    uspex-bridge label status labels
+    uspex-bridge label collect labels dataset
+    """  # noqa: D301 (click's mark for lines that stay as they are)
+
+
+@command.command(context_settings=q.CONTEXT)
+@LABELS
+@q.PLACES
+@click.option("--code", type=click.Choice(["vasp", "gpaw", "model"]), help="What computes the labels.")
+@click.option("--settings", "file", type=click.Path(path_type=Path), help="TOML file; else the template of --code.")
+@click.option("--model", help="With --code model: a calculator's name or KIND:WEIGHTS.  [default: chgnet]")
+@click.option("--potcars", type=click.Path(path_type=Path), help="Your POTCAR library.  [default: $PMG_VASP_PSP_DIR]")
+@click.option("--generation", type=click.IntRange(min=0), required=True, help="Of the search, or number of the cycle.")
+@click.option("--pressure", "-p", type=float, help="GPa, of the search, where PLACES do not say it.")
+@click.option("--dataset", type=click.Path(path_type=Path), help="Leave out what has a label there.")
+@q.JSON
+def prepare(
+    labels: Path,
+    places: tuple[str, ...],
+    code: Any,
+    file: Path | None,
+    model: str | None,
+    dataset: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Make a folder per structure of PLACES in LABELS, with all its code needs, and job scripts for SLURM and PBS.
+
+    PLACES are extxyz files (info: origin, family, pressure_gpa, reason), results folders, anything that 'hull' takes.
+    Structures that LABELS has already stay as they are. 'uspex-bridge label settings CODE' prints a settings file.
+    """
+    from dataclasses import replace
+
+    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.learn.dataset import Dataset
+    from uspex_bridge.learn.label import prepare as preparing
+    from uspex_bridge.learn.label.settings import read_settings
+
+    settings = read_settings(file, code)
+    if model is not None:
+        if settings.code != "model":
+            raise ConfigError("--model goes with --code model")
+        settings = replace(settings, functional=model)
+    done = preparing.prepare(
+        preparing.candidates(places),
+        labels,
+        settings,
+        generation=options["generation"],
+        pressure_gpa=options["pressure"],
+        potcars=options["potcars"],
+        known=() if dataset is None else set(Dataset.open(dataset).labels),
+    )
+    q.warn(done.notes)
+    facts = {"made": done.made, "there": done.there, "labelled": done.labelled, "scripts": done.scripts}
+    if as_json:
+        click.echo(json.dumps(facts, indent=1))
+    else:
+        scripts = f"; submit {labels}/{done.scripts[0]} or {done.scripts[1]}" if done.scripts else ""
+        click.echo(
+            f"{len(done.made)} structures prepared in {labels} ({settings.level}), {len(done.there)} were there, "
+            f"{len(done.labelled)} have a label{scripts}"
+        )
+
+
+@command.command(context_settings=q.CONTEXT)
+@click.argument("code", type=click.Choice(["vasp", "gpaw", "model"]))
+def settings(code: str) -> None:
+    """Print the settings file that 'label prepare --code CODE' works with, to save and change.
+
+    Example: uspex-bridge label settings vasp > labels.toml
+    """
+    from uspex_bridge.templating import TEMPLATES
+
+    click.echo((TEMPLATES / "labels" / f"{code}.toml").read_text(encoding="utf-8"), nl=False)
+
+
+@command.command(context_settings=q.CONTEXT)
+@LABELS
+@click.option("--command", "line", help="Run in each structure's folder, for VASP or GPAW.  [default: the settings']")
+@click.option("--again", is_flag=True, help="Also what failed.")
+@CONFIG
+def run(labels: Path, line: str | None, again: bool, config: Path | None) -> None:
+    """Compute on this machine what is prepared in LABELS, one after the other; several of these share the work.
+
+    Example: uspex-bridge label run labels --command '~/gpaw/bin/python ../run_gpaw.py'
+    """
+    from uspex_bridge.config import load_config
+    from uspex_bridge.threads import limit_threads
+
+    chosen = load_config(Path.cwd(), config)
+    limit_threads(chosen.threads)
+    from uspex_bridge.learn.label.run import run as compute
+    from uspex_bridge.learn.label.tasks import folders
+
+    total = len(list(folders(labels)))
+    jobs = []
+    with click.progressbar(length=total, label="labelling", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+        for job in compute(labels, chosen, command=line, again=again):
+            jobs.append(job)
+            bar.update(1)
+    click.echo(f"{len(jobs)} computed: {_counts(jobs)}")
+    for job in jobs:
+        if job.state != "done":
+            click.echo(f"{job.state}: {job.folder.name}: {job.reason}", err=True)
+
+
+@command.command(context_settings=q.CONTEXT)
+@LABELS
+@STALE
+@q.JSON
+def status(labels: Path, stale: float, as_json: bool) -> None:
+    """Say what became of every structure in LABELS: prepared, running, done, failed and why."""
+    jobs = _inspect(labels, stale)
+    if as_json:
+        click.echo(json.dumps([_row(job) for job in jobs], indent=1, ensure_ascii=False))
+    else:
+        click.echo(table(jobs))
+        click.echo(f"{len(jobs)} structures: {_counts(jobs)}")
+
+
+@command.command(context_settings=q.CONTEXT)
+@LABELS
+@click.argument("dataset", type=click.Path(path_type=Path))
+@STALE
+@click.option("--valid", type=float, default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
+@click.option("--test", type=float, default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
+@q.JSON
+def collect(labels: Path, dataset: Path, stale: float, valid: float, test: float, as_json: bool) -> None:
+    """File what is done in LABELS in the dataset DATASET, each label once, and say why not the others.
+
+    Only converged, complete single points are taken: see docs/learning.md for what is looked at.
+    """
+    from uspex_bridge.cli.dataset import describe_added
+    from uspex_bridge.learn.dataset import MANIFEST, Dataset
+    from uspex_bridge.learn.label.collect import collect as file_labels
+
+    there = (dataset / MANIFEST).exists()
+    opened = Dataset.open(dataset) if there else None
+    jobs = _inspect(labels, stale)
+    opened = opened or Dataset.create(dataset, valid=valid, test=test)
+    added = file_labels(jobs, opened)
+    states = Counter(job.state for job in jobs)
+    if as_json:
+        refused = [{"name": one.name, "reason": one.reason} for one in added.refused]
+        facts = {"added": added.counts, "refused": refused, "states": dict(states)}
+        click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
+    else:
+        click.echo(describe_added(added, opened))
+        click.echo(f"{len(jobs)} structures: {_counts(jobs)}")
+
+
+def _inspect(labels: Path, stale: float) -> list[Job]:
+    from uspex_bridge.learn.label.collect import inspect
+    from uspex_bridge.learn.label.tasks import folders
+
+    places = list(folders(labels))
+    with click.progressbar(places, label="reading", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+        return [inspect(folder, 3600 * stale) for folder in bar]
+
+
+def _counts(jobs: list[Job]) -> str:
+    counts = Counter(job.state for job in jobs)
+    return ", ".join(f"{counts[state]} {state}" for state in ("prepared", "running", "done", "failed") if counts[state])
+
+
+def _row(job: Job) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": job.folder.name, "state": job.state, "reason": job.reason or None}
+    if job.task is not None:
+        row |= {
+            "formula": job.task.structure.formula,
+            "pressure_gpa": job.task.pressure_gpa,
+            "generation": job.task.generation,
+            "origin": job.task.origin,
+        }
+    if job.atoms is not None:
+        results = job.atoms.calc.results
+        row |= {
+            "energy_per_atom": results["energy"] / len(job.atoms),
+            "magmom": results.get("magmom"),
+        }
+    return row
+
+
+def table(jobs: list[Job]) -> str:
+    """Return the jobs as a table."""
+    from uspex_bridge.results.tables import layout
+
+    headings = [
+        ("label", ""),
+        ("formula", ""),
+        ("P", "GPa"),
+        ("generation", ""),
+        ("state", ""),
+        ("E0", "eV/atom"),
+        ("moment", "μB"),
+        ("origin or reason", ""),
+    ]
+    rows = []
+    for row in map(_row, jobs):
+        numbers = [("energy_per_atom", ".4f"), ("magmom", ".2f")]
+        rows.append(
+            [
+                row["id"],
+                row.get("formula", ""),
+                f"{row['pressure_gpa']:g}" if "pressure_gpa" in row else "",
+                str(row.get("generation", "")),
+                row["state"],
+                *("" if row.get(key) is None else format(row[key], spec) for key, spec in numbers),
+                row["reason"] or row.get("origin", ""),
+            ]
+        )
+    return layout(headings, rows)

@@ -1,0 +1,126 @@
+"""What became of prepared labels, and the finished ones filed in a dataset, each once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ase import Atoms
+from filelock import FileLock, Timeout
+
+from uspex_bridge.errors import InputError
+from uspex_bridge.learn.dataset import Dataset
+from uspex_bridge.learn.label import computed, vasp_runs
+from uspex_bridge.learn.label.tasks import RESULT, Task, folders, read_task
+from uspex_bridge.learn.labels import Added, Label, Level, Refused, problem_of
+
+State = Literal["prepared", "running", "done", "failed"]
+#: What the command of ``label run`` prints.
+LOG = "run.log"
+#: ... and how its last line begins once the command has ended.
+EXIT = "exit code"
+#: Logs that grow while a code is at work.
+_LOGS = ("OUTCAR", "OSZICAR", "gpaw.txt")
+#: Held in a structure's folder while ``label run`` computes it.
+LOCK = ".running"
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One structure's label so far.
+
+    Attributes:
+        folder: where it is computed; ``task`` is None where ``structure.json`` cannot be used.
+        reason: why it failed.
+        atoms: the label, where it is done.
+    """
+
+    folder: Path
+    task: Task | None
+    state: State
+    reason: str = ""
+    atoms: Atoms | None = None
+
+
+def inspect(folder: Path, stale: float = 3600.0) -> Job:
+    """Say what became of one structure.
+
+    Args:
+        folder: the structure's.
+        stale: seconds without a change after which a run that has not ended counts as stopped.
+    """
+    task = None
+    try:
+        task = read_task(folder)
+        if not _ended(folder, task):
+            return _unfinished(folder, task, stale)
+        atoms = vasp_runs.read(folder, task) if task.level.code == "vasp" else computed.read(folder, task)
+        if problem := problem_of(atoms):
+            return Job(folder, task, "failed", problem)
+        return Job(folder, task, "done", atoms=atoms)
+    except InputError as error:
+        return Job(folder, task, "failed", str(error))
+
+
+def _ended(folder: Path, task: Task) -> bool:
+    return vasp_runs.ended(folder) if task.level.code == "vasp" else (folder / RESULT).is_file()
+
+
+def _unfinished(folder: Path, task: Task, stale: float) -> Job:
+    if (folder / LOCK).exists():
+        return _local(folder, task)
+    changed = [path.stat().st_mtime for name in _LOGS if (path := folder / name).is_file()]
+    if not changed:
+        return Job(folder, task, "prepared")
+    quiet = time.time() - max(changed)
+    if quiet < stale:
+        return Job(folder, task, "running")
+    return Job(folder, task, "failed", f"stopped before its end; nothing changed for {quiet / 3600:.1f} hours")
+
+
+def _local(folder: Path, task: Task) -> Job:
+    """Say how far ``label run`` came; where it was killed, the structure is as good as prepared."""
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            lines = (folder / LOG).read_text(errors="replace").splitlines() if (folder / LOG).is_file() else []
+    except Timeout:
+        return Job(folder, task, "running")
+    if lines and lines[-1].startswith(EXIT):
+        return Job(folder, task, "failed", f"no result, {lines[-1]}{': ' if lines[:-1] else ''}{''.join(lines[-2:-1])}")
+    return Job(folder, task, "prepared", "interrupted")
+
+
+def status(labels: Path, stale: float = 3600.0) -> Iterator[Job]:
+    """Yield what became of every structure of a folder of labels.
+
+    Raises:
+        InputError: there are no labels.
+    """
+    for folder in folders(labels):
+        yield inspect(folder, stale)
+
+
+def collect(jobs: list[Job], dataset: Dataset) -> Added:
+    """File the labels that are done, those that the dataset lacks; each with the generation it was prepared for.
+
+    Returns:
+        the new labels; refused are those that failed and those that the dataset does not take, with their reasons.
+
+    Raises:
+        InputError: the dataset has another level of theory.
+        OutputError: the dataset cannot be written.
+    """
+    refused = [Refused(job.folder.name, job.reason) for job in jobs if job.state == "failed"]
+    groups: dict[tuple[int, Level], list[Atoms]] = {}
+    for job in jobs:
+        if job.task is not None and job.atoms is not None and job.task.id not in dataset.labels:
+            groups.setdefault((job.task.generation, job.task.level), []).append(job.atoms)
+    labels: list[Label] = []
+    for (generation, level), frames in sorted(groups.items(), key=lambda item: item[0][0]):
+        added = dataset.add(frames, generation=generation, level=level)
+        labels += added.labels
+        refused += added.refused
+    return Added(tuple(labels), tuple(refused))

@@ -1,0 +1,76 @@
+"""Labels computed through ASE: by GPAW's script in its own interpreter, or by a foundation model that stands in.
+
+Both leave ``label.json``, with the numbers in full.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from uspex_bridge.backends import Backend
+from uspex_bridge.errors import CalculationError, InputError
+from uspex_bridge.learn.label.tasks import RESULT, Task
+from uspex_bridge.publish import publish_files
+
+
+def read(folder: Path, task: Task) -> Atoms:
+    """Read ``label.json`` as a label.
+
+    Returns:
+        the structure as it was prepared, with energy (E0), free_energy (F), forces, stress and moments.
+
+    Raises:
+        InputError: it cannot be used, and why.
+    """
+    try:
+        found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{RESULT} cannot be read: {error}") from None
+    if found.get("id") != task.id or found.get("key") != task.key:
+        raise InputError(f"{RESULT} was computed from other input than {task.id}'s")
+    if not found.get("converged"):
+        raise InputError(str(found.get("reason", "not converged")))
+    results: dict[str, Any] = {}
+    for name, shape in (("forces", (len(task.symbols), 3)), ("stress", (6,)), ("magmoms", (len(task.symbols),))):
+        if found.get(name) is not None:
+            results[name] = np.array(found[name], dtype=float)
+            if results[name].shape != shape:
+                raise InputError(f"{name} in {RESULT} have shape {results[name].shape} instead of {shape}")
+    for name in ("energy", "free_energy", "magmom"):
+        if found.get(name) is not None:
+            results[name] = float(found[name])
+    atoms = task.atoms
+    atoms.info["provenance"] |= {"version": found["version"], "potentials": found.get("potentials", {})}
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms
+
+
+def compute(folder: Path, task: Task, backend: Backend) -> str:
+    """Compute a label with a loaded model and leave ``label.json``; returns why that failed, empty where it did not.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    identity = backend.identity
+    label: dict[str, Any] = {
+        "id": task.id,
+        "key": task.key,
+        "version": " ".join(filter(None, (identity["package"], identity["model"], identity["sha256"]))),
+    }
+    reason = ""
+    try:
+        backend.check_elements(task.symbols)
+        backend.calculator.calculate(task.atoms)
+        results = backend.calculator.results
+        label |= {"converged": True} | {name: np.asarray(values).tolist() for name, values in results.items()}
+    except (InputError, CalculationError) as error:
+        reason = str(error)
+        label |= {"converged": False, "reason": reason}
+    publish_files(folder, {RESULT: json.dumps(label)})
+    return reason

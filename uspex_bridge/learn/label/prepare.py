@@ -1,0 +1,227 @@
+"""Structures turned into folders that a code can compute labels in; done twice, it adds only what is new."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uspex_bridge.errors import ConfigError, InputError, OutputError
+from uspex_bridge.learn.identity import content_id
+from uspex_bridge.learn.label import kpoints, vasp_inputs
+from uspex_bridge.learn.label.settings import LabelSettings, format_settings, read_settings
+from uspex_bridge.learn.label.tasks import RESULT, SETTINGS, STRUCTURE, Task
+from uspex_bridge.learn.labels import read_frames
+from uspex_bridge.publish import publish_files
+from uspex_bridge.records import Structure
+from uspex_bridge.results.sources import open_sources
+from uspex_bridge.templating import TEMPLATES, render
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A structure to label; ``family`` empty means its own, ``pressure_gpa`` None that nothing says it."""
+
+    structure: Structure
+    origin: str
+    family: str = ""
+    pressure_gpa: float | None = None
+    reason: str = ""
+
+
+@dataclass
+class Prepared:
+    """What a preparation did: identities made new, there already, labelled already; job scripts; what to know."""
+
+    made: list[str] = field(default_factory=list)
+    there: list[str] = field(default_factory=list)
+    labelled: list[str] = field(default_factory=list)
+    scripts: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def candidates(places: Sequence[str]) -> Iterator[Candidate]:
+    """Yield the structures of extxyz files, results folders and everything else that ``open_sources`` reads.
+
+    ``info`` of extxyz frames may hold origin (or name), family, pressure_gpa and reason.
+
+    Raises:
+        InputError: a place cannot be read.
+    """
+    for place in places:
+        if place.endswith((".extxyz", ".xyz")):
+            yield from _from_extxyz(Path(place))
+            continue
+        pool = open_sources([place])
+        for entry, structure in pool.structures(pool.entries):
+            yield Candidate(structure, entry.name, pressure_gpa=entry.pressure_gpa)
+
+
+def _from_extxyz(path: Path) -> Iterator[Candidate]:
+    for number, atoms in enumerate(read_frames(path), 1):
+        info = atoms.info
+        if atoms.cell.rank < 3:
+            raise InputError(f"{path}: frame {number} has no cell in three dimensions")
+        pressure = next((info[key] for key in ("pressure_gpa", "pressure_GPa") if key in info), None)
+        yield Candidate(
+            Structure(tuple(atoms.symbols), atoms.cell.array, atoms.cell.scaled_positions(atoms.positions)),
+            str(info.get("origin") or info.get("name") or f"{path.stem}-{number}"),
+            str(info.get("family", "")),
+            None if pressure is None else float(pressure),
+            str(info.get("reason", "")),
+        )
+
+
+def prepare(
+    wanted: Iterable[Candidate],
+    labels: Path,
+    settings: LabelSettings,
+    *,
+    generation: int,
+    pressure_gpa: float | None = None,
+    potcars: Path | None = None,
+    known: Collection[str] = (),
+) -> Prepared:
+    """Write a folder per structure, job scripts for all that are not computed yet, and the settings.
+
+    Args:
+        wanted: the structures.
+        labels: folder of the labels; structures that it has already stay as they are.
+        settings: how labels are computed; a folder has one level of theory.
+        generation: of the search, or number of the cycle.
+        pressure_gpa: where a structure does not say the pressure of its search.
+        potcars: the user's POTCAR library, for VASP.
+        known: identities that need no label, normally those of the dataset.
+
+    Raises:
+        ConfigError: the folder has other settings, or a pressure or data set is missing.
+        OutputError: a file cannot be written.
+    """
+    if (labels / SETTINGS).is_file():
+        _same_level(labels, settings)
+    else:
+        _publish(labels, {SETTINGS: format_settings(settings)})
+    done = Prepared()
+    library = vasp_inputs.library(potcars) if settings.code == "vasp" else None
+    sets = None if library is None else vasp_inputs.Potcars(library)
+    if settings.code == "vasp" and sets is None:
+        done.notes.append(
+            f"no POTCAR library: POTCAR.spec names the data sets. Give --potcars DIR or set {vasp_inputs.VARIABLE} and "
+            "prepare again, or put POTCARs together yourself, in the order of POTCAR.spec"
+        )
+    for candidate in wanted:
+        structure = _grouped(candidate.structure)
+        identity = structure.comment
+        folder = labels / identity
+        if identity in known:
+            done.labelled.append(identity)
+        elif (folder / STRUCTURE).is_file() and not (sets is not None and (folder / "POTCAR.spec").is_file()):
+            done.there.append(identity)
+        else:
+            pressure = pressure_gpa if candidate.pressure_gpa is None else candidate.pressure_gpa
+            if pressure is None:
+                raise ConfigError(f"{candidate.origin}: nothing says the pressure of its search; give --pressure")
+            given, files = _inputs(structure, pressure, settings, sets)
+            task = _task(replace(candidate, structure=structure), pressure, settings, generation, given, files)
+            _publish(folder, {**files, STRUCTURE: task.text()})
+            if sets is not None:
+                (folder / "POTCAR.spec").unlink(missing_ok=True)
+            done.made.append(identity)
+    if done.made and settings.code != "model":
+        done.scripts = _write_jobs(labels, settings, done.made)
+    return done
+
+
+def _grouped(structure: Structure) -> Structure:
+    """Return a structure with its atoms grouped by element, as POSCAR and POTCAR need them, named by its identity."""
+    first = {symbol: k for k, symbol in reversed(list(enumerate(structure.symbols)))}
+    order = sorted(range(len(structure)), key=lambda k: (first[structure.symbols[k]], k))
+    symbols = tuple(structure.symbols[k] for k in order)
+    scaled = np.asarray(structure.scaled)[order]
+    return Structure(symbols, structure.cell, scaled, content_id(symbols, structure.cell, scaled))
+
+
+def _inputs(
+    structure: Structure, pressure: float, settings: LabelSettings, potcars: vasp_inputs.Potcars | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    match settings.code:
+        case "vasp":
+            return vasp_inputs.inputs(structure, pressure, settings, potcars)
+        case "gpaw":
+            return {
+                "functional": settings.functional,
+                "encut": settings.cutoff(pressure),
+                "kpoints": list(kpoints.grid(structure.cell, settings.kpoint_distance)),
+                "magmoms": settings.moments(structure.symbols),
+                "smearing": settings.smearing,
+                "ediff": settings.ediff,
+                "maxiter": settings.maxiter,
+            }, {}
+        case "model":
+            return {"calculator": settings.functional}, {}
+
+
+def _task(
+    candidate: Candidate,
+    pressure: float,
+    settings: LabelSettings,
+    generation: int,
+    given: dict[str, Any],
+    files: dict[str, str],
+) -> Task:
+    structure = candidate.structure
+    return Task(
+        id=structure.comment,
+        family=candidate.family or structure.comment,
+        generation=generation,
+        origin=candidate.origin,
+        reason=candidate.reason,
+        pressure_gpa=pressure,
+        symbols=structure.symbols,
+        cell=np.asarray(structure.cell, dtype=float).tolist(),
+        scaled=np.asarray(structure.scaled, dtype=float).tolist(),
+        level=settings.level,
+        inputs=given,
+        files={name: hashlib.sha256(text.encode()).hexdigest() for name, text in files.items()},
+    )
+
+
+def _same_level(labels: Path, settings: LabelSettings) -> None:
+    """Refuse to mix two levels of theory in one folder."""
+    if (old := read_settings(labels / SETTINGS, None).level) != settings.level:
+        raise ConfigError(
+            f"{labels}: was prepared with other settings ({old}, now {settings.level}; see {SETTINGS} there); labels "
+            "of two levels of theory cannot be trained on together. Name another folder"
+        )
+
+
+def _write_jobs(labels: Path, settings: LabelSettings, made: Sequence[str]) -> list[str]:
+    """Write job scripts for new structures, numbered: an array that still waits in a queue keeps its own list."""
+    number = 1 + sum(1 for _ in labels.glob("jobs-*.txt"))
+    values = {
+        "number": number,
+        "jobs": len(made),
+        "cores": settings.job.cores,
+        "walltime": settings.job.walltime,
+        "at_once": settings.job.at_once,
+        "command": settings.job.command,
+        "done": "grep -qs 'General timing' OUTCAR" if settings.code == "vasp" else f"[ -f {RESULT} ]",
+    }
+    files = {f"jobs-{number}.txt": "".join(f"{name}\n" for name in made)}
+    files |= {f"{kind}-{number}.sh": render(f"labels/{kind}.sh", values) for kind in ("slurm", "pbs")}
+    if settings.code == "gpaw":
+        files["run_gpaw.py"] = (TEMPLATES / "labels" / "run_gpaw.py").read_text(encoding="utf-8")
+    _publish(labels, files)
+    return [f"slurm-{number}.sh", f"pbs-{number}.sh"]
+
+
+def _publish(folder: Path, files: dict[str, str]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made: {error.strerror}") from error
+    publish_files(folder, files)

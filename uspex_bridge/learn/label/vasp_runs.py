@@ -1,0 +1,229 @@
+"""A finished VASP run read as a label, and every reason not to.
+
+vasprun.xml is read with pymatgen and held against OUTCAR: under PSTRESS the first has E + PV where the second has E,
+and a label is E. Forces and stress belong to the free energy F; E0 (sigma -> 0) is what hulls rank by.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from uspex_bridge.errors import InputError
+from uspex_bridge.learn.label import kpoints
+from uspex_bridge.learn.label.tasks import Task
+from uspex_bridge.units import kbar_to_gpa, pressure_of, stress_from_vasp
+
+#: Tags that change how a result is reached or what is printed, not the result.
+_HARMLESS = (
+    *("SYSTEM", "ALGO", "IALGO", "NELM", "NELMIN", "NELMDL", "NSIM", "NPAR", "NCORE", "KPAR", "LPLANE", "LSCALU"),
+    *("LSCALAPACK", "ISTART", "ICHARG", "INIWAV", "NWRITE", "LWAVE", "LCHARG", "LVTOT", "LVHAR", "LELF", "LORBIT"),
+    *("NEDOS", "EMIN", "EMAX", "AMIX", "BMIX", "AMIX_MAG", "BMIX_MAG", "AMIN", "MAXMIX", "IMIX", "NBANDS", "LMAXMIX"),
+    *("LASYNC", "LH5", "ISYM", "SYMPREC", "NGX", "NGY", "NGZ", "POTIM"),
+)
+#: VASP prints energies and coordinates with so many decimals that they agree to this, eV and Å.
+_ENERGY, _LENGTH = 1e-4, 1e-3
+#: OUTCAR prints the pressure in kB with two decimals.
+_PRESSURE_KBAR = 0.05
+
+
+def ended(folder: Path) -> bool:
+    """Tell whether VASP came to its end in a folder."""
+    try:
+        with (folder / "OUTCAR").open("rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - 20000))
+            return b"General timing" in stream.read()
+    except OSError:
+        return False
+
+
+def read(folder: Path, task: Task) -> Atoms:
+    """Read a run as a label.
+
+    Returns:
+        the structure as it was prepared, with energy (E0), free_energy (F), forces, stress and moments.
+
+    Raises:
+        InputError: it cannot be used, and why.
+    """
+    run, outcar = _open(folder)
+    for check in (_one_point, _settings, _converged, _species, _geometry, _kpoints):
+        check(run, task)
+    step = run.ionic_steps[-1]
+    forces, kbar = _array(step, "forces", (len(task.symbols), 3)), _array(step, "stress", (3, 3))
+    free, e0 = _energies(run, outcar, task)
+    stress = stress_from_vasp(kbar[[0, 1, 2, 0, 1, 2], [0, 1, 2, 1, 2, 0]])
+    _pressure(outcar, stress)
+    atoms = task.atoms
+    atoms.info["provenance"] |= {"version": f"vasp {run.vasp_version}", "potentials": _titles(run)}
+    results: dict[str, Any] = {"energy": e0, "free_energy": free, "forces": forces, "stress": stress}
+    moments = [row.get("tot", 0.0) for row in outcar.magnetization or ()]
+    if len(moments) == len(atoms):
+        results["magmoms"] = np.array(moments)
+    if outcar.total_mag is not None:
+        results["magmom"] = float(outcar.total_mag)
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms
+
+
+def _open(folder: Path) -> tuple[Any, Any]:
+    from pymatgen.io.vasp.outputs import Outcar, Vasprun
+
+    for name in ("OUTCAR", "vasprun.xml"):
+        if not (folder / name).is_file():
+            raise InputError(f"{name} is missing")
+    if not ended(folder):
+        raise InputError("OUTCAR ends in the middle; the run was stopped")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            run = Vasprun(
+                folder / "vasprun.xml",
+                parse_dos=False,
+                parse_eigen=False,
+                parse_potcar_file=False,
+                ionic_step_skip=None,
+            )
+        except SyntaxError as error:  # of lxml and of xml
+            raise InputError(f"vasprun.xml ends in the middle or is damaged ({error})") from None
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise InputError(f"vasprun.xml cannot be read: {type(error).__name__}: {error}") from None
+        try:
+            outcar = Outcar(folder / "OUTCAR")
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise InputError(f"OUTCAR cannot be read: {type(error).__name__}: {error}") from None
+    return run, outcar
+
+
+def _one_point(run: Any, task: Task) -> None:
+    if len(run.ionic_steps) != 1:
+        raise InputError(f"{len(run.ionic_steps)} ionic steps; a label is a single point (NSW = 0)")
+
+
+def _settings(run: Any, task: Task) -> None:
+    """Compare the INCAR that VASP saw with the one that was prepared."""
+    from pymatgen.io.vasp.inputs import Incar
+
+    wanted = Incar.from_str("".join(f"{tag} = {value}\n" for tag, value in task.inputs["incar"].items()))
+    found = Incar(run.incar)
+    if found.get("PSTRESS"):
+        raise InputError(f"PSTRESS = {found['PSTRESS']}: its energies are E + PV; run it without")
+    for tag in sorted({*wanted, *found} - {*_HARMLESS}):
+        if not _equal(tag, wanted.get(tag), found.get(tag)):
+            raise InputError(f"other settings: {tag} is {_said(found.get(tag))}, prepared was {_said(wanted.get(tag))}")
+
+
+def _equal(tag: str, one: Any, other: Any) -> bool:
+    if one is None or other is None:
+        return one is other
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and bool(np.allclose(one, other, rtol=1e-6, atol=1e-6))
+    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
+        return bool(np.isclose(float(one), float(other), rtol=1e-6, atol=0))
+    words = [str(value).strip(" .").lower() for value in (one, other)]
+    words = [{"t": "true", "f": "false"}.get(word, word) for word in words]
+    return words[0] == words[1] or (tag == "PREC" and words[0][:4] == words[1][:4])
+
+
+def _said(value: Any) -> str:
+    return "not set" if value is None else str(value)
+
+
+def _converged(run: Any, task: Task) -> None:
+    steps = len(run.ionic_steps[-1]["electronic_steps"])
+    nelm = int(run.parameters.get("NELM", 60))
+    if steps >= nelm:
+        raise InputError(f"electronic convergence not reached in NELM = {nelm} steps")
+    if not run.converged_electronic:
+        raise InputError("electronic convergence not reached")
+
+
+def _species(run: Any, task: Task) -> None:
+    symbols = tuple(str(symbol) for symbol in run.atomic_symbols)
+    if symbols != task.symbols:
+        given, wanted = " ".join(symbols), " ".join(task.symbols)
+        raise InputError(f"atoms are {given}, prepared was {wanted}; POSCAR and POTCAR disagree?")
+    potentials = task.inputs.get("potentials")
+    for symbol, title in _titles(run).items():
+        name = title.split()[1] if len(title.split()) > 1 else title
+        if name != task.inputs["sets"][symbol]:
+            raise InputError(f"POTCAR of {symbol} is {name}, prepared was {task.inputs['sets'][symbol]}")
+        if not title.startswith("PAW_PBE"):
+            raise InputError(f"POTCAR of {symbol} is '{title}', which is not PBE")
+        if potentials is not None and potentials[symbol] != title:
+            raise InputError(f"POTCAR of {symbol} is '{title}', prepared was '{potentials[symbol]}'")
+
+
+def _titles(run: Any) -> dict[str, str]:
+    """Return element -> POTCAR's title, both as VASP found them."""
+    elements = list(dict.fromkeys(str(symbol) for symbol in run.atomic_symbols))
+    return {element: " ".join(title.split()) for element, title in zip(elements, run.potcar_symbols, strict=False)}
+
+
+def _geometry(run: Any, task: Task) -> None:
+    found = run.final_structure
+    shifts = found.frac_coords - np.array(task.scaled)
+    shifts = (shifts - np.round(shifts)) @ np.array(task.cell)
+    if not np.allclose(found.lattice.matrix, task.cell, rtol=0, atol=_LENGTH) or np.abs(shifts).max() > _LENGTH:
+        raise InputError("cell or positions are not those that were prepared")
+
+
+def _kpoints(run: Any, task: Task) -> None:
+    """Check that the grid is at least as fine as the one prepared."""
+    points = run.kpoints
+    automatic = points.style.name in ("Gamma", "Monkhorst") and points.kpts
+    size = tuple(int(n) for n in points.kpts[0]) if automatic else (0, 0, 0)
+    if min(size, default=0) < 1 or len(size) != 3:
+        raise InputError("its k-points are no automatic grid; label with the KPOINTS that was prepared")
+    wanted = kpoints.distance_of(np.array(task.cell), tuple(task.inputs["kpoints"]))
+    if size != tuple(task.inputs["kpoints"]) and kpoints.distance_of(np.array(task.cell), size) < wanted - 1e-6:
+        raise InputError(f"k-points {size} are coarser than those prepared, {tuple(task.inputs['kpoints'])}")
+
+
+def _array(step: dict[str, Any], name: str, shape: tuple[int, ...]) -> Any:
+    if step.get(name) is None:
+        raise InputError(f"no {name} in vasprun.xml")
+    values = np.array(step[name], dtype=float)
+    if values.shape != shape:
+        raise InputError(f"{name} in vasprun.xml have shape {values.shape} instead of {shape}")
+    if not np.all(np.isfinite(values)):
+        raise InputError(f"{name} in vasprun.xml are not finite")
+    return values
+
+
+def _energies(run: Any, outcar: Any, task: Task) -> tuple[float, float]:
+    """Return F and E0 in eV after holding vasprun.xml's energies against OUTCAR's."""
+    step = run.ionic_steps[-1]
+    free, e0 = float(step["electronic_steps"][-1]["e_fr_energy"]), outcar.final_energy
+    printed = outcar.final_fr_energy
+    if printed is None or e0 is None or not np.all(np.isfinite([free, printed, e0])):
+        raise InputError("no finite energy in OUTCAR")
+    if abs(float(step["e_fr_energy"]) - printed) > _ENERGY:
+        difference = float(step["e_fr_energy"]) - printed
+        raise InputError(
+            f"energy of vasprun.xml is {difference:+.4f} eV off OUTCAR's: E + PV under PSTRESS, or files of two runs"
+        )
+    if abs(free - printed) > _ENERGY:
+        raise InputError(f"vasprun.xml has F = {free:.5f} eV, OUTCAR {printed:.5f} eV: files of two runs")
+    return float(printed), float(e0)
+
+
+def _pressure(outcar: Any, stress: Any) -> None:
+    """Hold the stress against OUTCAR's external pressure: same sign, same size, nothing subtracted."""
+    outcar.read_pattern({"pressure": r"external pressure\s*=\s*([-\d.]+) kB\s+Pullay stress\s*=\s*([-\d.]+)"})
+    printed = outcar.data.get("pressure") or []
+    if not printed:
+        raise InputError("no pressure in OUTCAR; the stress was not computed (ISIF)")
+    external, pulay = (float(word) for word in printed[-1])
+    own = pressure_of(stress)
+    if abs(kbar_to_gpa(external + pulay) - own) > kbar_to_gpa(_PRESSURE_KBAR):
+        raise InputError(
+            f"the stress in vasprun.xml means {own:.2f} GPa, OUTCAR says {kbar_to_gpa(external + pulay):.2f}: wrong "
+            "sign, or files of two runs"
+        )
