@@ -150,8 +150,7 @@ async def _serve_dask(
     cluster = await Cluster.connect(scheduler)
     threads = dict.fromkeys(VARIABLES, str(config.threads))
     crew = DaskCrew(cluster, WORKER[1:], config.service.jobs_per_worker, threads, log, lambda: daemon.end())
-    shape = f"the workers of the Dask scheduler at {scheduler} evaluate"
-    daemon = Daemon(place, config.service, crew, log, secret, shape)
+    daemon = Daemon(place, config.service, crew, log, secret, "every process with a Dask worker evaluates itself")
     await daemon.serve(listening)
 
 

@@ -150,6 +150,8 @@ class Daemon:
         await self.crew.close()
         for peer in list(self._peers):
             peer.writer.transport.abort()
+        while self._peers:  # each hears that it was hung up on
+            await asyncio.sleep(0.01)
         self.log.info("service %d has ended", os.getpid())
         lock.release()
 
