@@ -22,6 +22,7 @@ COMMANDS = {
     "results": ("results", "Look at a results folder: summary, best, show, export."),
     "hull": ("hull", "Show what is stable at a pressure."),
     "converged": ("converged", "Say whether a search has settled."),
+    "plot": ("plot", "Draw hull, ternary map, volumes, family tree, progress ..."),
     "compare": ("compare", "Compare the phases of two searches."),
     "rescore": ("rescore", "Compute a search again with another model."),
     "seeds": ("seeds", "Hand the best structures on to another search."),

@@ -149,19 +149,13 @@ def best(places: tuple[str, ...], most: int, as_json: bool, **options: Any) -> N
 @q.JSON
 def show(place: Path, ids: tuple[str, ...], symprec: float, poscar: bool, unrelaxed: bool, as_json: bool) -> None:
     """Show structures IDS (7 or EA7) of the results folder PLACE: enthalpies, crystal, family, record."""
-    from uspex_bridge.errors import InputError
     from uspex_bridge.results.folder import open_all
 
     opened = open_all([place])
     results = opened[-1]
     if len(opened) > 1:
         click.echo(f"{len(opened)} results folders; this is {results.label}", err=True)
-    chosen = []
-    for word in ids:
-        digits = word.upper().removeprefix("EA")
-        if not digits.isdigit() or int(digits) not in results.by_id:
-            raise InputError(f"{results.path}: there is no structure {word} in Individuals")
-        chosen.append(results.by_id[int(digits)])
+    chosen = [results.find(word) for word in ids]
     found = dict((results.unrelaxed if unrelaxed else results.structures)(chosen))
     structures = {entry.id: structure for entry, structure in found.items()}
     if as_json:

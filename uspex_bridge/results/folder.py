@@ -79,6 +79,17 @@ class Results:
         """The entries by ID."""
         return {entry.id: entry for entry in self.entries}
 
+    def find(self, word: str) -> Entry:
+        """Return the entry of an ID as a user types it, ``7`` or ``EA7``.
+
+        Raises:
+            InputError: there is none.
+        """
+        digits = word.upper().removeprefix("EA")
+        if not digits.isdigit() or int(digits) not in self.by_id:
+            raise InputError(f"{self.path}: there is no structure {word} in Individuals")
+        return self.by_id[int(digits)]
+
     @cached_property
     def generations(self) -> tuple[int, ...]:
         """The generations that have entries."""

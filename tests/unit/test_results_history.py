@@ -1,0 +1,202 @@
+"""Families, operators and phases under pressure: what the figures of a search's history are drawn from."""
+
+import shutil
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from results_making import Made, write_matlab
+
+from uspex_bridge.config import Config
+from uspex_bridge.errors import ConfigError, InputError
+from uspex_bridge.figures import family as family_figure
+from uspex_bridge.figures import pressure as pressure_figure
+from uspex_bridge.figures import progress as progress_figure
+from uspex_bridge.results.family import ancestors
+from uspex_bridge.results.folder import open_results
+from uspex_bridge.results.hull import build_hull
+from uspex_bridge.results.operators import progress
+from uspex_bridge.results.pressure import curves, differences, jumps, open_phases, relax_series, transitions
+from uspex_bridge.structures import read_structures
+from uspex_bridge.units import pv_energy
+
+CELL = bulk("Si", "diamond", 5.4)
+
+
+@pytest.fixture
+def search(tmp_path):
+    """Five generations of one composition: the best comes from a softmutation of a child of 2 and 3."""
+    rows = [
+        (1, -9.0, 1, "Random", ()),
+        (2, -9.4, 1, "Random", ()),
+        (3, -9.2, 1, "Seeds", ()),
+        (4, -9.6, 2, "Heredity", (2, 3)),
+        (5, -9.4, 2, "keptBest", (2,)),
+        (6, -9.5, 3, "Heredity", (4, 5)),
+        (7, -9.6, 3, "keptBest", (4,)),
+        (8, -9.6, 4, "keptBest", (7,)),
+        (9, -9.8, 5, "softmutate", (8,)),
+        (10, -9.3, 5, "Heredity", (8, 6)),
+    ]
+    made = [Made(i, CELL, h, g, origin, parents) for i, h, g, origin, parents in rows]
+    return open_results(write_matlab(tmp_path / "results1", made, ("Si",), 50.0))
+
+
+def heights(results):
+    return {p.entry.id: p.above for p in build_hull(results.entries).points}
+
+
+def test_ancestors_without_the_copies_that_were_only_kept(search):
+    found = ancestors(search, search.by_id[9], heights(search))
+    assert found.parents == {9: (4,), 4: (2, 3), 2: (), 3: ()}
+    assert found.kept == {8: 4}
+    assert found.main == (9, 4, 2)
+    assert [entry.id for entry in found.founders] == [2, 3]
+    wide = ancestors(search, search.by_id[10], heights(search))
+    assert wide.parents[10] == (4, 6)
+    assert wide.parents[6] == (4, 2)
+    assert ancestors(search, search.by_id[8], heights(search)).child.id == 4
+
+
+def test_family_tree_is_drawn_with_everyone(search, tmp_path):
+    found = ancestors(search, search.by_id[10], heights(search))
+    axes = family_figure.draw(found, heights(search)).axes[0]
+    written = " ".join(text.get_text() for text in axes.texts)
+    assert all(f"EA{number} " in written for number in (10, 6, 4, 3, 2))
+    assert "EA5 " not in written
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["1", "2", "3", "5"]
+    document = family_figure.document(found, heights(search))
+    assert {point["id"]: point["parents"] for point in document["points"]}[10] == [4, 6]
+
+
+def test_a_family_without_the_file_origin(search):
+    (search.path / "origin").unlink()
+    with pytest.raises(InputError, match=r"results1/origin: there is no such file"):
+        ancestors(open_results(search.path), search.by_id[9], {})
+
+
+def test_a_wide_family_names_only_its_main_line(tmp_path):
+    made = [Made(k, CELL, -9.0 - 0.001 * k, 1) for k in range(1, 33)]
+    parents = [(k, k + 1) for k in range(1, 33, 2)]
+    for generation in range(2, 7):
+        ids = []
+        for pair in parents:
+            number = len(made) + 1
+            made.append(Made(number, CELL, -9.0 - 0.01 * number, generation, "Heredity", pair))
+            ids.append(number)
+        parents = list(zip(ids[::2], ids[1::2], strict=False))
+    results = open_results(write_matlab(tmp_path / "results1", made, ("Si",)))
+    found = ancestors(results, results.entries[-1], heights(results))
+    assert len(found.members) == 63
+    assert len(family_figure.draw(found, heights(results)).axes[0].texts) == len(found.main) == 6
+
+
+def test_progress_and_operators(search):
+    found = progress(search, build_hull(search.entries), within=0.15)
+    (records,) = found.records.values()
+    assert [(r.entry.id, r.entry.origin) for r in records] == [(2, "Random"), (4, "Heredity"), (9, "softmutate")]
+    assert [r.above for r in records] == pytest.approx([0.2, 0.1, 0.0])
+    table = {s.operator: s for s in found.operators}
+    assert set(table) == {"Random", "Seeds", "Heredity", "softmutate"}
+    heredity = table["Heredity"]
+    assert (heredity.made, heredity.with_parents, heredity.better, heredity.near) == (3, 3, 1, 2)
+    assert [table[name].stable for name in ("softmutate", "Heredity")] == [1, 0]
+    axes = progress_figure.draw(found).axes
+    assert [t.get_text() for t in axes[1].texts if t.get_text().startswith("soft")] == ["softmutate"]
+
+
+def test_progress_needs_generations(search, tmp_path):
+    from dataclasses import replace
+
+    unknown = replace(search, entries=tuple(replace(entry, generation=None) for entry in search.entries))
+    with pytest.raises(InputError, match="which generation"):
+        progress(unknown, build_hull(search.entries))
+
+
+def murnaghan(name, v0, e0, pressures, level=""):
+    """A phase with K = 60 GPa, K' = 4 at its equilibrium volume under each pressure, as ASE atoms with energies."""
+    k0, kp = 60.0, 4.0
+    images = []
+    for p in pressures:
+        v = v0 * (1 + kp * p / k0) ** (-1 / kp)
+        work = pv_energy(k0, v) / kp * ((v0 / v) ** kp / (kp - 1) + 1) - pv_energy(k0, v0) / (kp - 1)
+        atoms = Atoms("Ca", cell=[v ** (1 / 3)] * 3, pbc=True)
+        atoms.info |= {"name": name, "pressure_gpa": float(p), "energy": e0 + work, "level": level}
+        images.append(atoms)
+    return images
+
+
+def test_phases_against_pressure(tmp_path):
+    wide, dense = murnaghan("fcc", 42.0, -2.0, range(0, 41, 5)), murnaghan("bcc", 40.0, -1.9, range(0, 41, 10))
+    ase.io.write(tmp_path / "all.extxyz", [*wide, *dense])
+    found = curves(open_phases([tmp_path / "all.extxyz"]))
+    assert [(c.phase, len(c.entries)) for c in found] == [("fcc", 9), ("bcc", 5)]
+    assert not jumps(found[0])
+    first, second = differences(found)
+    assert max(map(abs, first.differences)) < 1e-12
+    assert second.pressures == (0, 10, 20, 30, 40)
+    assert second.differences[0] == pytest.approx(0.1)
+    (change,) = transitions([first, second])
+    assert (change.below, change.above) == ("fcc", "bcc")
+    mean_gap = pv_energy(1.0, np.mean([a.get_volume() - b.get_volume() for a, b in zip(wide[::2], dense, strict=True)]))
+    assert change.pressure_gpa == pytest.approx(0.1 / mean_gap, abs=3)
+    figure = pressure_figure.draw([first, second], [change], reference="fcc")
+    assert {"fcc", "bcc"} <= {text.get_text() for text in figure.axes[0].texts}
+    with pytest.raises(ConfigError, match="no phase is called hcp; there are fcc, bcc"):
+        differences(found, "hcp")
+
+
+def test_the_reference_is_interpolated_and_never_extrapolated(tmp_path):
+    ase.io.write(tmp_path / "a.extxyz", murnaghan("fcc", 42.0, -2.0, (0, 10, 20, 30)))
+    ase.io.write(tmp_path / "b.extxyz", murnaghan("fine", 42.0, -2.0, (-5, 5, 15, 25, 35)))
+    found = curves(open_phases([tmp_path / "a.extxyz", tmp_path / "b.extxyz"]))
+    _, fine = differences(found)
+    assert fine.pressures == (5, 15, 25)
+    assert max(map(abs, fine.differences)) < 0.02
+
+
+def test_a_model_that_changes_state_is_said(tmp_path):
+    broken = murnaghan("fcc", 42.0, -2.0, (0, 10)) + murnaghan("fcc", 24.0, -2.0, (20, 30))
+    ase.io.write(tmp_path / "a.extxyz", broken)
+    (curve,) = curves(open_phases([tmp_path / "a.extxyz"]))
+    (line,) = jumps(curve)
+    assert line.startswith("fcc: from 10 to 20 GPa H rises by ")
+
+
+def test_levels_keep_their_own_reference(tmp_path):
+    images = [
+        *murnaghan("fcc", 42.0, -2.0, (0, 20), "model"),
+        *murnaghan("bcc", 40.0, -1.9, (0, 20), "model"),
+        *murnaghan("fcc", 41.0, -7.0, (0, 20), "PBE"),
+        *murnaghan("bcc", 40.0, -6.7, (0, 20), "PBE"),
+    ]
+    ase.io.write(tmp_path / "a.extxyz", images)
+    found = {(d.level, d.phase): d.differences[0] for d in differences(curves(open_phases([tmp_path / "a.extxyz"])))}
+    assert found["model", "bcc"] == pytest.approx(0.1)
+    assert found["PBE", "bcc"] == pytest.approx(0.3)
+    ase.io.write(tmp_path / "b.extxyz", images[:3] + images[6:])
+    with pytest.raises(ConfigError, match=r"fcc is not there at the level of theory 'PBE'"):
+        differences(curves(open_phases([tmp_path / "b.extxyz"])))
+
+
+def test_phases_relaxed_here_keep_their_symmetry(tmp_path):
+    from uspex_bridge.byhand import Task
+    from uspex_bridge.cli.relax import with_model
+
+    for name, atoms in {"fcc": bulk("Ca", "fcc", 5.5), "bcc": bulk("Ca", "bcc", 4.4)}.items():
+        ase.io.write(tmp_path / f"{name}.vasp", atoms)
+    phases = {name: read_structures(tmp_path / f"{name}.vasp")[0] for name in ("fcc", "bcc")}
+    task = Task(config=with_model(Config(), "toy"), out=tmp_path / "out", resume=True)
+    done = list(relax_series(phases, [0.0, 20.0], task))
+    assert [(p, one.name) for p, one in done] == [(p, name) for p in (0.0, 20.0, 0.0) for name in ("fcc", "bcc")]
+    assert {one.after for _, one in done if one.name == "fcc"} == {"Fm-3m (225)"}
+    found = {c.phase: c for c in curves(open_phases([tmp_path / "out"]))}
+    assert list(found["bcc"].pressures) == [0, 20]
+    assert not jumps(found["fcc"], 0.05)
+    record = (tmp_path / "out" / "20GPa" / "bridge_record.jsonl").read_text()
+    list(relax_series(phases, [0.0, 20.0], task))
+    assert (tmp_path / "out" / "20GPa" / "bridge_record.jsonl").read_text() == record
+    shutil.rmtree(tmp_path / "out" / "0GPa")
+    assert len(curves(open_phases([tmp_path / "out"]))[0].entries) == 1

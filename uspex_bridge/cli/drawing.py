@@ -1,0 +1,162 @@
+"""Options that the figures share, and writing them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.options import settings
+
+if TYPE_CHECKING:
+    from uspex_bridge.figures.diagram import Diagram
+    from uspex_bridge.results.folder import Results
+    from uspex_bridge.results.model import Entry, Pool
+    from uspex_bridge.results.stability import Assessment
+
+
+def out(name: str) -> Callable[..., Any]:
+    """Return the options of what is written, with the name of the picture by default."""
+    return settings(
+        click.option(
+            "-o",
+            "--out",
+            "outs",
+            multiple=True,
+            type=click.Path(path_type=Path),
+            help=f"Picture to write: .png, .svg, .pdf, some .html; several at once.  [default: {name}.png]",
+        ),
+        click.option("--width", type=click.FloatRange(min=30), help="Of the picture, mm; a journal's column is 85."),
+        click.option("--dpi", type=click.IntRange(min=50), default=300, show_default=True, help="Of pixels in it."),
+        click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Also write the drawn numbers here."),
+        click.option("--json", "as_json", is_flag=True, help="Print the drawn numbers as JSON."),
+    )
+
+
+FAR = click.option(
+    "--far",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.05,
+    show_default=True,
+    help="End of the scale of distances to the hull, eV/atom; all beyond has one colour.",
+)
+LABELS = click.option(
+    "--labels", type=click.IntRange(min=0), default=15, show_default=True, help="Name at most so many stable phases."
+)
+ONLINE = click.option("--online", is_flag=True, help="A small .html that loads plotly.js from the network.")
+PER_LEVEL = click.option("--per-level", is_flag=True, help="A hull for each level of theory, in one figure.")
+SOURCES = settings(q.PLACES, q.REFERENCES, q.PRESSURE, q.COMPONENTS, q.LEVELS, q.MIX, q.RECORD)
+
+
+def answers_to(places: Iterable[str], options: Mapping[str, Any]) -> tuple[Pool, dict[str, Assessment]]:
+    """Open places and build their hull, or one per level of theory; duplicates matter only on the hull itself."""
+    from uspex_bridge.results.hull import TIE
+    from uspex_bridge.results.stability import Question, assess, assess_per_level
+
+    pool = q.open_pool(places, options)
+    components = options.get("components")
+    question = Question(
+        pressure_gpa=options.get("pressure"),
+        components=tuple(components.replace(" ", "").split(",")) if components else None,
+        within=TIE,
+        mix_levels=options.get("mix_levels", False),
+    )
+    found = assess_per_level(pool, question) if options.get("per_level") else {"": assess(pool, question)}
+    for answer in found.values():
+        q.warn(answer.warnings)
+    return pool, found
+
+
+def diagram_of(places: Iterable[str], options: Mapping[str, Any]) -> Diagram:
+    """Open places and put their hulls on one diagram; what could not be read is told."""
+    from uspex_bridge.figures.diagram import make_diagram
+
+    pool, answers = answers_to(places, options)
+    diagram = make_diagram(answers)
+    q.tell_notes(pool.notes)
+    return diagram
+
+
+def search_of(place: str, options: Mapping[str, Any]) -> tuple[Results, Assessment]:
+    """Open one search (of several results folders, the last) with references, and build its hull.
+
+    Raises:
+        ConfigError: the place holds no search.
+    """
+    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.results.folder import Results
+
+    pool, answers = answers_to([place], options)
+    searches = [source for source in pool.sources.values() if isinstance(source, Results)]
+    if not searches:
+        raise ConfigError(f"{place}: this is no search of USPEX; it has neither generations nor parents")
+    q.tell_notes(pool.notes)
+    return searches[-1], answers[""]
+
+
+def best_of(results: Results, answer: Assessment) -> Entry:
+    """Return the search's stable structure of lowest enthalpy of formation, else its structure nearest the hull.
+
+    Raises:
+        InputError: it has no structure with an enthalpy.
+    """
+    from uspex_bridge.errors import InputError
+
+    mine = [point for point in answer.hull.points if point.entry.run == results.label]
+    if not mine:
+        raise InputError(f"{results.path}: it has no structure with an enthalpy")
+    return min(mine, key=lambda point: (not point.vertex, point.formation if point.vertex else point.above)).entry
+
+
+def tell_unnamed(diagram: Diagram, labels: int) -> None:
+    """Say how many stable phases have no name in the figure."""
+    left = len(diagram.labelled) - labels
+    if left > 0:
+        click.echo(f"note: {left} of {len(diagram.labelled)} stable phases are not named (--labels)", err=True)
+
+
+def finish(
+    name: str,
+    options: Mapping[str, Any],
+    document: Mapping[str, Any],
+    draw: Callable[[dict[str, Any]], Any],
+    page: Callable[[], Any] | None = None,
+) -> None:
+    """Write the pictures and numbers that were asked for.
+
+    Args:
+        name: of the figure; the picture's by default.
+        options: see :func:`out`.
+        document: the drawn numbers; the CSV holds its ``points``.
+        draw: makes the figure, given the width where one was asked for.
+        page: makes the interactive form, where there is one.
+
+    Raises:
+        ConfigError: an ending is none that this figure can be written as.
+        OutputError: a file cannot be written.
+    """
+    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.figures import style
+    from uspex_bridge.results.tables import as_csv
+
+    width = {"width": options["width"]} if options["width"] else {}
+    figure = None
+    for path in options["outs"] or (Path(f"{name}.png"),):
+        if path.suffix.lower() == ".html":
+            if page is None:
+                raise ConfigError(f"{path}: this figure has no interactive form; take {', '.join(style.FORMATS)}")
+            from uspex_bridge.figures import interactive
+
+            interactive.save(page(), path, online=options.get("online", False))
+        else:
+            figure = figure or draw(width)
+            style.save(figure, path, options["dpi"])
+        click.echo(str(path), err=options["as_json"])
+    if options["csv_file"] is not None:
+        q.write_text(options["csv_file"], as_csv(document["points"]))
+    if options["as_json"]:
+        click.echo(json.dumps(document, indent=1, ensure_ascii=False))

@@ -1,0 +1,210 @@
+"""``uspex-bridge plot``: figures of a search, good enough to print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from uspex_bridge.cli import drawing as d
+from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.plot_pressure import pressure
+
+
+@click.group(context_settings=q.CONTEXT)
+def command() -> None:
+    """Draw figures of results: each command makes one, as PNG, SVG or PDF, some also as an interactive page.
+
+    Example: uspex-bridge plot hull results1 -o hull.pdf -o hull.html
+    """
+
+
+command.add_command(pressure)
+
+
+@command.command(context_settings=q.CONTEXT)
+@d.SOURCES
+@d.PER_LEVEL
+@d.FAR
+@click.option(
+    "--top", type=float, help="Highest enthalpy of formation, eV/atom.  [default: as high as the hull is deep]"
+)
+@d.LABELS
+@d.ONLINE
+@d.out("hull")
+def hull(places: tuple[str, ...], far: float, top: float | None, labels: int, **options: Any) -> None:
+    """Draw the convex hull of a binary system: enthalpy of formation against composition.
+
+    Phases on the hull are named, near-ties ringed; the colour is the distance to the hull, the marker tells search
+    from references or, with --per-level, levels of theory. Of three elements, --components chooses two.
+
+    Example: uspex-bridge plot hull results1 --components Ca,Ni -o hull.pdf
+    """
+    diagram = d.diagram_of(places, options)
+    from uspex_bridge.figures import hull as figure
+
+    document = figure.document(diagram, top)
+    d.tell_unnamed(diagram, labels)
+
+    def page() -> Any:
+        from uspex_bridge.figures import interactive
+
+        return interactive.hull(diagram, far=far, top=top)
+
+    d.finish(
+        "hull", options, document, lambda size: figure.draw(diagram, far=far, top=top, labels=labels, **size), page
+    )
+
+
+@command.command(context_settings=q.CONTEXT)
+@d.SOURCES
+@d.PER_LEVEL
+@click.option(
+    "--colour",
+    type=click.Choice(["formation", "above", "both"]),
+    default="both",
+    show_default=True,
+    help="By enthalpy of formation, by distance to the hull, or a map each.",
+)
+@d.FAR
+@d.LABELS
+@d.ONLINE
+@d.out("ternary")
+def ternary(places: tuple[str, ...], colour: Any, far: float, labels: int, **options: Any) -> None:
+    """Draw the map of a ternary system: the lowest structure at each composition, tie lines, stable phases named.
+
+    Example: uspex-bridge plot ternary results1 --colour above -o map.svg
+    """
+    diagram = d.diagram_of(places, options)
+    from uspex_bridge.figures import ternary as figure
+
+    document = figure.document(diagram)
+    d.tell_unnamed(diagram, labels)
+
+    def page() -> Any:
+        from uspex_bridge.figures import interactive
+
+        return interactive.ternary(diagram, far=far)
+
+    def draw(size: dict[str, Any]) -> Any:
+        return figure.draw(diagram, colour=colour, far=far, labels=labels, **size)
+
+    d.finish("ternary", options, document, draw, page)
+
+
+@command.command(context_settings=q.CONTEXT)
+@d.SOURCES
+@d.PER_LEVEL
+@click.option(
+    "--quantity",
+    type=click.Choice(["enthalpy", "formation"]),
+    default="enthalpy",
+    show_default=True,
+    help="What is drawn upwards, per atom.",
+)
+@click.option(
+    "--spreads",
+    type=click.FloatRange(min=1),
+    default=6.0,
+    show_default=True,
+    help="Robust standard deviations that make an outlier.",
+)
+@d.FAR
+@d.ONLINE
+@d.out("volume")
+def volume(places: tuple[str, ...], quantity: Any, spreads: float, far: float, **options: Any) -> None:
+    """Draw enthalpy against volume of all structures, with those that stand out ringed and listed.
+
+    Volumes and enthalpies that are far from a robust fit by composition are signs of a model that extrapolates.
+
+    Example: uspex-bridge plot volume results1 -o volume.png
+    """
+    diagram = d.diagram_of(places, options)
+    from uspex_bridge.figures import volume as figure
+
+    volumes = figure.gather(diagram, spreads)
+    if volumes.outliers is None:
+        click.echo("note: too few different structures to tell which of them stand out", err=True)
+    q.warn(f"outlier: {outlier}" for outlier in volumes.outliers or ())
+
+    def page() -> Any:
+        from uspex_bridge.figures import interactive
+
+        return interactive.volume(volumes, quantity=quantity, far=far)
+
+    def draw(size: dict[str, Any]) -> Any:
+        return figure.draw(volumes, quantity=quantity, far=far, **size)
+
+    d.finish("volume", options, figure.document(volumes), draw, page)
+
+
+@command.command(context_settings=q.CONTEXT)
+@d.SOURCES
+@d.out("coverage")
+def coverage(places: tuple[str, ...], **options: Any) -> None:
+    """Draw which compositions have been visited and how often, of two or three components.
+
+    Small grey dots are compositions that no structure has, up to the largest cell that occurs.
+
+    Example: uspex-bridge plot coverage results1 -o coverage.png
+    """
+    diagram = d.diagram_of(places, options)
+    from uspex_bridge.figures import coverage as figure
+
+    counted = figure.gather(diagram)
+    d.finish("coverage", options, figure.document(counted), lambda size: figure.draw(counted, **size))
+
+
+@command.command(context_settings=q.CONTEXT)
+@click.argument("place")
+@click.argument("structure", required=False)
+@q.REFERENCES
+@q.PRESSURE
+@q.COMPONENTS
+@q.LEVELS
+@q.MIX
+@q.RECORD
+@d.out("family")
+def family(place: str, structure: str | None, **options: Any) -> None:
+    """Draw the family tree of STRUCTURE (7 or EA7) of the search at PLACE, back to random structures and seeds.
+
+    By default it is the stable phase with the lowest enthalpy of formation, or, in a search at one composition, the
+    lowest one.
+
+    Example: uspex-bridge plot family results1 EA137 -o family.svg
+    """
+    from uspex_bridge.results.family import ancestors
+
+    results, answer = d.search_of(place, options)
+    height = {p.entry.id: p.above for p in answer.hull.points if p.entry.run == results.label}
+    found = ancestors(results, results.find(structure) if structure else d.best_of(results, answer), height)
+    from uspex_bridge.figures import family as figure
+
+    d.finish("family", options, figure.document(found, height), lambda size: figure.draw(found, height, **size))
+
+
+@command.command(context_settings=q.CONTEXT)
+@click.argument("place")
+@q.within(0.05)
+@click.option("--top", type=float, help="Upper end of the axis, eV/atom.")
+@q.REFERENCES
+@q.PRESSURE
+@q.COMPONENTS
+@q.LEVELS
+@q.MIX
+@q.RECORD
+@d.out("progress")
+def progress(place: str, within: float, top: float | None, **options: Any) -> None:
+    """Draw how the best structures of the search at PLACE came about, by generation and operator.
+
+    A line per stable composition follows its lowest structure; the table below says what each operator achieved.
+
+    Example: uspex-bridge plot progress results1 -o progress.pdf
+    """
+    from uspex_bridge.results.operators import progress as follow
+
+    results, answer = d.search_of(place, options)
+    found = follow(results, answer.hull, within)
+    from uspex_bridge.figures import progress as figure
+
+    d.finish("progress", options, figure.document(found), lambda size: figure.draw(found, top=top, **size))

@@ -1,0 +1,130 @@
+"""``uspex-bridge plot pressure``: which phase is lowest at which pressure."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uspex_bridge.cli import drawing as d
+from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.options import RUN_OPTIONS
+
+if TYPE_CHECKING:
+    from uspex_bridge.results.model import Pool
+
+_SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
+
+
+@click.command(context_settings=q.CONTEXT)
+@click.argument("places", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--to", "reference", help="Phase that the others are measured against.  [default: the first]")
+@click.option("--pressures", metavar="FROM:TO:STEP", help="Relax the structures here, at these pressures, GPa.")
+@click.option("--model", help="... with this: a calculator's name, or KIND:WEIGHTS (mace:my.model); else the protocol.")
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    default=Path("pressures"),
+    show_default=True,
+    help="... and leave them in this folder; what it has already is not computed again.",
+)
+@RUN_OPTIONS
+@d.out("pressure")
+def pressure(
+    places: tuple[Path, ...],
+    reference: str | None,
+    pressures: str | None,
+    model: str | None,
+    keep: Path,
+    **options: Any,
+) -> None:
+    """Draw enthalpies of phases relative to one of them, against pressure.
+
+    PLACES are files of structures that were relaxed at several pressures (extxyz with name and pressure_gpa, a table
+    of CIFs), or folders that relax left, one for each pressure. With --pressures they are one starting structure per
+    phase, named after its file, and are relaxed here with their symmetry kept, at rising and then at falling
+    pressures; the lower enthalpy counts.
+
+    Example: uspex-bridge plot pressure fcc.vasp bcc.vasp sc.vasp --model chgnet --pressures 0:100:10
+    """
+    settings = {key: options.pop(key) for key in _SETTINGS}
+    pool = _relaxed(places, pressures, model, keep, settings) if pressures else _opened(places, model)
+    from uspex_bridge.results.pressure import curves, differences, jumps, transitions
+
+    found = curves(pool)
+    q.warn(line for curve in found for line in jumps(curve))
+    against = reference or found[0].phase
+    lines = differences(found, against)
+    changes = transitions(lines)
+    for change in changes:
+        level = f" ({change.level})" if change.level else ""
+        click.echo(f"{change.below} to {change.above} at {change.pressure_gpa:.1f} GPa{level}", err=options["as_json"])
+    q.tell_notes(pool.notes)
+    from uspex_bridge.figures import pressure as figure
+
+    document = figure.document(lines, changes, found, against)
+    d.finish("pressure", options, document, lambda size: figure.draw(lines, changes, reference=against, **size))
+
+
+def _opened(places: tuple[Path, ...], model: str | None) -> Pool:
+    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.results.pressure import open_phases
+
+    if model:
+        raise ConfigError("--model relaxes structures; say at which --pressures, such as 0:100:10")
+    return open_phases(places)
+
+
+def _relaxed(places: tuple[Path, ...], pressures: str, model: str | None, keep: Path, options: dict[str, Any]) -> Pool:
+    """Relax the structures at every pressure and open what is left."""
+    from uspex_bridge.cli.relax import with_model
+    from uspex_bridge.cli.vasp import read_settings
+    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.threads import limit_threads
+
+    steps = parse_range(pressures)
+    config = read_settings(Path.cwd(), options)
+    limit_threads(config.threads)
+    from uspex_bridge.byhand import Task
+    from uspex_bridge.results.pressure import open_phases, relax_series
+    from uspex_bridge.structures import read_structures
+
+    phases = {}
+    for path in places:
+        structures = read_structures(path)
+        for number, structure in enumerate(structures, 1):
+            name = path.stem if len(structures) == 1 else f"{path.stem}-{number}"
+            if name in phases:
+                raise ConfigError(f"{path}: another file is called {name} too; phases are named after their files")
+            phases[name] = structure
+    task = Task(config=with_model(config, model) if model else config, out=keep, resume=True)
+    hidden, total = not sys.stderr.isatty(), (2 * len(steps) - 1) * len(phases)
+    with click.progressbar(length=total, label="relaxing", file=sys.stderr, hidden=hidden) as bar:
+        for at, done in relax_series(phases, steps, task):
+            if "output" not in done.fields:
+                q.warn([f"{done.name} at {at:g} GPa: {done.fields.get('reason')}; this point is left out"])
+            elif done.before != done.after:
+                q.warn([f"{done.name} at {at:g} GPa: it was {done.before} and became {done.after}"])
+            bar.update(1)
+    return open_phases([keep / f"{at:g}GPa" for at in steps])
+
+
+def parse_range(text: str) -> list[float]:
+    """Read ``0:100:10`` (end included) or ``0,20,50``, GPa.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    from uspex_bridge.errors import ConfigError
+
+    try:
+        if ":" not in text:
+            return sorted({float(word) for word in text.split(",")})
+        first, last, step = (float(word) for word in text.split(":"))
+    except ValueError:
+        raise ConfigError(f"--pressures {text}: give FROM:TO:STEP or a list such as 0,20,50, in GPa") from None
+    if step <= 0 or last < first:
+        raise ConfigError(f"--pressures {text}: nothing lies between; give FROM:TO:STEP, in GPa")
+    return [round(first + k * step, 6) for k in range(int((last - first) / step + 1e-9) + 1)]

@@ -1,0 +1,175 @@
+"""What the figures of a composition space draw: every entry with its place on the hull, and what is labelled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from uspex_bridge.errors import ConfigError
+from uspex_bridge.results.folder import Results
+from uspex_bridge.results.hull import TIE, Point
+from uspex_bridge.results.model import Composition, Entry
+from uspex_bridge.results.stability import Assessment, stable_phases
+
+#: Series of what states no level of theory.
+UNSTATED = "level of theory not stated"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An entry on a diagram.
+
+    Attributes:
+        entry: it.
+        fractions: of each component, sum 1.
+        formation, above: enthalpy of formation and distance to the hull, eV/atom.
+        vertex: whether it is a corner of the hull.
+        series: what it came from: level of theory, or search and references.
+    """
+
+    entry: Entry
+    fractions: tuple[float, ...]
+    formation: float
+    above: float
+    vertex: bool
+    series: str
+
+    def row(self, components: Sequence[str]) -> dict[str, Any]:
+        """Return it as plain values."""
+        entry = self.entry
+        return {
+            "name": entry.name,
+            "formula": entry.formula,
+            **{f"x_{name}": round(x, 6) for name, x in zip(components, self.fractions, strict=True)},
+            "formation_enthalpy": round(self.formation, 6),
+            "above_hull": round(self.above, 6),
+            "enthalpy_per_atom": entry.enthalpy_per_atom,
+            "volume_per_atom": entry.volume_per_atom if entry.volume == entry.volume else None,
+            "stable": self.vertex,
+            "series": self.series,
+            "level": entry.level or None,
+            "generation": entry.generation,
+            "origin": entry.origin,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Diagram:
+    """One composition space with everything in it; of several levels of theory each has a hull of its own.
+
+    Attributes:
+        components: corners; the same for all hulls.
+        pressure_gpa: GPa, None where nothing says it.
+        marks: all entries, the farthest from its hull first, so that the best are drawn on top.
+        series: names of the series, in order.
+        edges: of each hull its tie lines, pairs of corners, by series or level.
+        labelled: phases on a hull with their space group (``?`` where unknown): corners of the diagram, then the
+            lowest, near-ties last.
+    """
+
+    components: tuple[str, ...]
+    pressure_gpa: float | None
+    marks: tuple[Mark, ...]
+    series: tuple[str, ...]
+    edges: Mapping[str, tuple[tuple[Mark, Mark], ...]]
+    labelled: tuple[tuple[Mark, str], ...]
+
+    def lowest(self) -> list[Mark]:
+        """Return the lowest mark at each composition of each series, in the order of ``marks``."""
+        best: dict[tuple[str, Composition], Mark] = {}
+        for mark in self.marks:
+            best[mark.series, mark.entry.reduced] = mark  # the lowest comes last
+        kept = {id(mark) for mark in best.values()}
+        return [mark for mark in self.marks if id(mark) in kept]
+
+    def where(self) -> str:
+        """Return the pressure in words, empty where unknown."""
+        return "" if self.pressure_gpa is None else f"{self.pressure_gpa:g} GPa"
+
+
+def make_diagram(answers: Mapping[str, Assessment]) -> Diagram:
+    """Put one assessment, or one per level of theory, on one diagram.
+
+    Raises:
+        ConfigError: they have different components.
+    """
+    named = {tuple(answer.hull.names) for answer in answers.values()}
+    orders = {tuple(sorted(names)) for names in named}
+    if len(orders) > 1:
+        listed = "; ".join(", ".join(names) for names in named)
+        raise ConfigError(f"the levels of theory span different hulls ({listed}); say --components")
+    components = _in_order(next(iter(answers.values())))
+    marks: list[Mark] = []
+    edges: dict[str, tuple[tuple[Mark, Mark], ...]] = {}
+    labelled: list[tuple[Mark, str]] = []
+    for name, answer in answers.items():
+        order = [answer.hull.names.index(component) for component in components]
+        series = _series(answer, len(answers) > 1)
+        made = {p.entry.name: _mark(p, order, series(p.entry)) for p in answer.hull.points}
+        marks += made.values()
+        edges[name] = tuple((made[a], made[b]) for a, b in _edges(answer))
+        labelled += [(made[phase.entry.name], answer.space_group(phase)) for phase in stable_phases(answer)]
+    marks.sort(key=lambda mark: (-mark.above, mark.vertex))
+    labelled.sort(key=lambda pair: (is_tie(pair[0]), max(pair[0].fractions) < 1, pair[0].formation))
+    pressure = next(iter(answers.values())).pressure_gpa
+    names = Counter(mark.series for mark in marks).most_common()
+    return Diagram(components, pressure, tuple(marks), tuple(name for name, _ in names), edges, tuple(labelled))
+
+
+def _mark(point: Point, order: Sequence[int], series: str) -> Mark:
+    total = sum(point.amounts)
+    fractions = tuple(point.amounts[k] / total for k in order)
+    return Mark(point.entry, fractions, point.formation, point.above, point.vertex, series)
+
+
+def _in_order(answer: Assessment) -> tuple[str, ...]:
+    """Return the components in the order in which the search names its elements, where they are those."""
+    names = answer.hull.names
+    searches = (source for source in answer.pool.sources.values() if isinstance(source, Results))
+    species = next(
+        (search.settings.species for search in searches if set(names) <= set(search.settings.species)), names
+    )
+    return tuple(name for name in species if name in names)
+
+
+def _series(answer: Assessment, several: bool) -> Callable[[Entry], str]:
+    """Return what names an entry's series: its level where there are several, else whether it is a reference."""
+    searches = {label for label, source in answer.pool.sources.items() if isinstance(source, Results)}
+    if several or len(answer.levels) > 1 or not 0 < len(searches) < len(answer.pool.sources):
+        return lambda entry: entry.level or UNSTATED
+    return lambda entry: "search" if entry.run in searches else "reference"
+
+
+def _edges(answer: Assessment) -> Iterable[tuple[str, str]]:
+    """Return the tie lines of a hull as pairs of names, each once."""
+    pairs = set()
+    for facet in answer.hull.facets:
+        names = sorted(point.entry.name for point in facet)
+        pairs |= {(a, b) for k, a in enumerate(names) for b in names[k + 1 :]}
+    return sorted(pairs)
+
+
+def is_tie(mark: Mark) -> bool:
+    """Tell whether a mark lies so close to the hull that it shares it without being a corner."""
+    return mark.above <= TIE and not mark.vertex
+
+
+def need_components(diagram: Diagram, count: int, figure: str) -> None:
+    """Check that a figure can show so many components.
+
+    Raises:
+        ConfigError: it cannot; the message says which figure can.
+    """
+    found = len(diagram.components)
+    if found == count:
+        return
+    listed = ", ".join(diagram.components)
+    if found == 1:
+        advice = "all structures have one composition: see plot volume and plot progress"
+    elif found > count:
+        advice = f"choose {count} of them with --components" + (", or see plot ternary" if found == 3 else "")
+    else:
+        advice = "see plot hull" if found == 2 else "see plot ternary"
+    raise ConfigError(f"{figure} shows {count} components and here are {found} ({listed}); {advice}")

@@ -1,0 +1,157 @@
+"""The family tree of a structure: the oldest ancestors on top, the structure itself at the bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from uspex_bridge.figures import style
+from uspex_bridge.results.family import Family
+from uspex_bridge.results.model import Entry
+
+#: mm that a member with a label takes up across, and a generation downwards.
+_ACROSS, _DOWN = 25.0, 13.0
+#: The highest figure, mm.
+_HIGHEST = 230.0
+
+
+@style.styled
+def draw(family: Family, height: Mapping[int, float], *, width: float | None = None) -> Figure:
+    """Draw the tree; the heavy line follows the better parent of each.
+
+    Args:
+        family: from :func:`uspex_bridge.results.family.ancestors`.
+        height: of each ID, its distance to the hull, eV/atom.
+        width: mm; by default what the widest generation needs, from a column to a page.
+    """
+    rows = _rows(family)
+    places = _places(family, rows)
+    widest = max(len(row) for row in rows)
+    width = width or min(style.PAGE, max(style.COLUMN, widest * _ACROSS))
+    high = min(_HIGHEST, max(45.0, 16.0 + len(rows) * _DOWN))
+    figure = style.new_figure(width, high / width)
+    axes = figure.add_subplot()
+    _edges(axes, family, places)
+    for number, entry in family.members.items():
+        colour, marker = style.operator_look(entry.origin)
+        x, y = places[number]
+        own = number == family.child.id
+        axes.plot(x, y, marker, color=colour, ms=8 if own else 6, mec=style.INK, mew=1.0 if own else 0.4, zorder=3)
+    crowded = widest * _ACROSS > width + 1
+    for number in family.main if crowded else family.members:
+        _label(axes, places[number], family.members[number], height.get(number))
+    _axes(axes, family, rows, places)
+    return figure
+
+
+def _rows(family: Family) -> list[list[int]]:
+    """Return the members generation by generation, the oldest first; by descent where generations are unknown."""
+    if any(entry.generation is None for entry in family.members.values()):
+        depth = _depths(family)
+        return [[n for n in family.members if depth[n] == d] for d in sorted(set(depth.values()), reverse=True)]
+    numbers = sorted({entry.generation for entry in family.members.values() if entry.generation is not None})
+    return [[n for n, entry in family.members.items() if entry.generation == g] for g in numbers]
+
+
+def _depths(family: Family) -> dict[int, int]:
+    """Return how many steps each member is away from the child, along the longest way."""
+    depth = {family.child.id: 0}
+    waiting = [family.child.id]
+    while waiting:
+        number = waiting.pop()
+        for parent in family.parents[number]:
+            if depth.get(parent, -1) < depth[number] + 1 <= len(family.members):
+                depth[parent] = depth[number] + 1
+                waiting.append(parent)
+    return depth
+
+
+def _places(family: Family, rows: list[list[int]]) -> dict[int, tuple[float, float]]:
+    """Order each row so that lines cross little: by the mean place of the children, then of the parents, repeatedly."""
+    children: dict[int, list[int]] = {number: [] for number in family.members}
+    for number, parents in family.parents.items():
+        for parent in parents:
+            children[parent].append(number)
+    across = {number: float(k) - (len(row) - 1) / 2 for row in rows for k, number in enumerate(row)}
+    for sweep in range(12):
+        relatives: Mapping[int, Any] = children if sweep % 2 == 0 else family.parents
+        for row in reversed(rows) if sweep % 2 == 0 else rows:
+            wanted = {n: _mean([across[other] for other in relatives[n]], across[n]) for n in row}
+            row.sort(key=lambda n: (wanted[n], n))
+            for k, number in enumerate(row):
+                across[number] = float(k) - (len(row) - 1) / 2
+    return {number: (across[number], -float(k)) for k, row in enumerate(rows) for number in row}
+
+
+def _mean(values: list[float], default: float) -> float:
+    return sum(values) / len(values) if values else default
+
+
+def _edges(axes: Axes, family: Family, places: Mapping[int, tuple[float, float]]) -> None:
+    main = set(zip(family.main, family.main[1:], strict=False))
+    for number, parents in family.parents.items():
+        for parent in parents:
+            xs, ys = zip(places[parent], places[number], strict=True)
+            heavy = (number, parent) in main
+            colour = style.INK if heavy else style.PALE
+            axes.plot(xs, ys, color=colour, lw=1.3 if heavy else 0.6, zorder=2 if heavy else 1)
+
+
+def _label(axes: Axes, place: tuple[float, float], entry: Entry, above: float | None) -> None:
+    text = f"EA{entry.id} {style.formula_text(entry.composition)}"
+    text += "" if above is None else f"\n{above:+.3f}" if above else "\non the hull"
+    axes.annotate(
+        text,
+        place,
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=5.8,
+        linespacing=1.15,
+        zorder=4,
+        bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.4},
+    )
+
+
+def _axes(axes: Axes, family: Family, rows: list[list[int]], places: Mapping[int, tuple[float, float]]) -> None:
+    widest = max(abs(x) for x, _ in places.values())
+    axes.set_xlim(-widest - 0.35, widest + 0.9)
+    axes.set_ylim(-len(rows) + 0.45, 0.5)
+    axes.set_xticks([])
+    numbers = [family.members[row[0]].generation for row in rows]
+    axes.set_yticks([-k for k in range(len(rows))], ["" if n is None else str(n) for n in numbers])
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylabel("generation")
+    for side in axes.spines.values():
+        side.set_visible(False)
+    for operator in dict.fromkeys(entry.origin for entry in reversed(family.members.values())):
+        colour, marker = style.operator_look(operator)
+        axes.plot([], [], marker, color=colour, mec=style.INK, mew=0.4, ms=5, label=operator or "unknown")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=0.8)
+    below = "distances to the hull in eV/atom; the heavy line follows the better parent"
+    axes.set_xlabel(below, fontsize=5.8, color="#666666")
+
+
+def document(family: Family, height: Mapping[int, float]) -> dict[str, Any]:
+    """Return the drawn numbers as plain values."""
+    return {
+        "structure": family.child.name,
+        "main_line": list(family.main),
+        "copies": {str(copy): original for copy, original in family.kept.items()},
+        "points": [
+            {
+                "id": number,
+                "generation": entry.generation,
+                "origin": entry.origin,
+                "formula": entry.formula,
+                "parents": list(family.parents[number]),
+                "enthalpy_per_atom": entry.enthalpy_per_atom if entry.valid else None,
+                "above_hull": None if number not in height else round(height[number], 6),
+                "main_line": number in family.main,
+            }
+            for number, entry in family.members.items()
+        ],
+    }
