@@ -219,7 +219,7 @@ def test_two_folders_at_once_do_not_interfere(tmp_path):
     assert sorted(e["slot"] for e in record(folds[0])) == ["CalcFold1", "CalcFold2", "CalcFold3"]
 
 
-SLOW = TOY + "[calculators.model.options]\nsleep = 0.1\n"
+SLOW = TOY + "[calculators.model.options]\nsleep = 0.4\n"
 
 
 def start(fold: Path, *args: str) -> subprocess.Popen:

@@ -21,7 +21,7 @@ from uspex_bridge.service import client, wire
 from uspex_bridge.slot import LOCK
 
 BIN = Path(sys.executable).parent
-SLOW = TOY + "[calculators.model.options]\nsleep = 0.1\n"
+SLOW = TOY + "[calculators.model.options]\nsleep = 0.4\n"
 STATIC = INCAR.replace("NSW = 400", "NSW = 0")
 
 

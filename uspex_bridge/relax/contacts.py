@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
+from numpy.typing import NDArray
 
 from uspex_bridge.neighbours import pairs
 from uspex_bridge.records import Array
@@ -23,8 +24,8 @@ class Contacts(NamedTuple):
         relative: distance over the sum of the covalent radii (Cordero et al., 2008, as in ASE), (M,).
     """
 
-    first: Array
-    second: Array
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
     vector: Array
     distance: Array
     relative: Array
@@ -33,9 +34,11 @@ class Contacts(NamedTuple):
 def contacts(atoms: Atoms, within: float) -> Contacts:
     """Return the pairs closer than ``within`` times the sum of their covalent radii."""
     radii = covalent_radii[atoms.numbers]
-    first, second, cells = pairs(atoms, 2.0 * within * float(radii.max(initial=0.1)))
-    vector = atoms.positions[second] - atoms.positions[first] + cells @ atoms.cell.array
+    one, other, cells = pairs(atoms, 2.0 * within * float(radii.max(initial=0.1)))
+    vector = atoms.positions[other] - atoms.positions[one] + cells @ atoms.cell.array
     distance = np.linalg.norm(vector, axis=1)
-    relative = distance / (radii[first] + radii[second])
+    relative = distance / (radii[one] + radii[other])
     near = relative < within
-    return Contacts(first[near], second[near], vector[near], distance[near], relative[near])
+    return Contacts(
+        one[near].astype(np.int64), other[near].astype(np.int64), vector[near], distance[near], relative[near]
+    )

@@ -57,13 +57,12 @@ class TRQN(Optimizer):
     def __init__(self, target: Atoms | FrechetCellFilter, logfile: Any = None, maxstep: float = 0.35) -> None:
         self.target = target
         self.maxstep = maxstep
-        super().__init__(target, restart=None, logfile=logfile, trajectory=None)
+        super().__init__(target, restart=None, logfile=logfile, trajectory=None)  # type: ignore[arg-type]
 
     def initialize(self) -> None:
         """Forget everything."""
         self._cell = self.target if isinstance(self.target, FrechetCellFilter) else None
-        atoms = self.target if self._cell is None else self._cell.atoms
-        self._atoms: Atoms = atoms
+        self._atoms: Any = self.target if self._cell is None else self._cell.atoms
         self._directions = directions(self.target)
         self._radius = min(_FIRST, self.maxstep)
         self._stiffness = _STIFFNESS
@@ -175,7 +174,7 @@ def directions(target: Atoms | FrechetCellFilter) -> Array:
     symmetry already, and so have the steps that follow from them.
     """
     cell = target if isinstance(target, FrechetCellFilter) else None
-    atoms = target if cell is None else cell.atoms
+    atoms: Any = target if cell is None else cell.atoms
     vectors = np.asarray(atoms.cell.array if cell is None else cell.orig_cell)
     spans = [np.eye(3)] * len(atoms)
     for constraint in atoms.constraints:
