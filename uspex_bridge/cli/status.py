@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -46,26 +47,47 @@ def command(socket: str | None, as_json: bool, metrics: bool, once: bool) -> Non
 
 def describe(status: dict[str, Any]) -> str:
     """Return the status as a person wants it."""
-    workers = status["workers"]
-    memory = sum(filter(None, [status["memory_mb"], *(worker["memory_mb"] for worker in workers)]))
+    workers, batchers = status["workers"], status["batchers"]
+    memory = sum(each["memory_mb"] or 0.0 for each in (status, *workers, *batchers))
     lines = [
         f"service {status['pid']} ({status['version']}) at {' and '.join(status['listens'])}, "
         f"up {_duration(status['uptime_s'])}{', stopping' if status['stopping'] else ''}",
         f"{status['queued']} queued (longest {_duration(status['longest_wait_s'])}), {len(status['running'])} running, "
         f"{status['jobs']} done, {status['per_minute']:g} structures/min",
-        f"{len(workers)} of at most {status['most_workers']} workers, {memory:.0f} MB in all",
+        f"{len(workers)} of at most {status['most_workers']} workers, {memory:.0f} MB in all; {status['shape']}",
     ]
+    if dask := status.get("dask"):
+        hosts = sorted({worker["host"] for worker in dask["workers"]})
+        there = f"{len(dask['workers'])} Dask workers on {', '.join(hosts)}" if hosts else "no Dask worker yet"
+        lines.append(f"with the Dask scheduler at {dask['scheduler']}: {there}")
     for title, counts in (("outcomes", "outcomes"), ("failures", "failures"), ("events", "events")):
         if status[counts]:
             lines.append(f"{title}: " + ", ".join(f"{n} {word}" for word, n in sorted(status[counts].items())))
     for name, counts in status["models"].items():
         each = 1000 * counts["seconds"] / max(counts["evaluations"], 1)
         lines.append(f"{name}: {counts['evaluations']} evaluations, {counts['seconds']:.1f} s, {each:.1f} ms each")
+    for batcher in batchers:
+        lines.extend(_batcher(batcher))
     lines.extend(
         f"  {_duration(job['seconds']):>8}  worker {job['worker']}  {_progress(job)}  {job['folder']}"
         for job in status["running"]
     )
     return "\n".join(lines)
+
+
+def _batcher(batcher: dict[str, Any]) -> Iterator[str]:
+    """Yield what a batcher does: of the last minute, where it is a rate."""
+    gpus = batcher.get("gpu_mb", {})
+    memory = [f"{mb:.0f} of {batcher['gpu_total_mb'][name]:.0f} MB of {name}" for name, mb in gpus.items()]
+    own = f"{batcher['memory_mb']:.0f} MB" if batcher["memory_mb"] else ""
+    yield f"batcher {batcher['pid']}: {batcher['relaxations']} relaxations, {', '.join(filter(None, [own, *memory]))}"
+    for name, model in batcher["models"].items():
+        yield (
+            f"  {name} on {model['device']}: {model['structures_per_pass']:g} structures and "
+            f"{model['atoms_per_pass']:g} atoms per pass, {model['per_second']:g} evaluations/s, "
+            f"{100 * model['busy']:.0f} % busy"
+            + (f", ran out of memory {n} times" if (n := model["overflows"]) else "")
+        )
 
 
 def _progress(job: dict[str, Any]) -> str:

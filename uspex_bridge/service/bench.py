@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from uspex_bridge.service.child import PATIENCE, Child
@@ -45,43 +46,47 @@ class Seat:
     def __init__(self, bench: Bench, device: str, path: str) -> None:
         self.bench, self.device, self.path = bench, device, path
         self.users = 0
-        self.leaving = False
+        self.leaving = self._ended = False
         self.batcher: Batcher | None = None
 
     def begin(self) -> None:
         """Start the process."""
-        self.bench.spawn(self._run())
+        if not self._ended:
+            self.bench.spawn(self._run())
 
     async def _run(self) -> None:
-        bench = self.bench
-        batcher = self.batcher = Batcher(self, bench.log)
+        batcher = Batcher(self, self.bench.log)
         try:
-            await batcher.start([*bench.command, self.path, self.device], bench.environment)
+            await batcher.start([*self.bench.command, self.path, self.device], self.bench.environment)
         except OSError as error:
-            bench.log.error("a batcher cannot be started: %s", error)
-            bench.seats.remove(self)
+            self.bench.log.error("a batcher cannot be started: %s", error)
+            self.end()
             return
-        if self.leaving:
+        self.batcher = batcher
+        if self._ended:
             batcher.leave()
         await batcher.listen()
 
     def gone(self, batcher: Batcher, code: int) -> None:
         """Start another process in place of one that died."""
-        if self.leaving or batcher.leaving:
+        self.batcher = None
+        if self._ended:
+            Path(self.path).unlink(missing_ok=True)
             return
         self.bench.stats.events["batcher_died"] += 1
         self.bench.log.warning("batcher %d %s", batcher.process.pid, batcher.how(code))
         if self.users:
             asyncio.get_running_loop().call_later(0.0 if batcher.ready else _PAUSE, self.begin)
         else:
-            self.bench.seats.remove(self)
+            self.end()
 
-    def end(self) -> None:
-        """Let the process end."""
-        self.leaving = True
-        self.bench.seats.remove(self)
-        if self.batcher and hasattr(self.batcher, "process"):
-            self.batcher.leave()
+    def end(self, *, now: bool = False) -> None:
+        """Let the process end, or end it by force, and start no other."""
+        self.leaving = self._ended = True
+        if self in self.bench.seats:
+            self.bench.seats.remove(self)
+        if self.batcher:
+            self.batcher.kill() if now else self.batcher.leave()
 
 
 class Bench:
@@ -103,6 +108,8 @@ class Bench:
         self.seats: list[Seat] = []
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
+        for left in Path(place).parent.glob(f"{Path(place).name}.*"):  # by a service that was killed
+            left.unlink(missing_ok=True)
 
     def take(self) -> Seat:
         """Return the batcher for one more worker: that of the device with the fewest."""
@@ -142,10 +149,8 @@ class Bench:
 
     async def close(self) -> None:
         """End all of them by force."""
-        for seat in self.seats:
-            seat.leaving = True
-            if seat.batcher and hasattr(seat.batcher, "process"):
-                seat.batcher.kill()
+        for seat in list(self.seats):
+            seat.end(now=True)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=PATIENCE)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +14,14 @@ from uspex_bridge import errors
 WINDOW = 600.0
 #: What a batcher does is averaged over the last so many seconds.
 LATELY = 60.0
+#: What is counted of the passes of batchers.
+_BATCHED = {
+    "passes": "Passes of a model in batchers.",
+    "evaluations": "Structures in these passes.",
+    "atoms": "Atoms in these passes.",
+    "seconds": "Time in these passes.",
+    "overflows": "Passes for which memory did not suffice.",
+}
 #: Exit code -> name of the error.
 _NAMES = {
     error.exit_code: error.__name__
@@ -131,33 +139,42 @@ def metrics(status: dict[str, Any]) -> str:
 
 
 def _lines(status: dict[str, Any]) -> Iterator[str]:
-    def family(name: str, kind: str, text: str, samples: dict[str, Any]) -> Iterator[str]:
-        yield f"# HELP uspex_bridge_{name} {text}"
-        yield f"# TYPE uspex_bridge_{name} {kind}"
-        for labels, value in samples.items():
-            yield f"uspex_bridge_{name}{labels} {value}"
-
-    def by(label: str, values: dict[str, Any]) -> dict[str, Any]:
-        return {f'{{{label}="{_escaped(key)}"}}': value for key, value in values.items()}
-
-    models = status["models"]
-    memory = {worker["pid"]: worker["memory_mb"] for worker in status["workers"]} | {status["pid"]: status["memory_mb"]}
+    models, batchers = status["models"], status["batchers"]
+    memory = {each["pid"]: each["memory_mb"] for each in (*status["workers"], *batchers, status)}
     known = {str(pid): round(mb * 1048576) for pid, mb in memory.items() if mb is not None}
     states = {state: sum(w["state"] == state for w in status["workers"]) for state in ("starting", "idle", "busy")}
-    yield from family("uptime_seconds", "gauge", "Time since the service started.", {"": status["uptime_s"]})
-    yield from family("queue_length", "gauge", "Jobs that wait for a worker.", {"": status["queued"]})
-    yield from family("running", "gauge", "Structures being relaxed.", {"": len(status["running"])})
-    yield from family("workers", "gauge", "Worker processes.", by("state", states))
-    yield from family("jobs_total", "counter", "Jobs that have ended.", by("outcome", status["outcomes"]))
-    yield from family("failures_total", "counter", "Jobs without a result.", by("reason", status["failures"]))
-    yield from family("events_total", "counter", "What happened besides.", by("event", status["events"]))
-    yield from family("waiting_seconds_total", "counter", "Time jobs waited in the queue.", {"": status["waiting_s"]})
-    yield from family("running_seconds_total", "counter", "Time jobs ran.", {"": status["running_s"]})
+    yield from _family("uptime_seconds", "gauge", "Time since the service started.", {"": status["uptime_s"]})
+    yield from _family("queue_length", "gauge", "Jobs that wait for a worker.", {"": status["queued"]})
+    yield from _family("running", "gauge", "Structures being relaxed.", {"": len(status["running"])})
+    yield from _family("workers", "gauge", "Worker processes.", _by("state", states))
+    yield from _family("jobs_total", "counter", "Jobs that have ended.", _by("outcome", status["outcomes"]))
+    yield from _family("failures_total", "counter", "Jobs without a result.", _by("reason", status["failures"]))
+    yield from _family("events_total", "counter", "What happened besides.", _by("event", status["events"]))
+    yield from _family("waiting_seconds_total", "counter", "Time jobs waited in the queue.", {"": status["waiting_s"]})
+    yield from _family("running_seconds_total", "counter", "Time jobs ran.", {"": status["running_s"]})
     seconds = {name: counts["seconds"] for name, counts in models.items()}
     evaluations = {name: counts["evaluations"] for name, counts in models.items()}
-    yield from family("model_seconds_total", "counter", "Time spent in stages of a model.", by("model", seconds))
-    yield from family("model_evaluations_total", "counter", "Evaluations of a model.", by("model", evaluations))
-    yield from family("resident_bytes", "gauge", "Memory of the processes.", by("pid", known))
+    yield from _family("model_seconds_total", "counter", "Time spent in stages of a model.", _by("model", seconds))
+    yield from _family("model_evaluations_total", "counter", "Evaluations of a model.", _by("model", evaluations))
+    for key, text in _BATCHED.items():
+        sums: Counter[str] = Counter()
+        for batcher in batchers:
+            sums.update({name: model[key] for name, model in batcher["models"].items()})
+        yield from _family(f"batch_{key}_total", "counter", text, _by("model", sums))
+    gpus = {name: round(mb * 1048576) for batcher in batchers for name, mb in batcher.get("gpu_mb", {}).items()}
+    yield from _family("gpu_bytes", "gauge", "Memory that batchers hold of a GPU.", _by("device", gpus))
+    yield from _family("resident_bytes", "gauge", "Memory of the processes.", _by("pid", known))
+
+
+def _family(name: str, kind: str, text: str, samples: dict[str, Any]) -> Iterator[str]:
+    yield f"# HELP uspex_bridge_{name} {text}"
+    yield f"# TYPE uspex_bridge_{name} {kind}"
+    for labels, value in samples.items():
+        yield f"uspex_bridge_{name}{labels} {value}"
+
+
+def _by(label: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f'{{{label}="{_escaped(key)}"}}': value for key, value in values.items()}
 
 
 def _escaped(text: str) -> str:
