@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +13,14 @@ import numpy as np
 
 from uspex_bridge import journal
 from uspex_bridge.config import Config
-from uspex_bridge.errors import BridgeError, OutputError
+from uspex_bridge.errors import BridgeError, ConfigError, ModelError, OutputError
 from uspex_bridge.folders import Request
 from uspex_bridge.halt import Halter
 from uspex_bridge.logs import folder_log
 from uspex_bridge.protocol import Plan, Protocol, make_plan
 from uspex_bridge.records import Frame, Intent, RelaxResult, Structure
 from uspex_bridge.run import Entry, Models, choose_protocol, relax_structure, step_line, vasp_run
+from uspex_bridge.spread import spread
 from uspex_bridge.symmetry import space_group
 from uspex_bridge.vasp import commit
 from uspex_bridge.vasp.structure import format_contcar
@@ -28,7 +31,8 @@ class Task:
     """What to do with every structure; the fields are the options of ``uspex-bridge relax``.
 
     ``resume`` keeps what an earlier run left in ``out`` and does not compute again what its record already has: the
-    same structure with the same settings and weights.
+    same structure with the same settings and weights. ``workers`` processes share the work, or the workers of the Dask
+    ``scheduler``, which need the weights at the same paths.
     """
 
     config: Config
@@ -42,6 +46,8 @@ class Task:
     trajectory: bool = False
     vasp_files: bool = False
     resume: bool = False
+    workers: int = 1
+    scheduler: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,17 +61,18 @@ class Relaxed:
 
 
 def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: Task) -> Iterator[Relaxed]:
-    """Relax structures one after another, each written to ``task.out`` as it is done.
+    """Relax structures, each written to ``task.out`` as it is done.
 
     Args:
         structures: file, number in the file, structure.
         task: what to do.
 
     Yields:
-        One outcome per structure, refused ones included.
+        One outcome per structure, refused ones included; with several workers in the order in which they are done.
 
     Raises:
         ConfigError, ModelError: nothing can be relaxed with these settings.
+        ServiceError: the Dask scheduler does not answer.
         OutputError: the output folder cannot be written.
     """
     try:
@@ -75,56 +82,135 @@ def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: Task) -> 
     except OSError as error:
         raise OutputError(f"{task.out}: cannot be written: {error.strerror}") from error
     protocol, notice = choose_protocol(task.config)
-    models = Models(task.config)
     record = task.out / journal.FILENAME
-    done = journal.places(record) if record.is_file() else {}
+    places = journal.places(record) if record.is_file() else {}
+    before: list[Relaxed] = []
+
+    def jobs() -> Iterator[_Job]:
+        for source, number, structure in structures:
+            job = _Job(source, number, structure, task, protocol)
+            if (place := places.get(job.entry.key)) is None:
+                yield job
+            else:
+                before.append(_done_before(job, journal.read_at(record, place)))
+
     try:
         with folder_log(task.out) as log:
             if notice:
                 log.warning("%s", notice)
-            for source, number, structure in structures:
-                log.info("%s, structure %d: %s", source, number, structure.formula)
-                yield _relax_one(source, number, structure, task, protocol, models, done, log)
+            for job, outcome in spread(_relax, jobs(), task.workers, task.scheduler):
+                while before:
+                    yield before.pop(0)
+                yield _keep(job, outcome, log)
+            yield from before
     finally:
-        models.close()
+        _close_models()
 
 
-def _relax_one(
-    source: Path,
-    number: int,
-    structure: Structure,
-    task: Task,
-    protocol: Protocol,
-    models: Models,
-    done: dict[str, int],
-    log: Any,
-) -> Relaxed:
-    intent = Intent(isif=task.isif, nsw=task.nsw, pressure_gpa=task.pressure, keep_symmetry=task.keep_symmetry)
-    plan = make_plan(protocol, intent, task.config.stages, task.fmax)
-    name = structure.comment.split()[0] if structure.comment.split() else f"{source.stem}-{number}"
-    entry = Entry(structure, plan, task.config, {"source": str(source), "index": number})
-    before = space_group(structure.symbols, structure.cell, structure.scaled, task.symprec)
-    if entry.key in done:
-        fields = journal.read_at(task.out / journal.FILENAME, done[entry.key])
-        log.info("%s, structure %d: done before (%s)", source, number, fields.get("time"))
-        output = fields.get("output")
-        after = "" if output is None else _group(output, task.symprec)
-        return Relaxed(name, before, after, fields | {"source": str(source), "index": number})
+@dataclass(frozen=True)
+class _Job:
+    """One structure to relax."""
+
+    source: Path
+    number: int
+    structure: Structure
+    task: Task
+    protocol: Protocol
+
+    @property
+    def plan(self) -> Plan:
+        task = self.task
+        intent = Intent(isif=task.isif, nsw=task.nsw, pressure_gpa=task.pressure, keep_symmetry=task.keep_symmetry)
+        return make_plan(self.protocol, intent, task.config.stages, task.fmax)
+
+    @property
+    def entry(self) -> Entry:
+        where = {"source": str(self.source), "index": self.number}
+        return Entry(self.structure, self.plan, self.task.config, where)
+
+    @property
+    def name(self) -> str:
+        words = self.structure.comment.split()
+        return words[0] if words else f"{self.source.stem}-{self.number}"
+
+    @property
+    def group(self) -> str:
+        """Space group as it came."""
+        return space_group(self.structure.symbols, self.structure.cell, self.structure.scaled, self.task.symprec)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a worker hands back: the record's fields, the result or None where there is none, what to log."""
+
+    fields: dict[str, Any]
+    result: RelaxResult | None
+    lines: tuple[str, ...]
+
+
+#: The models of this process, kept from one structure to the next, and who may use them: a Dask worker may have
+#: several threads.
+_models: Models | None = None
+_sole_use = threading.Lock()
+
+
+def _relax(job: _Job) -> _Outcome:
+    """Relax one structure, in whichever process.
+
+    Raises:
+        ConfigError, ModelError, OutputError: what would be the same for all structures.
+    """
+    global _models
+    config = job.task.config
+    lines: list[str] = []
+    result = None
+    with _sole_use:
+        if _models is None or _models.config != config:
+            _close_models()
+            _models = Models(config)
+        entry, halter = job.entry, Halter()
+        halter.start(config.time_limit)
+        try:
+            result = relax_structure(
+                job.structure, job.plan, _models, halter, lambda step: lines.append(step_line(step))
+            )
+            entry.done(result)
+        except BridgeError as error:
+            if error.exit_code in (ConfigError.exit_code, ModelError.exit_code, OutputError.exit_code):
+                raise
+            entry.failed(error)
+        finally:
+            halter.close()
+    return _Outcome(entry.fields, result, tuple(lines))
+
+
+def _close_models() -> None:
+    global _models
+    if _models is not None:
+        _models.close()
+    _models = None
+
+
+def _keep(job: _Job, outcome: _Outcome, log: logging.Logger) -> Relaxed:
+    """Write an outcome to the task's folder."""
+    fields, task = outcome.fields, job.task
+    log.info("%s, structure %d: %s", job.source, job.number, job.structure.formula)
+    for line in outcome.lines:
+        log.debug("%s", line)
     after = ""
-    halter = Halter()
-    halter.start(task.config.time_limit)
-    try:
-        result = relax_structure(structure, plan, models, halter, lambda step: log.debug("%s", step_line(step)))
-        after = space_group(structure.symbols, result.final.cell, result.final.scaled, task.symprec)
-        entry.done(result)
-        _write(structure, result, plan, name, number, task)
-    except BridgeError as error:
-        if error.exit_code in (4, 5, 8):  # settings, models and output are the same for all structures
-            raise
-        entry.failed(error)
-        log.error("%s, structure %d: %s", source, number, error)
-    journal.append(task.out / journal.FILENAME, entry.fields)
-    return Relaxed(name, before, after, entry.fields)
+    if outcome.result is None:
+        log.error("%s, structure %d: %s", job.source, job.number, fields["reason"])
+    else:
+        after = _group(fields["output"], task.symprec)
+        _write(job.structure, outcome.result, job.plan, job.name, job.number, task)
+    journal.append(task.out / journal.FILENAME, fields)
+    return Relaxed(job.name, job.group, after, fields)
+
+
+def _done_before(job: _Job, fields: dict[str, Any]) -> Relaxed:
+    output = fields.get("output")
+    after = "" if output is None else _group(output, job.task.symprec)
+    return Relaxed(job.name, job.group, after, fields | {"source": str(job.source), "index": job.number})
 
 
 def _group(geometry: dict[str, Any], symprec: float) -> str:

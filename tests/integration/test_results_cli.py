@@ -243,6 +243,18 @@ def test_rescore_goes_on_where_it_was(run, search):
     assert json.loads(record.read_text().splitlines()[0])["pressure_gpa"] == 20
 
 
+def test_rescore_by_several_processes(run, search):
+    words = ("rescore", search, "--model", "toy", "--near", "0.35", "--within", "0.2", "--json")
+    alone, shared = run(*words, "--out", "alone"), run(*words, "--out", "shared", "--workers", 2)
+    assert (alone[0], shared[0]) == (0, 0)
+    assert json.loads(shared[1]) == json.loads(alone[1])
+    record = Path("shared") / journal.FILENAME
+    first = record.read_text()
+    assert run(*words, "--out", "shared", "--workers", 2)[1] == shared[1]
+    assert record.read_text() == first
+    assert len(ase.io.read("shared/relaxed.extxyz", index=":")) == 5
+
+
 def test_rescore_needs_a_pressure(run, tmp_path):
     code, _, err = run("rescore", DATA / "301", "--model", "toy")
     assert code == 4

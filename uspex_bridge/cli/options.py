@@ -33,6 +33,12 @@ SOCKET = click.option(
     metavar="PATH",
     help="Of the service, or tcp://HOST:PORT; else $USPEX_BRIDGE_SOCKET, else the one in /tmp.",
 )
+WORKERS = click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that share the structures."
+)
+SCHEDULER = click.option(
+    "--scheduler", metavar="ADDRESS", help="Let the workers of this Dask scheduler (or scheduler file) do them instead."
+)
 
 
 def settings(*options: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,3 +53,5 @@ def settings(*options: Callable[..., Any]) -> Callable[..., Any]:
 
 
 RUN_OPTIONS = settings(CONFIG, PROTOCOL, STAGES, DEVICE, THREADS, TIME_LIMIT)
+#: Who does the work of a command that has many structures.
+CREW = settings(WORKERS, SCHEDULER)

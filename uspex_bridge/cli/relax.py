@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uspex_bridge.cli.options import RUN_OPTIONS
+from uspex_bridge.cli.options import CREW, RUN_OPTIONS
 from uspex_bridge.cli.vasp import read_settings
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ _COLUMNS = {
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--pressure", "-p", type=float, default=0.0, show_default=True, help="GPa.")
 @RUN_OPTIONS
+@CREW
 @click.option("--model", help="Use this one for every stage: a calculator's name, or KIND:WEIGHTS (mace:my.model).")
 @click.option("--fmax", type=click.FloatRange(min=0, min_open=True), help="Force target of the last stage, eV/Å.")
 @click.option("--isif", type=click.IntRange(0, 8), default=3, show_default=True, help="What moves, as VASP's ISIF.")
@@ -74,6 +75,8 @@ def command(files: tuple[Path, ...], out: Path, as_json: bool, symprec: float, *
         for result in relax_all(structures, task):
             results.append(result)
             bar.update(1)
+    place = {(str(path), k): n for n, (path, k, _) in enumerate(structures)}
+    results.sort(key=lambda result: place[result.fields["source"], result.fields["index"]])
     if as_json:
         click.echo(json.dumps([result.fields for result in results], indent=1, ensure_ascii=False))
     else:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import RUN_OPTIONS
+from uspex_bridge.cli.options import CREW, RUN_OPTIONS
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Entry, Pool
@@ -36,6 +36,7 @@ _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 @q.MIX
 @q.duplicates()
 @RUN_OPTIONS
+@CREW
 @q.JSON
 def command(
     places: tuple[str, ...],
@@ -69,7 +70,8 @@ def command(
     if not entries:
         raise InputError("there is nothing to compute again; a wider --near takes more")
     pressure = _pressure(entries, options["pressure"])
-    task = Task(config=config, out=out, pressure=pressure, nsw=5000 if relax else 0, resume=not again)
+    crew = {"workers": options["workers"], "scheduler": options["scheduler"]}
+    task = Task(config=config, out=out, pressure=pressure, nsw=5000 if relax else 0, resume=not again, **crew)
     results = _compute(pool, entries, task)
     verdict = judge(pool, results, q.ask(options))
     if as_json:
