@@ -76,8 +76,7 @@ def _incar(folder: Path, spoil: str, count: int) -> str:
         "metagga": {"METAGGA": "SCAN"},
         "no spin": {"ISPIN": "1"},
         "pstress": {"PSTRESS": "500"},
-        "moments": {},
-        "harmless": {"ALGO": "All", "NCORE": "4", "NELM": "200"},
+        "harmless": {"ALGO": "All", "NCORE": "4", "NELM": "200", "PREC": "accura", "PSTRESS": "0.0", "LHFCALC": "F"},
     }
     tags |= changed.get(spoil, {})
     if spoil == "moments":

@@ -347,6 +347,14 @@ def test_export_for_deepmd_is_what_dpdata_reads_and_virials_have_deepmds_sign(da
     np.testing.assert_allclose(system["forces"][0], first.get_forces()[order], atol=1e-8)
 
 
+def test_all_splits_have_the_type_map_of_the_whole_dataset(tmp_path):
+    dataset = Dataset.create(tmp_path / "d")
+    dataset.add([labelled("CaNi", 1)], generation=0, level=LEVEL, split="train")
+    dataset.add([labelled("Fe2", 2)], generation=0, level=LEVEL, split="valid")
+    dataset.export_deepmd(tmp_path / "valid", "valid")
+    assert (tmp_path / "valid" / "Ca0Fe2Ni0" / "type_map.raw").read_text().split() == ["Ca", "Fe", "Ni"]
+
+
 def test_exports_refuse_an_empty_split_and_a_folder_of_something_else(dataset, tmp_path):
     empty = Dataset.create(tmp_path / "e")
     with pytest.raises(InputError, match="split is empty"):

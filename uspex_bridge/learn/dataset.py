@@ -8,6 +8,7 @@ of the same generation that arrive later go to ``generation-003.2.extxyz``. docs
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -102,6 +103,11 @@ class Dataset:
         return next((label.level for label in self.labels.values()), None)
 
     @property
+    def elements(self) -> list[str]:
+        """The elements of all labels, in alphabetic order."""
+        return sorted({symbol for label in self.labels.values() for symbol in re.findall("[A-Z][a-z]?", label.formula)})
+
+    @property
     def files(self) -> dict[str, list[Label]]:
         """File -> its labels by index."""
         found: dict[str, list[Label]] = {}
@@ -174,8 +180,8 @@ class Dataset:
             return draft.write()
 
     def export_deepmd(self, folder: Path, split: Split | None = None, *, mixed: bool = False) -> int:
-        """Write the frames for DeePMD-kit; see :func:`uspex_bridge.learn.exports.write_deepmd`."""
-        return write_deepmd(list(self.frames(split)), folder, mixed=mixed)
+        """Write the frames for DeePMD-kit, all splits with one type_map; see :mod:`uspex_bridge.learn.exports`."""
+        return write_deepmd(list(self.frames(split)), folder, mixed=mixed, elements=self.elements)
 
     def export_extxyz(self, file: Path, split: Split | None = None, *, keys: Keys = "ase") -> int:
         """Write the frames into one extxyz file; see :func:`uspex_bridge.learn.exports.write_extxyz`."""

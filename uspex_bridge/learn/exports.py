@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,16 +46,18 @@ def write_extxyz(frames: Sequence[Atoms], file: Path, keys: Keys = "ase") -> int
     return len(frames)
 
 
-def write_deepmd(frames: Sequence[Atoms], folder: Path, *, mixed: bool = False) -> int:
+def write_deepmd(frames: Sequence[Atoms], folder: Path, *, mixed: bool = False, elements: Iterable[str] = ()) -> int:
     """Write frames as DeePMD-kit's npy systems and return how many.
 
     One system per formula, or per number of atoms where ``mixed`` (which se_a cannot read). All have the same
-    type_map, the elements in alphabetic order. Energies are eV, virials -stress x volume in eV.
+    type_map: the elements of the frames and ``elements``, in alphabetic order. Energies are eV, virials -stress x
+    volume in eV.
 
     Args:
         frames: labelled structures.
         folder: replaced when all is written.
         mixed: DeePMD's mixed format.
+        elements: to have in the type_map whether or not the frames hold them.
 
     Raises:
         ConfigError: dpdata is missing, or ``folder`` holds something else.
@@ -69,7 +71,7 @@ def write_deepmd(frames: Sequence[Atoms], folder: Path, *, mixed: bool = False) 
     _some(frames, folder)
     if folder.exists() and any(folder.iterdir()) and not list(folder.rglob("type.raw")):
         raise ConfigError(f"{folder}: holds something else than DeePMD systems; name another folder")
-    type_map = sorted({symbol for atoms in frames for symbol in atoms.symbols})
+    type_map = sorted({*elements, *(symbol for atoms in frames for symbol in atoms.symbols)})
     systems = dpdata.MultiSystems(type_map=type_map)
     names: dict[str, list[str]] = {}
     for formula, group in _grouped(frames, type_map).items():
