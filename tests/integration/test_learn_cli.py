@@ -47,3 +47,57 @@ def test_map_says_what_is_wrong(run):
     code, _, err = run("map", DATA / "301", "--colour", "pressure")
     assert code == 4
     assert "pressure" in err
+
+
+SETTINGS = """
+[calculators.one]
+kind = "toy"
+[calculators.two]
+kind = "toy"
+options = {epsilon = 0.52}
+[calculators.narrow]
+kind = "toy"
+options = {elements = ["Ni"]}
+"""
+
+
+@pytest.fixture
+def settings(tmp_path):
+    (tmp_path / "bridge.toml").write_text(SETTINGS)
+
+
+def test_screen(run, settings, tmp_path):
+    code, out, _ = run(
+        "screen", DATA / "301", "-m", "one", "-m", "two", "--pv", 0.12, "--training", DATA / "301/gatheredPOSCARS"
+    )
+    assert code == 0, out
+    assert "energy zero of two fitted" in out
+    listed = ase.io.read("screened/label.extxyz", index=":")
+    summary = json.loads((tmp_path / "screened" / "screen.json").read_text())
+    assert 0 < len(listed) == summary["to_compute"] < 21
+    assert all("|ΔPV|" in atoms.info["reason"] for atoms in listed)
+    assert all(atoms.info["family"] == atoms.info["id"] for atoms in listed)
+    assert (tmp_path / "screened" / "screen.csv").read_text().count("\n") == 22
+    assert (tmp_path / "screened" / "screen.png").stat().st_size > 10_000
+    files = sorted((tmp_path / "screened" / "evaluations").glob("*.jsonl"))
+    before = [file.read_bytes() for file in files]
+    code, out, _ = run("screen", DATA / "301", "-m", "one", "-m", "two", "--pv", 0, "--force", 0.01, "--json")
+    assert json.loads(out)["over"].keys() == {"force"}
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_screen_with_a_model_that_fails(run, settings):
+    code, out, _ = run("screen", DATA / "301", "-m", "one", "-m", "narrow", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["flags"]["failed"] > 0
+    assert any("does not know Ca" in row["reasons"] for row in found["label"])
+
+
+def test_screen_says_what_is_wrong(run, settings):
+    assert run("screen", DATA / "301", "-m", "one")[0] == 4
+    code, _, err = run("screen", DATA / "301", "-m", "one", "-m", "toy")
+    assert code == 4
+    assert "same model" in err
+    assert run("screen", DATA / "301", "-m", "one", "-m", "nonsense")[0] == 4
+    assert run("screen", DATA / "301", "-m", "one", "-m", "two", "--pv", 0)[0] == 4

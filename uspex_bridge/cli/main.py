@@ -23,13 +23,16 @@ COMMANDS = {
     "hull": ("hull", "Show what is stable at a pressure."),
     "converged": ("converged", "Say whether a search has settled."),
     "plot": ("plot", "Draw hull, ternary map, volumes, family tree, progress ..."),
+    "report": ("report", "Write a page about a search, with figures and crystals."),
     "compare": ("compare", "Compare the phases of two searches."),
     "rescore": ("rescore", "Compute a search again with another model."),
     "seeds": ("seeds", "Hand the best structures on to another search."),
-    "dataset": ("dataset", "Keep the labelled structures that models are trained on."),
-    "map": ("map", "Draw a map of what the structures of a search cover."),
     "train": ("train", "Train a potential on labelled structures."),
     "label": ("label", "Compute structures with DFT and file the results."),
+    "dataset": ("dataset", "Keep the labelled structures that models are trained on."),
+    "map": ("map", "Draw a map of what the structures of a search cover."),
+    "screen": ("screen", "Find the structures on which models disagree."),
+    "select": ("select", "Choose a compact set of structures to compute."),
 }
 
 

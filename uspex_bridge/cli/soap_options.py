@@ -55,24 +55,28 @@ def elements_of(pool: Pool) -> list[str]:
     return sorted({symbol for entry in pool.entries for symbol, _ in entry.composition})
 
 
-def describe(pool: Pool, options: Mapping[str, Any], references: Iterable[str] = ()) -> StructureMap:
-    """Make the map of everything in ``pool``, with a progress bar."""
+def describe(
+    pool: Pool, options: Mapping[str, Any], references: Iterable[str] = (), more: Iterable[str] = ()
+) -> StructureMap:
+    """Make the map of everything in ``pool``, with a progress bar; ``more`` are elements to tell apart besides."""
     from uspex_bridge.learn.structure_map import make_map
 
+    elements = sorted({*elements_of(pool), *more})
     with progress("describing", len(pool.entries)) as step:
         return make_map(
             pool,
-            soap_of(options, elements_of(pool)),
+            soap_of(options, elements),
             options["scaling"],
             tuple(references),
+            elements=elements,
             mix_levels=options.get("mix_levels", False),
             progress=step,
         )
 
 
 @contextmanager
-def progress(label: str, length: int) -> Iterator[Callable[[], None]]:
+def progress(label: str, length: int) -> Iterator[Callable[..., None]]:
     """Show a progress bar where stderr is a terminal; gives what is to be called after each piece of work."""
     hidden = not sys.stderr.isatty()
     with click.progressbar(length=length, label=label, file=sys.stderr, hidden=hidden) as bar:
-        yield lambda: bar.update(1)
+        yield lambda count=1: bar.update(count)

@@ -1,0 +1,252 @@
+"""``uspex-bridge select``: a compact set of structures to compute."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.soap_options import SOAP, describe
+
+if TYPE_CHECKING:
+    from uspex_bridge.learn.select import Selection
+    from uspex_bridge.learn.structure_map import StructureMap
+    from uspex_bridge.records import Structure
+    from uspex_bridge.results.model import Entry, Pool
+
+
+@click.command(context_settings=q.CONTEXT)
+@q.PLACES
+@click.option("-n", "--budget", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option(
+    "--near",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Part of the budget that structures near the hull may take; the rest goes by distance.",
+)
+@q.within(0.05)
+@click.option(
+    "--compositions", type=click.IntRange(min=1), help="Near the hull: only so many compositions, the lowest."
+)
+@click.option(
+    "--each", type=click.IntRange(min=1), default=3, show_default=True, help="Near the hull: so many of a composition."
+)
+@click.option(
+    "--method",
+    "rest",
+    type=click.Choice(["farthest", "clusters", "random"]),
+    default="farthest",
+    show_default=True,
+    help="The rest: furthest from all there is, one of each cluster (as in DIRECT), or at random.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is random.")
+@click.option("--have", type=click.Path(path_type=Path), help="What is there already: a dataset's folder, or a file.")
+@click.option(
+    "--holdout",
+    type=click.Path(path_type=Path),
+    help="Never take these phases: structures, or names one a line (.txt).",
+)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("selected"), show_default=True, help="Folder.")
+@q.REFERENCES
+@q.LEVELS
+@q.MIX
+@q.duplicates("fingerprint")
+@SOAP
+@q.JSON
+def command(places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
+    r"""Choose from the structures of PLACES a few that stand for all, and say why each was taken.
+
+    \b
+    uspex-bridge select screened/label.extxyz --reference results1 -n 60 --have dataset
+    uspex-bridge select results1 --compositions 300 --each 3 --near 1 -n 900
+
+    First come the structures within --within of the hull, the lowest of each composition; then those furthest in
+    SOAP space from all taken before and all that is there (--have). Duplicates are left out. References span the hull
+    and are not chosen from. The folder --out gets selected.extxyz, selected.csv, selected.json and coverage.png.
+    """
+    from uspex_bridge.learn.candidates import read_training
+    from uspex_bridge.learn.select import select
+
+    quota = _quota(options)
+    pool = q.open_pool(places, options)
+    training = read_training(options["have"]) if options["have"] is not None else []
+    drawn = describe(pool, options, options["references"], {s for one in training for s in one.symbols})
+    candidates, dropped = _candidates(pool, drawn, training, options)
+    have = _placed(drawn, training)
+    coordinates = {entry.name: row for entry, row in zip(drawn.entries, drawn.coordinates, strict=True)}
+    found = select(candidates, coordinates, drawn.points, have, quota)
+    summary = document(found, drawn, have, dropped, options)
+    _write(found, summary, pool, drawn, have, out)
+    if as_json:
+        click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        click.echo(report(found, summary, pool))
+        click.echo(f"{out}/: selected.extxyz, selected.csv, selected.json, coverage.png")
+    q.warn(drawn.notes)
+    q.tell_notes(pool.notes)
+
+
+def _quota(options: dict[str, Any]) -> Any:
+    from uspex_bridge.learn.select import Quota
+
+    return Quota(
+        budget=options["budget"],
+        near=options["near"],
+        within=options["within"],
+        compositions=options["compositions"],
+        each=options["each"],
+        method=options["rest"],
+        seed=options["seed"],
+    )
+
+
+def _candidates(
+    pool: Pool, drawn: StructureMap, training: Sequence[Structure], options: dict[str, Any]
+) -> tuple[list[Entry], dict[str, int]]:
+    """Return what may be chosen, and how many were left out for which reason."""
+    from uspex_bridge.errors import InputError
+    from uspex_bridge.learn.identity import content_id
+    from uspex_bridge.results.duplicates import find_phases
+
+    own = [entry for entry in drawn.entries if entry.run not in options["references"]]
+    there = {content_id(one.symbols, one.cell, one.scaled) for one in training}
+    held_out = _holdout(options["holdout"])
+    left: dict[str, int] = {"there already": 0, "held out": 0, "duplicates": 0}
+    kept = []
+    for entry, structure in pool.structures(own) if there or options["holdout"] else ((entry, None) for entry in own):
+        if structure is not None and content_id(structure.symbols, structure.cell, structure.scaled) in there:
+            left["there already"] += 1
+        elif structure is not None and held_out(pool, entry, structure):
+            left["held out"] += 1
+        else:
+            kept.append(entry)
+    question = q.ask(options)
+    phases = find_phases(pool, kept, question.method, question.tolerances)
+    chosen = [phase.entry for phase in phases] + [entry for entry in kept if not entry.valid]
+    left["duplicates"] = len(kept) - len(chosen)
+    if not chosen:
+        raise InputError("nothing is left to choose from: " + ", ".join(f"{n} {why}" for why, n in left.items() if n))
+    return chosen, left
+
+
+def _holdout(path: Path | None) -> Any:
+    """Return the test whether a structure must not be taken: by name, or as the same phase at any volume."""
+    from uspex_bridge.errors import InputError
+    from uspex_bridge.learn.candidates import title_of
+    from uspex_bridge.results.matching import Catalogue
+    from uspex_bridge.structures import read_structures
+
+    if path is None:
+        return lambda pool, entry, structure: False
+    if path.suffix == ".txt":
+        try:
+            names = set(path.read_text(encoding="utf-8").split())
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+        return lambda pool, entry, structure: bool({entry.name, title_of(pool, entry)} & names)
+    catalogue = Catalogue()
+    for number, structure in enumerate(read_structures(path)):
+        catalogue.add(number, structure)
+    return lambda pool, entry, structure: catalogue.find(structure) is not None
+
+
+def _placed(drawn: StructureMap, structures: Sequence[Structure]) -> Any:
+    import numpy as np
+
+    from uspex_bridge.learn.soap import describe_all
+
+    if not structures:
+        return np.zeros((0, drawn.coordinates.shape[1]))
+    return drawn.space.place(np.array(list(describe_all(structures, drawn.elements, drawn.settings))))
+
+
+def _kinds(found: Selection, drawn: StructureMap) -> dict[str, Any]:
+    """Return the coordinates of what was taken near the hull, and of the rest."""
+    import numpy as np
+
+    rows = {entry.name: row for entry, row in zip(drawn.entries, drawn.coordinates, strict=True)}
+    near = [rows[c.entry.name] for c in found.chosen if "hull" in c.reason]
+    rest = [rows[c.entry.name] for c in found.chosen if "hull" not in c.reason]
+    width = drawn.coordinates.shape[1]
+    return {
+        "near the hull": np.array(near).reshape(-1, width),
+        "for coverage": np.array(rest).reshape(-1, width),
+    }
+
+
+def document(
+    found: Selection, drawn: StructureMap, have: Any, dropped: dict[str, int], options: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the selection as plain values."""
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from uspex_bridge.learn.soap import coverage
+
+    kinds = _kinds(found, drawn)
+    after = len(have) + len(found.chosen)
+    points = np.vstack([have, *kinds.values(), drawn.coordinates])
+    covered = {"before": coverage(points, np.arange(len(have))), "after": coverage(points, np.arange(after))}
+    keys = ("budget", "near", "within", "compositions", "each", "rest", "seed")
+    return {
+        "settings": {("method" if key == "rest" else key): options[key] for key in keys},
+        "descriptor": asdict(drawn.settings),
+        "scaling": drawn.space.scaling,
+        "chosen": [
+            {
+                "name": c.entry.name,
+                "formula": c.entry.formula,
+                "above_hull": drawn.points[c.entry.name].above if c.entry.name in drawn.points else None,
+                "reason": c.reason,
+            }
+            for c in found.chosen
+        ],
+        "near_hull": len(kinds["near the hull"]),
+        "there_before": len(have),
+        "not_taken": found.left,
+        "left_out": dropped,
+        "coverage": {key: asdict(value) | {"fraction": value.fraction} for key, value in covered.items()},
+    }
+
+
+def _write(found: Selection, summary: dict[str, Any], pool: Pool, drawn: StructureMap, have: Any, out: Path) -> None:
+    from uspex_bridge.figures import selection, style
+    from uspex_bridge.learn.candidates import candidate, known_of, title_of, write_frames
+    from uspex_bridge.results.tables import as_csv
+
+    known = known_of(pool)
+    structures = {e.name: s for e, s in pool.structures([chosen.entry for chosen in found.chosen])}
+    frames = []
+    for chosen in found.chosen:
+        entry, more = chosen.entry, dict(known.get(chosen.entry.name, {}))
+        reason = "; ".join(filter(None, [more.pop("reason", ""), chosen.reason]))
+        frames.append(candidate(entry, structures[entry.name], title_of(pool, entry), reason=reason, **more))
+    write_frames(out / "selected.extxyz", frames)
+    q.write_text(out / "selected.csv", as_csv(summary["chosen"]))
+    q.write_text(out / "selected.json", json.dumps(summary, indent=1, ensure_ascii=False))
+    style.save(selection.draw(drawn.space, drawn.coordinates, have, _kinds(found, drawn)), out / "coverage.png")
+
+
+def report(found: Selection, summary: dict[str, Any], pool: Pool) -> str:
+    """Return the selection as text."""
+    from uspex_bridge.learn.candidates import title_of
+    from uspex_bridge.results.tables import layout
+
+    rows = [[title_of(pool, c.entry), c.entry.formula, c.reason] for c in found.chosen]
+    left = ", ".join(f"{count} {why}" for why, count in summary["left_out"].items() if count)
+    before, after = (summary["coverage"][key] for key in ("before", "after"))
+    return "\n".join(
+        [
+            layout([("", ""), ("formula", ""), ("taken because", "")], rows),
+            "",
+            f"{len(found.chosen)} taken, {summary['near_hull']} of them near the hull; {found.left} more candidates",
+            *([f"left out before: {left}"] if left else []),
+            f"bins of the map reached: {before['occupied']} of {before['of']} before, {after['occupied']} after",
+        ]
+    )

@@ -1,0 +1,95 @@
+"""Structures on their way to a label: ASE frames with where they come from in ``info``, and files of them.
+
+``name``, ``id`` (identity by content), ``family`` (identity of the structure a copy was made from, its own otherwise),
+``origin``, ``pressure_gpa``, ``reason``; and ``enthalpy`` (eV per cell) with its ``level`` where the search gave one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+
+from uspex_bridge.errors import OutputError
+from uspex_bridge.learn.dataset import Dataset
+from uspex_bridge.learn.identity import content_id
+from uspex_bridge.learn.labels import read_frames
+from uspex_bridge.records import Structure
+from uspex_bridge.results.model import Entry, Pool
+from uspex_bridge.results.sources import Loose
+from uspex_bridge.structures import read_structures
+
+
+def title_of(pool: Pool, entry: Entry) -> str:
+    """Return what a structure is called: the name it has in its file, else run and ID."""
+    source = pool.sources[entry.run]
+    if isinstance(source, Loose):
+        return source.names.get(entry.id, entry.name)
+    return f"{Path(entry.run).name}:EA{entry.id}" if len(pool.sources) == 1 else entry.name
+
+
+def candidate(entry: Entry, structure: Structure, name: str, **info: Any) -> Atoms:
+    """Return a frame of a structure that is to be computed; ``info`` is added to what is known of it."""
+    atoms = Atoms(list(structure.symbols), scaled_positions=structure.scaled, cell=structure.cell, pbc=True)
+    identity = content_id(structure.symbols, structure.cell, structure.scaled)
+    atoms.info = {"name": name, "id": identity, "family": identity, "origin": f"{name} {entry.origin}".strip()}
+    if entry.pressure_gpa is not None:
+        atoms.info["pressure_gpa"] = entry.pressure_gpa
+    if entry.valid:
+        atoms.info["enthalpy"] = entry.enthalpy
+        if entry.level:
+            atoms.info["level"] = entry.level
+    atoms.info |= {key: value for key, value in info.items() if value is not None}
+    return atoms
+
+
+def known_of(pool: Pool) -> dict[str, dict[str, Any]]:
+    """Return what extxyz files in the pool say of their structures' family and reason, by name of the entry."""
+    found = {}
+    for source in pool.sources.values():
+        path = Path(source.label)
+        if isinstance(source, Loose) and path.suffix in (".extxyz", ".xyz") and path.is_file():
+            for number, atoms in enumerate(read_frames(path), 1):
+                kept = {key: str(atoms.info[key]) for key in ("family", "reason") if key in atoms.info}
+                found[f"{source.label}:EA{number}"] = kept
+    return found
+
+
+def read_training(place: Path) -> list[Structure]:
+    """Read the structures that models were trained on: a dataset's folder, or a file of structures.
+
+    Raises:
+        InputError: there are none.
+    """
+    if place.is_dir():
+        return [structure_of(atoms) for atoms in Dataset.open(place).frames("train")]
+    return read_structures(place)
+
+
+def structure_of(atoms: Atoms) -> Structure:
+    """Return the structure of a frame."""
+    return Structure(tuple(atoms.get_chemical_symbols()), atoms.cell.array, atoms.get_scaled_positions(wrap=False))
+
+
+def write_frames(path: Path, frames: Sequence[Atoms]) -> None:
+    """Write an extxyz file, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    from ase.io.extxyz import write_extxyz
+
+    draft = path.with_name(f".new.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("w", encoding="utf-8") as stream:
+            if frames:
+                write_extxyz(stream, list(frames))
+        os.replace(draft, path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
