@@ -33,6 +33,7 @@ COMMANDS = {
     "map": ("map", "Draw a map of what the structures of a search cover."),
     "screen": ("screen", "Find the structures on which models disagree."),
     "select": ("select", "Choose a compact set of structures to compute."),
+    "augment": ("augment", "Write perturbed copies of structures."),
 }
 
 

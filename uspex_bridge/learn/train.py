@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,10 @@ from uspex_bridge.errors import (
 )
 from uspex_bridge.halt import Halter
 from uspex_bridge.learn import loss
+from uspex_bridge.learn.accuracy import judge, read_labelled
 from uspex_bridge.learn.dataset import MANIFEST, Dataset
-from uspex_bridge.learn.labels import checksum, free_energy, problem_of, read_frames
+from uspex_bridge.learn.labels import checksum, free_energy
+from uspex_bridge.learn.models import CARD
 from uspex_bridge.learn.trainers.base import Job, Parent, Trainer, branch_of, launched, read_settings
 from uspex_bridge.learn.trainers.deepmd import Dpa3, Sea
 from uspex_bridge.learn.trainers.mace import Mace
@@ -48,8 +50,8 @@ from uspex_bridge.publish import publish_files
 from uspex_bridge.records import Array
 
 TRAINERS: dict[str, Trainer] = {trainer.name: trainer for trainer in (Dpa3(), Sea(), Mace(), MatterSim())}
-#: The card of a finished model, and what a training that is under way is about.
-CARD, REQUEST = "model.json", "request.json"
+#: What a training is about.
+REQUEST = "request.json"
 #: Seconds that a look at a checkpoint or an interpreter may take (imports on a busy network file system are slow).
 _LOOK = 600.0
 #: Seconds between two drawings of a curve that grows.
@@ -140,20 +142,7 @@ def from_files(train: Path, valid: Path | None = None) -> Data:
     source = {"train": str(train.resolve()), "train_sha256": _checksum(train)}
     if valid is not None:
         source |= {"valid": str(valid.resolve()), "valid_sha256": _checksum(valid)}
-    return _sound(Data(source, labelled(train), labelled(valid) if valid else ()), str(train))
-
-
-def labelled(path: Path) -> list[Atoms]:
-    """Read labelled structures from an extxyz file.
-
-    Raises:
-        InputError: it cannot be read, or a structure lacks energy, forces or stress, or they are beyond belief.
-    """
-    frames = read_frames(path)
-    for number, atoms in enumerate(frames, 1):
-        if problem := problem_of(atoms):
-            raise InputError(f"{path}, structure {number} ({atoms.symbols}): {problem}; take it out or label it again")
-    return frames
+    return _sound(Data(source, read_labelled(train), read_labelled(valid) if valid else ()), str(train))
 
 
 def train(order: Order, tell: Callable[[int, list[Point]], None] = lambda total, points: None) -> dict[str, Any]:
@@ -253,7 +242,7 @@ def plan(order: Order) -> tuple[Trainer, Job, dict[str, Any]]:
         train=order.data.train,
         valid=order.data.valid,
         parent=parent,
-        replay=labelled(order.replay) if order.replay else (),
+        replay=read_labelled(order.replay) if order.replay else (),
         python=order.python,
         device=_device(order.device, surroundings["gpus"]),
         threads=order.threads,
@@ -341,6 +330,8 @@ def _publish(
         OutputError: they cannot be written; no model is left.
     """
     names = {"model": f"model{trainer.suffix}", "checkpoint": "checkpoint.pt"}
+    facts = {"head": None} | trainer.facts(job)
+    errors = _errors(trainer, job, files["model"], facts["head"])
     try:
         for role, path in files.items():
             _copy(path, order.out / names[role])
@@ -351,7 +342,7 @@ def _publish(
             "model": names["model"],
             "sha256": checksum(order.out / names["model"]),
             "checkpoint": names["checkpoint"] if "checkpoint" in files else None,
-            "head": None,
+            "head": facts.pop("head"),
             "elements": list(job.elements),
             "parent": None
             if job.parent is None
@@ -361,6 +352,7 @@ def _publish(
             "ended": ending,
             trainer.unit: points[-1].step if points else 0,
             "curve_errors": {"measure": trainer.measure, **(points[-1].errors if points else {})},
+            "errors": errors,
             "trivial_errors": trivial_errors(job.valid or job.train),
             "input": request["request"]["input"],
             "seed": order.seed,
@@ -368,7 +360,7 @@ def _publish(
             "seconds": round(seconds, 1),
             "versions": {"uspex_bridge": uspex_bridge.__version__, **request["versions"]},
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            **trainer.facts(job),
+            **facts,
             **order.notes,
         }
         text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
@@ -381,6 +373,19 @@ def _publish(
             f"{order.out}: the model cannot be written: {error.strerror or error}; make room, then --resume"
         ) from error
     return card
+
+
+def _errors(trainer: Trainer, job: Job, model: Path, head: str | None) -> dict[str, Any]:
+    """Return the model's errors on the validation structures (or else those trained on), as a search would load it.
+
+    Raises:
+        ModelError, CalculationError: it cannot be loaded, or computes nothing.
+    """
+    settings = CalculatorSettings(
+        trainer.kind, model=str(model), head=head, device=job.device, python=job.python, isolate=True
+    )
+    report = judge(job.valid or job.train, {trainer.name: settings}, job.work / "answers", offsets="off")
+    return {"on": "validation" if job.valid else "training", **asdict(report.models[0].total)}
 
 
 def _draw(points: list[Point], out: Path, trainer: Trainer) -> None:

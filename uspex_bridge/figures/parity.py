@@ -1,0 +1,89 @@
+"""Models against labels: energies, forces, virials and PV (arXiv:2606.30870, Figs. 1 and 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from uspex_bridge.figures import style
+from uspex_bridge.learn.accuracy import Judged
+from uspex_bridge.learn.metrics import Case, Values, pressures_of
+
+#: Quantity -> title, unit and how it is taken from values.
+_PANELS: dict[str, tuple[str, str, Callable[[Values], Any]]] = {
+    "energy": ("energy", "eV/atom", lambda values: values.energy),
+    "forces": ("forces", "eV/Å", lambda values: values.forces),
+    "virial": ("virial", "eV/atom", lambda values: values.virial),
+    "pv": ("PV", "eV/atom", lambda values: values.pv),
+}
+
+
+@style.styled
+def draw(models: Sequence[Judged], width: float = style.PAGE) -> Figure:
+    """Draw one row of panels per model, coloured by pressure.
+
+    Energies are relative to one energy per element, fitted to the labels, so that differences between structures fill
+    the panel and not those between elements.
+
+    Args:
+        models: judged on labels.
+        width: mm.
+    """
+    figure = style.new_figure(width, 0.29 * len(models))
+    axes = figure.subplots(len(models), len(_PANELS), squeeze=False)
+    for line, model in zip(axes, models, strict=True):
+        zero = _zero(model.cases)
+        for panel, (quantity, (title, unit, take)) in zip(line, _PANELS.items(), strict=True):
+            shift = zero if quantity == "energy" else np.zeros(len(model.cases))
+            _panel(panel, model, take, shift)
+            error = getattr(model.total, quantity)
+            panel.text(
+                0.04,
+                0.95,
+                f"MAE {_milli(error.mae)}\nRMSE {_milli(error.rmse)} m{unit}",
+                va="top",
+                transform=panel.transAxes,
+                fontsize=6,
+            )
+            panel.set_xlabel(f"{title} of the labels, {unit}")
+            panel.set_ylabel(model.short if quantity == "energy" else "")
+        line[-1].legend(loc="lower right", handletextpad=0.1, title="GPa", title_fontsize=6)
+    return figure
+
+
+def _panel(panel: Axes, model: Judged, take: Callable[[Values], Any], shift: Any) -> None:
+    for k, pressure in enumerate(pressures_of(model.cases)):
+        chosen = [i for i, case in enumerate(model.cases) if case.pressure_gpa == pressure]
+        labels = np.concatenate([np.ravel(take(model.cases[i].reference)) - shift[i] for i in chosen])
+        answers = np.concatenate([np.ravel(take(model.answers[i])) - shift[i] for i in chosen])
+        panel.scatter(
+            labels,
+            answers,
+            s=5,
+            lw=0,
+            alpha=0.6,
+            color=style.PALETTE[k % len(style.PALETTE)],
+            marker=style.MARKERS[k % len(style.MARKERS)],
+            label="?" if pressure is None else f"{pressure:g}",
+            rasterized=len(labels) > style.RASTER,
+        )
+    low, high = np.min([panel.get_xlim(), panel.get_ylim()]), np.max([panel.get_xlim(), panel.get_ylim()])
+    panel.plot([low, high], [low, high], color=style.INK, lw=0.5, zorder=0)
+    panel.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+
+
+def _milli(value: float) -> str:
+    """Return a thousand times a number, to three digits where it has no more before the point."""
+    return f"{1000 * value:.3g}" if value < 1 else f"{1000 * value:.0f}"
+
+
+def _zero(cases: Sequence[Case]) -> Any:
+    """Return what the fitted energies of its elements give each structure, eV/atom."""
+    elements = sorted({symbol for case in cases for symbol in case.symbols})
+    shares = np.array([[case.symbols.count(e) / len(case.symbols) for e in elements] for case in cases])
+    energies = np.array([case.reference.energy for case in cases])
+    return shares @ np.linalg.lstsq(shares, energies, rcond=None)[0]
