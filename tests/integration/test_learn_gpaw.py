@@ -25,8 +25,6 @@ kpoint_distance = 8.0
 maxiter = {maxiter}
 [magmom]
 Ni = 0.7
-[job]
-command = "{python} ../run_gpaw.py"
 """
 
 
@@ -45,7 +43,7 @@ def cli(*words: object) -> str:
 def prepared(folder: Path, lattice: list[float], maxiter: int = 200) -> Path:
     frames = [bulk("Ni", "fcc", a=a) for a in lattice]
     ase.io.write(folder / "ni.extxyz", frames)
-    (folder / "gpaw.toml").write_text(SETTINGS.format(maxiter=maxiter, python=PYTHON))
+    (folder / "gpaw.toml").write_text(SETTINGS.format(maxiter=maxiter))
     words = ("--settings", folder / "gpaw.toml", "--generation", 0, "--pressure", 20)
     cli("prepare", folder / "labels", folder / "ni.extxyz", *words)
     return folder / "labels"
@@ -55,7 +53,7 @@ def prepared(folder: Path, lattice: list[float], maxiter: int = 200) -> Path:
 @pytest.mark.usefixtures("gpaw")
 def test_true_dft_labels_have_the_stress_that_their_energies_have(tmp_path):
     labels = prepared(tmp_path, [3.38, 3.42])
-    assert "2 computed: 2 done" in cli("run", labels)
+    assert "2 computed: 2 done" in cli("run", labels, "--python", PYTHON)
     assert "2 labels added" in cli("collect", labels, tmp_path / "data")
     one, other = sorted(Dataset.open(tmp_path / "data").frames(), key=lambda atoms: atoms.get_volume())
     pressure = (one.get_potential_energy() - other.get_potential_energy()) / (other.get_volume() - one.get_volume())
@@ -74,7 +72,7 @@ def test_true_dft_labels_have_the_stress_that_their_energies_have(tmp_path):
 @pytest.mark.usefixtures("gpaw")
 def test_dft_that_does_not_converge_is_no_label(tmp_path):
     labels = prepared(tmp_path, [3.42], maxiter=3)
-    assert "1 failed" in cli("run", labels)
+    assert "1 failed" in cli("run", labels, "--python", PYTHON)
     (folder,) = (path.parent for path in labels.glob("*/structure.json"))
     assert inspect(folder).reason == "not converged after 3 electronic iterations"
     assert "0 labels added" in cli("collect", labels, tmp_path / "data")

@@ -399,7 +399,8 @@ def test_a_model_stands_in(tmp_path, chosen):
     assert "2 labels added" in cli("collect", labels, data).output
     for label in Dataset.open(data).labels.values():
         assert str(label.level).startswith("model chgnet")
-        assert "chgnet 0" in label.provenance["version"]
+        assert label.provenance["version"].startswith("chgnet 0.")
+        assert label.provenance["potentials"]["Fe"].startswith("chgnet 0.3.0")
         assert label.energy == label.e0
         assert -10 < label.energy / label.natoms < 0
     more = ("prepare", labels, chosen, "--code", "model", "--generation", 2, "--dataset", data, "--json")

@@ -186,9 +186,21 @@ def describe(facts: dict[str, Any]) -> str:
             f"{_NAMES[name][0]} {low:.4g} to {high:.4g}{_NAMES[name][1]}"
             for name, (low, high) in facts["ranges"].items()
         ),
+        *_empty_splits(facts),
         *(f"not in the manifest: {name}" for name in facts["strangers"]),
     ]
     return "\n".join(lines)
+
+
+def _empty_splits(facts: dict[str, Any]) -> list[str]:
+    """Say which splits have no label though they should: names of few families may all fall into one."""
+    wanted = [split for split, fraction in facts["split_fractions"].items() if fraction > 0]
+    empty = [split for split in wanted if facts["labels"] and not any(group[split] for group in facts["groups"])]
+    return [
+        f"nothing in {split} yet: of few families all may be in other splits; more will fill it, or labels of new "
+        f"families added with 'dataset add --split {split}'"
+        for split in empty
+    ]
 
 
 _COUNTED = (("train", ""), ("valid", ""), ("test", ""))

@@ -112,13 +112,16 @@ def settings(code: str) -> None:
 @command.command(context_settings=q.CONTEXT)
 @LABELS
 @click.option("--command", "line", help="Run in each structure's folder, for VASP or GPAW.  [default: the settings']")
+@click.option("--python", type=click.Path(exists=True, path_type=Path), help="The Python that has gpaw, for GPAW.")
 @click.option("--again", is_flag=True, help="Also what failed.")
 @CONFIG
-def run(labels: Path, line: str | None, again: bool, config: Path | None) -> None:
+def run(labels: Path, line: str | None, python: Path | None, again: bool, config: Path | None) -> None:
     """Compute on this machine what is prepared in LABELS, one after the other; several of these share the work.
 
-    Example: uspex-bridge label run labels --command '~/gpaw/bin/python ../run_gpaw.py'
+    Example: uspex-bridge label run labels --python ~/gpaw/bin/python
     """
+    import shlex
+
     from uspex_bridge.config import load_config
     from uspex_bridge.threads import limit_threads
 
@@ -127,6 +130,8 @@ def run(labels: Path, line: str | None, again: bool, config: Path | None) -> Non
     from uspex_bridge.learn.label.run import run as compute
     from uspex_bridge.learn.label.tasks import folders
 
+    if python is not None:
+        line = f"{shlex.quote(str(python.absolute()))} ../run_gpaw.py"
     total = len(list(folders(labels)))
     jobs = []
     with click.progressbar(length=total, label="labelling", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:

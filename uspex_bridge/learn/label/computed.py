@@ -58,10 +58,13 @@ def compute(folder: Path, task: Task, backend: Backend) -> str:
         OutputError: the file cannot be written.
     """
     identity = backend.identity
+    weights = " ".join(filter(None, (identity["kind"], identity["model"], identity["sha256"], identity["head"])))
     label: dict[str, Any] = {
         "id": task.id,
         "key": task.key,
-        "version": " ".join(filter(None, (identity["package"], identity["model"], identity["sha256"]))),
+        "version": identity["package"],
+        # Other weights under the same name are another level of theory; the dataset then refuses them.
+        "potentials": dict.fromkeys(task.symbols, weights),
     }
     reason = ""
     try:
