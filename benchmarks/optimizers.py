@@ -1,0 +1,205 @@
+"""Relax random candidates by several optimizers and say how many evaluations each took and where it ended.
+
+    python benchmarks/optimizers.py --system cafeni --candidates 100 --model mattersim:WEIGHTS --lines OUT.jsonl
+    python benchmarks/optimizers.py --system mgsio --candidates 50 --model chgnet --lines OUT.jsonl
+
+OUT.jsonl gets one line per relaxation; a second call goes on where the first one ended. Candidate k is relaxed at the
+k-th of the pressures, taken in turn, by every method from the same start, with one model throughout and the targets of
+`paper`: 0.01 eV/Å and 0.1 GPa. Ends are compared with those of FIRE, FIRE, BFGS, the published stages.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from ase import Atoms  # noqa: E402
+from ase.cell import Cell  # noqa: E402
+from emulators.candidates import candidate, far_enough  # noqa: E402
+
+from uspex_bridge import backends  # noqa: E402
+from uspex_bridge.cards import CalculatorSettings  # noqa: E402
+from uspex_bridge.errors import BridgeError  # noqa: E402
+from uspex_bridge.protocol import Plan, Stage, load_protocol  # noqa: E402
+from uspex_bridge.records import Intent, Structure  # noqa: E402
+from uspex_bridge.relax import engine, trqn  # noqa: E402
+
+FIRST = "FIRE, FIRE, BFGS"
+#: Optimizers of the stages to 1, 0.1 and 0.01 eV/Å; an empty place leaves a stage out.
+METHODS = {
+    FIRST: ("FIRE", "FIRE", "BFGS"),
+    "FIRE, BFGS, BFGS": ("FIRE", "BFGS", "BFGS"),
+    "FIRE2, FIRE2, BFGS": ("FIRE2", "FIRE2", "BFGS"),
+    "BFGS": ("", "", "BFGS"),
+    "L-BFGS": ("", "", "LBFGS"),
+    "BFGS, line search": ("", "", "BFGSLineSearch"),
+    "FIRE, TRQN": ("FIRE", "", "TRQN"),
+    "TRQN without springs": ("", "", "TRQN"),
+    "TRQN, TRQN (fast)": ("TRQN", "", "TRQN"),
+}
+WITHOUT_SPRINGS = "TRQN without springs"
+#: Formula units of Mg-Si-O candidates.
+UNITS = ("MgO", "SiO2", "MgSiO3", "Mg2SiO4", "Mg3Si2O7", "Mg4SiO6")
+#: Å³ per oxygen atom at 0, 50 and 100 GPa, about those of the known phases, and shortest distances, Å.
+OXYGEN_VOLUME = ((0.0, 50.0, 100.0), (17.5, 13.5, 12.0))
+SHORTEST = {"O O": 1.9, "Mg O": 1.5, "O Si": 1.3, "Mg Mg": 2.0, "Mg Si": 2.0, "Si Si": 2.0}
+STEPS = 500
+
+
+def mgsio(index: int, pressure: float) -> Atoms:
+    """Return random atoms of a charge-balanced composition, at most 24, in a random cell."""
+    rng = np.random.default_rng([7, index])
+    unit = Atoms(UNITS[int(rng.integers(len(UNITS)))])
+    symbols = unit.get_chemical_symbols() * int(rng.integers(1, 24 // len(unit) + 1))
+    volume = symbols.count("O") * float(np.interp(pressure, *OXYGEN_VOLUME)) * rng.uniform(1.0, 1.3)
+    distances = {frozenset(pair.split()): value for pair, value in SHORTEST.items()}
+    while True:
+        lengths, angles = np.exp(rng.uniform(-0.3, 0.3, 3)), rng.uniform(70.0, 110.0, 3)
+        cell = Cell.fromcellpar([*lengths, *angles]).array
+        cell *= (volume / abs(np.linalg.det(cell))) ** (1 / 3)
+        placed = Atoms(cell=cell, pbc=True)
+        for symbol in symbols:
+            for _ in range(200):
+                trial = placed + Atoms([symbol], positions=[rng.random(3) @ cell])
+                if far_enough(trial[[len(placed), *range(len(placed))]], distances):
+                    placed = trial
+                    break
+            else:
+                break
+        if len(placed) == len(symbols):
+            return placed
+
+
+def start_of(system: str, index: int, pressure: float) -> Structure:
+    """Return candidate number ``index`` of a system for a pressure."""
+    atoms = candidate(index, pressure).atoms if system == "cafeni" else mgsio(index, pressure)
+    return Structure(
+        symbols=tuple(atoms.get_chemical_symbols()),
+        cell=atoms.cell.array,
+        scaled=atoms.get_scaled_positions(wrap=False),
+    )
+
+
+def plan_of(method: str, pressure: float) -> Plan:
+    """Return the stages of a method."""
+    goals = ({"fmax": 1.0}, {"fmax": 0.1}, {"fmax": 0.01, "stress": 0.1})
+    stages = tuple(
+        Stage(f"stage{k}", "model", optimizer=name, steps=STEPS, maxstep=0.35 if name == "TRQN" else 0.2, **goal)  # type: ignore[arg-type]
+        for k, (name, goal) in enumerate(zip(METHODS[method], goals, strict=True), 1)
+        if name
+    )
+    return Plan(stages, load_protocol("paper").guards, Intent(pressure_gpa=pressure, nsw=3 * STEPS), method)
+
+
+def relax(method: str, structure: Structure, pressure: float, backend: Any) -> dict[str, Any]:
+    """Relax by one method; return evaluations, CPU seconds and where it ended."""
+    springs = trqn.spring_hessian
+    if method == WITHOUT_SPRINGS:
+        trqn.spring_hessian = lambda atoms, *cell: np.eye(3 * len(atoms) + (9 if cell else 0))
+    began = time.process_time()
+    try:
+        result = engine.relax(structure, plan_of(method, pressure), lambda name: backend)
+    except BridgeError as error:
+        return {"ended": getattr(error, "code", type(error).__name__), "seconds": time.process_time() - began}
+    finally:
+        trqn.spring_hessian = springs
+    return {
+        "ended": "converged" if result.converged else "unconverged",
+        "seconds": time.process_time() - began,
+        "evaluations": sum(stage.evaluations for stage in result.stages),
+        "enthalpy": result.enthalpy / len(structure),
+        "volume": result.final.volume / len(structure),
+    }
+
+
+def summarise(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield one row per method, over the candidates that every method in the file was tried on."""
+    methods = [m for m in METHODS if any(line["method"] == m for line in lines)]
+    by = {(line["method"], line["index"]): line for line in lines}
+    complete = [k for k in sorted({line["index"] for line in lines}) if all((m, k) in by for m in methods)]
+    first = {k: by[FIRST, k] for k in complete}
+    reference = sum(line.get("evaluations", 0) for line in first.values())
+    seconds = sum(line["seconds"] for line in first.values())
+    for method in methods:
+        rows = {k: by[method, k] for k in complete}
+        both = [k for k in complete if rows[k]["ended"] == first[k]["ended"] == "converged"]
+        change = np.array([rows[k]["enthalpy"] - first[k]["enthalpy"] for k in both])
+        used = [rows[k]["evaluations"] for k in complete if "evaluations" in rows[k]]
+        yield {
+            "method": method,
+            "candidates": len(rows),
+            "converged": sum(row["ended"] == "converged" for row in rows.values()),
+            "evaluations_median": float(np.median(used)),
+            "evaluations_mean": float(np.mean(used)),
+            "evaluations_ratio": sum(used) / reference,
+            "seconds_ratio": sum(row["seconds"] for row in rows.values()) / seconds,
+            "same": float(np.mean(np.abs(change) < 1e-3)),
+            "lower": float(np.mean(change < -1e-3)),
+            "higher": float(np.mean(change > 1e-3)),
+            "median_change_mev": 1e3 * float(np.median(change)),
+            "mean_change_mev": 1e3 * float(np.mean(change)),
+        }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table."""
+    text = [
+        "| optimizers | converged | evaluations | mean | ratio | CPU | same end | lower | higher | mean change |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    text += [
+        f"| {r['method']} | {r['converged']} of {r['candidates']} | {r['evaluations_median']:.0f} "
+        f"| {r['evaluations_mean']:.0f} | {r['evaluations_ratio']:.2f} | {r['seconds_ratio']:.2f} | {r['same']:.0%} "
+        f"| {r['lower']:.0%} | {r['higher']:.0%} | {r['mean_change_mev']:+.0f} meV/atom |"
+        for r in rows
+    ]
+    return "\n".join(text)
+
+
+@click.command(help=__doc__)
+@click.option("--system", type=click.Choice(["cafeni", "mgsio"]), default="cafeni", show_default=True)
+@click.option("--candidates", default=100, show_default=True)
+@click.option("--pressures", default="0,50,100", show_default=True, help="GPa, taken in turn.")
+@click.option("--model", default="chgnet", show_default=True, help="KIND or KIND:WEIGHTS.")
+@click.option("--methods", default=",".join(f'"{m}"' for m in METHODS), help="JSON strings, separated by commas.")
+@click.option("--lines", type=click.Path(path_type=Path), required=True, help="JSONL of all relaxations; grows.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the table's numbers here.")
+def main(
+    system: str, candidates: int, pressures: str, model: str, methods: str, lines: Path, json_path: Path | None
+) -> None:
+    """Run what is missing and print the table."""
+    chosen = json.loads(f"[{methods}]")
+    at = [float(p) for p in pressures.split(",")]
+    kind, _, weights = model.partition(":")
+    done = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+    have = {(line["method"], line["index"]) for line in done}
+    backend = backends.load(kind, replace(CalculatorSettings(), model=weights or None))
+    with lines.open("a") as out:
+        for index in range(1, candidates + 1):
+            pressure = at[(index - 1) % len(at)]
+            missing = [m for m in chosen if (m, index) not in have]
+            structure = start_of(system, index, pressure) if missing else None
+            for method in missing:
+                assert structure is not None
+                about = {"method": method, "index": index, "pressure": pressure, "formula": structure.formula}
+                done.append(about | relax(method, structure, pressure, backend))
+                print(json.dumps(done[-1]), file=out, flush=True)
+    rows = list(summarise(done))
+    print(table(rows))
+    if json_path:
+        json_path.write_text(json.dumps({"system": system, "model": model, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
