@@ -302,6 +302,20 @@ def resolve_device(card: Card, asked: str) -> str:
     return f"cuda:{index}"
 
 
+def device_of(name: str, settings: CalculatorSettings) -> str:
+    """Return the device that the calculator ``name`` will run on: ``cpu`` or ``cuda:N``.
+
+    One in another interpreter is on a GPU only if its settings say so; it is not asked.
+
+    Raises:
+        ConfigError: there is no such kind or device.
+        ModelError: the device is not there.
+    """
+    if settings.python is None:
+        return resolve_device(card_of(name, settings), settings.device)
+    return {"cuda": "cuda:0", "auto": "cpu"}.get(settings.device, settings.device)
+
+
 def _gpu_count() -> int:
     try:
         import torch

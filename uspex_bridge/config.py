@@ -75,6 +75,7 @@ class Config:
         stages: which of its stages to run (``1``, ``2-3``, ``robust``); None is all.
         device: device of every calculator that does not name its own.
         threads: CPU threads per relaxation.
+        gpu_runs: runs without a service that may be on one GPU at the same time; the others wait.
         time_limit: seconds after which the best geometry so far is returned; ``inf`` is no limit.
         on_reject: what USPEX gets for a refused structure: no result (``fail``) or a valid one with a
             ``penalty`` enthalpy, eV per atom.
@@ -89,6 +90,7 @@ class Config:
     stages: str | None = None
     device: str = "auto"
     threads: int = 1
+    gpu_runs: int = 2
     time_limit: float = 7200.0
     on_reject: Literal["fail", "penalty"] = "fail"
     penalty: float = 100.0
@@ -101,8 +103,9 @@ class Config:
     source: str = ""
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise ValueError(f"threads = {self.threads} must be at least 1")
+        for key in ("threads", "gpu_runs"):
+            if (value := getattr(self, key)) < 1:
+                raise ValueError(f"{key} = {value} must be at least 1")
         if self.time_limit <= 0:
             raise ValueError(f"time_limit = {self.time_limit} must be positive (seconds)")
         if not 0 < self.penalty <= 500:

@@ -10,7 +10,7 @@ import platform
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from uspex_bridge import backends, journal
 from uspex_bridge.config import Config
 from uspex_bridge.errors import BridgeError, OutputError, Rejected
 from uspex_bridge.folders import Folder, Request
+from uspex_bridge.gpu import take_turn
 from uspex_bridge.halt import Halter
 from uspex_bridge.protocol import Plan, Protocol, load_protocol, make_plan
 from uspex_bridge.records import RelaxResult, Structure, VaspRun
@@ -51,11 +52,30 @@ class Models:
             self.loaded[name] = backends.load(name, self.config.settings_of(name))
         return self.loaded[name]
 
+    def reserve(self, names: Iterable[str], log: logging.Logger, halt: Callable[[], object | None]) -> float:
+        """Wait until these calculators may be used; return the seconds that it took. These need not wait."""
+        return 0.0
+
     def close(self) -> None:
         """Let go of every model and end worker processes."""
         for backend in self.loaded.values():
             backend.close()
         self.loaded.clear()
+
+
+class OneShotModels(Models):
+    """The models of a run that has this process to itself: where it needs a GPU, it waits for its turn."""
+
+    def reserve(self, names: Iterable[str], log: logging.Logger, halt: Callable[[], object | None]) -> float:
+        """Wait for a turn on the GPUs of these calculators, held until this process ends.
+
+        Raises:
+            ModelError: a device is not there.
+            Interrupted: ``halt`` told to stop.
+        """
+        devices = [backends.device_of(name, self.config.settings_of(name)) for name in names]
+        self._turns, waited = take_turn(devices, self.config.gpu_runs, log, halt)
+        return waited
 
 
 class Watcher:
@@ -97,7 +117,7 @@ def run_folder(
     config: Config,
     log: logging.Logger,
     halter: Halter,
-    models: Callable[[Config], Models] = Models,
+    models: Callable[[Config], Models] = OneShotModels,
     watcher: Watcher | None = None,
 ) -> None:
     """Do what USPEX asks for in ``folder``, whose old results are gone (:func:`uspex_bridge.slot.run_in_slot`).
@@ -109,7 +129,6 @@ def run_folder(
     protocol, notice = choose_protocol(config)
     plan = make_plan(protocol, request.intent, config.stages)
     _announce(request, plan, config, notice, log)
-    halter.start(config.time_limit)
     entry = Entry(request.structure, plan, config, journal.whereabouts(folder.path, request.structure.comment))
     record = Path(config.base, config.record) if config.record else journal.default_path(folder.path)
     watcher = watcher or Watcher()
@@ -121,7 +140,11 @@ def run_folder(
 
     try:
         _refuse_again(record, entry.key)
-        result = relax_structure(request.structure, plan, models(config), halter, observe)
+        lent = models(config)
+        waited = lent.reserve(dict.fromkeys(stage.calculator for stage in plan.stages), log, halter)
+        entry.began += waited
+        halter.start(config.time_limit + waited)
+        result = relax_structure(request.structure, plan, lent, halter, observe)
         folder.publish(vasp_run(request, result, config, entry.seconds), config)
     except BridgeError as error:
         entry.failed(error)

@@ -90,7 +90,12 @@ def address() -> str:
 
     The default lies in /tmp, not in $XDG_RUNTIME_DIR: that one vanishes with the last login, and a search does not.
     """
-    return os.environ.get(SOCKET) or f"/tmp/uspex_bridge-{os.getuid()}/service.sock"
+    return os.environ.get(SOCKET) or f"{default_folder()}/service.sock"
+
+
+def default_folder() -> str:
+    """Return the folder of the user's own on this machine."""
+    return f"/tmp/uspex_bridge-{os.getuid()}"
 
 
 def split_tcp(place: str) -> tuple[str, int] | None:
