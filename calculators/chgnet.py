@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
-from uspex_bridge.cards import BuildRequest, Card, KnownModel, constructor_options
+import numpy as np
+
+from uspex_bridge import neighbours
+from uspex_bridge.cards import Batch, BuildRequest, Card, KnownModel, constructor_options
 
 #: Weights as in the chgnet 0.4.2 wheel (``chgnet/pretrained``).
 CARD = Card(
@@ -60,6 +65,117 @@ def build(request: BuildRequest) -> Any:
     own = ("model", "use_device", "stress_weight")
     options = {"on_isolated_atoms": "ignore", **constructor_options(request, CHGNetCalculator, *own)}
     return CHGNetCalculator(model=model, use_device=request.device, **options)
+
+
+def batch(calculator: Any) -> Batch | None:
+    """Return CHGNet's network for many structures, with one derivation for forces and stresses together.
+
+    The package itself makes its graph of Python objects and derives twice, keeping a graph for further derivatives.
+    Option ``on_isolated_atoms`` is its graph maker's, which then evaluates.
+    """
+    model = calculator.model.requires_grad_(False).eval()
+    converter = model.graph_converter
+    if converter.on_isolated_atoms != "ignore":
+        return None
+    cutoff, angle_cutoff = float(converter.atom_graph_cutoff), float(converter.bond_graph_cutoff)
+
+    def evaluate(structures: Sequence[Any]) -> list[dict[str, Any]]:
+        graph = neighbours.graph(structures, cutoff)
+        meeting = np.bincount(graph.owners[graph.first[graph.angles(angle_cutoff)[0]]], minlength=len(structures)) > 0
+        if meeting.all() or not meeting.any():
+            return _pass(calculator, graph, angle_cutoff)
+        found: list[dict[str, Any]] = [{}] * len(structures)  # CHGNet leaves out layers where it sees no angle at all
+        for group in (np.flatnonzero(meeting).tolist(), np.flatnonzero(~meeting).tolist()):
+            answers = evaluate([structures[index] for index in group])
+            for index, answer in zip(group, answers, strict=True):
+                found[index] = answer
+        return found
+
+    return Batch(evaluate, cutoff, angle_cutoff)
+
+
+def _pass(calculator: Any, graph: neighbours.Graph, angle_cutoff: float) -> list[dict[str, Any]]:
+    """Run the network once over a graph."""
+    import torch
+
+    model, device = calculator.model, calculator.device
+
+    def real(values: Any) -> Any:
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
+    positions, cells, sizes = real(graph.positions), real(graph.cells), real(graph.sizes)
+    positions.requires_grad_(True)
+    strains = torch.zeros_like(cells, requires_grad=True)
+    inputs = _inputs(model, graph, angle_cutoff, positions, cells, strains)
+    predicted = model._compute(inputs, compute_magmom=True)
+    scale = sizes if model.is_intensive else torch.ones_like(sizes)
+    slopes = torch.autograd.grad((predicted["e"] * scale).sum(), (positions, strains), allow_unused=True)
+    numbers = torch.tensor(graph.numbers, device=device).split(graph.sizes.tolist())
+    if model.composition_model is not None:
+        predicted["e"] = predicted["e"] + model.composition_model([SimpleNamespace(atomic_number=z) for z in numbers])
+    energies = (predicted["e"] * scale).detach().cpu().numpy()
+    gradients, virials = (
+        np.zeros(of.shape) if slope is None else slope.cpu().numpy().astype(float)
+        for slope, of in zip(slopes, (positions, strains), strict=True)
+    )
+    return [
+        {"energy": energy, "forces": -gradient, "stress": virial / volume, "magmoms": magmoms.detach().cpu().numpy()}
+        for energy, gradient, virial, volume, magmoms in zip(
+            energies, graph.split(gradients), virials, graph.volumes, predicted["m"], strict=True
+        )
+    ]
+
+
+def _inputs(model: Any, graph: neighbours.Graph, angle_cutoff: float, positions: Any, cells: Any, strains: Any) -> Any:
+    """Return what the network reads, CHGNet's ``BatchedGraph``, as a function of positions and strains."""
+    import torch
+    from chgnet.model.model import BatchedGraph
+
+    def whole(values: Any) -> Any:
+        return torch.tensor(values, dtype=torch.int32, device=positions.device)
+
+    first, second, owners = (
+        torch.tensor(v, device=positions.device) for v in (graph.first, graph.second, graph.owners)
+    )
+    bonds, one_way = _bonds(graph)
+    one, other = graph.angles(angle_cutoff)
+    moved = positions + torch.einsum("ni,nij->nj", positions, strains[owners])
+    lattices = cells + cells @ strains
+    images = torch.tensor(graph.images, dtype=positions.dtype, device=positions.device)
+    long_basis, short_basis, directions = model.bond_basis_expansion(
+        center=moved[first],
+        neighbor=moved[second] + torch.einsum("mi,mij->mj", images, lattices[owners[first]]),
+        undirected2directed=whole(one_way),
+        image=images.new_zeros(1, 3),
+        lattice=images.new_zeros(3, 3),
+    )
+    return BatchedGraph(
+        atomic_numbers=whole(graph.numbers),
+        bond_bases_ag=long_basis,
+        bond_bases_bg=short_basis,
+        angle_bases=model.angle_basis_expansion(directions[one], directions[other])
+        if len(one)
+        else images.new_zeros(0),
+        batched_atom_graph=whole(np.stack((graph.first, graph.second), axis=1)),
+        batched_bond_graph=whole(np.stack((graph.first[one], bonds[one], bonds[other]), axis=1)),
+        atom_owners=whole(graph.owners),
+        directed2undirected=whole(bonds),
+        atom_positions=[],
+        strains=[],
+        volumes=[],
+    )
+
+
+def _bonds(graph: neighbours.Graph) -> tuple[Any, Any]:
+    """Return the number of the bond that each pair is one direction of (M,), and one of its pairs per bond (M/2,)."""
+    reach = 2 * int(np.abs(graph.images).max(initial=0)) + 1
+    x, y, z = graph.images.T
+    image = (x * reach + y) * reach + z  # zero only for no displacement, and negative for the reverse one
+    forward = (graph.first < graph.second) | ((graph.first == graph.second) & (image > 0))
+    low, high = np.minimum(graph.first, graph.second), np.maximum(graph.first, graph.second)
+    key = (low * len(graph.numbers) + high) * reach**3 + np.where(forward, image, -image)
+    _, one_way, bonds = np.unique(key, return_index=True, return_inverse=True)
+    return bonds, one_way
 
 
 def elements(calculator: Any) -> frozenset[str]:

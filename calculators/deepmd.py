@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
-from uspex_bridge.cards import BuildRequest, Card, KnownModel, constructor_options
+import numpy as np
+
+from uspex_bridge import neighbours
+from uspex_bridge.cards import Batch, BuildRequest, Card, KnownModel, constructor_options
 from uspex_bridge.errors import ModelError
 
 _HUBS = ("https://huggingface.co/deepmodelingcommunity", "https://hf-mirror.com/deepmodelingcommunity")
@@ -144,6 +148,66 @@ def build(request: BuildRequest) -> Any:
 
     options = constructor_options(request, DP, "model", "head", "type_dict")
     return DP(model=str(request.path), head=request.head, **options)
+
+
+def batch(calculator: Any) -> Batch | None:
+    """Return an energy model for many structures, by the entry that LAMMPS uses: atoms, ghosts and neighbour lists.
+
+    DeePMD-kit's own calculator makes every image of every atom within some cells and looks for the neighbours among
+    them. Here all structures are atoms of one frame that are in nobody's neighbour list but their own's. Models of
+    spin, of frame or atomic parameters and of DeePMD-kit's newer edge interface are left to it.
+    """
+    import torch
+
+    deep = calculator.dp.deep_eval
+    model = deep.dp.model["Default"]
+    others = (deep.get_has_spin(), deep.modifier, deep._has_hessian, deep._uses_edge_schema)
+    if any(others) or deep.get_dim_fparam() or deep.get_dim_aparam() or model.get_dim_chg_spin():
+        return None
+    if "energy" not in model.model_output_type() or not hasattr(model, "forward_lower"):
+        return None
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    cutoff, device = float(deep.get_rcut()), _device()
+
+    def evaluate(structures: Sequence[Any]) -> list[dict[str, Any]]:
+        graph = neighbours.graph(structures, cutoff)
+        types = np.array([calculator.type_dict[symbol] for atoms in structures for symbol in atoms.symbols])
+        coordinates, atom, lists = _extended(graph)
+        inputs = (torch.tensor(array[None], device=device) for array in (coordinates, types[atom], lists, atom))
+        found = model.forward_lower(*inputs)
+        energy, extended = (found[name].detach().cpu().numpy()[0] for name in ("atom_energy", "extended_force"))
+        forces, virials = np.zeros(graph.positions.shape), np.zeros(graph.cells.shape)
+        np.add.at(forces, atom, extended)
+        np.add.at(virials, graph.owners[atom], extended[:, :, None] * coordinates[:, None, :])
+        stresses = -0.5 * (virials + virials.transpose(0, 2, 1)) / graph.volumes[:, None, None]
+        energies = np.bincount(graph.owners, energy[:, 0])
+        return [
+            {"energy": total, "forces": own, "stress": stress}
+            for total, own, stress in zip(energies, graph.split(forces), stresses, strict=True)
+        ]
+
+    return Batch(evaluate, cutoff)
+
+
+def _extended(graph: neighbours.Graph) -> tuple[Any, Any, Any]:
+    """Return coordinates of atoms and then ghosts, the atom that each is, and the atoms' neighbours (-1 fills up).
+
+    The neighbours are in order of distance, as the models want them that take only so many.
+    """
+    order = np.lexsort((np.linalg.norm(graph.vectors, axis=1), graph.first))
+    first, second, images, vectors = (a[order] for a in (graph.first, graph.second, graph.images, graph.vectors))
+    atoms, outside = len(graph.numbers), images.any(axis=1)
+    seen = np.column_stack((second, images))[outside]
+    ghosts, index, inverse = np.unique(seen, axis=0, return_index=True, return_inverse=True)
+    coordinates = np.concatenate((graph.positions, (graph.positions[first] + vectors)[outside][index]))
+    target = second.copy()
+    target[outside] = atoms + inverse.ravel()
+    many = np.bincount(first, minlength=atoms)
+    rank = np.arange(len(first)) - (np.cumsum(many) - many)[first]
+    lists = np.full((atoms, int(many.max())), -1)
+    lists[first, rank] = target
+    return coordinates, np.concatenate((np.arange(atoms), ghosts[:, 0])), lists
 
 
 def elements(calculator: Any) -> frozenset[str]:

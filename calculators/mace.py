@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from uspex_bridge.cards import BuildRequest, Card, KnownModel, constructor_options, file_of_url
+import numpy as np
+
+from uspex_bridge import neighbours
+from uspex_bridge.cards import Batch, BuildRequest, Card, KnownModel, constructor_options, file_of_url
 from uspex_bridge.errors import ModelError
 
 _MP = "https://github.com/ACEsuit/mace-mp/releases/download"
@@ -89,6 +93,61 @@ def build(request: BuildRequest) -> Any:
     if request.head is not None and request.head not in calculator.available_heads:
         raise ModelError(f"{request.path}: no head '{request.head}'; heads: {', '.join(calculator.available_heads)}")
     return calculator
+
+
+def batch(calculator: Any) -> Batch | None:
+    """Return the MACE network for many structures, on graphs of the bridge's neighbour lists.
+
+    Committees, compiled models and those that ask for more than elements and positions are left to mace-torch.
+    """
+    import torch
+
+    model = calculator.models[0]
+    if (
+        len(calculator.models) > 1
+        or calculator.model_type != "MACE"
+        or calculator.use_compile
+        or hasattr(model, "joint_embedding")
+        or calculator.head not in calculator.available_heads
+    ):
+        return None
+    dtype = next(model.parameters()).dtype
+    column = np.full(119, -1)
+    column[calculator.z_table.zs] = np.arange(len(calculator.z_table))
+    head = calculator.available_heads.index(calculator.head)
+    energy_unit, length_unit = calculator.energy_units_to_eV, calculator.length_units_to_A
+
+    def real(values: Any) -> Any:
+        return torch.tensor(values, dtype=dtype, device=calculator.device)
+
+    def whole(values: Any) -> Any:
+        return torch.tensor(values, dtype=torch.int64, device=calculator.device)
+
+    def evaluate(structures: Sequence[Any]) -> list[dict[str, Any]]:
+        graph = neighbours.graph(structures, calculator.r_max)
+        inputs = {
+            "positions": real(graph.positions),
+            "node_attrs": real(np.eye(len(calculator.z_table))[column[graph.numbers]]),
+            "edge_index": whole(np.stack((graph.first, graph.second))),
+            "unit_shifts": real(graph.images),
+            "shifts": real(graph.vectors - graph.positions[graph.second] + graph.positions[graph.first]),
+            "cell": real(graph.cells.reshape(-1, 3)),
+            "batch": whole(graph.owners),
+            "ptr": whole(np.concatenate(([0], np.cumsum(graph.sizes)))),
+            "head": whole(np.full(len(structures), head)),
+        }
+        found = model(inputs, compute_stress=True)
+        energies, forces, stresses = (found[name].detach().cpu().numpy() for name in ("energy", "forces", "stress"))
+        return [
+            {
+                "energy": energy * energy_unit,
+                "forces": own * energy_unit / length_unit,
+                "stress": stress * energy_unit / length_unit**3,
+            }
+            for energy, own, stress in zip(energies, graph.split(forces), stresses, strict=True)
+        ]
+
+    return Batch(evaluate, calculator.r_max)
 
 
 def elements(calculator: Any) -> frozenset[str]:

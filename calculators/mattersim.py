@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from uspex_bridge import neighbours
 from uspex_bridge.cards import Batch, BuildRequest, Card, KnownModel, constructor_options
 from uspex_bridge.errors import ModelError
-from uspex_bridge.neighbours import angles, pairs
 
 _URL = "https://raw.githubusercontent.com/microsoft/mattersim/main/pretrained_models"
 
@@ -62,81 +62,53 @@ def build(request: BuildRequest) -> Any:
 
 
 def batch(calculator: Any) -> Batch:
-    """Return MatterSim's model for many structures: its graph, from the bridge's neighbour lists."""
-    cutoffs = calculator.potential.model.model_args
-    cutoff, angle_cutoff = float(cutoffs["cutoff"]), float(cutoffs["threebody_cutoff"])
-    for parameter in calculator.potential.model.parameters():
-        parameter.requires_grad_(False)
+    """Return MatterSim's model for many structures: its own ``forward`` on a graph made without its data loader."""
+    model = calculator.potential.model.requires_grad_(False)
+    cutoff, angle_cutoff = float(model.model_args["cutoff"]), float(model.model_args["threebody_cutoff"])
 
     def evaluate(structures: Sequence[Any]) -> list[dict[str, Any]]:
-        graph = _graph(structures, cutoff, angle_cutoff, calculator.device)
-        found = calculator.potential.forward(graph, include_forces=True, include_stresses=True)
+        graph = neighbours.graph(structures, cutoff)
+        inputs = _inputs(graph, angle_cutoff, calculator.device)
+        found = calculator.potential.forward(inputs, include_forces=True, include_stresses=True)
         energies, forces, stresses = (
-            found[name].detach().cpu().numpy().astype(float) for name in ("total_energy", "forces", "stresses")
+            found[name].detach().cpu().numpy() for name in ("total_energy", "forces", "stresses")
         )
-        ends = np.cumsum([len(atoms) for atoms in structures])[:-1]
         return [
-            {"energy": energy, "forces": force, "stress": calculator.stress_weight * stress}
-            for energy, force, stress in zip(energies, np.split(forces, ends), stresses, strict=True)
+            {"energy": energy, "forces": own, "stress": calculator.stress_weight * stress}
+            for energy, own, stress in zip(energies, graph.split(forces), stresses, strict=True)
         ]
 
     return Batch(evaluate, cutoff, angle_cutoff)
 
 
-def _graph(structures: Sequence[Any], cutoff: float, angle_cutoff: float, device: str) -> dict[str, Any]:
-    """Return what M3GNet's ``forward`` reads, for all structures as one graph.
-
-    Indices of pairs in the angles count within each structure; ``bond_index_bias`` shifts them.
-    """
+def _inputs(graph: neighbours.Graph, angle_cutoff: float, device: str) -> dict[str, Any]:
+    """Return what M3GNet's ``forward`` reads; ``bond_index_bias`` is 0 as the pairs are numbered through."""
     import torch
 
-    parts: dict[str, list[Any]] = {name: [] for name in ("edges", "cells", "angles", "per_pair", "positions")}
-    offset = 0
-    for atoms in structures:
-        wrapped = atoms.copy()
-        wrapped.wrap(eps=0)  # float32 positions near the origin, as MatterSim has them
-        first, second, cells = pairs(wrapped, cutoff)
-        positions = wrapped.positions
-        vectors = positions[second] + cells @ wrapped.cell.array - positions[first]
-        near = np.linalg.norm(vectors, axis=1) <= angle_cutoff
-        one, other = angles(first, near)
-        parts["edges"].append(np.stack((first, second)) + offset)
-        parts["cells"].append(cells)
-        parts["angles"].append(np.stack((one, other), axis=1))
-        parts["per_pair"].append(np.bincount(one, minlength=len(first)))
-        parts["positions"].append(positions)
-        offset += len(atoms)
-
-    def counts(name: str) -> Any:
-        return torch.tensor([len(part) for part in parts[name]], device=device)
+    def real(values: Any) -> Any:
+        return torch.tensor(values, dtype=torch.float32, device=device)
 
     def whole(values: Any) -> Any:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+        return torch.tensor(values, dtype=torch.int64, device=device)
 
-    def real(values: Any) -> Any:
-        return whole(np.asarray(values, dtype=np.float32))
-
-    pair_counts, angle_counts = counts("cells"), counts("angles")
-    per_pair = whole(np.concatenate(parts["per_pair"]))
-    starts = torch.cumsum(pair_counts, dim=0) - pair_counts
-    sizes = torch.tensor([len(atoms) for atoms in structures], device=device)
+    one, other = graph.angles(angle_cutoff)
+    per_pair = np.bincount(one, minlength=len(graph.first))
     return {
-        "atom_pos": real(np.concatenate(parts["positions"])),
-        "cell": real(np.stack([atoms.cell.array for atoms in structures])),
-        "pbc_offsets": real(np.concatenate(parts["cells"])),
-        "atom_attr": real(np.concatenate([atoms.numbers for atoms in structures])[:, None]),
-        "edge_index": whole(np.concatenate(parts["edges"], axis=1)),
-        "three_body_indices": whole(np.concatenate(parts["angles"])),
-        "num_three_body": angle_counts,
-        "num_bonds": pair_counts,
-        "num_triple_ij": per_pair[:, None],
-        "num_atoms": sizes,
-        "num_graphs": torch.tensor(len(structures), device=device),
-        "batch": torch.repeat_interleave(torch.arange(len(structures), device=device), sizes),
-        "total_num_atoms": offset,
-        "total_num_bonds": len(per_pair),
-        "bond_index_bias": torch.repeat_interleave(starts, angle_counts)[:, None],
-        "three_body_edge_map": torch.repeat_interleave(torch.arange(len(per_pair), device=device), per_pair),
+        "atom_pos": real(graph.positions),
+        "cell": real(graph.cells),
+        "pbc_offsets": real(graph.images),
+        "atom_attr": real(graph.numbers[:, None]),
+        "edge_index": whole(np.stack((graph.first, graph.second))),
+        "three_body_indices": whole(np.stack((one, other), axis=1)),
+        "num_bonds": whole(np.bincount(graph.owners[graph.first], minlength=len(graph.sizes))),
+        "num_triple_ij": whole(per_pair[:, None]),
+        "num_atoms": whole(graph.sizes),
+        "num_graphs": whole(len(graph.sizes)),
+        "batch": whole(graph.owners),
+        "total_num_atoms": len(graph.numbers),
+        "total_num_bonds": len(graph.first),
+        "bond_index_bias": whole([[0]]),
+        "three_body_edge_map": whole(one),
     }
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from uspex_bridge.cards import BuildRequest, Card, KnownModel, constructor_options
+import numpy as np
+
+from uspex_bridge import neighbours
+from uspex_bridge.cards import Batch, BuildRequest, Card, KnownModel, constructor_options
 from uspex_bridge.errors import ModelError
 
 _URL = "https://github.com/MDIL-SNU/SevenNet/releases/download"
@@ -88,6 +92,51 @@ def build(request: BuildRequest) -> Any:
         raise ModelError(f"{source}: head = '{request.head}' is set, but this model has no heads")
     options = constructor_options(request, SevenNetCalculator, "model", "file_type", "device", "modal")
     return SevenNetCalculator(model=source, device=request.device, modal=modal, **options)
+
+
+def batch(calculator: Any) -> Batch:
+    """Return SevenNet's network for many structures, on graphs of the bridge's neighbour lists."""
+    import torch
+    from sevenn import _keys as key
+    from sevenn.atom_graph_data import AtomGraphData
+
+    model = calculator.model.requires_grad_(False)
+    cutoff = float(calculator.cutoff)
+
+    def real(values: Any) -> Any:
+        return torch.tensor(values, dtype=torch.float32, device=calculator.device)
+
+    def whole(values: Any) -> Any:
+        return torch.tensor(values, dtype=torch.int64, device=calculator.device)
+
+    def evaluate(structures: Sequence[Any]) -> list[dict[str, Any]]:
+        graph = neighbours.graph(structures, cutoff)
+        inputs = {
+            key.NODE_FEATURE: whole(graph.numbers),
+            key.ATOMIC_NUMBERS: whole(graph.numbers),
+            key.POS: real(graph.positions),
+            key.EDGE_IDX: whole(np.stack((graph.first, graph.second))),
+            key.EDGE_VEC: real(graph.vectors),
+            key.CELL_VOLUME: real(graph.volumes),
+            key.NUM_ATOMS: whole(graph.sizes),
+            key.BATCH: whole(graph.owners),
+        }
+        if calculator.modal:
+            inputs[key.DATA_MODALITY] = [calculator.modal] * len(structures)
+        model.set_is_batch_data(True)
+        try:
+            found = model(AtomGraphData(**inputs))
+        finally:
+            model.set_is_batch_data(False)  # what the package's own calculator expects
+        energies, forces, stresses = (
+            found[name].detach().cpu().numpy() for name in (key.PRED_TOTAL_ENERGY, key.PRED_FORCE, key.PRED_STRESS)
+        )
+        return [
+            {"energy": energy, "forces": own, "stress": -stress[[0, 1, 2, 4, 5, 3]]}
+            for energy, own, stress in zip(energies, graph.split(forces), stresses, strict=True)
+        ]
+
+    return Batch(evaluate, cutoff)
 
 
 def elements(calculator: Any) -> frozenset[str]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from uspex_bridge import neighbours
 from uspex_bridge.cards import Batch, BuildRequest, Card
 from uspex_bridge.errors import ConfigError
-from uspex_bridge.neighbours import pairs
 from uspex_bridge.records import Array
 
 CARD = Card(
@@ -124,36 +124,27 @@ def _options(given: Mapping[str, Any]) -> ToyOptions:
 def _evaluate(structures: Sequence[Any], options: ToyOptions) -> list[dict[str, Any]]:
     """Return E (eV), forces (N, 3) (eV/Å) and stress (6,) (eV/Å³, ASE's sign and order) of each structure."""
     from ase.data import covalent_radii
+    from ase.stress import full_3x3_to_voigt_6_stress
 
-    radii = covalent_radii[np.concatenate([atoms.numbers for atoms in structures])]
-    firsts, seconds, vectors, offset, owners = [], [], [], 0, []
-    for index, atoms in enumerate(structures):
-        cutoff = REACH * 2 * float(covalent_radii[atoms.numbers].max())
-        first, second, cells = pairs(atoms, cutoff)
-        vectors.append(atoms.positions[second] + cells @ atoms.cell.array - atoms.positions[first])
-        firsts.append(first + offset)
-        seconds.append(second + offset)
-        owners.append(np.full(len(first), index))
-        offset += len(atoms)
-    first, second, vector, owner = map(np.concatenate, (firsts, seconds, vectors, owners))
-    distance = np.linalg.norm(vector, axis=1)
-    equilibrium = radii[first] + radii[second]
+    graph = neighbours.graph(structures, REACH * 2 * float(max(covalent_radii[a.numbers].max() for a in structures)))
+    radii = covalent_radii[graph.numbers]
+    distance = np.linalg.norm(graph.vectors, axis=1)
+    equilibrium = radii[graph.first] + radii[graph.second]
     near = distance < REACH * equilibrium
-    first, distance, vector, equilibrium, owner = (a[near] for a in (first, distance, vector, equilibrium, owner))
+    first, vector, distance, equilibrium = (a[near] for a in (graph.first, graph.vectors, distance, equilibrium))
+    owner = graph.owners[first]
     energy, slope = _pair(distance / equilibrium, options)
     pull = (slope / equilibrium / distance)[:, None] * vector
-    forces = np.zeros((offset, 3))
+    forces = np.zeros((len(radii), 3))
     np.add.at(forces, first, pull)
+    stresses = np.zeros((len(structures), 3, 3))
+    np.add.at(stresses, owner, 0.5 * pull[:, :, None] * vector[:, None, :])
+    stresses /= graph.volumes[:, None, None]
     energies = 0.5 * np.bincount(owner, energy, minlength=len(structures))
-    virials = np.zeros((len(structures), 3, 3))
-    np.add.at(virials, owner, 0.5 * pull[:, :, None] * vector[:, None, :])
-    found, start = [], 0
-    for atoms, total, virial in zip(structures, energies, virials, strict=True):
-        stress = virial[(0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)] / atoms.get_volume()
-        own = forces[start : start + len(atoms)]
-        found.append({"energy": float(total), "free_energy": float(total), "forces": own, "stress": stress})
-        start += len(atoms)
-    return found
+    return [
+        {"energy": float(total), "free_energy": float(total), "forces": own, "stress": full_3x3_to_voigt_6_stress(s)}
+        for total, own, s in zip(energies, graph.split(forces), stresses, strict=True)
+    ]
 
 
 def _pair(x: Array, options: ToyOptions) -> tuple[Array, Array]:

@@ -59,13 +59,15 @@ class Evaluation:
         Raises:
             OutOfMemoryError: they do not fit the memory together; fewer may.
         """
-        if self.batch is None or not all(atoms.pbc.all() for atoms in structures):
-            return [self._alone(atoms) for atoms in structures]
         answers: list[Answer | None] = [self._refused(atoms) for atoms in structures]
         sound = [index for index, answer in enumerate(answers) if answer is None]
-        if sound:
-            for index, answer in zip(sound, self._together([structures[i] for i in sound]), strict=True):
-                answers[index] = answer
+        fit = [_right_handed(structures[index]) for index in sound]
+        if self.batch is None or not all(atoms.pbc.all() for atoms in fit):
+            found = [self._alone(atoms) for atoms in fit]
+        else:
+            found = self._together(fit) if fit else []
+        for index, answer in zip(sound, found, strict=True):
+            answers[index] = answer
         return [answer for answer in answers if answer is not None]
 
     def _together(self, structures: Sequence[Atoms]) -> list[Answer]:
@@ -74,7 +76,10 @@ class Evaluation:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 raw = self.batch.evaluate(structures)
-            return [_uniform(results, len(atoms)) for results, atoms in zip(raw, structures, strict=True)]
+            answers: list[Answer] = [_uniform(r, len(atoms)) for r, atoms in zip(raw, structures, strict=True)]
+            if len(structures) == 1 or all(np.isfinite(v).all() for r in raw for v in (r["energy"], r["forces"])):
+                return answers
+            found = CalculationError(f"{self.kind}: not finite")  # in some networks one structure's NaN reaches all
         except Exception as error:  # noqa: BLE001 (a model may raise anything; none of it may end a search)
             found = self._error(error)
         if isinstance(found, OutOfMemoryError):
@@ -99,7 +104,7 @@ class Evaluation:
         """Return an error for a geometry that neighbour lists cannot take, which may crash on it."""
         if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
             return CalculationError(f"{self.kind} failed on this structure: a position or the cell is not finite")
-        if not abs(np.linalg.det(atoms.cell.array)) > 0:
+        if atoms.pbc.all() and np.linalg.det(atoms.cell.array) == 0:
             return CalculationError(f"{self.kind} failed on this structure: the cell has no volume")
         return None
 
@@ -120,6 +125,16 @@ def _out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def _right_handed(atoms: Atoms) -> Atoms:
+    """Return the same crystal in a right-handed cell; in others MatterSim's stress changes sign and DeePMD fails."""
+    if np.linalg.det(atoms.cell.array) >= 0:
+        return atoms
+    turned = atoms.copy()
+    turned.set_cell(atoms.cell.array[[1, 0, 2]])
+    turned.set_pbc(atoms.pbc[[1, 0, 2]])
+    return turned
 
 
 def _uniform(raw: Results, atoms: int) -> Results:

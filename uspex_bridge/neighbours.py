@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uspex_bridge.records import Array
 
+Whole = NDArray[np.int64]
 
-def pairs(atoms: Any, cutoff: float) -> tuple[Array, Array, Array]:
+
+def pairs(atoms: Any, cutoff: float) -> tuple[Whole, Whole, Whole]:
     """Return every pair of atoms within ``cutoff`` (Å), both ways round, an atom's own images included.
 
     The cell is periodic in all directions; positions may lie outside it.
@@ -18,8 +23,10 @@ def pairs(atoms: Any, cutoff: float) -> tuple[Array, Array, Array]:
         first (M,) in ascending order, second (M,), int64, and the cells (M, 3), int64, by which the second is
         displaced: the pair's vector is ``positions[second] + cells @ cell - positions[first]``.
     """
-    cell = np.ascontiguousarray(atoms.cell.array, dtype=float)
-    positions = np.ascontiguousarray(atoms.positions, dtype=float)
+    return _pairs(np.ascontiguousarray(atoms.positions), np.ascontiguousarray(atoms.cell.array), cutoff)
+
+
+def _pairs(positions: Array, cell: Array, cutoff: float) -> tuple[Whole, Whole, Whole]:
     try:
         first, second, cells = _compiled(positions, cell, cutoff)
     except ImportError:  # an environment that holds ASE and one model only
@@ -29,7 +36,7 @@ def pairs(atoms: Any, cutoff: float) -> tuple[Array, Array, Array]:
     return first.astype(np.int64), second.astype(np.int64), cells.astype(np.int64)
 
 
-def _compiled(positions: Array, cell: Array, cutoff: float) -> tuple[Array, Array, Array]:
+def _compiled(positions: Array, cell: Array, cutoff: float) -> tuple[Whole, Whole, Whole]:
     """Do :func:`pairs` with what pymatgen or matscipy has compiled."""
     try:
         from pymatgen.optimization.neighbors import find_points_in_spheres
@@ -46,7 +53,7 @@ def _compiled(positions: Array, cell: Array, cutoff: float) -> tuple[Array, Arra
     return first[other], second[other], cells[other]
 
 
-def angles(first: Array, near: Array) -> tuple[Array, Array]:
+def angles(first: Whole, near: NDArray[np.bool_]) -> tuple[Whole, Whole]:
     """Return every ordered two of the pairs that start at the same atom.
 
     Args:
@@ -67,12 +74,76 @@ def angles(first: Array, near: Array) -> tuple[Array, Array]:
     return chosen[one[different]], chosen[other[different]]
 
 
+@dataclass(frozen=True)
+class Graph:
+    """Structures as one graph that falls into as many parts; atoms, pairs and structures are numbered through.
+
+    Attributes:
+        numbers: atomic numbers (N,).
+        positions: Å, inside the cell (N, 3).
+        cells: lattice vectors as rows, Å (B, 3, 3).
+        volumes: Å³ (B,).
+        sizes: atoms of each structure (B,).
+        owners: structure of each atom (N,).
+        first, second: atoms of each pair (M,), ``first`` in ascending order.
+        images: by which cells the second is displaced (M, 3).
+        vectors: from the first to the second, Å (M, 3).
+    """
+
+    numbers: Whole
+    positions: Array
+    cells: Array
+    volumes: Array
+    sizes: Whole
+    owners: Whole
+    first: Whole
+    second: Whole
+    images: Whole
+    vectors: Array
+
+    def angles(self, cutoff: float) -> tuple[Whole, Whole]:
+        """Return the pairs that form an angle, see :func:`angles`: those not longer than ``cutoff`` (Å)."""
+        return angles(self.first, np.linalg.norm(self.vectors, axis=1) <= cutoff)
+
+    def split(self, values: Array) -> list[Array]:
+        """Return an array over atoms (N, ...) in parts, one for each structure."""
+        return np.split(values, np.cumsum(self.sizes)[:-1])
+
+
+def graph(structures: Sequence[Any], cutoff: float) -> Graph:
+    """Return the graph of structures (at least one) with every pair of atoms within ``cutoff`` (Å)."""
+    sizes = np.array([len(atoms) for atoms in structures], dtype=np.int64)
+    owners = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
+    cells = np.stack([atoms.cell.array for atoms in structures]).astype(float)
+    positions = np.concatenate([atoms.positions for atoms in structures])
+    scaled = np.einsum("ni,nij->nj", positions, np.linalg.inv(cells)[owners])
+    positions = positions - np.einsum("ni,nij->nj", np.floor(scaled), cells[owners])
+    found, start = [], 0
+    for cell, count in zip(cells, sizes.tolist(), strict=True):
+        first, second, images = _pairs(positions[start : start + count], cell, cutoff)
+        found.append((first + start, second + start, images))
+        start += count
+    first, second, images = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    shifts = np.einsum("mi,mij->mj", images.astype(float), cells[owners[first]])
+    return Graph(
+        numbers=np.concatenate([atoms.numbers for atoms in structures]),
+        positions=positions,
+        cells=cells,
+        volumes=np.abs(np.linalg.det(cells)),
+        sizes=sizes,
+        owners=owners,
+        first=first,
+        second=second,
+        images=images,
+        vectors=positions[second] + shifts - positions[first],
+    )
+
+
 def size(atoms: Any, cutoff: float, angle_cutoff: float = 0.0) -> int:
     """Return the number of atoms, pairs and angles (ordered) of a structure's graph."""
-    first, second, cells = pairs(atoms, cutoff)
-    total = len(atoms) + len(first)
+    whole = graph([atoms], cutoff)
+    total = len(atoms) + len(whole.first)
     if angle_cutoff:
-        vectors = atoms.positions[second] + cells @ atoms.cell.array - atoms.positions[first]
-        near = np.bincount(first[np.linalg.norm(vectors, axis=1) < angle_cutoff])
+        near = np.bincount(whole.first[np.linalg.norm(whole.vectors, axis=1) <= angle_cutoff])
         total += int((near * (near - 1)).sum())
     return total

@@ -56,6 +56,17 @@ def test_the_failing_one_fails_alone():
         evaluation(model).one(structures[1])
 
 
+def test_a_nan_reaches_no_other():
+    class Summed(Model):
+        def evaluate(self, structures):
+            found = super().evaluate(structures)
+            poison = np.nan if any(atoms.get_volume() < TOO_SMALL * len(atoms) for atoms in structures) else 0.0
+            return [{**results, "forces": results["forces"] + poison} for results in found]
+
+    found = evaluation(Summed()).many(crystals(2.8, 2.0, 3.0))
+    assert [bool(np.isfinite(results["forces"]).all()) for results in found] == [True, False, True]
+
+
 def test_no_model_sees_what_is_no_geometry():
     model, structures = Model(), crystals(2.8, 2.8, 2.8, 2.8)
     structures[0].positions[0, 1] = np.nan
