@@ -37,7 +37,21 @@ def motion(isif: int, move: str = "auto") -> tuple[bool, CellMode]:
     return ions, cell
 
 
-class _FrozenIons(FrechetCellFilter):
+class _Once(FrechetCellFilter):
+    """Takes the derivative of the matrix exponential once per geometry, not each of the three times ASE asks for it."""
+
+    _at: tuple[bytes, bytes] | None = None
+    _forces: Array
+
+    def get_forces(self, **kwargs: Any) -> Array:
+        at = (self.atoms.positions.tobytes(), self.atoms.cell.array.tobytes())
+        if at != self._at:
+            self._forces = super().get_forces(**kwargs)
+            self._at = at
+        return self._forces.copy()
+
+
+class _FrozenIons(_Once):
     """The cell moves and carries the ions along at fixed fractional coordinates (ISIF 5, 6, 7)."""
 
     frozen_ions = True
@@ -55,7 +69,7 @@ def movable(atoms: Atoms, ions: bool, cell: CellMode, pressure_gpa: float) -> At
     """
     if cell == "fixed":
         return atoms
-    kind = FrechetCellFilter if ions else _FrozenIons
+    kind = _Once if ions else _FrozenIons
     return kind(
         atoms,
         constant_volume=cell == "shape",
