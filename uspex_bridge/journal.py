@@ -107,9 +107,13 @@ def earlier_refusal(path: Path, key: str) -> dict[str, Any] | None:
     with path.open("rb") as stream:
         stream.seek(0, os.SEEK_END)
         stream.seek(max(0, stream.tell() - _TAIL))
-        needle = f'"key":"{key}"'.encode()
-        matches = list(_entries(line for line in stream if needle in line))
-    return matches[-1] if matches and matches[-1].get("lasting") else None
+        tail = stream.read()
+    at = tail.rfind(f'"key":"{key}"'.encode())
+    if at < 0:
+        return None
+    line = tail[tail.rfind(b"\n", 0, at) + 1 :].partition(b"\n")[0]
+    entry = next(_entries([line]), None)
+    return entry if entry and entry.get("lasting") else None
 
 
 def whereabouts(folder: Path, comment: str) -> dict[str, Any]:
