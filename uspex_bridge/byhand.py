@@ -19,6 +19,7 @@ from uspex_bridge.halt import Halter
 from uspex_bridge.logs import folder_log
 from uspex_bridge.protocol import Plan, Protocol, make_plan
 from uspex_bridge.records import Frame, Intent, RelaxResult, Structure
+from uspex_bridge.results.record import model_name
 from uspex_bridge.run import Entry, Models, choose_protocol, relax_structure, step_line, vasp_run
 from uspex_bridge.spread import spread
 from uspex_bridge.symmetry import space_group
@@ -224,7 +225,9 @@ def _write(structure: Structure, result: RelaxResult, plan: Plan, name: str, num
     try:
         with (task.out / "relaxed.POSCARS").open("a", encoding="utf-8") as stream:
             stream.write(format_contcar(structure, result.final))
-        ase.io.write(task.out / "relaxed.extxyz", images(structure, (result.final,), plan), append=True)
+        (last,) = images(structure, (result.final,), plan)
+        last.info["level"] = model_name(result.models[last.info["calculator"]])
+        ase.io.write(task.out / "relaxed.extxyz", last, append=True)
         if task.trajectory:
             ase.io.write(task.out / f"{stem}.trajectory.extxyz", images(structure, result.frames, plan))
         if task.vasp_files:

@@ -41,6 +41,7 @@ def test_many_files_of_many_kinds(folder):
         assert image.get_stress()[:3].mean() * 160.21766208 == pytest.approx(-50, abs=0.15)
         pv = 50 * image.get_volume() / 160.21766208
         assert image.info["enthalpy"] == pytest.approx(image.get_potential_energy() + pv, abs=1e-5)
+        assert image.info["level"] == "toy"
     assert len(list((folder / "relaxed").glob("*.trajectory.extxyz"))) == 5
     assert len(list((folder / "relaxed").glob("*/OUTCAR"))) == 5
     again = relax("relaxed/relaxed.POSCARS", "--pressure", "50", "--json", "--out", "second")

@@ -207,7 +207,8 @@ def _detail(results: Results, entry: Entry, structure: Any, symprec: float) -> s
     if entry.steps:
         lines.append("  after each step: " + "  ".join(f"{value:.3f}" for value in entry.steps) + " eV")
     if entry.fitness == entry.fitness:
-        lines.append(f"  fitness {entry.fitness:g}, orders {entry.average_order:g} and {entry.structure_order:g}")
+        orders = f", orders {entry.average_order:g} and {entry.structure_order:g}"
+        lines.append(f"  fitness {entry.fitness:g}" + (orders if entry.average_order == entry.average_order else ""))
     if children := _children(results, entry):
         lines.append("  parent of " + " ".join(f"EA{k}" for k in children))
     crystal = describe_crystal(structure, symprec) if structure is not None else None

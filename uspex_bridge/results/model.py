@@ -24,7 +24,7 @@ Composition = tuple[tuple[str, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What the bridge's own record adds to an entry (the line of its last step).
+    """What the bridge's own record adds to an entry (the line of its last step that moved atoms).
 
     Attributes:
         status: ``converged``, ``unconverged``, ``penalty``.

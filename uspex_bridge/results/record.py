@@ -27,6 +27,7 @@ class Line:
     pressure_gpa: float | None
     level: str
     recorded: Recorded
+    moved: bool
 
 
 def record_of(results: Path) -> Path | None:
@@ -84,6 +85,7 @@ def line_of(fields: dict[str, Any], offset: int) -> Line:
         fields.get("pressure_gpa"),
         last,
         recorded,
+        fields.get("nsw") != 0,
     )
 
 
@@ -91,8 +93,9 @@ def attach(entries: Sequence[Entry], path: Path) -> tuple[Entry, ...]:
     """Join every entry to its line of the record.
 
     The MATLAB line does not tell the bridge its IDs, so lines are found by composition, enthalpy and volume to the
-    digits that Individuals prints; of several, the one with the same ID, then the closest. An entry without a
-    line gets the level of theory all the same where the record knows only one.
+    digits that Individuals prints; of several, the one with the same ID, then one that moved atoms (a single point at
+    the end says nothing of how the relaxation went), then the last. An entry without a line gets the level of theory
+    all the same where the record knows only one.
     """
     known: dict[tuple[Composition, int], list[Line]] = defaultdict(list)
     levels = set()
@@ -113,6 +116,14 @@ def _joined(entry: Entry, known: dict[tuple[Composition, int], list[Line]], sole
     fitting = [line for line in lines if abs(line.enthalpy - entry.enthalpy) < _TOLERANCE]
     if not fitting:
         return replace(entry, level=sole)
-    line = min(fitting, key=lambda one: (one.id != entry.id, abs(one.volume - entry.volume)))
+    line = max(
+        fitting,
+        key=lambda one: (
+            one.id == entry.id,
+            abs(one.volume - entry.volume) < _TOLERANCE,
+            one.moved,
+            one.recorded.offset,
+        ),
+    )
     pressure = line.pressure_gpa if entry.pressure_gpa is None else entry.pressure_gpa
     return replace(entry, level=line.level, record=line.recorded, pressure_gpa=pressure)
