@@ -76,15 +76,19 @@ def structures(count: int, seed: int) -> list[Atoms]:
     return made
 
 
-def labelled(count: int, seed: int, kind: str = "chgnet") -> list[Atoms]:
-    """The same with energy, forces and stress of a model."""
+def label(frames: list[Atoms], kind: str = "chgnet") -> list[Atoms]:
+    """Give structures the energy, forces and stress of a model."""
     with load(kind, CalculatorSettings(device="cpu")) as model:
-        frames = structures(count, seed)
         for atoms in frames:
             model.calculator.calculate(atoms)
             results = {key: model.calculator.results[key] for key in ("energy", "forces", "stress")}
             atoms.calc = SinglePointCalculator(atoms, **results)
     return frames
+
+
+def labelled(count: int, seed: int) -> list[Atoms]:
+    """Perturbed cells with CHGNet's labels."""
+    return label(structures(count, seed))
 
 
 def write_labelled(folder: Path) -> tuple[Path, Path]:

@@ -88,6 +88,7 @@ def examine(
     report.models = list(known_models())
     add(_models(report.models))
     settings = add(_settings(near, explicit))
+    add(_trainers(near, explicit))
     trial = add(_trial(report, folder, near, explicit)) if relax and settings else pins and settings
     setup = add(_setup(report, folder)) if folder else True
     report.usable = settings and trial and setup
@@ -331,6 +332,29 @@ def _settings(near: Path, explicit: Path | None) -> Iterator[Item]:
                 "settings",
                 "ok",
                 f"{name}: {status.card.title} {status.version or ''}{where}, {weights or 'no weights'}",
+            )
+
+
+def _trainers(near: Path, explicit: Path | None) -> Iterator[Item]:
+    """Say which of ``uspex-bridge train``'s trainers can run, and in which interpreter."""
+    from uspex_bridge.learn.train import TRAINERS
+
+    try:
+        config = load_config(near, explicit)
+    except ConfigError:
+        return  # the section on the settings says it
+    for kind in dict.fromkeys(trainer.kind for trainer in TRAINERS.values()):
+        names = ", ".join(name for name, trainer in TRAINERS.items() if trainer.kind == kind)
+        status = backends.available(kind, config.settings_of(kind))
+        where = f" in {_home(status.python)}" if status.python else ""
+        if status.version:
+            yield Item("training", "ok", f"{names}: {status.card.title} {status.version}{where}")
+        else:
+            yield Item(
+                "training",
+                "note",
+                f"{names}: no {status.card.title}{where}; install it there, or name the interpreter that has it as "
+                f"python under [calculators.{kind}]: {status.card.install}",
             )
 
 

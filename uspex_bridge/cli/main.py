@@ -28,6 +28,7 @@ COMMANDS = {
     "rescore": ("rescore", "Compute a search again with another model."),
     "seeds": ("seeds", "Hand the best structures on to another search."),
     "train": ("train", "Train a potential on labelled structures."),
+    "evaluate": ("evaluate", "Compare models with labels and with each other; find where they break."),
     "label": ("label", "Compute structures with DFT and file the results."),
     "dataset": ("dataset", "Keep the labelled structures that models are trained on."),
     "map": ("map", "Draw a map of what the structures of a search cover."),

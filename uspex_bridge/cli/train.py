@@ -95,6 +95,57 @@ def mattersim(**options: Any) -> None:
     _train("mattersim", options)
 
 
+@command.command("distill", context_settings=_CONTEXT)
+@click.argument("teacher")
+@click.argument("places", nargs=-1, required=True)
+@click.option(
+    "--student",
+    type=click.Choice(["deepmd-sea", "deepmd-dpa3", "mace", "mattersim"]),
+    default="deepmd-sea",
+    show_default=True,
+    help="What is trained.",
+)
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes of the teacher.")
+@_TRAINING
+@click.option("--steps", "--epochs", "length", type=click.IntRange(min=1), help="Of the student's training.")
+def distill(teacher: str, places: tuple[str, ...], student: str, workers: int, **options: Any) -> None:
+    r"""Let TEACHER label the structures of PLACES, and train a fast student on that.
+
+    \b
+    uspex-bridge train distill models/dpa3-03 results1 results2 -o models/fast
+
+    TEACHER is a folder of a training, a calculator's name in the settings, or KIND:WEIGHTS. The labels go to
+    FOLDER/dataset and are not made twice. Do not screen with a student and its own teacher: they agree where both
+    are wrong.
+    """
+    from uspex_bridge.cli import questions as q
+    from uspex_bridge.cli.vasp import read_settings
+    from uspex_bridge.learn.distill import teach
+    from uspex_bridge.learn.models import settings_for
+
+    config = read_settings(Path.cwd(), {"config": options["config"], "device": options["device"]})
+    pool = q.open_pool(places, {})
+    structures = list(pool.structures(pool.entries))
+    if options["dry_run"]:
+        click.echo(f"{teacher} would label {len(structures)} structures for {student}; nothing was written", err=True)
+        return
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(length=len(structures), label=f"asking {teacher}", file=sys.stderr, hidden=hidden) as bar:
+        added = teach(
+            teacher,
+            settings_for(teacher, config),
+            structures,
+            options["out"],
+            workers=workers,
+            progress=bar.update,
+        )
+    if added.refused and not options["resume"]:
+        first = added.refused[0]
+        click.echo(f"{len(added.refused)} not added, such as {first.name}: {first.reason}", err=True)
+    files = {"dataset": options["out"] / "dataset", "generation": None, "train_file": None, "valid_file": None}
+    _train(student, options | files | {"notes": {"distilled_from": teacher}})
+
+
 def _train(trainer: str, options: dict[str, Any]) -> None:
     as_json, dry_run = options.pop("as_json"), options.pop("dry_run")
     order = _order(trainer, options)
