@@ -101,3 +101,57 @@ def test_screen_says_what_is_wrong(run, settings):
     assert "same model" in err
     assert run("screen", DATA / "301", "-m", "one", "-m", "nonsense")[0] == 4
     assert run("screen", DATA / "301", "-m", "one", "-m", "two", "--pv", 0)[0] == 4
+
+
+def test_from_disagreement_to_structures_to_compute(run, settings, tmp_path):
+    assert run("screen", DATA / "301", "-m", "one", "-m", "two", "--pv", 0.1)[0] == 0
+    code, out, err = run("select", "screened/label.extxyz", "--reference", DATA / "301", "-n", 6, "--within", 0.5)
+    assert code == 0, err
+    assert "of them near the hull" in out
+    assert "duplicates" in out
+    chosen = ase.io.read("selected/selected.extxyz", index=":")
+    assert len(chosen) == 6
+    assert all("|ΔPV|" in atoms.info["reason"] for atoms in chosen)
+    assert any("above the hull" in atoms.info["reason"] for atoms in chosen)
+    assert any("farthest" in atoms.info["reason"] for atoms in chosen)
+    assert (tmp_path / "selected" / "coverage.png").stat().st_size > 10_000
+    summary = json.loads((tmp_path / "selected" / "selected.json").read_text())
+    assert summary["coverage"]["after"]["occupied"] > summary["coverage"]["before"]["occupied"] == 0
+    code, out, _ = run("augment", "selected/selected.extxyz", "--volumes", "0.9,0.8")
+    assert code == 0
+    frames = ase.io.read("augmented.extxyz", index=":")
+    assert len(frames) == 6 * 8
+    assert len({atoms.info["family"] for atoms in frames}) == 6
+    assert len({atoms.info["id"] for atoms in frames}) == 48
+
+
+def test_select_takes_nothing_twice_and_nothing_held_out(run):
+    def names(*words):
+        code, out, _ = run("select", DATA / "301", "--json", *words)
+        assert code == 0
+        found = json.loads(out)
+        return [one["name"].rpartition(":")[2] for one in found["chosen"]], found["left_out"]
+
+    everything, _ = names("-n", 99)
+    first, _ = names("-n", 4, "--out", "one")
+    again, left = names("-n", 99, "--have", "one/selected.extxyz")
+    assert left["there already"] == 9  # USPEX kept some of the four under further IDs
+    assert set(again) == set(everything) - set(first)
+    Path("held.txt").write_text(f"301:{first[0]}\n")
+    _, left = names("-n", 99, "--holdout", "held.txt")
+    assert left["held out"] == 1
+    _, left = names("-n", 99, "--holdout", "one/selected.extxyz")
+    assert left["held out"] > 4  # the same phases, however often they were found
+    assert run("select", DATA / "301", "--holdout", DATA / "301" / "gatheredPOSCARS")[0] == 3
+
+
+def test_augment_reads_what_uspex_gathers(run, tmp_path):
+    code, out, _ = run(
+        "augment", DATA / "301" / "gatheredPOSCARS", "-n", 1, "--copies-only", "-o", "a/b.extxyz", "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["structures"] == 21
+    frames = ase.io.read(tmp_path / "a" / "b.extxyz", index=":")
+    assert frames[0].info["name"] == "EA1-p1"
+    assert run("augment", "nowhere.extxyz")[0] == 3
+    assert run("augment", DATA / "301" / "gatheredPOSCARS", "--volumes", "small")[0] == 4

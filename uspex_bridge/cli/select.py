@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from uspex_bridge.records import Structure
     from uspex_bridge.results.model import Entry, Pool
 
+#: Structures closer than this in scaled features are the same training point; two unlike ones are about ten apart.
+_SAME = 0.01
+
 
 @click.command(context_settings=q.CONTEXT)
 @q.PLACES
@@ -76,8 +79,9 @@ def command(places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -
     pool = q.open_pool(places, options)
     training = read_training(options["have"]) if options["have"] is not None else []
     drawn = describe(pool, options, options["references"], {s for one in training for s in one.symbols})
-    candidates, dropped = _candidates(pool, drawn, training, options)
-    have = _placed(drawn, training)
+    there = _described(drawn, training)
+    candidates, dropped = _candidates(pool, drawn, there, options)
+    have = drawn.space.place(there)
     coordinates = {entry.name: row for entry, row in zip(drawn.entries, drawn.coordinates, strict=True)}
     found = select(candidates, coordinates, drawn.points, have, quota)
     summary = document(found, drawn, have, dropped, options)
@@ -106,22 +110,21 @@ def _quota(options: dict[str, Any]) -> Any:
 
 
 def _candidates(
-    pool: Pool, drawn: StructureMap, training: Sequence[Structure], options: dict[str, Any]
+    pool: Pool, drawn: StructureMap, training: Any, options: dict[str, Any]
 ) -> tuple[list[Entry], dict[str, int]]:
     """Return what may be chosen, and how many were left out for which reason."""
     from uspex_bridge.errors import InputError
-    from uspex_bridge.learn.identity import content_id
     from uspex_bridge.results.duplicates import find_phases
 
     own = [entry for entry in drawn.entries if entry.run not in options["references"]]
-    there = {content_id(one.symbols, one.cell, one.scaled) for one in training}
+    there = _there(drawn, training)
     held_out = _holdout(options["holdout"])
     left: dict[str, int] = {"there already": 0, "held out": 0, "duplicates": 0}
     kept = []
-    for entry, structure in pool.structures(own) if there or options["holdout"] else ((entry, None) for entry in own):
-        if structure is not None and content_id(structure.symbols, structure.cell, structure.scaled) in there:
+    for entry, structure in pool.structures(own):
+        if entry.name in there:
             left["there already"] += 1
-        elif structure is not None and held_out(pool, entry, structure):
+        elif held_out(pool, entry, structure):
             left["held out"] += 1
         else:
             kept.append(entry)
@@ -155,14 +158,25 @@ def _holdout(path: Path | None) -> Any:
     return lambda pool, entry, structure: catalogue.find(structure) is not None
 
 
-def _placed(drawn: StructureMap, structures: Sequence[Structure]) -> Any:
+def _described(drawn: StructureMap, structures: Sequence[Structure]) -> Any:
+    """Return the features (N, F) of structures as the map has them."""
     import numpy as np
 
     from uspex_bridge.learn.soap import describe_all
 
-    if not structures:
-        return np.zeros((0, drawn.coordinates.shape[1]))
-    return drawn.space.place(np.array(list(describe_all(structures, drawn.elements, drawn.settings))))
+    rows = list(describe_all(structures, drawn.elements, drawn.settings))
+    return np.array(rows).reshape(-1, drawn.features.shape[1])
+
+
+def _there(drawn: StructureMap, features: Any) -> set[str]:
+    """Return the names of the entries that are the same as one of the training structures, however it is written."""
+    from sklearn.neighbors import NearestNeighbors
+
+    if not len(features):
+        return set()
+    tree = NearestNeighbors(n_neighbors=1).fit(drawn.space.normalise(features))
+    away = tree.kneighbors(drawn.space.normalise(drawn.features))[0][:, 0]
+    return {entry.name for entry, distance in zip(drawn.entries, away, strict=True) if distance < _SAME}
 
 
 def _kinds(found: Selection, drawn: StructureMap) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from typing import Any
 
 from ase import Atoms
 
-from uspex_bridge.errors import OutputError
+from uspex_bridge.errors import InputError, OutputError
 from uspex_bridge.learn.dataset import Dataset
 from uspex_bridge.learn.identity import content_id
-from uspex_bridge.learn.labels import read_frames
+from uspex_bridge.learn.labels import identity_of, read_frames
 from uspex_bridge.records import Structure
 from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.sources import Loose
@@ -72,6 +72,31 @@ def read_training(place: Path) -> list[Structure]:
 def structure_of(atoms: Atoms) -> Structure:
     """Return the structure of a frame."""
     return Structure(tuple(atoms.get_chemical_symbols()), atoms.cell.array, atoms.get_scaled_positions(wrap=False))
+
+
+def read_frames_of(path: Path) -> list[Atoms]:
+    """Read structures, without energies, with what ``info`` says of them; from other files than extxyz, their names.
+
+    ``name``, ``id`` and ``family`` are filled in where they are missing.
+
+    Raises:
+        InputError: the file is missing, or is no structure.
+    """
+    if path.suffix in (".extxyz", ".xyz"):
+        frames = read_frames(path)
+    else:
+        frames = []
+        for structure in read_structures(path):
+            frames.append(Atoms(structure.symbols, scaled_positions=structure.scaled, cell=structure.cell, pbc=True))
+            frames[-1].info["name"] = " ".join(structure.comment.split()[:1])
+    for number, atoms in enumerate(frames, 1):
+        if len(atoms) == 0 or atoms.cell.rank < 3:
+            raise InputError(f"{path}: structure {number} has no atoms or no cell in three dimensions")
+        atoms.calc = None
+        atoms.info["id"] = identity_of(atoms)
+        atoms.info["name"] = str(atoms.info.get("name") or f"{path.stem}-{number}")
+        atoms.info.setdefault("family", atoms.info["id"])
+    return frames
 
 
 def write_frames(path: Path, frames: Sequence[Atoms]) -> None:

@@ -167,7 +167,9 @@ def clusters(coordinates: Array, there: Array, count: int) -> list[tuple[int, in
 
     points = np.vstack([coordinates, there]) if len(there) else coordinates
     distinct = len(np.unique(points.round(9), axis=0))
-    width = float(np.ptp(points, axis=0).max(initial=0.0)) or 1.0
+    width = float(np.ptp(points, axis=0).max(initial=0.0))
+    if distinct == 1:
+        return [] if len(there) else [(0, len(coordinates))]
     number = min(count, distinct)
     while True:
         # A threshold far below any distance that matters leaves the cutting to the number of clusters.

@@ -1,0 +1,97 @@
+"""``uspex-bridge augment``: perturbed copies of structures, to be computed with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from uspex_bridge.cli import questions as q
+
+
+@click.command(context_settings=q.CONTEXT)
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-n", "--copies", type=click.IntRange(min=0), default=5, show_default=True, help="Of each structure.")
+@click.option("--displace", type=click.FloatRange(min=0), default=0.1, show_default=True, help="Displacement, Å.")
+@click.option(
+    "--shape",
+    type=click.Choice(["uniform", "gaussian"]),
+    default="uniform",
+    show_default=True,
+    help="uniform: anywhere within --displace of the place; gaussian: that is the standard deviation.",
+)
+@click.option("--strain", type=click.FloatRange(0, 0.5), default=0.05, show_default=True, help="Largest strain.")
+@click.option(
+    "--volumes",
+    metavar="V,V,...",
+    help="Further copies at these fractions of the volume, to catch holes: 0.9,0.8,0.7,0.6.",
+)
+@click.option("--min-ratio", default=0.6, show_default=True, help="Closest pair, in sums of covalent radii.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random numbers.")
+@click.option("--copies-only", is_flag=True, help="Leave the structures themselves out.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=Path("augmented.extxyz"), show_default=True, help="File."
+)
+@q.JSON
+def command(files: tuple[Path, ...], out: Path, as_json: bool, copies_only: bool, **options: Any) -> None:
+    r"""Write the structures of FILES and perturbed copies of each.
+
+    \b
+    uspex-bridge augment selected/selected.extxyz
+    uspex-bridge augment selected/selected.extxyz -n 0 --volumes 0.9,0.8,0.7,0.6 -o squeezed.extxyz
+
+    Atoms are displaced and cells strained at random; with the same seed a structure's copies are always the same. All
+    copies share the family of their structure, which keeps them on one side of a dataset's split.
+    """
+    from uspex_bridge.learn.augment import augment
+    from uspex_bridge.learn.candidates import read_frames_of, write_frames
+
+    how = _perturbation(options)
+    frames: dict[str, Any] = {}
+    problems, count = [], 0
+    for path in files:
+        for atoms in read_frames_of(path):
+            count += 1
+            if not copies_only:
+                frames.setdefault(atoms.info["id"], atoms)
+            for made in augment(atoms, how):
+                if made.atoms is None:
+                    problems.append(made.problem)
+                else:
+                    frames.setdefault(made.atoms.info["id"], made.atoms)
+    write_frames(out, list(frames.values()))
+    wanted = count * (how.copies + len(how.volumes) + (not copies_only))
+    same = wanted - len(problems) - len(frames)
+    if as_json:
+        summary = {
+            "structures": count,
+            "written": len(frames),
+            "given_up": problems,
+            "the_same": same,
+            "file": str(out),
+        }
+        click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        click.echo(f"{out}: {len(frames)} structures from {count}" + (f"; {same} were the same twice" if same else ""))
+    q.warn(problems)
+
+
+def _perturbation(options: dict[str, Any]) -> Any:
+    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.learn.augment import Perturbation
+
+    try:
+        volumes = tuple(float(word) for word in (options["volumes"] or "").split(",") if word.strip())
+    except ValueError:
+        raise ConfigError(f"--volumes {options['volumes']}: numbers with commas between, such as 0.9,0.8") from None
+    return Perturbation(
+        copies=options["copies"],
+        displace=options["displace"],
+        shape=options["shape"],
+        strain=options["strain"],
+        volumes=volumes,
+        ratio=options["min_ratio"],
+        seed=options["seed"],
+    )
