@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from uspex_bridge.errors import CalculationError
 from uspex_bridge.records import Array
 
 Whole = NDArray[np.int64]
+#: More than any structure worth evaluating has; their list would take gigabytes.
+MOST_PAIRS = 10_000_000
 
 
 def pairs(atoms: Any, cutoff: float) -> tuple[Whole, Whole, Whole]:
@@ -22,33 +26,50 @@ def pairs(atoms: Any, cutoff: float) -> tuple[Whole, Whole, Whole]:
     Returns:
         first (M,) in ascending order, second (M,), int64, and the cells (M, 3), int64, by which the second is
         displaced: the pair's vector is ``positions[second] + cells @ cell - positions[first]``.
+
+    Raises:
+        CalculationError: there are more than MOST_PAIRS, as the cell has collapsed.
     """
     return _pairs(np.ascontiguousarray(atoms.positions), np.ascontiguousarray(atoms.cell.array), cutoff)
 
 
 def _pairs(positions: Array, cell: Array, cutoff: float) -> tuple[Whole, Whole, Whole]:
-    try:
-        first, second, cells = _compiled(positions, cell, cutoff)
-    except ImportError:  # an environment that holds ASE and one model only
-        from ase.neighborlist import primitive_neighbor_list
-
-        first, second, cells = primitive_neighbor_list("ijS", (True,) * 3, cell, positions, cutoff)
+    expected = _expected(len(positions), cell, cutoff)
+    if expected > MOST_PAIRS:
+        raise CalculationError(f"the cell has collapsed: about {expected:.0e} pairs of atoms within {cutoff:g} Å")
+    first, second, cells = lister()(positions, cell, cutoff)
     return first.astype(np.int64), second.astype(np.int64), cells.astype(np.int64)
 
 
-def _compiled(positions: Array, cell: Array, cutoff: float) -> tuple[Whole, Whole, Whole]:
-    """Do :func:`pairs` with what pymatgen or matscipy has compiled."""
+def _expected(atoms: int, cell: Array, cutoff: float) -> float:
+    return float(atoms**2 * 4 / 3 * np.pi * cutoff**3 / abs(np.linalg.det(cell)))
+
+
+@cache
+def lister() -> Callable[[Array, Array, float], tuple[Any, Any, Any]]:
+    """Return what lists the pairs here: pymatgen's function, matscipy's or ASE's, by how fast they are."""
     try:
         from pymatgen.optimization.neighbors import find_points_in_spheres
-    except ImportError:
+
+        return partial(_by_spheres, find_points_in_spheres)
+    except ImportError:  # an environment that holds ASE and one model only
+        pass
+    try:
         from matscipy.neighbours import neighbour_list
 
-        first, second, cells = neighbour_list("ijS", positions=positions, cell=cell, pbc=(True,) * 3, cutoff=cutoff)
-        return first, second, cells
+        return lambda positions, cell, cutoff: neighbour_list(
+            "ijS", positions=positions, cell=cell, pbc=(True,) * 3, cutoff=cutoff
+        )
+    except ImportError:
+        from ase.neighborlist import primitive_neighbor_list
+
+        return lambda positions, cell, cutoff: primitive_neighbor_list("ijS", (True,) * 3, cell, positions, cutoff)
+
+
+def _by_spheres(function: Any, positions: Array, cell: Array, cutoff: float) -> tuple[Any, Any, Any]:
+    """Call pymatgen's function, which lists an atom's distance to itself too."""
     periodic = np.ones(3, dtype=np.int64)
-    first, second, cells, distances = find_points_in_spheres(
-        positions, positions, r=cutoff, pbc=periodic, lattice=cell, tol=1e-8
-    )
+    first, second, cells, distances = function(positions, positions, r=cutoff, pbc=periodic, lattice=cell, tol=1e-8)
     other = (first != second) | (distances > 1e-8)
     return first[other], second[other], cells[other]
 
@@ -111,7 +132,11 @@ class Graph:
 
 
 def graph(structures: Sequence[Any], cutoff: float) -> Graph:
-    """Return the graph of structures (at least one) with every pair of atoms within ``cutoff`` (Å)."""
+    """Return the graph of structures (at least one) with every pair of atoms within ``cutoff`` (Å).
+
+    Raises:
+        CalculationError: as of :func:`pairs`.
+    """
     sizes = np.array([len(atoms) for atoms in structures], dtype=np.int64)
     owners = np.repeat(np.arange(len(sizes), dtype=np.int64), sizes)
     cells = np.stack([atoms.cell.array for atoms in structures]).astype(float)
@@ -140,7 +165,15 @@ def graph(structures: Sequence[Any], cutoff: float) -> Graph:
 
 
 def size(atoms: Any, cutoff: float, angle_cutoff: float = 0.0) -> int:
-    """Return the number of atoms, pairs and angles (ordered) of a structure's graph."""
+    """Return the number of atoms, pairs and angles (ordered) of a structure's graph, whatever its geometry.
+
+    Of a collapsed cell it is an estimate, and of one that cannot be evaluated at all the number of its atoms.
+    """
+    cell = atoms.cell.array
+    if not (np.isfinite(cell).all() and np.isfinite(atoms.positions).all() and np.linalg.det(cell)):
+        return len(atoms)
+    if (expected := _expected(len(atoms), cell, cutoff)) > MOST_PAIRS:
+        return int(expected)
     whole = graph([atoms], cutoff)
     total = len(atoms) + len(whole.first)
     if angle_cutoff:

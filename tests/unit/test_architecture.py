@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "protocol": BASE,
     "config": BASE,
     "relax": BASE | {"protocol", "neighbours"},
-    "neighbours": {"records"},
+    "neighbours": {"errors", "records"},
     "calculators": BASE | {"neighbours"},
     "slot": {"errors", "logs", "publish"},
     "publish": {"errors"},
@@ -83,7 +83,7 @@ def imported(path: Path, *, top_only: bool) -> set[str]:
 def parts() -> list[tuple[str, Path]]:
     modules = [(p.stem, p) for p in PACKAGE.glob("*.py") if p.stem != "__init__"]
     for folder in ("vasp", "relax", "service", "results", "learn"):
-        modules += [(folder, p) for p in (PACKAGE / folder).glob("*.py")]
+        modules += [(folder, p) for p in (PACKAGE / folder).rglob("*.py")]
     modules += [("calculators", p) for p in (ROOT / "calculators").glob("*.py")]
     return modules
 

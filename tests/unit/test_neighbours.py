@@ -11,6 +11,7 @@ from ase.build import bulk
 from ase.neighborlist import neighbor_list
 
 from uspex_bridge import neighbours
+from uspex_bridge.errors import CalculationError
 
 CUTOFF = 5.0
 
@@ -43,7 +44,9 @@ def listed(first, second, cells) -> set[tuple[int, ...]]:
 
 @pytest.mark.parametrize("compiled", ["pymatgen", "matscipy", "none"])
 @pytest.mark.parametrize("structure", STRUCTURES, ids=lambda atoms: str(atoms.symbols))
-def test_same_pairs_as_ase(structure, compiled, monkeypatch):
+def test_same_pairs_as_ase(structure, compiled, monkeypatch, request):
+    neighbours.lister.cache_clear()
+    request.addfinalizer(neighbours.lister.cache_clear)
     if compiled != "pymatgen":
         monkeypatch.setitem(sys.modules, "pymatgen.optimization.neighbors", None)
     if compiled == "none":
@@ -76,3 +79,17 @@ def test_no_pairs():
     one, other = neighbours.angles(first, np.zeros(0, dtype=bool))
     assert len(one) == len(other) == 0
     assert neighbours.size(lone, CUTOFF, 3.0) == 1
+
+
+def test_a_collapsed_cell_is_refused_before_it_fills_the_memory():
+    collapsed = Atoms("Fe10", positions=np.random.default_rng(0).random((10, 3)), cell=[1e-2, 1e-2, 1e-2], pbc=True)
+    with pytest.raises(CalculationError, match="collapsed: about 5e.10 pairs"):
+        neighbours.pairs(collapsed, CUTOFF)
+    assert neighbours.size(collapsed, CUTOFF) > neighbours.MOST_PAIRS
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_size_of_what_is_no_geometry(value):
+    broken = random_cell(7, 0.0)
+    broken.cell[2] = value
+    assert neighbours.size(broken, CUTOFF) == 7
