@@ -55,11 +55,12 @@ def prepare(folder: Path, line: str, search: Search, generations: int, workers: 
 
 @contextmanager
 def service(workers: int) -> Iterator[None]:
-    """Keep the models loaded meanwhile, in a service of this search's own."""
+    """Keep the models loaded meanwhile, in a service of this search's own; one that is forgotten ends by itself."""
     with tempfile.TemporaryDirectory() as place:
         socket = Path(place) / "service"
         os.environ["USPEX_BRIDGE_SOCKET"] = str(socket)
         command = [str(BIN / "uspex-bridge"), "serve", "--socket", str(socket), "--workers", str(workers)]
+        command += ["--idle-timeout", "300"]
         serving = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             while not socket.exists():
