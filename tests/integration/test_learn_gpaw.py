@@ -20,7 +20,7 @@ from uspex_bridge.units import gpa_to_ev_a3
 PYTHON = os.environ.get("USPEX_BRIDGE_GPAW_PYTHON", sys.executable)
 SETTINGS = """
 code = "gpaw"
-encut = 300.0
+encut = 500.0
 kpoint_distance = 8.0
 maxiter = {maxiter}
 [magmom]
@@ -63,7 +63,7 @@ def test_true_dft_labels_have_the_stress_that_their_energies_have(tmp_path):
         assert label.level.code == "gpaw"
         assert 0.3 < label.magmom < 0.9
         assert label.energy < label.e0
-        assert label.provenance["encut"] == 320.0
+        assert label.provenance["encut"] == 520.0
         assert label.provenance["version"].startswith("gpaw ")
         assert label.provenance["potentials"]["Ni"].startswith("GPAW ")
 

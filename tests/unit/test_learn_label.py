@@ -172,6 +172,15 @@ def test_preparing_again_adds_only_what_is_new(vasp, tmp_path, chosen, library):
     assert len(json.loads(cli(*words, "--json").stdout)["there"]) == 3
 
 
+def test_a_preparation_that_was_killed_before_its_job_scripts_is_made_whole(vasp, chosen, library):
+    names = (vasp / "jobs-1.txt").read_text()
+    for path in vasp.glob("*-1.*"):
+        path.unlink()
+    words = ("prepare", vasp, chosen, "--code", "vasp", "--potcars", library, "--generation", 4)
+    assert "submit" in cli(*words).output
+    assert sorted((vasp / "jobs-1.txt").read_text().split()) == sorted(names.split())
+
+
 def test_without_a_library_the_data_sets_are_named_and_filled_in_later(tmp_path, chosen, library, monkeypatch):
     from pymatgen.core import SETTINGS
 
@@ -269,7 +278,7 @@ def test_a_pressure_must_be_known(tmp_path):
     words = ("prepare", tmp_path / "l", tmp_path / "p.extxyz", "--code", "gpaw", "--generation", 0)
     assert "give --pressure" in str(cli(*words, code=4).exception)
     cli(*words, "--pressure", 20)
-    assert read_task(folder_of(tmp_path / "l", "Fe2Ni")).inputs["encut"] == 420.0
+    assert read_task(folder_of(tmp_path / "l", "Fe2Ni")).inputs["encut"] == 620.0
 
 
 def test_a_good_run_becomes_a_label_with_f_and_e0_and_all_that_is_known(vasp, tmp_path):

@@ -14,7 +14,7 @@ from uspex_bridge.errors import ConfigError, InputError, OutputError
 from uspex_bridge.learn.identity import content_id
 from uspex_bridge.learn.label import kpoints, vasp_inputs
 from uspex_bridge.learn.label.settings import LabelSettings, format_settings, read_settings
-from uspex_bridge.learn.label.tasks import RESULT, SETTINGS, STRUCTURE, Task
+from uspex_bridge.learn.label.tasks import RESULT, SETTINGS, STRUCTURE, Task, folders
 from uspex_bridge.learn.labels import read_frames
 from uspex_bridge.publish import publish_files
 from uspex_bridge.records import Structure
@@ -131,8 +131,8 @@ def prepare(
             if sets is not None:
                 (folder / "POTCAR.spec").unlink(missing_ok=True)
             done.made.append(identity)
-    if done.made and settings.code != "model":
-        done.scripts = _write_jobs(labels, settings, done.made)
+    if settings.code != "model":
+        done.scripts = _write_jobs(labels, settings)
     return done
 
 
@@ -199,9 +199,14 @@ def _same_level(labels: Path, settings: LabelSettings) -> None:
         )
 
 
-def _write_jobs(labels: Path, settings: LabelSettings, made: Sequence[str]) -> list[str]:
-    """Write job scripts for new structures, numbered: an array that still waits in a queue keeps its own list."""
-    number = 1 + sum(1 for _ in labels.glob("jobs-*.txt"))
+def _write_jobs(labels: Path, settings: LabelSettings) -> list[str]:
+    """Write job scripts for the structures that no list has, numbered: an array that waits in a queue keeps its own."""
+    lists = list(labels.glob("jobs-*.txt"))
+    listed = {name for path in lists for name in path.read_text(encoding="utf-8").split()}
+    made = [folder.name for folder in folders(labels) if folder.name not in listed]
+    if not made:
+        return []
+    number = 1 + len(lists)
     values = {
         "number": number,
         "jobs": len(made),
