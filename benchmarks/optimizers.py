@@ -124,18 +124,16 @@ def relax(method: str, structure: Structure, pressure: float, backend: Any) -> d
 
 
 def summarise(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield one row per method, over the candidates that every method in the file was tried on."""
-    methods = [m for m in METHODS if any(line["method"] == m for line in lines)]
+    """Yield one row per method, over the candidates that it and the published stages were tried on."""
     by = {(line["method"], line["index"]): line for line in lines}
-    complete = [k for k in sorted({line["index"] for line in lines}) if all((m, k) in by for m in methods)]
-    first = {k: by[FIRST, k] for k in complete}
-    reference = sum(line.get("evaluations", 0) for line in first.values())
-    seconds = sum(line["seconds"] for line in first.values())
-    for method in methods:
-        rows = {k: by[method, k] for k in complete}
-        both = [k for k in complete if rows[k]["ended"] == first[k]["ended"] == "converged"]
+    for method in (m for m in METHODS if any(line["method"] == m for line in lines)):
+        rows = {index: line for (name, index), line in by.items() if name == method and (FIRST, index) in by}
+        first = {index: by[FIRST, index] for index in rows}
+        reference = sum(line.get("evaluations", 0) for line in first.values())
+        seconds = sum(line["seconds"] for line in first.values())
+        both = [k for k in rows if rows[k]["ended"] == first[k]["ended"] == "converged"]
         change = np.array([rows[k]["enthalpy"] - first[k]["enthalpy"] for k in both])
-        used = [rows[k]["evaluations"] for k in complete if "evaluations" in rows[k]]
+        used = [row["evaluations"] for row in rows.values() if "evaluations" in row]
         yield {
             "method": method,
             "candidates": len(rows),
