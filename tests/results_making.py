@@ -34,6 +34,12 @@ class Made:
         return [self.atoms.symbols.count(symbol) for symbol in species]
 
 
+def composition(counts: Sequence[int]) -> str:
+    """Numbers of atoms as the MATLAB line prints them: in the middle of 11 columns."""
+    text = "".join(f"{n:3d}" for n in counts)
+    return f"{' ' * ((12 - len(text)) // 2)}{text}".ljust(11)
+
+
 def poscar(atoms: Atoms, species: Sequence[str], label: str) -> str:
     """A POSCAR as USPEX gathers them: VASP-5, grouped by species, 8 decimals."""
     kinds = [s for s in species if s in atoms.symbols]
@@ -56,12 +62,12 @@ def individuals(structures: Sequence[Made], species: Sequence[str], *, orders: b
     text += " Q_entr A_order S_order\n" if orders else "\n"
     text += "                                      (eV)     (A^3)  (g/cm^3)\n"
     for made in structures:
-        counts = "".join(f"{n:3d}" for n in made.counts(species))
         volume = made.atoms.get_volume()
         density = made.atoms.get_masses().sum() / volume * 1.66053907
         fitness = "       N/A" if made.fitness is None else f"{made.fitness:10.3f}"
         text += (
-            f"{made.generation:3d} {made.id:4d} {made.origin:^11s} [{counts:>11s}] {made.enthalpy:9.3f} {volume:9.3f} "
+            f"{made.generation:3d} {made.id:4d} {made.origin:^11s} [{composition(made.counts(species))}] "
+            f"{made.enthalpy:9.3f} {volume:9.3f} "
             f"{density:7.3f} {fitness} [{'{:2d} {:2d} {:2d}'.format(*made.mesh)}] {made.group:3d}"
             + (f" {0.1:6.3f} {2.0:6.3f} {1.5:6.3f}\n" if orders else "\n")
         )
@@ -106,8 +112,8 @@ def table(structures: Sequence[Made], species: Sequence[str], *, rank: bool = Fa
     )
     for k, made in enumerate(structures):
         counts = zip(species, made.counts(species), strict=True)
-        composition = "  ".join(f"{symbol}: {n}" for symbol, n in counts if n)
-        row = [made.id, made.origin, composition, f"{made.enthalpy: 6.5f}", f"{made.atoms.get_volume(): 6.5f}"]
+        elements = "  ".join(f"{symbol}: {n}" for symbol, n in counts if n)
+        row = [made.id, made.origin, elements, f"{made.enthalpy: 6.5f}", f"{made.atoms.get_volume(): 6.5f}"]
         drawn.add_row([*row[:1], *([k] if rank else []), *row[1:], f"{made.symbol:<8}({made.group})"])
     return drawn.get_string() + "\n"
 

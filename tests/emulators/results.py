@@ -13,7 +13,7 @@ import spglib
 from ase import Atoms
 from emulators.records import kpoints
 from emulators.search import Individual, Search, above_hull
-from results_making import Made, individuals, matlab_label, poscar, table, write_matlab, write_python
+from results_making import Made, composition, individuals, matlab_label, poscar, table, write_matlab, write_python
 
 #: Structures further above the hull, eV/atom, are left out of extended_convex_hull.
 EXTENDED = 0.5
@@ -132,9 +132,9 @@ def _extended(ranked: Sequence[Made], species: Sequence[str]) -> str:
         "                       (eV/atom)    (A^3/atom)   (eV/block)              (eV/block) \n"
     )
     for made in ranked:
-        counts, natoms = "".join(f"{n:3d}" for n in made.counts(species)), len(made.atoms)
+        counts, natoms = composition(made.counts(species)), len(made.atoms)
         text += (
-            f"{made.id:4d}  [{counts:>11s}]   {made.enthalpy / natoms:9.4f}    {made.atoms.get_volume() / natoms:9.4f}"
+            f"{made.id:4d}  [{counts}]   {made.enthalpy / natoms:9.4f}    {made.atoms.get_volume() / natoms:9.4f}"
             f"   {made.fitness:9.4f}   {made.group:4d}\n"
         )
     return text
@@ -150,10 +150,10 @@ def _matlab_output(search: Search, rows: Sequence[Made], *, finished: bool) -> s
         text += f"{'Generation':>44s} {generation:3d}\n"
         text += "  ID   Origin     Composition  Enthalpy(eV)  Volume(A^3)  KPOINTS  SYMMETRY\n"
         for made in (row for row in rows if row.generation == generation):
-            counts = "".join(f"{n:3d}" for n in made.counts(limits.species))
+            counts = composition(made.counts(limits.species))
             mesh = " ".join(f"{n:2d}" for n in made.mesh)
             text += (
-                f"{made.id:4d} {made.origin:^11s} [{counts:>11s}] {made.enthalpy:10.3f}  "
+                f"{made.id:4d} {made.origin:^11s} [{counts}] {made.enthalpy:10.3f}  "
                 f"{made.atoms.get_volume():9.3f}   [{mesh}]  {made.group:3d}\n"
             )
     return text + ("            Job Finished\n" if finished else "")

@@ -331,7 +331,9 @@ def test_parquet_says_what_it_needs(tmp_path):
         import pyarrow.parquet
 
         export(Pool([results]), results.entries, tmp_path / "out.parquet", "parquet")
-        assert pyarrow.parquet.read_table(tmp_path / "out.parquet").num_rows == 6
+        rows = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
+        assert [row["name"] for row in rows] == [entry.name for entry in results.entries]
+        assert [row["enthalpy"] for row in rows] == [entry.enthalpy for entry in results.entries]
 
 
 def test_formats_by_name():
