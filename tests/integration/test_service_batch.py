@@ -206,7 +206,7 @@ def test_reload_replaces_the_batcher_too_and_stop_ends_it(serve, tmp_path):
     (after,) = service.status()["batchers"]
     assert service.tool("stop").returncode == 0
     wait_until(lambda: not Path(f"/proc/{after['pid']}").exists())
-    assert sorted(path.name for path in service.path.parent.glob("*batcher*")) == []
+    assert sorted(path.name for path in service.path.parent.glob("*.b[0-9]*")) == []
 
 
 def test_the_service_killed_takes_its_batcher_with_it(serve, tmp_path):

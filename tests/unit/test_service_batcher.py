@@ -3,9 +3,11 @@
 import json
 import os
 import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -277,7 +279,7 @@ def test_what_is_no_message_is_hung_up_on(served):
 
 
 def test_a_budget_takes_what_fits_and_learns():
-    budget = Budget("cpu")
+    budget = Budget("")
     budget.now = budget.limit = 10.0
     assert budget.fitting([4, 4, 4]) == 2
     assert budget.fitting([40, 4]) == 1
@@ -286,4 +288,31 @@ def test_a_budget_takes_what_fits_and_learns():
     for _ in range(3):
         budget.passed(4.0)
     assert 6.0 < budget.now < 6.5
-    assert budget.overflows == 1
+    budget.failed(1000.0)
+    assert budget.now < 6.5, "what is too large for itself says nothing of the others"
+    assert budget.overflows == 2
+
+
+def test_a_budget_on_a_gpu_doubles_as_far_as_the_memory_goes(monkeypatch):
+    """With the figures that PyTorch gives of a GPU of 10 GB, and a model that takes 100 kB for each atom or pair."""
+    held, last = 1e9, 0.0
+    cuda = SimpleNamespace(
+        reset_peak_memory_stats=lambda device: None,
+        memory_allocated=lambda device: held,
+        max_memory_allocated=lambda device: held + 1e5 * last,
+        memory_reserved=lambda device: 2e9,
+        mem_get_info=lambda device: (8e9, 10e9),
+        empty_cache=lambda: None,
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    budget, taken = Budget("cuda:0"), []
+    for last in (1_000.0, 40_000.0, 50_000.0, 70_000.0):
+        budget.begin()
+        budget.passed(last)
+        taken.append(round(budget.now))
+    assert taken == [50_000, 72_000, 72_000, 72_000], "0.8 of (8 GB free + 1 GB kept by PyTorch)"
+    budget.failed(72_000.0)
+    budget.begin()
+    last = 36_000.0
+    budget.passed(last)
+    assert 57_000 < budget.now < 58_000

@@ -20,6 +20,7 @@ def status():
         "device": "cuda:1",
         "relaxations": 5,
         "waiting": 1,
+        "loading": "mattersim",
         "memory_mb": 900.0,
         "models": {'mace odd "name"': {**passes, **lately, "device": "cuda:1"}},
         "gpu_mb": {"cuda:1": 2048.0},
@@ -75,7 +76,7 @@ def test_the_screen_says_it_in_words():
         "MgO starting",
         "50.0 ms each",
         "1430 MB in all; batches: PyTorch finds 2 GPUs",
-        "batcher 12: 5 relaxations, 900 MB, 2048 of 8192 MB of cuda:1",
+        "batcher 12: 5 relaxations, 900 MB, 2048 of 8192 MB of cuda:1; loading mattersim",
         'mace odd "name" on cuda:1: 4 structures and 32 atoms per pass, 8.5 evaluations/s, 75 % busy, '
         "ran out of memory 1 times",
     ):

@@ -124,7 +124,7 @@ async def _serve(
     from uspex_bridge.service.daemon import Daemon
 
     environment = dict(os.environ)
-    bench = Bench(BATCHER, shape.devices, f"{place.socket}.batcher", environment, log) if shape.devices else None
+    bench = Bench(BATCHER, shape.devices, f"{place.socket}.b", environment, log) if shape.devices else None
     crew = Crew(WORKER, shape.workers, settings.jobs_per_worker, environment, log, bench)
     await Daemon(place, settings, crew, log, secret, shape.why).serve(listening)
 

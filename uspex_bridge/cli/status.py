@@ -65,12 +65,15 @@ def describe(status: dict[str, Any]) -> str:
             lines.append(f"{title}: " + ", ".join(f"{n} {word}" for word, n in sorted(status[counts].items())))
     for name, counts in status["models"].items():
         each = 1000 * counts["seconds"] / max(counts["evaluations"], 1)
-        lines.append(f"{name}: {counts['evaluations']} evaluations, {counts['seconds']:.1f} s, {each:.1f} ms each")
+        spent = f"{counts['evaluations']} evaluations in {counts['seconds']:.1f} s of relaxations"
+        lines.append(f"{name}: {spent}, {each:.1f} ms each")
     for batcher in batchers:
         lines.extend(_batcher(batcher))
+    progress = [_progress(job) for job in status["running"]]
+    width = max(map(len, progress), default=0)
     lines.extend(
-        f"  {_duration(job['seconds']):>8}  worker {job['worker']}  {_progress(job)}  {job['folder']}"
-        for job in status["running"]
+        f"  {_duration(job['seconds']):>10}  worker {job['worker']}  {text:{width}}  {job['folder']}"
+        for job, text in zip(status["running"], progress, strict=True)
     )
     return "\n".join(lines)
 
@@ -80,7 +83,9 @@ def _batcher(batcher: dict[str, Any]) -> Iterator[str]:
     gpus = batcher.get("gpu_mb", {})
     memory = [f"{mb:.0f} of {batcher['gpu_total_mb'][name]:.0f} MB of {name}" for name, mb in gpus.items()]
     own = f"{batcher['memory_mb']:.0f} MB" if batcher["memory_mb"] else ""
-    yield f"batcher {batcher['pid']}: {batcher['relaxations']} relaxations, {', '.join(filter(None, [own, *memory]))}"
+    loading = f"; loading {batcher['loading']}" if batcher["loading"] else ""
+    about = ", ".join(filter(None, [f"{batcher['relaxations']} relaxations", own, *memory]))
+    yield f"batcher {batcher['pid']}: {about}{loading}"
     for name, model in batcher["models"].items():
         yield (
             f"  {name} on {model['device']}: {model['structures_per_pass']:g} structures and "

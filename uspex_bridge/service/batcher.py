@@ -65,6 +65,12 @@ def main(path: str, device: str) -> None:
     Batcher(path, device, answers).work()
 
 
+def gpu_of(backend: Backend) -> str:
+    """Return the GPU on which this process holds a model; empty on a CPU, or in a process of its own."""
+    device = str(backend.identity.get("device"))
+    return device if device.startswith("cuda") and "worker" not in backend.identity else ""
+
+
 def _end_with(orders: BinaryIO) -> None:
     orders.read()
     os._exit(0)
@@ -91,13 +97,16 @@ class Model:
         """Name of the calculator and its model."""
         return " ".join(filter(None, [self.backend.name, self.backend.identity.get("model")]))
 
+    def fitting(self) -> int:
+        """Return how many of those that wait are evaluated in one pass."""
+        return self.budget.fitting([ask.size for ask in self.waiting]) if self.backend.batch else 1
+
     def patience(self, now: float) -> float:
         """Return the seconds that a pass should still wait, for those that will ask again in a moment, to ask.
 
         Who misses a pass is not waited for again: it joins whenever it asks.
         """
-        full = self.budget.fitting([ask.size for ask in self.waiting]) < len(self.waiting)
-        if not self.missing or full or any(ask.again for ask in self.waiting):
+        if not self.missing or self.fitting() < len(self.waiting) or any(ask.again for ask in self.waiting):
             return 0.0
         return self.ended + min(max(min(self.lasted), SHORTEST), LONGEST) - now
 
@@ -150,6 +159,7 @@ class Batcher:
         self._clients: set[Client] = set()
         self._models: list[Model] = []
         self._warm = Warm()
+        self._loading = ""
         self._reported = 0.0
         Path(path).unlink(missing_ok=True)
         self._server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -226,14 +236,18 @@ class Batcher:
         settings = CalculatorSettings(**message["settings"])
         if self._device and settings.device in ("auto", "cuda"):
             settings = replace(settings, device=self._device)
+        self._loading = message["name"]
+        self._report("report")
         try:
             with _watched(START_TIMEOUT), as_caller(message):
                 backend = self._warm.get(message["name"], settings, message["state"])
         except Exception as error:  # noqa: BLE001 (answered to the one who asked)
             return messages.failure(error)
+        finally:
+            self._loading = ""
         model = next((m for m in self._models if m.backend is backend), None)
         if model is None:
-            model = Model(backend, Budget(str(backend.identity.get("device"))))
+            model = Model(backend, Budget(gpu_of(backend)))
             self._models.append(model)
         self._forget()
         client.lent.append(model)
@@ -270,7 +284,7 @@ class Batcher:
             suspect.client.tell({"event": "alone"})
             batch = [suspect]
         else:
-            batch = [model.waiting.popleft() for _ in range(model.budget.fitting([a.size for a in model.waiting]))]
+            batch = [model.waiting.popleft() for _ in range(model.fitting())]
         self._evaluate(model, batch)
 
     def _evaluate(self, model: Model, batch: list[Ask]) -> None:
@@ -292,7 +306,7 @@ class Batcher:
             model.lasted.append(model.ended - began)
             model.budget.passed(size)
             model.tally.passed(len(batch), sum(len(ask.atoms) for ask in batch), model.ended - began)
-            model.missing = {ask.client for ask in batch}
+            model.missing = {ask.client for ask in batch} if model.backend.batch else set()
         for ask, found in zip(batch, answers, strict=True):
             if isinstance(found, BridgeError):
                 _end_if_broken(found)
@@ -311,6 +325,7 @@ class Batcher:
         report: dict[str, Any] = {
             "relaxations": sum(bool(client.lent) for client in self._clients),
             "waiting": sum(len(model.waiting) for model in self._models),
+            "loading": self._loading,
             "memory_mb": resident_mb("self"),
             "models": {
                 model.name: model.tally.summary()
@@ -318,8 +333,7 @@ class Batcher:
                 for model in self._models
             },
         }
-        devices = {str(model.backend.identity.get("device")) for model in self._models}
-        if gpus := sorted(device for device in devices if device.startswith("cuda")):
+        if gpus := sorted({gpu_of(model.backend) for model in self._models} - {""}):
             cuda = sys.modules["torch"].cuda
             report["gpu_mb"] = {name: round(cuda.memory_reserved(name) / 1048576, 1) for name in gpus}
             report["gpu_total_mb"] = {name: round(cuda.mem_get_info(name)[1] / 1048576, 1) for name in gpus}

@@ -108,7 +108,7 @@ class Bench:
         self.seats: list[Seat] = []
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
-        for left in Path(place).parent.glob(f"{Path(place).name}.*"):  # by a service that was killed
+        for left in Path(place).parent.glob(f"{Path(place).name}[0-9]*"):  # by a service that was killed
             left.unlink(missing_ok=True)
 
     def take(self) -> Seat:
@@ -120,7 +120,7 @@ class Bench:
         device = min(self.devices, key=lambda name: seat.users if (seat := free[name]) else 0)
         seat = free[device]
         if seat is None:
-            seat = Seat(self, device, f"{self.place}.{next(self._numbers)}")
+            seat = Seat(self, device, f"{self.place}{next(self._numbers)}")
             self.seats.append(seat)
             seat.begin()
         seat.users += 1

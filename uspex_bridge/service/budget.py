@@ -22,17 +22,20 @@ _BACK_OFF, _CREEP = 0.8, 1.001
 class Budget:
     """What a pass of one model may hold.
 
+    Args:
+        gpu: the GPU that this process has it on; empty for the CPU.
+
     Attributes:
         now: largest sum of sizes in the next pass.
         limit: what ``now`` may grow to.
         overflows: how often memory ran out.
     """
 
-    def __init__(self, device: str) -> None:
-        self._gpu = device if device.startswith("cuda") else ""
-        self._room = math.inf if self._gpu else _SHARE * available_mb() * 1e6 / _EXPECTED
+    def __init__(self, gpu: str) -> None:
+        self._gpu = gpu
+        self._room = math.inf if gpu else _SHARE * available_mb() * 1e6 / _EXPECTED
         self.limit = self._room
-        self.now = FIRST if self._gpu else self._room
+        self.now = FIRST if gpu else self._room
         self.overflows = 0
         self._before = 0
 
@@ -67,7 +70,7 @@ class Budget:
     def failed(self, size: float) -> None:
         """Learn from a pass that did not fit: half of it next time."""
         self.overflows += 1
-        self.limit = max(_BACK_OFF * size, 1.0)
-        self.now = max(size / 2.0, 1.0)
+        self.limit = min(self.limit, max(_BACK_OFF * size, 1.0))
+        self.now = min(self.now, max(size / 2.0, 1.0))
         if self._gpu:
             sys.modules["torch"].cuda.empty_cache()
