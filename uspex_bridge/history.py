@@ -54,15 +54,15 @@ def _by_enthalpies(run: Path, entries: list[Entry], number: int) -> list[Entry]:
     wanted = _individual(run, number)
     if wanted is None:
         return []
-    from uspex_bridge.results.model import composition_of
+    from uspex_bridge.results.record import composition_in
 
-    composition = sorted(wanted.composition)
+    composition = tuple(sorted(wanted.composition))
     lives = [
         _life(entries, k, len(wanted.steps))
         for k, entry in enumerate(entries)
         if _is_result(entry)
         and abs(entry["enthalpy"] - wanted.enthalpy) < _TOLERANCE
-        and sorted(composition_of(entry["input"]["symbols"])) == composition
+        and composition_in(entry) == composition
     ]
     # several may end alike, as they do when a search converges
     return min(reversed(lives), key=lambda life: _difference(life, wanted), default=[])

@@ -59,6 +59,11 @@ def model_name(identity: dict[str, Any]) -> str:
     return " ".join(str(word) for word in words if word)
 
 
+def composition_in(fields: dict[str, Any]) -> Composition:
+    """Return the composition of a line of the record, sorted by element."""
+    return tuple(sorted(composition_of((fields.get("input") or fields.get("output") or {}).get("symbols", []))))
+
+
 def line_of(fields: dict[str, Any], offset: int) -> Line:
     """Return what is kept of one line of the record, which begins at byte ``offset`` and ended with a result."""
     models = fields.get("models") or {}
@@ -76,10 +81,9 @@ def line_of(fields: dict[str, Any], offset: int) -> Line:
         seconds=float(fields.get("seconds", NAN)),
         offset=offset,
     )
-    symbols = (fields.get("output") or fields.get("input") or {}).get("symbols", [])
     return Line(
         fields.get("id"),
-        tuple(sorted(composition_of(symbols))),
+        composition_in(fields),
         float(fields["enthalpy"]),
         float(fields.get("volume", NAN)),
         fields.get("pressure_gpa"),
