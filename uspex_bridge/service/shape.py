@@ -43,7 +43,8 @@ def choose_shape(config: Config) -> Shape:
     gpus = 0 if settings.batch is False or config.device == "cpu" else count_gpus()
     if settings.batch is False or (settings.batch == "auto" and not gpus):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        reason = "batch = false" if settings.batch is False else "no GPU, and on CPUs that is faster than batches"
+        where = "device = 'cpu'" if config.device == "cpu" else "no GPU"
+        reason = "batch = false" if settings.batch is False else f"{where}, and on CPUs that is faster than batches"
         return Shape(
             settings.workers or max(1, cores // config.threads), (), f"every worker evaluates itself: {reason}"
         )
