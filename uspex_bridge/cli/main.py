@@ -35,6 +35,7 @@ COMMANDS = {
     "screen": ("screen", "Find the structures on which models disagree."),
     "select": ("select", "Choose a compact set of structures to compute."),
     "augment": ("augment", "Write perturbed copies of structures."),
+    "cycle": ("cycle", "Screen, label, train and promote, as a loop."),
 }
 
 

@@ -30,7 +30,7 @@ _FLAGS = ("short", "dense", "elongated", "far", "unconverged", "outside", "faile
     "models",
     multiple=True,
     required=True,
-    help="Two or more: a calculator's name in the settings, or KIND:WEIGHTS (deepmd:sea.pb).",
+    help="Two or more: a calculator's name in the settings, KIND:WEIGHTS (deepmd:sea.pb), or a folder of train.",
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path("screened"), show_default=True, help="Folder.")
 @click.option("--pv", type=float, default=0.04, show_default=True, help="Threshold of |ΔPV|, eV/atom; 0 for none.")
@@ -92,10 +92,11 @@ def command(
     config = read_settings(Path.cwd(), {key: options[key] for key in ("config", "device", "threads")})
     limit_threads(config.threads)
     from uspex_bridge.learn.evaluations import find_model
+    from uspex_bridge.learn.models import settings_for
     from uspex_bridge.learn.screen import screen
 
     limits = _limits(options)
-    asked = [find_model(name, _settings(config, name)) for name in models]
+    asked = [find_model(name, settings_for(name, config)) for name in models]
     if len({model.key for model in asked}) < len(asked):
         raise ConfigError(f"{' and '.join(models)} are the same model with the same weights; they cannot disagree")
     pool = q.open_pool(places, options)
@@ -131,15 +132,6 @@ def _limits(options: dict[str, Any]) -> Any:
         within=options["within"],
         novelty=options["novelty"],
     )
-
-
-def _settings(config: Any, name: str) -> Any:
-    """Return the settings of a calculator that is named, or given as KIND:WEIGHTS."""
-    from dataclasses import replace
-
-    kind, _, weights = name.partition(":")
-    settings = config.settings_of(kind)
-    return replace(settings, kind=settings.kind or kind, model=weights or settings.model)
 
 
 def _readable(pool: Pool, references: Sequence[str]) -> list[tuple[Entry, Structure]]:

@@ -1,0 +1,155 @@
+"""``uspex-bridge cycle``: screening, labelling and training as a loop."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uspex_bridge.cli import questions as q
+
+if TYPE_CHECKING:
+    from uspex_bridge.learn.cycle.loop import Loop
+
+FOLDER = click.argument("folder", type=click.Path(path_type=Path), default=Path())
+
+
+@click.group(context_settings=q.CONTEXT)
+def command() -> None:
+    """Screen, select, label, train, judge, promote: again and again, until the models agree.
+
+    \b
+    uspex-bridge cycle init loop            # writes loop/cycle.toml to fill in
+    uspex-bridge cycle run loop --dry-run   # what comes next, as commands
+    uspex-bridge cycle run loop
+    uspex-bridge cycle status loop
+    """  # noqa: D301 (click's mark for lines that stay as they are)
+
+
+@command.command(context_settings=q.CONTEXT)
+@FOLDER
+def init(folder: Path) -> None:
+    """Write a cycle.toml with all settings into FOLDER, to fill in.
+
+    Example: uspex-bridge cycle init loop
+    """
+    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.learn.cycle.settings import FILENAME
+    from uspex_bridge.templating import TEMPLATES
+
+    path = folder / FILENAME
+    if path.exists():
+        raise ConfigError(f"{path} is there already")
+    folder.mkdir(parents=True, exist_ok=True)
+    q.write_text(path, (TEMPLATES / "cycle" / FILENAME).read_text(encoding="utf-8"))
+    click.echo(f"{path}: fill it in, then `uspex-bridge cycle run {folder} --dry-run`")
+
+
+@command.command(context_settings=q.CONTEXT)
+@FOLDER
+@click.option("--dry-run", is_flag=True, help="Print the commands that are still to be done in this cycle.")
+@click.option("--watch", type=click.FloatRange(min=0, min_open=True), help="Where it must wait, look again: seconds.")
+@click.option("--reopen", is_flag=True, help="Go on with a loop that is over, with the settings as they are now.")
+def run(folder: Path, dry_run: bool, watch: float | None, reopen: bool) -> None:
+    """Go on with the loop in FOLDER until it is over or has to wait for labels.
+
+    Example: uspex-bridge cycle run loop --watch 600
+
+    Killed at any moment, it goes on where it was. Every step is a command that is printed, and can be repeated by hand;
+    cycle.jsonl keeps what was done and decided, and cycle-N/ what came out.
+    """
+    from uspex_bridge.learn.cycle.loop import Loop
+
+    loop = Loop(folder, click.echo)
+    if dry_run:
+        _plan(loop)
+        return
+    if reopen:
+        loop.reopen()
+    while True:
+        outcome = loop.run()
+        click.echo(outcome)
+        if watch is None or loop.state.ended:
+            return
+        time.sleep(watch)
+
+
+def _plan(loop: Loop) -> None:
+    state = loop.state
+    if state.ended:
+        click.echo(f"it is over ({state.ended}); --reopen goes on")
+    for step in loop.missing():
+        click.echo(f"cycle {state.number}: {step}")
+
+
+@command.command(context_settings=q.CONTEXT)
+@FOLDER
+@q.JSON
+def status(folder: Path, as_json: bool) -> None:
+    """Say where the loop in FOLDER stands and what comes next.
+
+    Example: uspex-bridge cycle status loop
+    """
+    from uspex_bridge.learn.cycle.history import cycles_of, table
+    from uspex_bridge.learn.cycle.loop import Loop, read_journal
+
+    loop = Loop(folder)
+    state, left = loop.state, loop.missing()
+    last = next((e for e in reversed(read_journal(folder)) if e["event"] in ("failed", "waiting", "done")), None)
+    trouble = last if last is not None and last["event"] != "done" else None
+    if as_json:
+        facts: dict[str, Any] = {
+            "cycle": state.number,
+            "done": sorted(state.done),
+            "next": [str(step) for step in left],
+            "ended": state.ended or None,
+            "trouble": trouble,
+            "cycles": [asdict(cycle) for cycle in cycles_of(folder)],
+        }
+        click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
+        return
+    if cycles := cycles_of(folder):
+        click.echo(table(cycles) + "\n")
+    if state.ended:
+        click.echo(state.ended)
+    elif left:
+        click.echo(f"cycle {state.number}: {len(state.done)} steps done; next: {left[0]}")
+    if trouble is not None and not state.ended:
+        click.echo(f"{trouble['step']} {trouble['event']}: {trouble['detail']}")
+
+
+@command.command(context_settings=q.CONTEXT)
+@FOLDER
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder.  [default: FOLDER/report]")
+@q.JSON
+def report(folder: Path, out: Path | None, as_json: bool) -> None:
+    """Draw errors and disagreement of the loop in FOLDER against the cycle.
+
+    Example: uspex-bridge cycle report loop
+
+    --out gets cycles.png, cycles.csv (errors in eV/atom and eV/Å; foretold are those of the models in use on the labels
+    that came next) and cycles.txt.
+    """
+    from uspex_bridge.errors import InputError
+    from uspex_bridge.figures import cycles as figure
+    from uspex_bridge.figures import style
+    from uspex_bridge.learn.cycle.history import cycles_of, rows, table
+    from uspex_bridge.results.tables import as_csv
+
+    cycles = cycles_of(folder)
+    if not any(cycle.models for cycle in cycles):
+        raise InputError(f"{folder}: no cycle has come to its end yet; `uspex-bridge cycle status {folder}`")
+    out = out or folder / "report"
+    out.mkdir(parents=True, exist_ok=True)
+    q.write_text(out / "cycles.csv", as_csv(rows(cycles)))
+    q.write_text(out / "cycles.txt", table(cycles) + "\n")
+    style.save(figure.draw(cycles), out / "cycles.png")
+    if as_json:
+        click.echo(json.dumps([asdict(cycle) for cycle in cycles], indent=1, ensure_ascii=False))
+    else:
+        click.echo(table(cycles))
+        click.echo(f"{out}/: cycles.png, cycles.csv, cycles.txt")

@@ -1,0 +1,316 @@
+"""Driving the loop: what was done is in the journal, and whatever was not is done next.
+
+Every step is a command that may be repeated: killed at any moment, the loop begins the same step again. The journal
+(``cycle.jsonl``) only grows, and says of every decision what it rested on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from uspex_bridge import journal
+from uspex_bridge.errors import BusyError, CalculationError, Interrupted, OutputError
+from uspex_bridge.learn.cycle.settings import CycleSettings, read_settings
+from uspex_bridge.learn.cycle.steps import Step, current, evaluation, folder_of, steps_of, training
+from uspex_bridge.learn.cycle.verdict import judge
+from uspex_bridge.learn.dataset import MANIFEST, Dataset
+
+#: Name of the journal in a cycle's folder.
+JOURNAL = "cycle.jsonl"
+#: Seconds that a step gets to end after a signal.
+_PATIENCE = 60.0
+
+
+@dataclass
+class State:
+    """Where the loop stands.
+
+    Attributes:
+        labelled: whether there were labels before it began; None before that.
+        number: of the present cycle.
+        done: steps of it that are done.
+        ended: why the loop is over, empty while it is not.
+    """
+
+    labelled: bool | None = None
+    number: int = 0
+    done: set[str] = field(default_factory=set)
+    ended: str = ""
+
+
+def state_of(entries: list[dict[str, Any]]) -> State:
+    """Read where a loop stands from its journal."""
+    state = State()
+    for entry in entries:
+        event = entry["event"]
+        if event == "opened":
+            state.labelled = entry["labelled"]
+        elif event == "done":
+            state.done.add(entry["step"])
+        elif event == "finished":
+            state.number, state.done = entry["cycle"] + 1, set()
+        elif event in ("ended", "reopened"):
+            state.ended = entry.get("detail", "") if event == "ended" else ""
+    return state
+
+
+def read_journal(folder: Path) -> list[dict[str, Any]]:
+    """Return what a cycle's journal holds, nothing where there is none."""
+    path = folder / JOURNAL
+    return list(journal.read(path)) if path.is_file() else []
+
+
+class Loop:
+    """The loop in a folder that holds ``cycle.toml``.
+
+    Args:
+        folder: of the loop; all commands run there.
+        tell: called with a line for the user whenever something begins or ends.
+
+    Raises:
+        ConfigError: ``cycle.toml`` is missing or wrong.
+    """
+
+    def __init__(self, folder: Path, tell: Callable[[str], None] = lambda line: None) -> None:
+        self.folder = folder
+        self.tell = tell
+        self.settings: CycleSettings = read_settings(folder)
+
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        return state_of(read_journal(self.folder))
+
+    def steps(self, state: State) -> list[Step]:
+        """Return the steps of the present cycle."""
+        labelled = self._has_labels() if state.labelled is None else state.labelled
+        return steps_of(
+            self.settings, state.number, labelled=labelled, held_out=self._held_out(), promoted=state.number > 0
+        )
+
+    def missing(self) -> list[Step]:
+        """Return the steps of the present cycle that are still to be done."""
+        state = self.state
+        return [] if state.ended else [step for step in self.steps(state) if step.name not in state.done]
+
+    def run(self) -> str:
+        """Go on until the loop is over or has to wait; return which, in words.
+
+        Raises:
+            CalculationError: a step failed; nothing after it was done.
+            BusyError: another process drives this loop, or a step of it is still at work.
+            Interrupted: a signal came.
+        """
+        with self._alone(), _signals():
+            if self.state.labelled is None:
+                self._note("opened", labelled=self._has_labels())
+            while not (state := self.state).ended:
+                for step in self.missing():
+                    if waiting := self._do(state.number, step):
+                        return waiting
+                    if step.name == "screen" and self._converged(state.number):
+                        break
+                else:
+                    self._note("finished", cycle=state.number)
+                    if state.number >= self.settings.stop.cycles:
+                        self._note("ended", cycle=state.number, detail=f"{state.number} cycles are done")
+            return self.state.ended
+
+    def reopen(self) -> None:
+        """Let a loop that is over go on, after its settings or its search have changed."""
+        if self.state.ended:
+            self._note("reopened")
+
+    def _do(self, number: int, step: Step) -> str:
+        """Do a step; return what it waits for, if it does."""
+        if step.kind == "promote":
+            facts = self._promote(number)
+        elif step.kind == "shell":
+            self._shell(number, step)
+            facts = {}
+        else:
+            document = self._bridge(number, step)
+            if step.kind == "labels" and (left := _unfinished(document)):
+                where = f"{folder_of(number)}/labels"
+                self._note("waiting", cycle=number, step=step.name, detail=left)
+                return f"cycle {number} waits for labels in {self.folder / where}: {left}; then run again"
+            facts = brief(document)
+            if step.name == "collect":
+                self._enough(number, document)
+        self._note("done", cycle=number, step=step.name, facts=facts)
+        return ""
+
+    def _bridge(self, number: int, step: Step) -> Any:
+        """Run a command of uspex-bridge and return what it printed as JSON."""
+        command = [sys.executable, "-m", "uspex_bridge.cli.main", *step.words]
+        text = self._call(number, step, command, self.folder)
+        return json.loads(text) if "--json" in step.words else None
+
+    def _shell(self, number: int, step: Step) -> None:
+        if step.words:
+            self._call(number, step, ["sh", "-c", step.words[0]], self.folder / step.folder)
+
+    def _call(self, number: int, step: Step, command: list[str], where: Path) -> str:
+        logs = self.folder / folder_of(number) / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        stem = step.name.replace(" ", "-")
+        out, err = logs / f"{stem}.out", logs / f"{stem}.log"
+        self._note("began", cycle=number, step=step.name, command=str(step))
+        self.tell(f"cycle {number}: {step}")
+        environment = {**os.environ, "USPEX_BRIDGE_CYCLE": str(number)}
+        began = time.monotonic()
+        with out.open("w") as stdout, err.open("a") as stderr:
+            process = subprocess.Popen(
+                command, cwd=where, stdout=stdout, stderr=stderr, env=environment, pass_fds=(self._lock,)
+            )
+            code = _wait(process)
+        seconds = round(time.monotonic() - began, 1)
+        if code:
+            said = [line for line in err.read_text(errors="replace").splitlines() if line.strip()]
+            last = said[-1] if said else "it said nothing"
+            self._note("failed", cycle=number, step=step.name, exit=code, seconds=seconds, detail=last)
+            if code == Interrupted.exit_code:
+                raise Interrupted(f"cycle {number}, {step.name}: {last}; run again to go on")
+            raise CalculationError(
+                f"cycle {number}, {step.name}: exit code {code}: {last} (see {err}); mend that and run again: "
+                "what is done stays done"
+            )
+        return out.read_text()
+
+    def _converged(self, number: int) -> bool:
+        """Tell whether the screening has found so little that the loop is over."""
+        (found,) = [e["facts"] for e in read_journal(self.folder) if _is(e, number, "screen")][-1:]
+        if found["to_compute"] > self.settings.stop.flagged:
+            return False
+        detail = f"converged: {found['to_compute']} of {found['structures']} structures to compute"
+        self._note("ended", cycle=number, detail=detail)
+        return True
+
+    def _enough(self, number: int, document: dict[str, Any]) -> None:
+        states = document["states"]
+        total, usable = sum(states.values()), states.get("done", 0)
+        if usable < self.settings.label.accept * total:
+            detail = f"only {usable} of {total} labels can be used"
+            self._note("failed", cycle=number, step="collect", detail=detail)
+            raise CalculationError(
+                f"cycle {number}: {detail}; `uspex-bridge label status {self.folder / folder_of(number)}/labels` says "
+                "why. Mend those and run again, or lower accept in [label]"
+            )
+
+    def _promote(self, number: int) -> dict[str, Any]:
+        """Judge every new model and move ``current`` to those that are taken."""
+        taken = {}
+        for name in self.settings.models:
+            verdict = judge(
+                evaluation(self.folder, number, "held-out"),
+                evaluation(self.folder, number, "newest"),
+                training(number, name),
+                current(name) if number else None,
+                self.settings.promote.tolerance,
+            )
+            if verdict.promote:
+                self._point(name, number)
+            event = "promoted" if verdict.promote else "kept"
+            self._note(event, cycle=number, model=name, **asdict(verdict))
+            self.tell(f"cycle {number}: {name} {event}: {'; '.join(verdict.reasons)}")
+            taken[name] = verdict.promote
+        return taken
+
+    def _point(self, name: str, number: int) -> None:
+        link = self.folder / current(name)
+        draft = link.with_name(".new")
+        try:
+            link.parent.mkdir(parents=True, exist_ok=True)
+            draft.unlink(missing_ok=True)
+            draft.symlink_to(Path("../..") / training(number, name))
+            draft.replace(link)
+        except OSError as error:
+            raise OutputError(f"{link}: cannot be moved: {error.strerror}; nothing has changed") from error
+
+    def _has_labels(self) -> bool:
+        return (self.folder / self.settings.dataset / MANIFEST).is_file()
+
+    def _held_out(self) -> str:
+        if not self._has_labels():
+            return "test"
+        return "test" if Dataset.open(self.folder / self.settings.dataset).select("test") else "valid"
+
+    def _note(self, event: str, **more: Any) -> None:
+        entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **more}
+        journal.append(self.folder / JOURNAL, entry)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the loop's lock, which steps inherit: it is free when the last of them has ended."""
+        import fcntl
+
+        with (self.folder / ".cycle.lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise BusyError(f"{self.folder}: this loop, or a step that it began, is at work already") from None
+            self._lock = stream.fileno()
+            yield
+
+
+def brief(document: Any) -> dict[str, Any]:
+    """Return the numbers and words of a command's answer; of lists, how long they are."""
+    if not isinstance(document, dict):
+        return {}
+    facts: dict[str, Any] = {}
+    for key, value in document.items():
+        if isinstance(value, dict):
+            facts[key] = {k: v for k, v in value.items() if not isinstance(v, (dict, list))}
+        else:
+            facts[key] = len(value) if isinstance(value, list) else value
+    return facts
+
+
+def _is(entry: dict[str, Any], number: int, step: str) -> bool:
+    return entry["event"] == "done" and entry["cycle"] == number and entry["step"] == step
+
+
+def _unfinished(rows: list[dict[str, Any]]) -> str:
+    """Return how many labels are not computed yet, in words; empty where all are."""
+    counts = {state: sum(row["state"] == state for row in rows) for state in ("prepared", "running")}
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Let SIGTERM and SIGINT end the loop in order."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name}; run again to go on")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Return a step's exit code; whatever ends the waiting ends the step too."""
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()
+        try:
+            process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        raise
