@@ -131,7 +131,8 @@ def relax(model: str, pressure: float, out: Path) -> None:
         for name, atoms in prototypes(pressure)
     ]
     task = Task(with_model(Config(), model), out, pressure=pressure, keep_symmetry=True, symprec=0.01, resume=True)
-    with click.progressbar(length=len(jobs), label=f"{pressure:g} GPa", file=sys.stderr) as bar:
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(length=len(jobs), label=f"{pressure:g} GPa", file=sys.stderr, hidden=hidden) as bar:
         for done in relax_all(jobs, task):
             if "enthalpy" not in done.fields:
                 click.echo(f"{done.fields['source']}: {done.fields['reason']}", err=True)
