@@ -16,7 +16,8 @@ import pytest
 from uspex_bridge import backends
 from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.errors import CalculationError, ConfigError, InputError, ModelError
-from uspex_bridge.learn.train import Order, from_files, train
+from uspex_bridge.learn.order import Order, from_files
+from uspex_bridge.learn.train import train
 from uspex_bridge.learn.trainers.base import launched
 
 
@@ -100,7 +101,8 @@ def test_sea_killed_and_resumed_ends_as_a_model(tmp_path, files):
     assert steps == sorted(set(steps)), "a restart leaves no step twice"
     assert "virial_valid" in rows[0]
     assert (out / "loss.png").stat().st_size > 10_000
-    assert computes(card, out) < 0
+    assert card["errors"]["on"] == "validation"
+    assert card["errors"]["energy"]["rmse"] == pytest.approx(card["curve_errors"]["energy"], rel=1.0)
     size = (out / "work" / "train.log").stat().st_size
     order = Order(
         trainer="deepmd-sea",
@@ -189,7 +191,7 @@ def test_dpa3_is_fine_tuned_from_a_branch_and_its_energies_are_moved(tmp_path, d
     assert written["training"]["numb_steps"] == 6
     assert written["loss"]["limit_pref_v"] == 20.0
     assert "--model-branch OMat24" in (out / "work" / "command.txt").read_text()
-    assert computes(card, out) < 0
+    assert card["errors"]["pv"]["mae"] > 0
 
 
 def test_mace_rehearses_what_it_knew(tmp_path, data, files):
@@ -208,8 +210,8 @@ def test_mace_rehearses_what_it_knew(tmp_path, data, files):
     assert (card["epochs"], card["head"], card["structures"]["replay"]) == (2, "Default", 8)
     assert set(card["atom_energies_ev"]) == {"Ca", "Fe", "Ni"}
     assert card["curve_errors"]["stress"] > 0
-    heads = "heads: ['pt_head', 'Default']"
-    assert heads.split(": ")[1] in (out / "work" / "train.log").read_text().replace('"', "'") or card["head"]
+    kept = list((out / "work" / "checkpoints").glob("*.pt"))
+    assert 1 <= len(kept) <= 2
     assert computes(card, out) < 0
 
 
@@ -220,7 +222,7 @@ def test_mace_without_progress_is_ended_and_its_best_epoch_kept(tmp_path, data):
     card = train(order)
     assert card["ended"] == "early"
     assert 3 <= card["epochs"] < 500
-    assert computes(card, out) != 0
+    assert card["errors"]["forces"]["rmse"] == pytest.approx(card["curve_errors"]["forces"], rel=0.3)
 
 
 def test_mattersim_killed_and_resumed_goes_on_with_its_epochs(tmp_path, files):
@@ -236,7 +238,7 @@ def test_mattersim_killed_and_resumed_goes_on_with_its_epochs(tmp_path, files):
     assert card["epochs"] == 12
     assert card["input"]["threebody_cutoff"] == 3.5, "the checkpoint's own, not the script's"
     assert card["curve_errors"]["stress"] > 0
-    assert computes(card, out) < 0
+    assert card["errors"]["energy"]["mae"] == pytest.approx(card["curve_errors"]["energy"], rel=0.5)
 
 
 def test_an_absurd_rate_publishes_nothing(tmp_path, data):

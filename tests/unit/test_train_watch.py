@@ -12,7 +12,7 @@ import pytest
 from uspex_bridge.errors import CalculationError, ConfigError, ModelError, OutputError
 from uspex_bridge.halt import Halter
 from uspex_bridge.learn import loss
-from uspex_bridge.learn.train import TRAINERS
+from uspex_bridge.learn.order import TRAINERS
 from uspex_bridge.learn.trainers.base import branch_of, overlay, read_settings
 from uspex_bridge.learn.watch import Point, Run, WatchSettings, check_divergence, stalled, watch
 

@@ -12,7 +12,7 @@ import click
 from uspex_bridge.cli.options import CONFIG, DEVICE, settings
 
 if TYPE_CHECKING:
-    from uspex_bridge.learn.train import Data, Order
+    from uspex_bridge.learn.order import Data, Order
     from uspex_bridge.learn.watch import Point
 
 _PATH = click.Path(path_type=Path)
@@ -149,7 +149,8 @@ def distill(teacher: str, places: tuple[str, ...], student: str, workers: int, *
 def _train(trainer: str, options: dict[str, Any]) -> None:
     as_json, dry_run = options.pop("as_json"), options.pop("dry_run")
     order = _order(trainer, options)
-    from uspex_bridge.learn.train import plan, train
+    from uspex_bridge.learn.order import plan
+    from uspex_bridge.learn.train import train
 
     if dry_run:
         chosen, job, _ = plan(order)
@@ -175,7 +176,7 @@ def _train(trainer: str, options: dict[str, Any]) -> None:
 def _order(trainer: str, options: dict[str, Any]) -> Order:
     """Turn the options into an order; the interpreter may stand in bridge.toml."""
     from uspex_bridge.cli.vasp import read_settings
-    from uspex_bridge.learn.train import TRAINERS, Order
+    from uspex_bridge.learn.order import TRAINERS, Order
 
     config = read_settings(Path.cwd(), {"config": options.pop("config"), "device": options.get("device")})
     data = _data({key: options.pop(key) for key in ("dataset", "generation", "train_file", "valid_file")})
@@ -193,7 +194,7 @@ def _data(options: dict[str, Any]) -> Data:
         ConfigError: neither or both of a dataset and files.
     """
     from uspex_bridge.errors import ConfigError
-    from uspex_bridge.learn.train import from_dataset, from_files
+    from uspex_bridge.learn.order import from_dataset, from_files
 
     if (options["dataset"] is None) == (options["train_file"] is None):
         raise ConfigError("name one of DATASET and --train-file")

@@ -83,7 +83,7 @@ class Run:
     """
 
     command: Sequence[str]
-    environment: Mapping[str, str]
+    environment: dict[str, str]
     folder: Path
     log: Path
     title: str
@@ -101,7 +101,7 @@ class Run:
                 self.began = log.tell()
                 return subprocess.Popen(
                     self.command,
-                    env=dict(self.environment),
+                    env=self.environment,
                     cwd=self.folder,
                     stdin=subprocess.PIPE,
                     stdout=log,

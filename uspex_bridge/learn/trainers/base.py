@@ -127,7 +127,17 @@ class Job:
 
     def run(self, title: str, task: str, arguments: Sequence[str], log: str = "train.log") -> Run:
         """Return a task of :mod:`uspex_bridge.learn.trainers.launch` in the trainer's interpreter."""
-        return launched(self.work, self.python, title, task, arguments, log=log, threads=self.threads)
+        run = launched(self.work, self.python, title, task, arguments, log=log, threads=self.threads)
+        if self.kind_of_device == "cuda":  # the trainers take the first GPU that they see
+            seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+            index = int(self.device.partition(":")[2] or 0)
+            run.environment["CUDA_VISIBLE_DEVICES"] = seen.split(",")[index] if seen else str(index)
+        return run
+
+    @property
+    def kind_of_device(self) -> str:
+        """``cpu`` or ``cuda``, as trainers name it."""
+        return self.device.partition(":")[0]
 
 
 def launched(
@@ -217,6 +227,9 @@ class Trainer(ABC):
         Raises:
             CalculationError: it cannot be made.
         """
+
+    def tidy(self, work: Path) -> None:  # noqa: B027 (most trainers keep few checkpoints themselves)
+        """Remove checkpoints that are not needed any more."""
 
     def facts(self, job: Job) -> dict[str, Any]:
         """Return what is worth keeping from the log."""

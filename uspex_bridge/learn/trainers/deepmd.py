@@ -98,7 +98,7 @@ class DeepmdTrainer(Trainer):
             arguments += ["--output", "out-restart.json"]
         else:
             arguments = self._arguments(job, "input.json")
-        return job.run(self.title, "deepmd", [job.device, *arguments])
+        return job.run(self.title, "deepmd", [job.kind_of_device, *arguments])
 
     def curve(self, work: Path) -> list[Point]:
         """Read lcurve.out; after a restart it repeats steps, of which the last count."""
@@ -138,7 +138,7 @@ class DeepmdTrainer(Trainer):
         if latest is None:
             raise CalculationError(f"{job.work}: DeePMD-kit left no checkpoint; see {job.work / 'train.log'}")
         arguments = ["--pt", "freeze", "-c", latest.name, "-o", "frozen.pth"]
-        job.run(f"{self.title} (freezing)", "deepmd", [job.device, *arguments], "freeze.log").finish()
+        job.run(f"{self.title} (freezing)", "deepmd", [job.kind_of_device, *arguments], "freeze.log").finish()
         return {"model": job.work / "frozen.pth", "checkpoint": latest}
 
     def facts(self, job: Job) -> dict[str, Any]:

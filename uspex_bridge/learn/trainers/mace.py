@@ -51,7 +51,7 @@ class Mace(Trainer):
             "train_file": "data/train.xyz",
             "work_dir": ".",
             "seed": job.seed,
-            "device": job.device.partition(":")[0],
+            "device": job.kind_of_device,
             "error_table": "PerAtomRMSEstressvirials",
             "keep_checkpoints": True,
             "max_num_epochs": self.length(job),
@@ -111,13 +111,17 @@ class Mace(Trainer):
         """Return the newest whole checkpoint; MACE writes one whenever the validation loss has fallen."""
         return next((path for path in _checkpoints(work) if whole(path)), None)
 
+    def tidy(self, work: Path) -> None:
+        """Remove all checkpoints but the last two: MACE keeps all, or deletes the old one before it writes the new."""
+        for path in _checkpoints(work)[2:]:
+            path.unlink(missing_ok=True)
+
     def _drop_broken(self, work: Path) -> bool:
-        """Remove checkpoints that a kill cut off, which MACE would load, and all but two; tell whether one is left."""
-        kept = [path for path in _checkpoints(work) if whole(path)][:2]
+        """Remove checkpoints that a kill cut off, which MACE would load, and tell whether one is left."""
         for path in _checkpoints(work):
-            if path not in kept:
+            if not whole(path):
                 path.unlink()
-        return bool(kept)
+        return bool(_checkpoints(work))
 
     def finish(self, job: Job) -> dict[str, Path]:
         """Return the model of the best epoch; where training was ended early, let MACE write it."""

@@ -49,7 +49,7 @@ class MatterSim(Trainer):
             **job.parent.shape,
             "save_path": ".",
             "save_checkpoint": True,
-            "device": job.device.partition(":")[0],
+            "device": job.kind_of_device,
             "seed": job.seed,
             "epochs": epochs,
             "early_stop_patience": given.get("early_stop_patience", epochs),  # the bridge's own [watch] decides
