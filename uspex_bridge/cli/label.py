@@ -43,7 +43,7 @@ def command() -> None:
 @q.PLACES
 @click.option("--code", type=click.Choice(["vasp", "gpaw", "model"]), help="What computes the labels.")
 @click.option("--settings", "file", type=click.Path(path_type=Path), help="TOML file; else the template of --code.")
-@click.option("--model", help="With --code model: a calculator's name or KIND:WEIGHTS.  [default: chgnet]")
+@click.option("--model", help="With --code model: a calculator, KIND:WEIGHTS, a training's folder.")
 @click.option("--potcars", type=click.Path(path_type=Path), help="Your POTCAR library.  [default: $PMG_VASP_PSP_DIR]")
 @click.option("--generation", type=click.IntRange(min=0), required=True, help="Of the search, or number of the cycle.")
 @click.option("--pressure", "-p", type=float, help="GPa, of the search, where PLACES do not say it.")

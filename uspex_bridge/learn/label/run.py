@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -14,8 +13,9 @@ from uspex_bridge.config import Config
 from uspex_bridge.errors import ConfigError
 from uspex_bridge.learn.label import computed
 from uspex_bridge.learn.label.collect import EXIT, LOCK, LOG, Job, inspect
-from uspex_bridge.learn.label.settings import LabelSettings, read_settings
+from uspex_bridge.learn.label.settings import read_settings
 from uspex_bridge.learn.label.tasks import RESULT, SETTINGS, folders, read_task
+from uspex_bridge.learn.models import settings_for
 
 
 def run(labels: Path, config: Config, *, command: str | None = None, again: bool = False) -> Iterator[Job]:
@@ -46,7 +46,7 @@ def run(labels: Path, config: Config, *, command: str | None = None, again: bool
                 with FileLock(folder / LOCK, timeout=0):
                     (folder / RESULT).unlink(missing_ok=True)
                     if settings.code == "model":
-                        backend = backend or _model(settings, config)
+                        backend = backend or load(settings.functional, settings_for(settings.functional, config))
                         _by_model(folder, backend)
                     else:
                         _by_command(folder, command or settings.job.command)
@@ -56,12 +56,6 @@ def run(labels: Path, config: Config, *, command: str | None = None, again: bool
     finally:
         if backend is not None:
             backend.close()
-
-
-def _model(settings: LabelSettings, config: Config) -> Backend:
-    kind, _, weights = settings.functional.partition(":")
-    chosen = config.settings_of(kind)
-    return load(settings.functional, replace(chosen, kind=chosen.kind or kind, model=weights or chosen.model))
 
 
 def _by_model(folder: Path, backend: Backend) -> None:
