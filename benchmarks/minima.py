@@ -2,10 +2,10 @@
 
     python benchmarks/minima.py PLACES... --labeller chgnet --model cycle-0/mace --model models/mace/current -n 40
 
-The lowest distinct phases of PLACES, which the labeller has relaxed, are disturbed (strain to 3 %, atoms moved by
-up to 0.15 Å) and relaxed by every model at the pressure they were found at. Counted are relaxations that converge, that end in
-the same phase (StructureMatcher, volume within 5 %), and what the labeller says of where they end: its enthalpy above
-its own minimum. Structures that the dataset of --unlike holds a family of are left out: nothing was trained on them.
+The lowest distinct phases of PLACES, which the labeller has relaxed, are disturbed (strain to 3 %, atoms moved by up to
+0.15 Å) and relaxed by every model at the pressure they were found at. Counted are relaxations that converge, and those
+that end in the same phase (StructureMatcher, volume within 5 %); the excess is the labeller's enthalpy of where they
+end above its own minimum. Structures of families in the dataset of --unlike are left out: nothing was trained on them.
 """
 
 from __future__ import annotations
