@@ -209,6 +209,18 @@ def test_reload_replaces_the_batcher_too_and_stop_ends_it(serve, tmp_path):
     assert sorted(path.name for path in service.path.parent.glob("*.b[0-9]*")) == []
 
 
+def test_the_batcher_is_replaced_after_its_share_of_jobs(serve, tmp_path):
+    (tmp_path / "service.toml").write_text("[service]\njobs_per_worker = 1\nworkers = 2\nbatch = true\n")
+    service = serve("--config", str(tmp_path / "service.toml"), "--workers", "2")
+    fold = make_folder(tmp_path / "run", incar=STATIC)
+    pids = []
+    for _ in range(4):
+        assert service.call(fold).returncode == 0
+        pids += re.findall(r"batcher (\d+)", service.tool("status").stdout)
+    assert len(set(pids)) == 2
+    assert "batcher_died" not in service.status()["events"]
+
+
 def test_the_service_killed_takes_its_batcher_with_it(serve, tmp_path):
     service = serve(*BATCH)
     process = service.start(make_folder(tmp_path, settings=SLOW), **{wire.MODE: "auto"})

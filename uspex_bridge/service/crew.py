@@ -100,7 +100,7 @@ class Crew:
     Args:
         command: starts a worker process.
         size: most workers at once; they are started as jobs need them.
-        jobs_per_worker: jobs after which a worker is let go.
+        jobs_per_worker: jobs after which a worker is let go; the batchers are after as many for each worker.
         environment: the workers' environment variables.
         bench: the batchers that hold their models; None where each worker holds its own.
     """
@@ -121,6 +121,7 @@ class Crew:
         self.hands: list[Hand] = []
         self._starting = 0
         self._bad_starts = 0
+        self._done_since = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -160,6 +161,7 @@ class Crew:
 
     def reload(self) -> int:
         """Replace every worker and batcher, busy ones after their job; return how many workers."""
+        self._done_since = 0
         if self.bench:
             self.bench.reload()
         hands = [hand for hand in self.hands if not hand.leaving]
@@ -292,6 +294,9 @@ class Crew:
                 hand.done = self.jobs_per_worker
         if hand.done >= self.jobs_per_worker:
             hand.leave()
+        self._done_since += 1
+        if self.bench and self._done_since >= self.jobs_per_worker * self.size:
+            self.reload()
 
     def _bereaved(self, job: Job, code: int, how: str) -> None:
         """Decide on a job whose worker died: once more, then a verdict, which another worker writes down."""
