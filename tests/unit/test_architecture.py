@@ -112,6 +112,7 @@ def test_help_of_every_command_imports_nothing_heavy():
         "import sys\nfrom click.testing import CliRunner\nfrom uspex_bridge.cli import main, vasp, external\n"
         f"for args in [[], *[[c] for c in {list(COMMANDS)}]]:\n"
         "    r = CliRunner().invoke(main.command, [*args, '--help'])\n    assert r.exit_code == 0, (args, r.output)\n"
+        "    assert chr(92) + 'b' not in r.output, args\n"
         "for c in (vasp.command, external.command):\n    assert CliRunner().invoke(c, ['-h']).exit_code == 0\n"
         "print([m for m in ('ase', 'torch', 'pymatgen', 'scipy') if m in sys.modules])"
     )

@@ -36,7 +36,7 @@ from uspex_bridge.cli import questions as q
 )
 @q.JSON
 def command(files: tuple[Path, ...], out: Path, as_json: bool, copies_only: bool, **options: Any) -> None:
-    r"""Write the structures of FILES and perturbed copies of each.
+    """Write the structures of FILES and perturbed copies of each.
 
     \b
     uspex-bridge augment selected/selected.extxyz
@@ -44,7 +44,7 @@ def command(files: tuple[Path, ...], out: Path, as_json: bool, copies_only: bool
 
     Atoms are displaced and cells strained at random; with the same seed a structure's copies are always the same. All
     copies share the family of their structure, which keeps them on one side of a dataset's split.
-    """
+    """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.learn.augment import augment
     from uspex_bridge.learn.candidates import read_frames_of, write_frames
 

@@ -75,7 +75,7 @@ _PATH = click.Path(path_type=Path)
 def command(
     models: tuple[str, ...], place: Path, out: Path, as_json: bool, probes: bool, count: int, **options: Any
 ) -> None:
-    r"""Compare MODELS with labelled structures and with each other.
+    """Compare MODELS with labelled structures and with each other.
 
     \b
     uspex-bridge evaluate models/dpa3-02 models/sea-02 mattersim:5M --on dataset
@@ -84,7 +84,7 @@ def command(
     A model is a folder that train filled, a calculator's name in the settings, or KIND:WEIGHTS. Errors of energy,
     forces, virial and PV per pressure and in total (the total is over all structures, not over the lines), how the
     structures near the hull are ranked, how far models are apart. --out gets evaluation.json, errors.csv, parity.png.
-    """
+    """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.cli.vasp import read_settings
     from uspex_bridge.threads import limit_threads
 

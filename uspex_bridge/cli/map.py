@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @SOAP
 @q.JSON
 def command(places: tuple[str, ...], files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
-    r"""Draw a map of the structures of PLACES: principal components of their average SOAP descriptors.
+    """Draw a map of the structures of PLACES: principal components of their average SOAP descriptors.
 
     \b
     uspex-bridge map results1 --colour distance -o map.png -o map.html
@@ -51,7 +51,7 @@ def command(places: tuple[str, ...], files: tuple[Path, ...], as_json: bool, **o
 
     PLACES are results folders, what relax or rescore left, or files of structures. Distances to the hull are those
     at each structure's own pressure.
-    """
+    """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.learn.structure_map import write_map
 
     pool = q.open_pool(places, options)

@@ -73,7 +73,7 @@ _FLAGS = ("short", "dense", "elongated", "far", "unconverged", "outside", "faile
 def command(
     places: tuple[str, ...], models: tuple[str, ...], out: Path, most: int, as_json: bool, **options: Any
 ) -> None:
-    r"""Find the structures of PLACES on which models disagree: there one of them is wrong.
+    """Find the structures of PLACES on which models disagree: there one of them is wrong.
 
     \b
     uspex-bridge screen results1 -m dpa3 -m sea
@@ -82,7 +82,7 @@ def command(
     Energies, forces and PV (-V tr(stress)/3) of every structure as it is, by each model. The folder --out gets
     screen.csv, screen.json, screen.png, the list to compute as label.extxyz with reasons, and all answers: a run
     that was stopped, or is repeated with other thresholds, computes only what is missing.
-    """
+    """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.cli.vasp import read_settings
     from uspex_bridge.errors import ConfigError
     from uspex_bridge.threads import limit_threads

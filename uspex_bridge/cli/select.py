@@ -62,7 +62,7 @@ _SAME = 0.01
 @SOAP
 @q.JSON
 def command(places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
-    r"""Choose from the structures of PLACES a few that stand for all, and say why each was taken.
+    """Choose from the structures of PLACES a few that stand for all, and say why each was taken.
 
     \b
     uspex-bridge select screened/label.extxyz --reference results1 -n 60 --have dataset
@@ -71,7 +71,7 @@ def command(places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -
     First come the structures within --within of the hull, the lowest of each composition; then those furthest in
     SOAP space from all taken before and all that is there (--have). Duplicates are left out. References span the hull
     and are not chosen from. The folder --out gets selected.extxyz, selected.csv, selected.json and coverage.png.
-    """
+    """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.learn.candidates import read_training
     from uspex_bridge.learn.select import select
 

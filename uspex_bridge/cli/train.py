@@ -46,16 +46,16 @@ _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 @click.group(context_settings=_CONTEXT)
 def command() -> None:
-    r"""Train a potential on a dataset with its own upstream trainer.
+    """Train a potential on a dataset with its own upstream trainer.
 
     The input that the trainer gets is templates/training/NAME.toml with your --settings laid over it; it lies
     complete in FOLDER/work. FOLDER then holds the model, its card model.json, loss.csv and loss.png.
 
     \b
-    uspex-bridge train deepmd-dpa3 dataset -o models/dpa3-01 \
+    uspex-bridge train deepmd-dpa3 dataset -o models/dpa3-01 \\
         --from DPA-3.1-3M.pt --branch MP_traj_v024_alldata_mixu
     uspex-bridge train deepmd-sea dataset -o models/sea-01
-    """
+    """  # noqa: D301 (click's mark for lines that stay as they are)
 
 
 @command.command("deepmd-dpa3", context_settings=_CONTEXT)
@@ -109,7 +109,7 @@ def mattersim(**options: Any) -> None:
 @_TRAINING
 @click.option("--steps", "--epochs", "length", type=click.IntRange(min=1), help="Of the student's training.")
 def distill(teacher: str, places: tuple[str, ...], student: str, workers: int, **options: Any) -> None:
-    r"""Let TEACHER label the structures of PLACES, and train a fast student on that.
+    """Let TEACHER label the structures of PLACES, and train a fast student on that.
 
     \b
     uspex-bridge train distill models/dpa3-03 results1 results2 -o models/fast
@@ -117,7 +117,7 @@ def distill(teacher: str, places: tuple[str, ...], student: str, workers: int, *
     TEACHER is a folder of a training, a calculator's name in the settings, or KIND:WEIGHTS. The labels go to
     FOLDER/dataset and are not made twice. Do not screen with a student and its own teacher: they agree where both
     are wrong.
-    """
+    """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.cli import questions as q
     from uspex_bridge.cli.vasp import read_settings
     from uspex_bridge.learn.distill import teach
