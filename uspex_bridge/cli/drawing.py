@@ -87,15 +87,25 @@ def search_of(place: str, options: Mapping[str, Any]) -> tuple[Results, Assessme
     Raises:
         ConfigError: the place holds no search.
     """
+    pool, answers = answers_to([place], options)
+    search = last_search(pool, place)
+    q.tell_notes(pool.notes)
+    return search, answers[""]
+
+
+def last_search(pool: Pool, place: str) -> Results:
+    """Return the last search in a pool.
+
+    Raises:
+        ConfigError: there is none.
+    """
     from uspex_bridge.errors import ConfigError
     from uspex_bridge.results.folder import Results
 
-    pool, answers = answers_to([place], options)
     searches = [source for source in pool.sources.values() if isinstance(source, Results)]
     if not searches:
         raise ConfigError(f"{place}: this is no search of USPEX; it has neither generations nor parents")
-    q.tell_notes(pool.notes)
-    return searches[-1], answers[""]
+    return searches[-1]
 
 
 def best_of(results: Results, answer: Assessment) -> Entry:

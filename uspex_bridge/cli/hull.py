@@ -49,7 +49,7 @@ def command(places: tuple[str, ...], as_json: bool, csv_file: Path | None, per_l
     pool = q.open_pool(places, options)
     question = q.ask(options)
     answers = assess_per_level(pool, question) if per_level else {"": assess(pool, question)}
-    known = {name: _known(answer, pool, options) for name, answer in answers.items()}
+    known = {name: known_phases(answer, pool, options) for name, answer in answers.items()}
     rows = {name: _rows(answer, known[name], options["most"]) for name, answer in answers.items()}
     if as_json:
         printed = [_document(answer, rows[name]) for name, answer in answers.items()]
@@ -63,7 +63,7 @@ def command(places: tuple[str, ...], as_json: bool, csv_file: Path | None, per_l
     q.tell_notes(pool.notes)
 
 
-def _known(answer: Assessment, pool: Pool, options: dict[str, Any]) -> dict[str, Known] | None:
+def known_phases(answer: Assessment, pool: Pool, options: dict[str, Any]) -> dict[str, Known] | None:
     """Look the phases up among references and known structures, None where there are none."""
     from uspex_bridge.results.matching import recognise
     from uspex_bridge.results.sources import Loose, read_reference
@@ -74,7 +74,7 @@ def _known(answer: Assessment, pool: Pool, options: dict[str, Any]) -> dict[str,
     references = [*given, *files]
     if not references:
         return None
-    phases = [p.entry.name for p in answer.phases][: options["most"]]
+    phases = [p.entry.name for p in answer.phases][: options.get("most")]
     return recognise([(n, answer.structures[n]) for n in phases if n in answer.structures], references)
 
 

@@ -10,6 +10,9 @@ from uspex_bridge.cli import drawing as d
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.plot_pressure import pressure
 
+#: Outliers that are listed before the rest is only counted.
+_TOLD = 10
+
 
 @click.group(context_settings=q.CONTEXT)
 def command() -> None:
@@ -125,7 +128,10 @@ def volume(places: tuple[str, ...], quantity: Any, spreads: float, far: float, *
     volumes = figure.gather(diagram, spreads)
     if volumes.outliers is None:
         click.echo("note: too few different structures to tell which of them stand out", err=True)
-    q.warn(f"outlier: {outlier}" for outlier in volumes.outliers or ())
+    found = volumes.outliers or ()
+    q.warn(f"outlier: {outlier}" for outlier in found[:_TOLD])
+    if len(found) > _TOLD:
+        click.echo(f"warning: and {len(found) - _TOLD} more outliers (--json has all)", err=True)
 
     def page() -> Any:
         from uspex_bridge.figures import interactive

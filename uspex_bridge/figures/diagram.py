@@ -100,7 +100,7 @@ def make_diagram(answers: Mapping[str, Assessment]) -> Diagram:
     if len(orders) > 1:
         listed = "; ".join(", ".join(names) for names in named)
         raise ConfigError(f"the levels of theory span different hulls ({listed}); say --components")
-    components = _in_order(next(iter(answers.values())))
+    components = in_order(next(iter(answers.values())))
     marks: list[Mark] = []
     edges: dict[str, tuple[tuple[Mark, Mark], ...]] = {}
     labelled: list[tuple[Mark, str]] = []
@@ -124,7 +124,7 @@ def _mark(point: Point, order: Sequence[int], series: str) -> Mark:
     return Mark(point.entry, fractions, point.formation, point.above, point.vertex, series)
 
 
-def _in_order(answer: Assessment) -> tuple[str, ...]:
+def in_order(answer: Assessment) -> tuple[str, ...]:
     """Return the components in the order in which the search names its elements, where they are those."""
     names = answer.hull.names
     searches = (source for source in answer.pool.sources.values() if isinstance(source, Results))

@@ -27,7 +27,8 @@ def save(figure: Any, path: Path, *, online: bool = False) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    text = figure.to_html(include_plotlyjs="cdn" if online else True, config={"displaylogo": False, "responsive": True})
+    script = "cdn" if online else True
+    text = figure.to_html(include_plotlyjs=script, config={"displaylogo": False}, default_height="96vh")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -100,6 +101,7 @@ def ternary(diagram: Diagram, *, far: float = 0.05) -> Any:
             marker=_marker(marks, k, far) | {"size": [11 if mark.vertex else 7 for mark in marks]},
             text=[_hover(mark) for mark in marks],
             hovertemplate="%{text}<extra></extra>",
+            cliponaxis=False,
         )
         values[0].append([mark.above for mark in marks])
         values[1].append([mark.formation for mark in marks])

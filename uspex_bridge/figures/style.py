@@ -79,6 +79,8 @@ _OPERATORS = {
     "keptbest": (PALE, "o"),
     "convexhull": (PALE, "o"),
 }
+#: Pixels that labels stay away from points: a marker's radius.
+_CLEAR = 6
 #: Behind labels, so that they can be read over points.
 _BACK = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5}
 _OTHER_OPERATOR = ("#8c564b", "X")
@@ -212,7 +214,7 @@ def place_labels(
         extent = label.get_window_extent()
         half = np.array([extent.width, extent.height]) / 2
         best, cost = spots[k], float("inf")
-        for radius in (4, 8, 13, 19, 26, 34, 44):
+        for radius in (5, 8, 13, 19, 26, 34, 44):
             for turn, angle in enumerate(angles):
                 direction = np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
                 spot = spots[k] + direction * (radius * scale + half)
@@ -235,6 +237,6 @@ def _price(spot: Array, half: Array, taken: Sequence[Array], points: Array, fram
         shared = np.minimum(high, other_high) - np.maximum(low, other_low)
         if shared.min() > -2:
             price += 150 + float(np.prod(np.maximum(shared, 0)))
-    covered = np.all((points > low - 2) & (points < high + 2), axis=1).sum()
+    covered = np.all((points > low - _CLEAR) & (points < high + _CLEAR), axis=1).sum()
     outside = max(0.0, frame.x0 - low[0], high[0] - frame.x1, frame.y0 - low[1], high[1] - frame.y1)
     return price + 6 * float(covered) + 20 * float(outside)

@@ -1,0 +1,133 @@
+"""The report of a search: well-formed, in need of nothing else, and with every phase, figure and failure."""
+
+import base64
+import json
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from uspex_bridge.cli.main import main
+
+DATA = Path(__file__).parents[1] / "data" / "uspex_results"
+XHTML = "{http://www.w3.org/1999/xhtml}"
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Run a command in an empty folder; return exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        out = capsys.readouterr()
+        return int(ended.value.code or 0), out.out, out.err
+
+    return call
+
+
+class Page:
+    """A report read back."""
+
+    def __init__(self, path: Path) -> None:
+        self.text = path.read_text()
+        self.root = ElementTree.fromstring(self.text.removeprefix("<!DOCTYPE html>\n"))
+
+    def words(self, element: ElementTree.Element) -> str:
+        return " ".join("".join(element.itertext()).split())
+
+    @property
+    def phases(self) -> list[dict[str, str]]:
+        rows = self.root.findall(f".//{XHTML}table[@id='phase-table']/{XHTML}tbody/{XHTML}tr")
+        return [{cell.get("data-label", ""): self.words(cell) for cell in row} for row in rows]
+
+    @property
+    def pictures(self) -> dict[str, str]:
+        images = self.root.iter(f"{XHTML}img")
+        return {i.get("alt", ""): base64.b64decode(i.get("src", "").partition("base64,")[2]).decode() for i in images}
+
+
+def test_every_phase_of_the_hull_is_in_the_table(run):
+    code, out, err = run("report", DATA / "bridge", "--within", "0.1")
+    assert (code, out.split(":")[0]) == (0, "report.html"), err
+    page = Page(Path("report.html"))
+    code, out, _ = run("hull", DATA / "bridge", "--within", "0.1", "--json")
+    document = json.loads(out)
+    code, out, _ = run("results", "show", DATA / "bridge", *(str(p["id"]) for p in document["phases"]), "--json")
+    crystals = {shown["id"]: shown["crystal"] for shown in json.loads(out)}
+    assert [row["ID"] for row in page.phases] == [f"EA{phase['id']}" for phase in document["phases"]]
+    for row, phase in zip(page.phases, document["phases"], strict=True):
+        crystal = crystals[phase["id"]]
+        assert row["space group"].endswith(f"({crystal['number']})")
+        assert row["system"] == crystal["system"]
+        assert row["lattice"].split()[0] == f"{crystal['lattice'][0]:.3f}"
+        assert len([s for s in crystal["sites"] if f"{s['element']} {s['wyckoff']} " in row["Wyckoff sites"]]) == len(
+            crystal["sites"]
+        )
+        assert float(row["formation"]) == pytest.approx(phase["formation_enthalpy"], abs=6e-5)
+        assert row["above hull"].startswith("stable" if phase["stable"] else f"{phase['above_hull']:.4f}")
+        assert float(row["volume"]) == pytest.approx(phase["volume_per_atom"], abs=6e-4)
+    assert document["levels"][0] in page.text
+    assert document["same_phase"].removeprefix("same phase: ").replace("<", "&lt;") in page.text
+
+
+def test_the_page_needs_nothing_else(run):
+    code, _, _ = run("report", DATA / "bridge")
+    assert code == 0
+    page = Page(Path("report.html"))
+    assert set(page.pictures) == {
+        "Ternary maps",
+        "Enthalpy against volume",
+        "Composition coverage",
+        "Progress",
+        "Family tree",
+    }
+    for picture in page.pictures.values():
+        assert ElementTree.fromstring(picture).tag.endswith("svg")
+    outside = [a for e in page.root.iter() for n, a in e.attrib.items() if n in ("src", "href")]
+    assert all(value.startswith("data:") for value in outside)
+    assert "default-src 'none'" in page.text
+
+
+def test_failures_come_from_the_record(run):
+    shutil.copytree(DATA / "bridge", "search")
+    record = Path("search/bridge_record.jsonl")
+    line = {"schema": 1, "status": "rejected", "code": "overlap", "reason": "Ca1-Ni2 <1 Å> apart", "formula": "CaNi"}
+    with record.open("a") as stream:
+        stream.write(json.dumps(line) + "\n" + json.dumps(line | {"formula": "CaNi5"}) + "\n")
+    code, _, _ = run("report", "search")
+    assert code == 0
+    page = Page(Path("report.html"))
+    tables = [[page.words(cell) for cell in row] for row in page.root.iter(f"{XHTML}tr")]
+    (row,) = [row for row in tables if row[0] == "overlap"]
+    assert row[1:3] == ["rejected", "2"]
+    assert set(row[3].split(", ")) == {"CaNi", "CaNi5"}
+    assert row[4] == "Ca1-Ni2 <1 Å> apart"
+    record.unlink()
+    run("report", "search")
+    assert "There is no record of the bridge" in Path("report.html").read_text()
+
+
+def test_known_phases_are_named(run):
+    run("results", "export", DATA / "bridge", "known.extxyz", "--within", "0")
+    code, _, err = run("report", DATA / "bridge", "--known", "known.extxyz")
+    assert code == 0, err
+    stable = [row for row in Page(Path("report.html")).phases if row["above hull"] == "stable"]
+    assert stable
+    assert not [row for row in stable if row["known as"].startswith("new")]
+
+
+def test_one_composition_and_missing_files(run):
+    shutil.copytree(DATA / "300", "search")
+    Path("search/origin").unlink()
+    code, _, err = run("report", "search", "--html", "pages/si.html")
+    assert code == 0, err
+    page = Page(Path("pages/si.html"))
+    assert set(page.pictures) == {"Enthalpy against volume", "Progress"}
+    assert "Composition coverage: a map of compositions shows two or three components" in page.text
+    assert "Family tree: search/origin: there is no such file" in page.text
+    assert "It has not settled yet" in page.text
+    code, _, err = run("report", "nothing")
+    assert code == 3

@@ -1,0 +1,325 @@
+"""The report of a search: one page that needs no network, with numbers, figures and the crystals of its phases."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from uspex_bridge.figures import style
+from uspex_bridge.figures.diagram import in_order
+from uspex_bridge.results.converged import Convergence
+from uspex_bridge.results.crystal import Crystal, describe
+from uspex_bridge.results.duplicates import Phase
+from uspex_bridge.results.folder import Results
+from uspex_bridge.results.hull import TIE
+from uspex_bridge.results.matching import Known
+from uspex_bridge.results.outcomes import Outcomes
+from uspex_bridge.results.stability import Assessment
+from uspex_bridge.results.tables import short_name
+from uspex_bridge.templating import render
+
+#: More Wyckoff sites than this are folded away on the screen.
+_SITES = 6
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the report, or why there is none.
+
+    Attributes:
+        name: what it is, for those who cannot see it.
+        caption: what one sees.
+        figure: None where it cannot be drawn; then the caption says why.
+        wide: whether it takes up the page.
+    """
+
+    name: str
+    caption: str
+    figure: Figure | None
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything on the page.
+
+    Attributes:
+        results: the search.
+        answer: what is stable.
+        known: phases that were recognised; None where nothing was given to recognise them by.
+        history: its convergence, or the reason why nothing can be said.
+        outcomes: of the bridge's record, None where there is none.
+        pictures: in order.
+        symprec: of space groups, Å.
+        made: who made the page and when, one line.
+    """
+
+    results: Results
+    answer: Assessment
+    known: Mapping[str, Known] | None
+    history: Convergence | str
+    outcomes: Outcomes | None
+    pictures: Sequence[Picture]
+    symprec: float
+    made: str
+
+
+def page(report: Report) -> str:
+    """Return the page as HTML that is well-formed XML too."""
+    names, pressure = "–".join(in_order(report.answer)), report.answer.pressure_gpa
+    title = f"{names} at {'unknown pressure' if pressure is None else f'{pressure:g} GPa'}"
+    parts = [
+        f"<header><h1>{_formula(title)}</h1><p class='soft'>{escape(_subtitle(report))}</p></header>",
+        f"<ul class='facts'>{''.join(_facts(report))}</ul>",
+        *(f"<p class='warning'>{escape(line)}</p>" for line in report.answer.warnings),
+        "<h2 id='phases'>Stable and near-stable phases</h2>",
+        _phases(report),
+        "<h2 id='figures'>Figures</h2><div class='figures'>",
+        *(_picture(picture) for picture in report.pictures),
+        "</div><h2 id='convergence'>Has it settled?</h2>",
+        _convergence(report.history),
+        "<h2 id='failures'>Failures</h2>",
+        _failures(report),
+        "<h2 id='settings'>Settings and thresholds</h2>",
+        _settings(report),
+        *_notes(report.results.notes),
+    ]
+    return render("report/page.html", {"title": escape(title), "body": "\n".join(parts)})
+
+
+def _subtitle(report: Report) -> str:
+    results = report.results
+    line = "MATLAB/Octave line" if results.line == "matlab" else "Python line"
+    return f"{results.label}: USPEX, {line}, {results.state}. {report.made}"
+
+
+def _facts(report: Report) -> Iterable[str]:
+    entries, generations = report.results.entries, report.results.generations
+    stable = sum(report.answer.point(phase).above <= TIE for phase in report.answer.phases)
+    span = f"{generations[0]} to {generations[-1]}" if generations else "unknown"
+    settled = report.history.converged if isinstance(report.history, Convergence) else None
+    facts = {
+        "structures": str(len(entries)),
+        "without an enthalpy": str(sum(not entry.valid for entry in entries)),
+        "generations": span,
+        "compositions": str(len({entry.reduced for entry in entries if entry.valid})),
+        "stable phases": str(stable),
+        f"more within {report.answer.question.within:g} eV/atom": str(len(report.answer.phases) - stable),
+        "settled": "unknown" if settled is None else "yes" if settled else "no",
+    }
+    return [f"<li><b>{escape(value)}</b>{escape(name)}</li>" for name, value in facts.items()]
+
+
+_HEADINGS = (
+    ("phase", ""),
+    ("ID", ""),
+    ("space group", ""),
+    ("system", ""),
+    ("above hull", "eV/atom"),
+    ("formation", "eV/atom"),
+    ("H", "eV/atom"),
+    ("volume", "Å³/atom"),
+    ("lattice", "Å, °"),
+    ("Wyckoff sites", "conventional cell"),
+    ("known as", ""),
+    ("found", "times"),
+    ("made by", "generation"),
+)
+
+
+def _phases(report: Report) -> str:
+    headings = [pair for pair in _HEADINGS if report.known is not None or pair[0] != "known as"]
+    rows = [_phase(report, phase, [name for name, _ in headings]) for phase in report.answer.phases]
+    rule = report.answer.question.tolerances.describe(report.answer.question.method)
+    said = (
+        f"The hull's phases are in bold; those within {TIE:g} eV/atom of it share it (tie). Space groups within "
+        f"{report.symprec:g} Å; {rule}."
+    )
+    if report.known is None:
+        said += " No known structures were given (--known, --reference), so that none is called new."
+    head = "".join(
+        f"<th scope='col'><button type='button'>{name}</button>{f'<small>{unit}</small>' if unit else ''}</th>"
+        for name, unit in headings
+    )
+    return (
+        f"<p class='soft'>{escape(said)}</p><div class='wide'><table class='cards' id='phase-table'>"
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _phase(report: Report, phase: Phase, columns: Sequence[str]) -> str:
+    answer, entry, point = report.answer, phase.entry, report.answer.point(phase)
+    structure = answer.structures.get(entry.name)
+    crystal = describe(structure, report.symprec) if structure is not None else None
+    above = "stable" if point.vertex else f"{point.above:.4f}{' tie' if point.above <= TIE else ''}"
+    known = report.known.get(entry.name, "new") if report.known is not None else ""
+    group = f"{crystal.symbol} ({crystal.number})" if crystal else answer.space_group(phase, report.symprec)
+    made = entry.origin + ("" if entry.generation is None else f", {entry.generation}")
+    cells = {
+        "phase": (_formula(style.reduced(entry.composition)), "formula plain", style.reduced(entry.composition)),
+        "space group": (_group(group), "plain", str(crystal.number) if crystal else group),
+        "system": (crystal.system if crystal else "?", "", None),
+        "above hull": (above, "number", f"{point.above:.6f}"),
+        "formation": (f"{round(point.formation, 4) + 0.0:.4f}", "number", None),
+        "H": (f"{entry.enthalpy_per_atom:.4f}", "number", None),
+        "volume": (f"{entry.volume_per_atom:.3f}", "number", None),
+        "lattice": (_lattice(crystal), "plain", f"{crystal.lattice[0]:.4f}" if crystal else ""),
+        "Wyckoff sites": (_sites(crystal), "sites", str(len(crystal.sites)) if crystal else ""),
+        "known as": (escape(str(known)), "", None),
+        "found": (str(phase.found), "number", None),
+        "ID": (escape(short_name(answer, phase)), "plain", None),
+        "made by": (escape(made), "plain", None),
+    }
+    written = []
+    for name in columns:
+        text, kind, value = cells[name]
+        order = "" if value is None else f" data-value='{escape(value)}'"
+        written.append(f"<td class='{kind}' data-label='{name}'{order}><div>{text}</div></td>")
+    return f"<tr class='{'stable' if point.above <= TIE else 'near'}'>{''.join(written)}</tr>"
+
+
+def _lattice(crystal: Crystal | None) -> str:
+    if crystal is None:
+        return ""
+    a, b, c, alpha, beta, gamma = crystal.lattice
+    return f"{a:.3f} {b:.3f} {c:.3f}<br/>{alpha:.2f} {beta:.2f} {gamma:.2f}"
+
+
+def _sites(crystal: Crystal | None) -> str:
+    if crystal is None:
+        return ""
+    lines = [f"{site.element} {site.wyckoff} " + " ".join(f"{x:.4f}" for x in site.position) for site in crystal.sites]
+    text = "<br/>".join(lines)
+    return text if len(lines) <= _SITES else f"<details><summary>{len(lines)} sites</summary>{text}</details>"
+
+
+def _formula(text: str) -> str:
+    """Escape a text, with the numbers of formulas in it as subscripts."""
+    return re.sub(r"(?<=[A-Za-z])(\d+)", r"<sub>\1</sub>", escape(text))
+
+
+def _group(text: str) -> str:
+    """Write a symbol such as ``P6_3/mmc (194)`` as crystallographers do."""
+    symbol, _, number = escape(text).partition(" ")
+    symbol = re.sub(r"_(\d)", r"<sub>\1</sub>", re.sub(r"-(\d)", "\\1\u0305", symbol))
+    return f"<i>{symbol}</i> {number}".strip()
+
+
+def _picture(picture: Picture) -> str:
+    if picture.figure is None:
+        return f"<p class='soft'>{escape(picture.name)}: {escape(picture.caption)}</p>"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "figure.svg"
+        style.save(picture.figure, path, outlines=True)
+        data = base64.b64encode(path.read_bytes()).decode()
+    return (
+        f"<figure class='{'page' if picture.wide else 'column'}'><img alt='{escape(picture.name)}' "
+        f"src='data:image/svg+xml;base64,{data}'/><figcaption>{escape(picture.caption)}</figcaption></figure>"
+    )
+
+
+def _convergence(history: Convergence | str) -> str:
+    if isinstance(history, str):
+        return f"<p>{escape(history)}</p>"
+    verdict = "It has settled" if history.converged else "It has not settled yet"
+    left = "" if history.running is None else f" Generation {history.running} is not complete and was left out."
+    rows = [
+        (
+            g.number,
+            g.structures,
+            g.failed,
+            g.new,
+            "" if g.lowered is None else f"{g.lowered:.4f}",
+            g.stable,
+            ", ".join(f"{origin} {g.origins.count(origin)}" for origin in dict.fromkeys(g.origins)),
+        )
+        for g in history.generations
+    ]
+    heads = (
+        "generation",
+        "structures",
+        "failed",
+        "new phases",
+        "hull sank by (eV/atom)",
+        "corners",
+        "new ones made by",
+    )
+    return (
+        f"<p><b>{verdict}</b>: {history.settled} of {history.needed} generations in a row without a lower hull (by "
+        f"more than {history.tie:g} eV/atom) or a new phase within {history.within:g} eV/atom of it.{left}</p>"
+        f"{_table(heads, rows)}"
+    )
+
+
+def _failures(report: Report) -> str:
+    failed = [entry for entry in report.results.entries if not entry.valid]
+    said = f"{len(failed)} of {len(report.results.entries)} structures in the results have no enthalpy."
+    outcomes = report.outcomes
+    if outcomes is None:
+        return f"<p>{said} There is no record of the bridge beside the results that would say why.</p>"
+    ended = ", ".join(f"{name} {number}" for name, number in outcomes.status.items()) or "none"
+    said += f" The bridge's record has {outcomes.calls} calls (a structure has one for each step): {ended}."
+    if outcomes.flags:
+        said += " Flags: " + ", ".join(f"{name} {number}" for name, number in outcomes.flags.items()) + "."
+    rows = [(f.code, f.status, f.calls, ", ".join(f.formulas), f.example) for f in outcomes.failures]
+    table = _table(("reason", "ended as", "calls", "commonest in", "first message"), rows) if rows else ""
+    return f"<p>{escape(said)}</p>{table}"
+
+
+def _settings(report: Report) -> str:
+    question, outcomes = report.answer.question, report.outcomes
+    pressure = report.answer.pressure_gpa
+    facts = {
+        "pressure": "unknown" if pressure is None else f"{pressure:g} GPa",
+        "components of the hull": ", ".join(in_order(report.answer)),
+        "enthalpies of the components": "; ".join(
+            f"{name} {value:.4f} eV per formula"
+            for name, value in zip(report.answer.hull.names, report.answer.hull.references, strict=True)
+        ),
+        "sources": ", ".join(report.answer.pool.sources),
+        "levels of theory": "; ".join(level or "not stated" for level in report.answer.levels),
+        "window": f"{question.within:g} eV/atom above the hull; ties within {TIE:g} eV/atom",
+        "same phase": question.tolerances.describe(question.method).removeprefix("same phase: "),
+        "space groups": f"spglib, {report.symprec:g} Å",
+    }
+    if outcomes is not None:
+        facts["protocol"] = ", ".join(outcomes.protocols)
+        for k, model in enumerate(outcomes.models, 1):
+            shown = {name: value for name, value in model.items() if value not in (None, "")}
+            facts[f"model {k}"] = ", ".join(f"{name} {value}" for name, value in shown.items())
+        facts["time in the bridge"] = f"{outcomes.seconds / 3600:.2f} h of wall time in all calls together"
+        facts["uspex_bridge in the search"] = ", ".join(outcomes.versions)
+    return f"<dl>{''.join(f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in facts.items())}</dl>"
+
+
+def _notes(notes: Sequence[str]) -> list[str]:
+    if not notes:
+        return []
+    listed = "".join(f"<li>{escape(note)}</li>" for note in notes[:200])
+    more = f"<li>and {len(notes) - 200} more</li>" if len(notes) > 200 else ""
+    return [
+        "<h2>What could not be read</h2>",
+        f"<details><summary>{len(notes)} notes</summary><ul>{listed}{more}</ul></details>",
+    ]
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    head = "".join(f"<th scope='col'><button type='button'>{escape(name)}</button></th>" for name in headings)
+    body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in rows)
+    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _cell(value: object) -> str:
+    try:
+        number = math.isfinite(float(str(value)))
+    except ValueError:
+        number = False
+    return f"<td class='{'number' if number else 'text'}'>{escape(str(value))}</td>"

@@ -1,0 +1,95 @@
+"""What the bridge's record says of a whole search: how its calls ended, why some failed, and what computed them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from uspex_bridge import journal
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Calls that ended for one reason.
+
+    Attributes:
+        status: ``rejected``, ``failed``, ``penalty``.
+        code: guard's or error's name.
+        calls: how many.
+        formulas: the commonest compositions of them, at most three.
+        example: the message of the first one.
+    """
+
+    status: str
+    code: str
+    calls: int
+    formulas: tuple[str, ...]
+    example: str
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """A record in numbers.
+
+    Attributes:
+        calls: lines that say how they ended.
+        status: status -> calls.
+        flags: flag -> calls.
+        failures: the commonest first.
+        models: name of a calculator -> its identity, of all that was used.
+        protocols, versions: what occurs, the commonest first.
+        seconds: wall time of all calls.
+    """
+
+    calls: int
+    status: dict[str, int]
+    flags: dict[str, int]
+    failures: tuple[Failure, ...]
+    models: tuple[dict[str, Any], ...]
+    protocols: tuple[str, ...]
+    versions: tuple[str, ...]
+    seconds: float
+
+
+def read_outcomes(path: Path) -> Outcomes:
+    """Count the lines of a record; those without a status are passed over."""
+    status: Counter[str] = Counter()
+    flags: Counter[str] = Counter()
+    reasons: Counter[tuple[str, str]] = Counter()
+    formulas: dict[tuple[str, str], Counter[str]] = {}
+    examples: dict[tuple[str, str], str] = {}
+    models: dict[str, dict[str, Any]] = {}
+    protocols: Counter[str] = Counter()
+    versions: Counter[str] = Counter()
+    seconds = 0.0
+    for line in journal.read(path):
+        if not line.get("status"):
+            continue
+        status[line["status"]] += 1
+        flags.update(line.get("flags") or ())
+        seconds += float(line.get("seconds") or 0.0)
+        protocols[str(line.get("protocol") or "")] += 1
+        versions[str((line.get("versions") or {}).get("uspex_bridge") or "")] += 1
+        for identity in (line.get("models") or {}).values():
+            models[str(sorted(identity.items()))] = identity
+        if line.get("code"):
+            reason = (line["status"], str(line["code"]))
+            reasons[reason] += 1
+            formulas.setdefault(reason, Counter())[str(line.get("formula", ""))] += 1
+            examples.setdefault(reason, str(line.get("reason", "")))
+    failures = tuple(
+        Failure(*reason, calls, tuple(name for name, _ in formulas[reason].most_common(3)), examples[reason])
+        for reason, calls in reasons.most_common()
+    )
+    return Outcomes(
+        calls=sum(status.values()),
+        status=dict(status.most_common()),
+        flags=dict(flags.most_common()),
+        failures=failures,
+        models=tuple(models.values()),
+        protocols=tuple(name for name, _ in protocols.most_common() if name),
+        versions=tuple(name for name, _ in versions.most_common() if name),
+        seconds=seconds,
+    )
