@@ -46,8 +46,10 @@ METHODS = {
     "BFGS, line search": ("", "", "BFGSLineSearch"),
     "FIRE, TRQN": ("FIRE", "", "TRQN"),
     "TRQN without springs": ("", "", "TRQN"),
-    "TRQN, TRQN (fast)": ("TRQN", "", "TRQN"),
+    "TRQN, TRQN": ("TRQN", "", "TRQN"),
+    "TRQN, TRQN, shaken (fast)": ("TRQN", "", "TRQN"),
 }
+FAST = "TRQN, TRQN, shaken (fast)"
 WITHOUT_SPRINGS = "TRQN without springs"
 #: Formula units of Mg-Si-O candidates.
 UNITS = ("MgO", "SiO2", "MgSiO3", "Mg2SiO4", "Mg3Si2O7", "Mg4SiO6")
@@ -95,7 +97,15 @@ def plan_of(method: str, pressure: float) -> Plan:
     """Return the stages of a method."""
     goals = ({"fmax": 1.0}, {"fmax": 0.1}, {"fmax": 0.01, "stress": 0.1})
     stages = tuple(
-        Stage(f"stage{k}", "model", optimizer=name, steps=STEPS, maxstep=0.35 if name == "TRQN" else 0.2, **goal)  # type: ignore[arg-type]
+        Stage(
+            f"stage{k}",
+            "model",
+            optimizer=name,  # type: ignore[arg-type]
+            steps=STEPS,
+            maxstep=0.35 if name == "TRQN" else 0.2,
+            shake=0.03 if method == FAST and k == 1 else 0.0,
+            **goal,
+        )
         for k, (name, goal) in enumerate(zip(METHODS[method], goals, strict=True), 1)
         if name
     )

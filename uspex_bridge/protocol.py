@@ -37,6 +37,8 @@ class Stage:
         maxstep: largest step of the optimizer, Å.
         on_fail: where the targets are not reached within ``steps``, or the model breaks down:
             go on with the ``next`` stage, ``stop`` with an unconverged result, or ``reject`` the structure.
+        shake: where the structure has any symmetry, atoms are first moved by this much, Å, in random directions, so
+            that it does not hold them on a saddle point; not where the INCAR keeps the symmetry.
         ediff: EDIFFG > 0 of the INCAR: stop when the enthalpy changes by less than this, eV per cell.
     """
 
@@ -49,6 +51,7 @@ class Stage:
     move: Literal["auto", "atoms", "cell"] = "auto"
     maxstep: float = 0.2
     on_fail: Literal["next", "stop", "reject"] = "next"
+    shake: float = 0.0
     ediff: float | None = None
 
     def __post_init__(self) -> None:
@@ -56,6 +59,8 @@ class Stage:
             value = getattr(self, key)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{key} = {value} must be a positive number")
+        if not 0.0 <= self.shake <= 0.5:
+            raise ValueError(f"shake = {self.shake} must lie between 0 and 0.5 Å")
         if self.steps < 1:
             raise ValueError(f"steps = {self.steps} must be at least 1")
 

@@ -21,3 +21,13 @@ def space_group(symbols: Sequence[str], cell: Array, scaled: Array, symprec: flo
     except spglib.SpglibError:
         return "?"
     return f"{dataset.international} ({dataset.number})" if dataset is not None else "?"
+
+
+def is_symmetric(symbols: Sequence[str], cell: Array, scaled: Array, symprec: float = 1e-4) -> bool:
+    """Return whether there is any symmetry but the lattice's translations, to ``symprec`` Å."""
+    try:
+        spglib_cell = (cell.tolist(), scaled.tolist(), [atomic_numbers[s] for s in symbols])
+        found = spglib.get_symmetry(spglib_cell, symprec=symprec)
+    except spglib.SpglibError:
+        return False
+    return found is not None and len(found["rotations"]) > 1

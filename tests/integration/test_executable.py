@@ -247,8 +247,8 @@ def test_a_signal_ends_with_what_is_reached(tmp_path, number):
 
 
 def test_time_limit_ends_with_what_is_reached(tmp_path):
-    fold = make_folder(tmp_path, settings=SLOW)
-    done = call(fold, "--time-limit", "4")
+    fold = make_folder(tmp_path, settings=SLOW.replace("0.4", "1.0"))
+    done = call(fold, "--time-limit", "10")
     assert done.returncode == 0, done.stderr
     assert has_result(fold)
     assert record(fold)[0]["reason"] == "time limit reached"

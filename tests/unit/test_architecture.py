@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "vasp": BASE | {"publish"},
     "protocol": BASE,
     "config": BASE,
-    "relax": BASE | {"protocol", "neighbours"},
+    "relax": BASE | {"protocol", "neighbours", "symmetry"},
     "neighbours": {"errors", "records"},
     "calculators": BASE | {"neighbours"},
     "slot": {"errors", "logs", "publish"},

@@ -385,3 +385,16 @@ def test_one_atom():
     result = run(as_structure(bulk("Cu")), pressure_gpa=50.0)
     assert result.converged
     assert result.fmax < 1e-6
+
+
+def test_a_symmetric_start_is_shaken_off_its_saddle_point_once():
+    """Simple cubic copper is held by its symmetry far above fcc; a distorted cell has nothing to be freed of."""
+    atoms = bulk("Cu", "sc", a=2.4) * (2, 2, 2)
+    plain = run(as_structure(atoms), (stage(optimizer="TRQN"),))
+    shaken = run(as_structure(atoms), (stage(optimizer="TRQN", shake=0.05),))
+    assert "shaken" in shaken.flags
+    assert "shaken" not in plain.flags
+    assert shaken.enthalpy / 8 < plain.enthalpy / 8 - 0.1
+    kept = run(as_structure(atoms), (stage(optimizer="TRQN", shake=0.05),), keep_symmetry=True)
+    assert "shaken" not in kept.flags
+    assert "shaken" not in run(distorted(), (stage(shake=0.05),)).flags

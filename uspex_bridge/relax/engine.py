@@ -20,6 +20,7 @@ from uspex_bridge.relax.guards import check_geometry, check_result, check_start
 from uspex_bridge.relax.monitor import Halt, Model, Monitor, Why
 from uspex_bridge.relax.overlap import push_apart
 from uspex_bridge.relax.trqn import TRQN
+from uspex_bridge.symmetry import is_symmetric
 from uspex_bridge.units import gpa_to_ev_a3
 
 _OPTIMIZERS: dict[str, Any] = {
@@ -166,6 +167,8 @@ class _Relaxation:
         monitor = self._monitor(stage.calculator)
         began, before, first = time.monotonic(), monitor.evaluations, len(self.frames)
         ions, cell = motion(self.plan.intent.isif, stage.move)
+        if stage.shake and ions and not self.plan.intent.keep_symmetry:
+            self._shake(stage.shake)
         self.atoms.calc = monitor
         target = movable(self.atoms, ions, cell, self.plan.pressure_gpa)
         limit = min(stage.steps, self.plan.intent.nsw - first - int(self._is_new(stage.calculator)))
@@ -193,6 +196,14 @@ class _Relaxation:
         finally:
             self._report(index, stage, outcome, steps, monitor.evaluations - before, began, detail)
         return outcome
+
+    def _shake(self, distance: float) -> None:
+        """Move every atom by ``distance`` (Å) in a random direction, the same each time, if there is any symmetry."""
+        symbols = self.atoms.get_chemical_symbols()
+        if len(symbols) > 1 and is_symmetric(symbols, self.atoms.cell.array, self.atoms.get_scaled_positions()):
+            steps = np.random.default_rng(len(symbols)).normal(size=(len(symbols), 3))
+            self.atoms.set_positions(self.atoms.positions + distance * steps / np.linalg.norm(steps, axis=1)[:, None])
+            self.flags.append("shaken")
 
     def _record(self, index: int, stage: Stage, ions: bool, cell: CellMode, first: int) -> bool:
         """Keep the step the atoms are at, tell the observer, return whether the stage's targets are reached."""
