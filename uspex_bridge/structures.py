@@ -12,7 +12,7 @@ from uspex_bridge.records import Structure
 from uspex_bridge.vasp.structure import parse_poscars
 
 #: Names that USPEX and VASP give to POSCARs; ASE would read only the first of several.
-_POSCAR_NAME = re.compile(r"POSCAR|CONTCAR|\.vasp$|\.poscar$|geom\.(in|out)$", re.IGNORECASE)
+POSCAR_NAME = re.compile(r"POSCAR|CONTCAR|\.vasp$|\.poscar$|geom\.(in|out)$", re.IGNORECASE)
 
 
 def read_structures(path: Path) -> list[Structure]:
@@ -23,7 +23,7 @@ def read_structures(path: Path) -> list[Structure]:
     """
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
-    if _POSCAR_NAME.search(path.name):
+    if POSCAR_NAME.search(path.name):
         return parse_poscars(path.read_text(encoding="utf-8", errors="replace"), str(path))
     return _read_with_ase(path)
 

@@ -46,11 +46,9 @@ flagged = 0
 """
 
 
-@pytest.fixture(scope="module")
-def loop(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("loop")
+def make_loop(folder, settings=SETTINGS):
     ase.io.write(folder / "search.extxyz", learning.label(learning.structures(18, seed=1)))
-    (folder / "cycle.toml").write_text(SETTINGS)
+    (folder / "cycle.toml").write_text(settings)
     (folder / "sea.toml").write_text(learning.SEA + "[input.learning_rate]\nstart_lr = 1e-2\n")
     (folder / "mace.toml").write_text(learning.MACE)
     return folder
@@ -61,8 +59,8 @@ def begun(folder) -> list[str]:
     return [f"{e['cycle']} {e['step']}" for e in read_journal(folder) if e["event"] == "began"]
 
 
-def run_and_kill(folder) -> bool:
-    """Run the loop until a step begins that never began before, and kill it there; tell whether it came to its end."""
+def run_and_kill(folder, steps) -> bool:
+    """Run the loop until one of ``steps`` begins that never began before, and kill it there; tell whether it ended."""
     before = set(begun(folder))
     process = subprocess.Popen(
         [sys.executable, "-m", "uspex_bridge.cli.main", "cycle", "run", str(folder)],
@@ -72,7 +70,7 @@ def run_and_kill(folder) -> bool:
         start_new_session=True,
     )
     while process.poll() is None:
-        if set(begun(folder)) - before:
+        if any(steps is None or step in steps for step in set(begun(folder)) - before):
             time.sleep(0.5)
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -83,10 +81,39 @@ def run_and_kill(folder) -> bool:
     return True
 
 
+@pytest.mark.timeout(900)
+def test_the_first_models_in_a_loop_that_is_killed(tmp_path):
+    folder = make_loop(tmp_path, SETTINGS.replace("cycles = 1", "cycles = 0"))
+    killed = {"0 prepare", "0 train sea"}
+    assert [run_and_kill(folder, killed) for _ in range(3)] == [False, False, True]
+    done = [entry["step"] for entry in read_journal(folder) if entry["event"] == "done"]
+    steps = ["select", "augment", "prepare", "compute", "labels", "collect", "train sea", "train mace", "evaluate"]
+    assert done == [*steps, "promote"]
+    assert {step: count for step, count in Counter(begun(folder)).items() if count > 1}.keys() == killed
+    (first,) = cycles_of(folder)
+    assert (first.screened, first.chosen, first.labels, first.refused) == (None, 12, 24, 0)
+    for name in ("sea", "mace"):
+        assert (folder / "models" / name / "current").resolve() == (folder / "cycle-0" / name).resolve()
+        assert json.loads((folder / "models" / name / "current" / "model.json").read_text())["sha256"]
+    run = CliRunner()
+    assert "0 cycles are done" in run.invoke(command, ["cycle", "status", str(folder)]).output
+    facts = json.loads(run.invoke(command, ["cycle", "status", str(folder), "--json"]).output)
+    assert (bool(facts["ended"]), facts["trouble"]) == (True, None)
+    made = run.invoke(command, ["cycle", "report", str(folder)])
+    assert made.exit_code == 0, made.output
+    assert (folder / "report" / "cycles.png").stat().st_size > 10_000
+    assert len((folder / "report" / "cycles.csv").read_text().splitlines()) == 1 + 2
+    (folder / "cycle.toml").write_text(SETTINGS)
+    Loop(folder).reopen()
+    assert [step.name for step in Loop(folder).missing()][:2] == ["screen", "select"]
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_loop_killed_in_every_step_ends_as_one_that_was_not(loop):
+def test_a_loop_killed_in_every_step_ends_as_one_that_was_not(tmp_path):
+    loop = make_loop(tmp_path)
     for _ in range(40):
-        if run_and_kill(loop):
+        if run_and_kill(loop, None):
             break
     entries = read_journal(loop)
     assert entries[-1]["event"] == "ended"
@@ -110,23 +137,6 @@ def test_a_loop_killed_in_every_step_ends_as_one_that_was_not(loop):
         assert current.resolve() == (loop / f"cycle-{promoted[-1]}" / name).resolve()
         assert json.loads((current / "model.json").read_text())["sha256"]
         assert second.models[name].reasons
-
-
-def test_status_report_and_reopening(loop):
-    run = CliRunner()
-    status = run.invoke(command, ["cycle", "status", str(loop)])
-    assert "1 cycles are done" in status.output
-    facts = json.loads(run.invoke(command, ["cycle", "status", str(loop), "--json"]).output)
-    assert facts["ended"]
-    assert facts["trouble"] is None
-    made = run.invoke(command, ["cycle", "report", str(loop)])
-    assert made.exit_code == 0, made.output
-    assert (loop / "report" / "cycles.png").stat().st_size > 10_000
-    lines = (loop / "report" / "cycles.csv").read_text().splitlines()
-    assert len(lines) == 1 + 4
-    Loop(loop).reopen()
-    assert Loop(loop).missing()[0].name == "search" or Loop(loop).missing()[0].name == "screen"
-    assert read_journal(loop)[-1]["event"] == "reopened"
 
 
 def test_waits_for_labels_and_says_what_failed(tmp_path):

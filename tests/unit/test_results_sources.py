@@ -217,3 +217,13 @@ def test_ase_and_pymatgen(tmp_path):
     made = to_pymatgen_entry(first, structure)
     assert (made.energy, made.entry_id, made.composition.reduced_formula) == (-7.5, "run:EA1", "CaNi")
     assert to_pymatgen_entry(second, structure).entry_id != made.entry_id
+
+
+def test_every_structure_of_gathered_poscars_is_read(tmp_path):
+    path = tmp_path / "gatheredPOSCARS"
+    poscar = "{}\n1.0\n{a} 0 0\n0 {a} 0\n0 0 {a}\n{symbol}\n1\ndirect\n0 0 0\n"
+    path.write_text(poscar.format("EA1 Ni", a=2.5, symbol="Ni") + poscar.format("EA2 Ca", a=3.5, symbol="Ca"))
+    refs = read_reference(path)
+    assert [refs.names[entry.id] for entry in refs.entries] == ["EA1", "EA2"]
+    assert [structure.formula for _, structure in refs.structures(refs.entries)] == ["Ni", "Ca"]
+    assert not any(entry.valid for entry in refs.entries)

@@ -182,10 +182,10 @@ def _novelty(structures: list[Structure], options: dict[str, Any]) -> list[float
     """Return each structure's distance to the training set, NaN where none is given."""
     if options["training"] is None:
         return [float("nan")] * len(structures)
-    from uspex_bridge.learn.candidates import read_training
+    from uspex_bridge.learn.candidates import read_labelled_structures
     from uspex_bridge.learn.novelty import reach_of
 
-    training = read_training(options["training"])
+    training = read_labelled_structures(options["training"], "train")
     settings = soap_of(options, {symbol for structure in training for symbol in structure.symbols})
     return [float(value) for value in reach_of(training, settings, options["scaling"]).novelty(structures)]
 

@@ -72,12 +72,12 @@ def command(places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -
     SOAP space from all taken before and all that is there (--have). Duplicates are left out. References span the hull
     and are not chosen from. The folder --out gets selected.extxyz, selected.csv, selected.json and coverage.png.
     """  # noqa: D301 (click's mark for lines that stay as they are)
-    from uspex_bridge.learn.candidates import read_training
+    from uspex_bridge.learn.candidates import read_labelled_structures
     from uspex_bridge.learn.select import select
 
     quota = _quota(options)
     pool = q.open_pool(places, options)
-    training = read_training(options["have"]) if options["have"] is not None else []
+    training = read_labelled_structures(options["have"]) if options["have"] is not None else []
     drawn = describe(pool, options, options["references"], {s for one in training for s in one.symbols})
     there = _described(drawn, training)
     candidates, dropped = _candidates(pool, drawn, there, options)

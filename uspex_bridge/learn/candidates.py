@@ -15,7 +15,7 @@ from ase import Atoms
 
 from uspex_bridge.errors import InputError, OutputError
 from uspex_bridge.learn.dataset import Dataset
-from uspex_bridge.learn.identity import content_id
+from uspex_bridge.learn.identity import Split, content_id
 from uspex_bridge.learn.labels import identity_of, read_frames
 from uspex_bridge.records import Structure
 from uspex_bridge.results.model import Entry, Pool
@@ -58,14 +58,18 @@ def known_of(pool: Pool) -> dict[str, dict[str, Any]]:
     return found
 
 
-def read_training(place: Path) -> list[Structure]:
-    """Read the structures that models were trained on: a dataset's folder, or a file of structures.
+def read_labelled_structures(place: Path, split: Split | None = None) -> list[Structure]:
+    """Read structures that have labels: a dataset's folder, or a file of structures.
+
+    Args:
+        place: folder or file.
+        split: only these of a dataset: ``train`` is what models were trained on; None is all.
 
     Raises:
         InputError: there are none.
     """
     if place.is_dir():
-        return [structure_of(atoms) for atoms in Dataset.open(place).frames("train")]
+        return [structure_of(atoms) for atoms in Dataset.open(place).frames(split)]
     return read_structures(place)
 
 

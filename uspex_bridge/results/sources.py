@@ -23,7 +23,7 @@ from uspex_bridge.records import Structure
 from uspex_bridge.results.folder import Results, open_all
 from uspex_bridge.results.model import NAN, Entry, Pool, Source, composition_of
 from uspex_bridge.results.record import line_of
-from uspex_bridge.structures import read_structures
+from uspex_bridge.structures import POSCAR_NAME, read_structures
 from uspex_bridge.units import pv_energy
 
 #: Names of a cell's energy in OPTIMADE attributes after the provider's prefix, and of an atom's.
@@ -83,7 +83,7 @@ def open_sources(places: Sequence[str], levels: Sequence[str] = (), *, record: b
 
 
 def read_reference(path: Path, label: str | None = None) -> Loose:
-    """Read one file of references by its ending: ``.json``, ``.csv`` (a table of files), else what ASE reads.
+    """Read one file of references by its ending: ``.json``, ``.csv`` (a table of files), POSCARs, else what ASE reads.
 
     Raises:
         InputError: it cannot be read.
@@ -95,6 +95,8 @@ def read_reference(path: Path, label: str | None = None) -> Loose:
         items = list(_from_json(path, notes))
     elif path.suffix == ".csv":
         items = list(_from_table(path))
+    elif POSCAR_NAME.search(path.name):
+        items = [_Item(s.comment.split()[0] if s.comment.split() else path.stem, s) for s in read_structures(path)]
     else:
         items = list(_from_ase(path))
     if not items:
