@@ -22,8 +22,8 @@ from uspex_bridge.service.crew import Crew, Hand
 
 #: Seconds for the scheduler to answer, and between two looks at who its workers are.
 _CONNECT, _LOOK = 10.0, 1.0
-#: Seconds without an answer after which the scheduler is lost.
-_LOST = 30.0
+#: Seconds without an answer after which the scheduler is lost, and to end a process that cannot be heard.
+_LOST, _KILL = 30.0, 3.0
 
 
 class Cluster:
@@ -150,6 +150,8 @@ class RemoteProcess:
                     else:
                         getattr(self, what).feed_data(value)
         except Exception:  # noqa: BLE001 (Dask raises many kinds where a worker is gone)
+            with suppress(TimeoutError):  # should only the connection be: its structure is about to run elsewhere
+                await asyncio.wait_for(self._kill(), _KILL)
             self.lost()
 
     async def _tell(self) -> None:
