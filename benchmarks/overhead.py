@@ -163,7 +163,9 @@ def relax_first(folder: Path, environment: dict[str, str]) -> None:
         shutil.copy(folder / "CONTCAR", folder / "POSCAR")
 
 
-def collect(models: list[str], rounds: int, vpmdk: Path | None) -> tuple[dict[str, list[Call]], dict[str, float]]:
+def collect(
+    models: list[str], rounds: int, vpmdk: Path | None, *, one_shot: bool
+) -> tuple[dict[str, list[Call]], dict[str, float]]:
     """Call everything ``rounds`` times in turn (one-shot runs a third as often); return the calls and peak memories."""
     top = Path(tempfile.mkdtemp(prefix="overhead-", dir="/tmp"))
     environment, end = service_of(top)
@@ -180,6 +182,7 @@ def collect(models: list[str], rounds: int, vpmdk: Path | None) -> tuple[dict[st
             ends.append(end)
             subjects["vpmdk server, chgnet"] = (command, folder)
             subjects["vpmdk one-shot, chgnet"] = ([str(vpmdk), "--dir", str(folder)], folder)
+        subjects = {name: subject for name, subject in subjects.items() if one_shot or "one-shot" not in name}
         memory = {name: peak_memory(*subject, environment) for name, subject in subjects.items()}
         calls: dict[str, list[Call]] = {name: [] for name in subjects}
         for turn in range(rounds):
@@ -240,13 +243,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--models", default="toy,chgnet")
     parser.add_argument("--vpmdk", type=Path, help="executable of vpmdk; its server joins with CHGNet")
+    parser.add_argument("--no-one-shot", action="store_true", help="leave out what takes seconds a call")
     parser.add_argument("--json", type=Path, help="file for rows and single calls")
     chosen = parser.parse_args()
     models = chosen.models.split(",")
     if chosen.vpmdk and "chgnet" not in models:
         parser.error("--vpmdk compares CHGNet: --models must name chgnet")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    calls, memory = collect(models, chosen.rounds, chosen.vpmdk)
+    calls, memory = collect(models, chosen.rounds, chosen.vpmdk, one_shot=not chosen.no_one_shot)
     rows = summarise(calls, memory)
     print(table(rows))
     if chosen.json:
