@@ -52,6 +52,7 @@ class ForkServer:
         env = dict(os.environ)
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             env[variable] = "1"
+        env["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # pandas loads pyarrow, whose allocator starts a thread
         command = [sys.executable, str(Path(__file__).resolve()), str(theirs.fileno()), target, *preload]
         with theirs:
             self._process = subprocess.Popen(command, env=env, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)
