@@ -21,7 +21,8 @@ from uspex_bridge.publish import VASP_OUTPUTS
 
 
 def call(fold: Path, label: int) -> int:
-    """Fork a call of the executable on a structure labelled EA<label>; return the process."""
+    """Fork a call of the executable on a structure labelled EA<label>; return the process once it is at work."""
+    old = identity(fold)
     poscar = (fold / "POSCAR").read_text().splitlines()
     (fold / "POSCAR").write_text("\n".join([f"EA{label}", *poscar[1:]]) + "\n")
     child = os.fork()
@@ -33,7 +34,17 @@ def call(fold: Path, label: int) -> int:
         except SystemExit as end:
             os._exit(int(end.code or 0))
         os._exit(99)
+    while old is not None and identity(fold) == old:  # a program that has not begun cannot have removed anything
+        time.sleep(0.0005)
     return child
+
+
+def identity(fold: Path) -> int | None:
+    """Return what tells one OSZICAR from another, None where there is none."""
+    try:
+        return (fold / "OSZICAR").stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def state(fold: Path, label: int) -> str:

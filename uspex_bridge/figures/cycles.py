@@ -41,7 +41,7 @@ def draw(cycles: Sequence[Cycle], width: float = style.PAGE) -> Figure:
         if k == 2:
             axes.plot([], [], color=style.INK, label="held out")
             axes.plot([], [], color=style.INK, ls="--", label="foretold")
-            axes.legend()
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=len(names) + 2)
     return figure
 
 
@@ -56,7 +56,7 @@ def _counts(axes: Axes, cycles: Sequence[Cycle]) -> None:
             axes.plot(*zip(*known, strict=True), ms=3.5, label=label, **look)
     _finish(axes, "structures")
     axes.set_ylim(bottom=0)
-    axes.legend()
+    axes.legend(loc="center right")
 
 
 def _finish(axes: Axes, label: str) -> None:
