@@ -349,7 +349,7 @@ def main(
         print(table(rows(runs)))
         if json_path:
             json_path.write_text(
-                json.dumps({"cpus": os.cpu_count(), "rows": rows(runs), "runs": runs}, indent=1) + "\n"
+                json.dumps({"cpus": os.cpu_count(), "rows": rows(runs), "runs": runs}, indent=1, default=float) + "\n"
             )
     return None
 
