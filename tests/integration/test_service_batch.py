@@ -189,7 +189,7 @@ def test_status_tells_of_batches(serve, tmp_path):
 
 def test_reload_replaces_the_batcher_too_and_stop_ends_it(serve, tmp_path):
     service = serve(*BATCH)
-    fold = make_folder(tmp_path, settings=SLOW)
+    fold = make_folder(tmp_path, settings=SLOW.replace("0.4", "1.5"))  # it must outlive the next call's start
     running = service.start(fold)
     service.running()
     (before,) = service.status()["batchers"]
