@@ -1,4 +1,4 @@
-"""Writes results folders of both lines of USPEX from a list of structures, for tests of their reader.
+"""Results folders for tests: real ones, and both lines' written from a list of structures.
 
 The MATLAB line's layouts are USPEX 9.4.4's format strings; the Python line's tables are drawn with the library it uses.
 """
@@ -11,6 +11,9 @@ from pathlib import Path
 
 from ase import Atoms
 from prettytable import PrettyTable
+
+#: Searches that USPEX itself has made; the README there says which.
+DATA = Path(__file__).parent / "data" / "uspex_results"
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Working folders as USPEX makes them, and the executables called as USPEX calls them."""
+"""Working folders as USPEX makes them, the executables called as USPEX calls them, and commands as they are typed."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from uspex_bridge import journal
+from uspex_bridge.cli.main import main
 
 TOY = '[calculators.model]\nkind = "toy"\n'
 POSCAR = """EA0     4.200  4.300  4.100 88.00 91.00 90.00 Sym.group:    0
@@ -66,3 +67,17 @@ def _plain_environment(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
     monkeypatch.delenv("USPEX_BRIDGE_CONFIG", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Run a command in an empty folder; return exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        out = capsys.readouterr()
+        return int(ended.value.code or 0), out.out, out.err
+
+    return call

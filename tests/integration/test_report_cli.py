@@ -7,25 +7,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from results_making import DATA
 
-from uspex_bridge.cli.main import main
-
-DATA = Path(__file__).parents[1] / "data" / "uspex_results"
 XHTML = "{http://www.w3.org/1999/xhtml}"
-
-
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Run a command in an empty folder; return exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        out = capsys.readouterr()
-        return int(ended.value.code or 0), out.out, out.err
-
-    return call
 
 
 class Page:

@@ -11,27 +11,10 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
-from results_making import Made, write_matlab
+from results_making import DATA, Made, write_matlab
 
 from uspex_bridge import journal
-from uspex_bridge.cli.main import main
 from uspex_bridge.structures import read_structures
-
-DATA = Path(__file__).parents[1] / "data" / "uspex_results"
-
-
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Run a command in an empty folder; return exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        out = capsys.readouterr()
-        return int(ended.value.code or 0), out.out, out.err
-
-    return call
 
 
 @pytest.fixture

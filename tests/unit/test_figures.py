@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
-from results_making import Made, write_matlab
+from results_making import DATA, Made, write_matlab
 
 from uspex_bridge.errors import ConfigError
 from uspex_bridge.figures import coverage, diagram, hull, style, ternary, volume
@@ -15,8 +15,6 @@ from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.outliers import find_outliers
 from uspex_bridge.results.sources import Loose, open_sources
 from uspex_bridge.results.stability import Question, assess
-
-DATA = Path(__file__).parents[1] / "data" / "uspex_results"
 
 
 def entry(number, composition, per_atom, volume=10.0, level="model", run="made"):

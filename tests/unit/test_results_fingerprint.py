@@ -5,15 +5,13 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from results_making import Made, write_matlab
+from results_making import DATA, Made, write_matlab
 
 from uspex_bridge.records import Structure
 from uspex_bridge.results.duplicates import METHODS, Tolerances, find_phases
 from uspex_bridge.results.fingerprint import FingerprintSettings, cosine_distance, fingerprint
 from uspex_bridge.results.folder import open_results
 from uspex_bridge.results.model import Pool
-
-DATA = Path(__file__).parents[1] / "data" / "uspex_results"
 
 
 def structure(atoms: Atoms) -> Structure:

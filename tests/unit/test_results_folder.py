@@ -1,13 +1,12 @@
 import json
 import math
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from results_making import Made, individuals, write_matlab, write_python
+from results_making import DATA, Made, individuals, write_matlab, write_python
 
 from uspex_bridge import journal
 from uspex_bridge.errors import InputError
@@ -15,8 +14,6 @@ from uspex_bridge.history import find
 from uspex_bridge.results.folder import open_all, open_results, results_folders
 from uspex_bridge.results.poscars import PoscarFile, parse_plain
 from uspex_bridge.vasp.structure import parse_poscar
-
-DATA = Path(__file__).parents[1] / "data" / "uspex_results"
 
 
 def made_search() -> list[Made]:

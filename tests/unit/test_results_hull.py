@@ -1,17 +1,15 @@
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from results_making import DATA
 
 from uspex_bridge.errors import ConfigError, InputError
 from uspex_bridge.results.folder import open_results
 from uspex_bridge.results.hull import at_pressure, build_hull, one_level, parse_formula
 from uspex_bridge.results.model import Entry, Recorded
 from uspex_bridge.units import pv_energy
-
-DATA = Path(__file__).parents[1] / "data" / "uspex_results"
 
 
 def entry(formula: str, per_atom: float, number: int = 1, **more) -> Entry:
