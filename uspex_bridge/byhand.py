@@ -18,6 +18,7 @@ from uspex_bridge.folders import Request
 from uspex_bridge.halt import Halter
 from uspex_bridge.logs import folder_log
 from uspex_bridge.protocol import Plan, Protocol, make_plan
+from uspex_bridge.publish import writing
 from uspex_bridge.records import Frame, Intent, RelaxResult, Structure
 from uspex_bridge.results.record import model_name
 from uspex_bridge.run import Entry, Models, choose_protocol, relax_structure, step_line, vasp_run
@@ -76,12 +77,10 @@ def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: Task) -> 
         ServiceError: the Dask scheduler does not answer.
         OutputError: the output folder cannot be written.
     """
-    try:
+    with writing(task.out):
         task.out.mkdir(parents=True, exist_ok=True)
         for old in () if task.resume else ("relaxed.extxyz", "relaxed.POSCARS", journal.FILENAME):
             (task.out / old).unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{task.out}: cannot be written: {error.strerror}") from error
     protocol, notice = choose_protocol(task.config)
     record = task.out / journal.FILENAME
     places = journal.places(record) if record.is_file() else {}
@@ -222,7 +221,7 @@ def _write(structure: Structure, result: RelaxResult, plan: Plan, name: str, num
     import ase.io
 
     stem = f"{number:03d}-{''.join(c if c.isalnum() or c in '-_' else '_' for c in name)}"
-    try:
+    with writing(task.out):
         with (task.out / "relaxed.POSCARS").open("a", encoding="utf-8") as stream:
             stream.write(format_contcar(structure, result.final))
         (last,) = images(structure, (result.final,), plan)
@@ -235,8 +234,6 @@ def _write(structure: Structure, result: RelaxResult, plan: Plan, name: str, num
             folder.mkdir(exist_ok=True)
             seconds = sum(stage.seconds for stage in result.stages)
             commit.publish(folder, vasp_run(Request(structure, plan.intent), result, task.config, seconds))
-    except OSError as error:
-        raise OutputError(f"{task.out}: cannot be written: {error.strerror or error}") from error
 
 
 def images(structure: Structure, frames: tuple[Frame, ...], plan: Plan) -> list[Any]:

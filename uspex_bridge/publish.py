@@ -1,4 +1,4 @@
-"""Files that appear all or none: removed in one order, written aside, renamed in the other, the marker last.
+"""Files that appear whole or not at all; a result's are removed in one order, renamed in the other, the marker last.
 
 Standard library only: old results must be gone before anything heavy is imported, since an import can fail too.
 """
@@ -6,8 +6,8 @@ Standard library only: old results must be gone before anything heavy is importe
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from uspex_bridge.errors import OutputError
@@ -63,6 +63,52 @@ def publish_files(folder: Path, files: Mapping[str, str]) -> None:
             raise OutputError(f"{folder / name}: cannot be written: {_reason(error)}; no result is left") from error
         raise
     _sync_folder(folder)
+
+
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Let what goes wrong while ``place`` is written be an error that names it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{place}: cannot be written: {_reason(error)}") from error
+
+
+@contextmanager
+def replacing(place: Path) -> Iterator[Path]:
+    """Give a path beside ``place`` to write a file or a folder to, which takes its place in the end.
+
+    Whatever goes wrong before leaves what was there.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    draft = place.with_name(f".new.{place.name}")
+    try:
+        with writing(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _delete(draft)
+            yield draft
+            if draft.is_dir():
+                _delete(place)
+            draft.replace(place)
+    finally:
+        with suppress(OSError):
+            _delete(draft)
+
+
+def _delete(path: Path) -> None:
+    """Delete a file or a folder with all that is in it, or nothing."""
+    if path.is_dir():
+        import shutil
+
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _temporary(folder: Path, name: str) -> Path:

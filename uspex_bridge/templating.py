@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from uspex_bridge.errors import ConfigError, OutputError
+from uspex_bridge.errors import ConfigError
+from uspex_bridge.publish import writing
 from uspex_bridge.vasp.structure import ELEMENTS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -210,13 +211,11 @@ def write(folder: Path, rendered: list[Rendered], *, force: bool = False) -> Non
     present = [str(item.path) for item in rendered if (folder / item.path).exists()]
     if present and not force:
         raise ConfigError(f"{folder}: {', '.join(present)} would be overwritten; --force does that")
-    try:
+    with writing(folder):
         for item in rendered:
             path = folder / item.path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(item.text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
 def next_steps(search: Search, folder: Path) -> list[str]:

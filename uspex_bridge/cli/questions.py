@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli.options import settings
+from uspex_bridge.publish import writing
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Pool
@@ -126,10 +127,6 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    from uspex_bridge.errors import OutputError
-
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error

@@ -11,12 +11,12 @@ from typing import Any
 import plotly.graph_objects as go
 from matplotlib.colors import Colormap, to_hex
 
-from uspex_bridge.errors import OutputError
 from uspex_bridge.figures import hull as hull_figure
 from uspex_bridge.figures import style
 from uspex_bridge.figures import ternary as ternary_figure
 from uspex_bridge.figures.diagram import Diagram, Mark, is_tie
 from uspex_bridge.figures.volume import Quantity, Volumes, height
+from uspex_bridge.publish import writing
 
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "triangle-down", "cross", "x")
 
@@ -29,11 +29,9 @@ def save(figure: Any, path: Path, *, online: bool = False) -> None:
     """
     script = "cdn" if online else True
     text = figure.to_html(include_plotlyjs=script, config={"displaylogo": False}, default_height="96vh")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def hull(diagram: Diagram, *, far: float = 0.05, top: float | None = None) -> Any:

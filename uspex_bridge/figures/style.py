@@ -16,7 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from uspex_bridge.errors import ConfigError, OutputError
+from uspex_bridge.errors import ConfigError
+from uspex_bridge.publish import writing
 from uspex_bridge.records import Array
 from uspex_bridge.results.model import Composition, formula_of
 
@@ -122,11 +123,9 @@ def save(figure: Figure, path: Path, dpi: int = 300, *, outlines: bool = False) 
     if outlines:
         matplotlib.rcParams["svg.fonttype"] = "path"
     metadata = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None} if path.suffix == ".pdf" else {}
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=dpi, metadata=metadata)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def distance_colours() -> Colormap:

@@ -6,17 +6,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ase import Atoms
 
-from uspex_bridge.errors import InputError, OutputError
+from uspex_bridge.errors import InputError
 from uspex_bridge.learn.dataset import Dataset
 from uspex_bridge.learn.identity import Split, content_id
-from uspex_bridge.learn.labels import identity_of, read_frames
+from uspex_bridge.learn.labels import extxyz, identity_of, read_frames
+from uspex_bridge.publish import replacing
 from uspex_bridge.records import Structure
 from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.sources import Loose
@@ -109,16 +109,5 @@ def write_frames(path: Path, frames: Sequence[Atoms]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    from ase.io.extxyz import write_extxyz
-
-    draft = path.with_name(f".new.{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("w", encoding="utf-8") as stream:
-            if frames:
-                write_extxyz(stream, list(frames))
-        os.replace(draft, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(path) as draft:
+        draft.write_text(extxyz(frames), encoding="utf-8")

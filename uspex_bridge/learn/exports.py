@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +11,9 @@ from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
-from uspex_bridge.errors import ConfigError, InputError, OutputError
+from uspex_bridge.errors import ConfigError, InputError
 from uspex_bridge.learn.labels import extxyz, free_energy, trained_on
+from uspex_bridge.publish import replacing
 
 Keys = Literal["ase", "mace"]
 #: Name of the file in every exported DeePMD system that says which label each frame is.
@@ -36,13 +35,8 @@ def write_extxyz(frames: Sequence[Atoms], file: Path, keys: Keys = "ase") -> int
     """
     _some(frames, file)
     images = [_for_mace(atoms) if keys == "mace" else trained_on(atoms) for atoms in frames]
-    draft = file.with_name(f".new.{file.name}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as draft:
         draft.write_text(extxyz(images), encoding="utf-8")
-        os.replace(draft, file)
-    except OSError as error:
-        raise OutputError(f"{file}: cannot be written: {error.strerror}") from error
     return len(frames)
 
 
@@ -78,16 +72,10 @@ def write_deepmd(frames: Sequence[Atoms], folder: Path, *, mixed: bool = False, 
         systems.append(dpdata.LabeledSystem(data=_system(group, type_map)))
         system = str(len(group[0])) if mixed else formula
         names.setdefault(system, []).extend(str(atoms.info.get("id", "")) for atoms in group)
-    draft = folder.with_name(f".new.{folder.name}")
-    try:
-        shutil.rmtree(draft, ignore_errors=True)
+    with replacing(folder) as draft:
         systems.to("deepmd/npy/mixed" if mixed else "deepmd/npy", str(draft), set_size=10**9, comp_prec=np.float64)
         for system, ids in names.items():
             (draft / system / IDS).write_text("\n".join(ids) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(draft, folder)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
     return len(frames)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from uspex_bridge.errors import ConfigError, InputError, OutputError
+from uspex_bridge.errors import ConfigError, InputError
 from uspex_bridge.learn.hulls import points_of
 from uspex_bridge.learn.soap import Coverage, Scaling, SoapSettings, Space, coverage, describe_all, fit_space
+from uspex_bridge.publish import replacing
 from uspex_bridge.records import Array, Structure
 from uspex_bridge.results.convert import to_ase
 from uspex_bridge.results.hull import Point
@@ -127,20 +127,13 @@ def write_map(drawn: StructureMap, pool: Pool, path: Path, colour: Colour, selec
     if ending not in (*FIGURES, *DATASETS, *VIEWERS):
         known = ", ".join((*FIGURES, *DATASETS, *VIEWERS))
         raise ConfigError(f"{path}: which format is that? Known endings: {known}")
-    draft = path.with_name(f".new.{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as draft:
         if ending in FIGURES:
             figure_of(drawn, colour, selected).savefig(draft, dpi=200)
         else:
             dataset = chemiscope_dataset(drawn, pool, colour, selected)
             text = page_of(dataset) if ending in VIEWERS else _as_json(dataset)
             draft.write_bytes(_zipped(text) if ending == ".gz" else text.encode())
-        os.replace(draft, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def figure_of(drawn: StructureMap, colour: Colour, selected: Collection[str] = ()) -> Any:

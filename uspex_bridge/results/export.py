@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from uspex_bridge import journal
-from uspex_bridge.errors import ConfigError, OutputError
+from uspex_bridge.errors import ConfigError
+from uspex_bridge.publish import replacing, writing
 from uspex_bridge.records import Structure
 from uspex_bridge.results.convert import to_ase, to_pymatgen
 from uspex_bridge.results.folder import Results
@@ -76,20 +76,19 @@ def export(
         ConfigError: a package for this format is missing.
         OutputError: the file cannot be written.
     """
-    if kind == "csv":
-        return _replacing(path, lambda draft: _write_csv(entries, draft))
-    if kind == "parquet":
-        return _replacing(path, lambda draft: _write_parquet(entries, draft))
     pairs = _structures(pool, entries, unrelaxed=unrelaxed)
     if kind in ("cif", "poscar") and path.is_dir():
         return _write_each(pairs, path, kind, symprec)
     writers: dict[str, Callable[[Path], int]] = {
+        "csv": lambda draft: _write_csv(entries, draft),
+        "parquet": lambda draft: _write_parquet(entries, draft),
         "extxyz": lambda draft: _write_extxyz(pool, pairs, draft, forces=not unrelaxed),
         "db": lambda draft: _write_db(pool, pairs, draft, forces=not unrelaxed),
         "cif": lambda draft: _write_text(draft, (_cif(e, s, symprec) for e, s in pairs)),
         "poscar": lambda draft: _write_text(draft, (format_poscar(s, s.comment) for _, s in pairs)),
     }
-    return _replacing(path, writers[kind])
+    with replacing(path) as draft:
+        return writers[kind](draft)
 
 
 def _structures(pool: Pool, entries: Sequence[Entry], *, unrelaxed: bool) -> Pairs:
@@ -104,21 +103,6 @@ def _unrelaxed(pool: Pool, entries: Sequence[Entry]) -> Pairs:
     for source in pool.sources.values():
         if isinstance(source, Results):
             yield from source.unrelaxed([entry for entry in entries if entry.run == source.label])
-
-
-def _replacing(path: Path, write: Callable[[Path], int]) -> int:
-    """Write under another name first, so that a failure leaves the old file."""
-    draft = path.with_name(f".new.{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.unlink(missing_ok=True)
-        count = write(draft)
-        os.replace(draft, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
-    return count
 
 
 def _recorded(pool: Pool, entry: Entry) -> dict[str, Any] | None:
@@ -198,7 +182,7 @@ def _write_text(path: Path, texts: Iterator[str]) -> int:
 
 def _write_each(pairs: Pairs, folder: Path, kind: str, symprec: float | None) -> int:
     count = 0
-    try:
+    with writing(folder):
         for entry, structure in pairs:
             stem = "".join(c if c.isalnum() or c in "-." else "_" for c in entry.name).strip("._")
             if kind == "cif":
@@ -206,8 +190,6 @@ def _write_each(pairs: Pairs, folder: Path, kind: str, symprec: float | None) ->
             else:
                 (folder / f"{stem}.vasp").write_text(format_poscar(structure, structure.comment), encoding="utf-8")
             count += 1
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
     return count
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from uspex_bridge.errors import CalculationError, InputError, OutputError
+from uspex_bridge.errors import CalculationError, InputError
+from uspex_bridge.publish import replacing
 from uspex_bridge.records import Structure
 from uspex_bridge.results.duplicates import find_phases
 from uspex_bridge.results.hull import amounts_of
@@ -198,10 +198,5 @@ def write_seeds(path: Path, text: str, *, force: bool = False) -> None:
     """
     if path.exists() and not force:
         raise InputError(f"{path}: it exists; move it away or say --force")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.new")
+    with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error

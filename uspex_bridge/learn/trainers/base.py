@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 
 from ase import Atoms
 
-from uspex_bridge.errors import ConfigError, OutputError
+from uspex_bridge.errors import ConfigError
 from uspex_bridge.learn.watch import Point, Run, WatchSettings
 from uspex_bridge.pipe import command_in
+from uspex_bridge.publish import writing
 from uspex_bridge.schema import build, nearest, read_toml
 
 #: The settings of each trainer, as files to read and copy.
@@ -250,14 +251,12 @@ class Trainer(ABC):
             OutputError: they cannot be written.
         """
         table = self.input(job)
-        try:
+        with writing(job.work):
             job.work.mkdir(parents=True)
             self.write_data(job)
             (job.work / "input.json").write_text(json.dumps(table, indent=2) + "\n")
             lines = "# The upstream command that does the same, in this folder.\n" + " ".join(self.upstream(job))
             (job.work / "command.txt").write_text(lines + "\n")
-        except OSError as error:
-            raise OutputError(f"{job.work}: cannot be written: {error.strerror or error}") from error
 
 
 def whole(path: Path) -> bool:
