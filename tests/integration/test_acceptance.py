@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.io import read
 from ase.io.vasp import read_vasp_out
-from integration.conftest import call, make_folder, record
+from calling import call, make_folder, record
 from pymatgen.io.vasp.outputs import Oszicar, Outcar, Vasprun
 from roundtrip import uspex_readers
 

@@ -1,23 +1,14 @@
 """The service on the workers of a Dask scheduler: real processes, one of them killed on purpose."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
-from integration.conftest import TOY, call, make_folder, record
-from integration.test_service import (
-    SLOW,
-    Service,
-    assert_no_result,
-    has_result,
-    same_as_alone,
-    wait_until,
-)
+from calling import TOY, call, make_folder, record
+from serving import SLOW, alive, assert_no_result, has_result, same_as_alone, wait_until
 
 distributed = pytest.importorskip("distributed")
 
@@ -31,12 +22,8 @@ def cluster():
 
 
 @pytest.fixture
-def service(cluster):
-    top = Path(tempfile.mkdtemp(prefix="ub-", dir="/tmp"))
-    made = Service(top, "--scheduler", cluster.scheduler_address)
-    yield made
-    made.close()
-    shutil.rmtree(top)
+def service(own, cluster):
+    return own("--scheduler", cluster.scheduler_address)
 
 
 def dask_pids(cluster) -> dict[str, int]:
@@ -125,14 +112,6 @@ def test_processes_end_with_their_service(service, tmp_path):
     wait_until(lambda: not alive(job["worker"]))
 
 
-def alive(pid: int) -> bool:
-    """Tell whether a process is there and not a zombie."""
-    try:
-        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-
-
 def test_a_scheduler_that_does_not_answer_is_said(tmp_path):
     done = serve(tmp_path, "--scheduler", "tcp://127.0.0.1:9")
     assert done.returncode == 11
@@ -162,15 +141,10 @@ def serve(tmp_path: Path, *options: str, **environment: str) -> subprocess.Compl
     )
 
 
-def test_a_lost_scheduler_ends_the_service_and_callers_go_on_by_themselves(tmp_path):
-    top = Path(tempfile.mkdtemp(prefix="ub-", dir="/tmp"))
-    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as own:
-        service = Service(top, "--scheduler", own.scheduler_address)
-        try:
-            assert service.call(make_folder(tmp_path / "a")).returncode == 0
-            own.close()
-            service.process.wait(90)
-        finally:
-            service.close()
-    assert "scheduler" in (top / "service.sock.log").read_text()
-    shutil.rmtree(top)
+def test_a_lost_scheduler_ends_the_service_and_callers_go_on_by_themselves(own, tmp_path):
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as lost:
+        service = own("--scheduler", lost.scheduler_address)
+        assert service.call(make_folder(tmp_path / "a")).returncode == 0
+        lost.close()
+        service.process.wait(90)
+    assert "scheduler" in Path(f"{service.path}.log").read_text()

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from integration.conftest import TOY, call, make_folder
+from calling import TOY, call, make_folder
 
 from uspex_bridge import doctor, templating
 from uspex_bridge.errors import BridgeError, CalculationError, OutputError

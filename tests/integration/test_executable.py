@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+from calling import INCAR, OUTPUTS, POSCAR, TOY, call, leave_stale_outputs, make_folder, potcar, record
 from filelock import FileLock
-from integration.conftest import INCAR, OUTPUTS, POSCAR, TOY, call, leave_stale_outputs, make_folder, potcar, record
 
 
 def has_result(fold: Path) -> bool:

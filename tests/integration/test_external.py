@@ -4,7 +4,7 @@ import json
 
 import pytest
 from ase.io import read
-from integration.conftest import POSCAR, TOY, call, potcar
+from calling import POSCAR, TOY, call, potcar
 
 from uspex_bridge import journal
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from integration.conftest import INCAR, call, make_folder, record
+from calling import INCAR, call, make_folder, record
 
 from uspex_bridge.service import wire
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from integration.conftest import INCAR, make_folder
+from calling import INCAR, make_folder
 
 TESTS = Path(__file__).parents[1]
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from ase.build import bulk
 from ase.io import read, write
+from calling import POSCAR, TOY, call
 from click.testing import CliRunner
-from integration.conftest import POSCAR, TOY, call
 
 from uspex_bridge.cli.main import command
 from uspex_bridge.errors import ConfigError, InputError

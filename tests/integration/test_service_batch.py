@@ -3,15 +3,13 @@
 import json
 import os
 import re
-import shutil
 import signal
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from integration.conftest import INCAR, TOY, make_folder, record
-from integration.test_service import SLOW, STATIC, Service, assert_no_result, has_result, wait_until
+from calling import INCAR, TOY, make_folder, record
+from serving import SLOW, STATIC, Service, alive, assert_no_result, has_result, wait_until
 
 from uspex_bridge import backends
 from uspex_bridge.service import wire
@@ -38,29 +36,16 @@ def elements(word: str) -> tuple[str, ...]:
     return tuple(re.findall("[A-Z][a-z]?", word))
 
 
-@pytest.fixture
-def serve():
-    """Makes services for one test."""
-    made = []
-
-    def make(*options: str, **popen) -> Service:
-        made.append(Service(Path(tempfile.mkdtemp(prefix="ub-", dir="/tmp")), *options, **popen))
-        return made[-1]
-
-    yield make
-    for service in made:
-        service.close()
-        shutil.rmtree(service.path.parent)
-
-
 @pytest.fixture(scope="module")
-def pair():
+def pair(short):
     """A service that batches and one that relaxes one structure after the other."""
-    made = [Service(Path(tempfile.mkdtemp(prefix="ub-", dir="/tmp")), *options) for options in (BATCH, SINGLE)]
+    made = []
+    for name, options in (("batch", BATCH), ("single", SINGLE)):
+        (short / name).mkdir(0o700)
+        made.append(Service(short / name, *options))
     yield made
     for service in made:
         service.close()
-        shutil.rmtree(service.path.parent)
 
 
 BATCH, SINGLE = ("--batch", "--workers", "4"), ("--no-batch", "--workers", "1")
@@ -111,8 +96,8 @@ def test_batched_and_single_relaxations_end_in_the_same_minimum_by_the_same_step
     assert sum(model["evaluations"] for model in models) > sum(model["passes"] for model in models)
 
 
-def test_a_batcher_killed_in_mid_run_loses_no_structure(serve, tmp_path):
-    service = serve(*BATCH)
+def test_a_batcher_killed_in_mid_run_loses_no_structure(own, tmp_path):
+    service = own(*BATCH)
     folds = [make_folder(tmp_path, settings=SLOW if k == 1 else None, name=f"CalcFold{k}") for k in (1, 2, 3)]
     calls = [service.start(fold) for fold in folds]
     service.running(3)
@@ -127,8 +112,8 @@ def test_a_batcher_killed_in_mid_run_loses_no_structure(serve, tmp_path):
     assert len({entry["key"] for entry in record(folds[0])}) == 1
 
 
-def test_a_killed_worker_and_a_killed_caller_do_not_hold_up_the_others(serve, tmp_path):
-    service = serve(*BATCH)
+def test_a_killed_worker_and_a_killed_caller_do_not_hold_up_the_others(own, tmp_path):
+    service = own(*BATCH)
     folds = [make_folder(tmp_path, settings=SLOW if k == 1 else None, name=f"CalcFold{k}") for k in (1, 2, 3)]
     calls = [service.start(fold) for fold in folds]
     jobs = {job["folder"]: job["worker"] for job in service.running(3)}
@@ -145,8 +130,8 @@ def test_a_killed_worker_and_a_killed_caller_do_not_hold_up_the_others(serve, tm
     assert events == {"worker_died": 1, "rerun": 1, "abandoned": 1}
 
 
-def test_a_structure_that_the_model_cannot_take_fails_alone(serve, tmp_path):
-    service = serve(*BATCH)
+def test_a_structure_that_the_model_cannot_take_fails_alone(own, tmp_path):
+    service = own(*BATCH)
     settings = TOY + "[calculators.model.options]\nsleep = 0.05\nraise_below = 9.0\n"
     folds = [
         make_folder(tmp_path, poscar=text, symbols=elements("CaFeNi"), settings=settings if k == 1 else None,
@@ -163,8 +148,8 @@ def test_a_structure_that_the_model_cannot_take_fails_alone(serve, tmp_path):
     assert "batcher_died" not in service.status()["events"]
 
 
-def test_status_tells_of_batches(serve, tmp_path):
-    service = serve(*BATCH)
+def test_status_tells_of_batches(own, tmp_path):
+    service = own(*BATCH)
     assert service.status()["batchers"] == []
     assert "batches: batch = true" in service.tool("status").stdout
     folds = [make_folder(tmp_path, settings=SLOW if k == 1 else None, name=f"CalcFold{k}") for k in (1, 2)]
@@ -187,8 +172,8 @@ def test_status_tells_of_batches(serve, tmp_path):
     wait_until(told)
 
 
-def test_reload_replaces_the_batcher_too_and_stop_ends_it(serve, tmp_path):
-    service = serve(*BATCH)
+def test_reload_replaces_the_batcher_too_and_stop_ends_it(own, tmp_path):
+    service = own(*BATCH)
     fold = make_folder(tmp_path, settings=SLOW.replace("0.4", "1.5"))  # it must outlive the next call's start
     running = service.start(fold)
     service.running()
@@ -209,9 +194,9 @@ def test_reload_replaces_the_batcher_too_and_stop_ends_it(serve, tmp_path):
     assert sorted(path.name for path in service.path.parent.glob("*.b[0-9]*")) == []
 
 
-def test_the_batcher_is_replaced_after_its_share_of_jobs(serve, tmp_path):
+def test_the_batcher_is_replaced_after_its_share_of_jobs(own, tmp_path):
     (tmp_path / "service.toml").write_text("[service]\njobs_per_worker = 1\nworkers = 2\nbatch = true\n")
-    service = serve("--config", str(tmp_path / "service.toml"), "--workers", "2")
+    service = own("--config", str(tmp_path / "service.toml"), "--workers", "2")
     fold = make_folder(tmp_path / "run", incar=STATIC)
     pids = []
     for _ in range(4):
@@ -221,8 +206,8 @@ def test_the_batcher_is_replaced_after_its_share_of_jobs(serve, tmp_path):
     assert "batcher_died" not in service.status()["events"]
 
 
-def test_the_service_killed_takes_its_batcher_with_it(serve, tmp_path):
-    service = serve(*BATCH)
+def test_the_service_killed_takes_its_batcher_with_it(own, tmp_path):
+    service = own(*BATCH)
     process = service.start(make_folder(tmp_path, settings=SLOW), **{wire.MODE: "auto"})
     service.running()
     (batcher,) = service.status()["batchers"]
@@ -231,10 +216,3 @@ def test_the_service_killed_takes_its_batcher_with_it(serve, tmp_path):
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "converged" in out
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from integration.conftest import TOY, make_folder, record
+from calling import TOY, make_folder, record
 
 from uspex_bridge.config import read_config
 from uspex_bridge.folders import VaspFolder

@@ -1,0 +1,206 @@
+"""Which service a call uses, and whom a service answers."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from calling import TOY, call, leave_stale_outputs, make_folder
+from serving import BIN, SLOW, STATIC, assert_no_result, has_result, wait_until
+
+from uspex_bridge.service import client, wire
+
+
+def test_without_a_service(tmp_path, short, monkeypatch):
+    monkeypatch.setenv(wire.SOCKET, str(short / "none" / "service.sock"))
+    fold = make_folder(tmp_path)
+    leave_stale_outputs(fold)
+    done = call(fold, "--server", "require")
+    assert done.returncode == 11
+    assert "no service at" in done.stderr
+    assert_no_result(fold)
+    (tmp_path / "bridge.toml").write_text('protocol = "single"\n[service]\nmode = "require"\n' + TOY)
+    assert call(fold).returncode == 11
+    done = call(fold, "--server", "auto")
+    assert (done.returncode, done.stderr) == (0, "")
+    monkeypatch.setenv(wire.MODE, "perhaps")
+    done = call(fold)
+    assert done.returncode == 4
+    assert "perhaps" in done.stderr
+
+
+def test_settings_may_say_no_to_a_running_service(shared, tmp_path):
+    fold = make_folder(tmp_path, settings='[service]\nmode = "off"\n' + TOY)
+    done = shared.call(fold, **{wire.MODE: ""})
+    assert done.returncode == 0
+    assert "mode = 'off'; running here instead" in done.stderr
+    before = shared.status()["jobs"]
+    assert shared.call(fold, "--server", "auto").stderr == ""
+    assert shared.status()["jobs"] == before + 1
+
+
+class Impostor:
+    """Something else that listens on a socket and says ``greeting``."""
+
+    def __init__(self, path: Path, greeting: bytes):
+        code = (
+            "import socket, sys\ns = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen()\n"
+            "while True:\n    c, _ = s.accept(); c.sendall(sys.argv[2].encode()); c.close()\n"
+        )
+        self.process = subprocess.Popen([sys.executable, "-c", code, str(path), greeting.decode()])
+        wait_until(path.exists)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.mark.parametrize(
+    ("greeting", "words"),
+    [
+        ({**wire.greeting(), "version": "0.0.1"}, "of version 0.0.1"),
+        ({**wire.greeting(), "package": "/elsewhere"}, "another installation"),
+        ({"hello": 1}, "no service of uspex-bridge"),
+        (None, "not JSON"),
+    ],
+)
+def test_another_version_is_not_used_and_that_is_said(tmp_path, short, monkeypatch, greeting, words):
+    top = Path(tempfile.mkdtemp(dir=short))
+    monkeypatch.setenv(wire.SOCKET, str(top / "service.sock"))
+    fold = make_folder(tmp_path, incar=STATIC)
+    with Impostor(top / "service.sock", b"220 smtp\n" if greeting is None else wire.encode(greeting)):
+        done = call(fold)
+        assert done.returncode == 0
+        assert words in done.stderr
+        assert "running here instead" in done.stderr
+        assert has_result(fold)
+        done = call(fold, "--server", "require")
+        assert done.returncode == 11
+        assert words in done.stderr
+        assert_no_result(fold)
+
+
+def test_a_socket_in_an_open_folder_is_not_used(tmp_path, own, short):
+    service = own()
+    service.path.parent.chmod(0o755)
+    done = service.call(make_folder(tmp_path, incar=STATIC), **{wire.MODE: "auto"})
+    service.path.parent.chmod(0o700)
+    assert done.returncode == 0
+    assert "open to other users" in done.stderr
+    refused = subprocess.run(
+        [BIN / "uspex-bridge", "serve", "--socket", "/tmp/service.sock"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert refused.returncode == 11
+    assert "/tmp" in refused.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_another_user_is_turned_away(shared):
+    code = (
+        "import os, socket, sys\nos.chdir(sys.argv[1]); s = socket.socket(socket.AF_UNIX); os.setuid(65534)\n"
+        "s.connect('service.sock'); print(repr(s.recv(100)))"
+    )
+    top = shared.path.parent
+    modes = [(path, path.stat().st_mode) for path in (top.parent, top, shared.path)]
+    for path, _ in modes:
+        path.chmod(0o777)
+    done = subprocess.run([sys.executable, "-c", code, str(top)], capture_output=True, text=True, check=False)
+    for path, mode in modes:
+        path.chmod(mode & 0o7777)
+    assert done.stdout.strip() == "b''", done.stderr
+    assert "another user was turned away" in Path(f"{shared.path}.log").read_text()
+
+
+def test_a_folder_that_is_another_one_where_the_service_runs(shared, tmp_path):
+    fold = make_folder(tmp_path)
+    request = {**client.request("vasp", str(fold), [], None), "inode": 1}
+    answer = client.ask(str(shared.path), request)
+    assert answer["event"] == "declined"
+    assert "shared file system" in answer["message"]
+
+
+@pytest.fixture
+def remote(short, tmp_path, monkeypatch):
+    """A secret, and a free port on the loopback."""
+    secret = tmp_path / "secret"
+    secret.touch(0o600)
+    secret.write_text("ten thousand monkeys\n")
+    monkeypatch.setenv(wire.SECRET, str(secret))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return secret, probe.getsockname()[1]
+
+
+def test_over_tcp_with_the_secret(own, remote, tmp_path):
+    secret, port = remote
+    service = own("--tcp", f"127.0.0.1:{port}")
+    place = f"tcp://127.0.0.1:{port}"
+    fold = make_folder(tmp_path / "run", settings=SLOW)
+    process = service.start(fold, **{wire.SOCKET: place})
+    service.running()
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "unconverged" in out
+    assert has_result(fold)
+    assert json.loads(service.tool("status", "--json", "--socket", place).stdout)["listens"] == [
+        str(service.path),
+        place,
+    ]
+    secret.write_text("another secret of another user\n")
+    done = service.call(fold, **{wire.SOCKET: place})
+    assert done.returncode == 11
+    assert "holds another secret" in done.stderr
+    assert service.tool("stop", "--socket", place).returncode == 11
+    secret.chmod(0o644)
+    done = service.call(fold, **{wire.SOCKET: place})
+    assert "open to other users" in done.stderr
+    secret.unlink()
+    done = service.call(fold, **{wire.SOCKET: place, wire.MODE: "auto"})
+    assert done.returncode == 0
+    assert "running here instead" in done.stderr
+    assert service.status()["jobs"] == 1
+
+
+def test_no_tcp_without_a_secret(remote, short):
+    secret, port = remote
+    secret.unlink()
+    top = Path(tempfile.mkdtemp(dir=short))
+    done = subprocess.run(
+        [BIN / "uspex-bridge", "serve", "--socket", top / "service.sock", "--tcp", f"127.0.0.1:{port}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 11
+    assert "TCP needs one" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "said", [b'{"do":"stop"}\n', b'{"nonce":"00","answer":"00"}\n{"do":"stop"}\n', b"\n", b'{"nonce":1}\n']
+)
+def test_nobody_without_the_secret_gets_past_the_greeting(own, remote, said):
+    _, port = remote
+    service = own("--tcp", f"127.0.0.1:{port}")
+    with socket.create_connection(("127.0.0.1", port), 30) as connected:
+        stream = connected.makefile("rb")
+        assert wire.decode(stream.readline())["challenge"]
+        connected.sendall(said)
+        with suppress(ConnectionResetError):
+            left = stream.read()
+            assert left == b"" or wire.decode(left)["event"] == "declined"
+    assert not service.status()["stopping"]
