@@ -140,24 +140,98 @@ def test_pymatgen_reads_the_inputs(vasp):
     assert Poscar.from_file(folder / "POSCAR").site_symbols == ["Ca", "Fe", "Ni"]
 
 
-def test_job_arrays_run_every_structure_and_pass_over_what_is_done(vasp, tmp_path):
+QUEUES = [("slurm", "SLURM_SUBMIT_DIR", "SLURM_ARRAY_TASK_ID"), ("pbs", "PBS_O_WORKDIR", "PBS_ARRAY_INDEX")]
+
+
+@pytest.fixture
+def task(tmp_path, monkeypatch):
+    """Return what a queue does: ``task(queue, folder it was submitted in, number)`` runs a task of its array there.
+
+    In the place of VASP ``srun`` writes down where it ran, or does what ``SRUN`` says.
+    """
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "srun").write_text(f'#!/bin/bash\neval "${{SRUN:-basename $PWD >> {tmp_path}/ran}}"\n')
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+    def run(queue: str, labels: Path, number: int = 1, srun: str = "", script: Path | None = None):
+        where, index = {name: names for name, *names in QUEUES}[queue]
+        variables = {**os.environ, where: str(labels), index: str(number), "SRUN": srun}
+        words = ["bash", str(script or labels / f"{queue}-1.sh")]
+        return subprocess.run(words, cwd=labels, env=variables, capture_output=True, text=True, check=False)
+
+    return run
+
+
+@pytest.mark.parametrize("queue", ["slurm", "pbs"])
+def test_job_arrays_run_every_structure_and_pass_over_what_is_done(vasp, tmp_path, task, queue):
     names = (vasp / "jobs-1.txt").read_text().split()
     assert len(names) == 2
-    bin_folder = tmp_path / "bin"
-    bin_folder.mkdir()
-    (bin_folder / "srun").write_text('#!/bin/bash\necho "$@ in $(basename $PWD)" >> ../../ran\n')
-    (bin_folder / "srun").chmod(0o755)
+    assert {"slurm": "--array=1-2%50\n", "pbs": "-J 1-2%50\n"}[queue] in (vasp / f"{queue}-1.sh").read_text()
     (vasp / names[1] / "OUTCAR").write_text(" General timing and accounting informations for this job:\n")
-    for script, directory, index in (
-        ("slurm-1.sh", "SLURM_SUBMIT_DIR", "SLURM_ARRAY_TASK_ID"),
-        ("pbs-1.sh", "PBS_O_WORKDIR", "PBS_ARRAY_INDEX"),
-    ):
-        text = (vasp / script).read_text()
-        assert ("--array=1-2%50" if "slurm" in script else "-J 1-2%50") in text
-        for number in (1, 2):
-            where = {directory: str(vasp), index: str(number), "PATH": f"{bin_folder}:{os.environ['PATH']}"}
-            subprocess.run(["bash", script], cwd=vasp, env={**os.environ, **where}, check=True)
-    assert (tmp_path / "ran").read_text() == f"vasp_std in {names[0]}\n" * 2
+    assert [task(queue, vasp, number).returncode for number in (1, 2)] == [0, 0]
+    assert (tmp_path / "ran").read_text() == f"{names[0]}\n"
+
+
+@pytest.mark.parametrize("queue", ["slurm", "pbs"])
+def test_with_more_structures_than_a_queue_takes_each_task_does_several(tmp_path, library, task, queue):
+    frames = [cell("FeNi", seed) for seed in range(5)]
+    ase.io.write(tmp_path / "five.extxyz", frames)
+    text = cli("settings", "vasp").stdout.replace("tasks = 1000", "tasks = 2").replace("hours = 12.0", "hours = 1.5")
+    (tmp_path / "my.toml").write_text(text)
+    words = ("--settings", tmp_path / "my.toml", "--potcars", library, "--generation", 0)
+    cli("prepare", tmp_path / "labels", tmp_path / "five.extxyz", *words)
+    script = (tmp_path / "labels" / f"{queue}-1.sh").read_text()
+    assert "1-2%50\n" in script
+    assert "time=04:30:00\n" in script
+    for number in (1, 2):
+        assert task(queue, tmp_path / "labels", number).returncode == 0
+    names = (tmp_path / "labels" / "jobs-1.txt").read_text().split()
+    assert (tmp_path / "ran").read_text().split() == [*names[::2], *names[1::2]]
+
+
+def test_a_script_submitted_from_another_folder_runs_nothing(vasp, tmp_path, task):
+    done = task("slurm", tmp_path, script=vasp / "slurm-1.sh")
+    assert (done.returncode, "submit this script in the folder it lies in" in done.stderr) == (1, True)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_command_that_fails_in_a_job_is_a_failed_label_until_it_runs_again(vasp, task):
+    folder = vasp / (vasp / "jobs-1.txt").read_text().split()[0]
+    assert task("slurm", vasp, srun="echo 'severe (174): SIGSEGV' >&2; exit 174").returncode == 1
+    job = inspect(folder)
+    assert (job.state, job.reason) == ("failed", "no result, exit code 174 (run.log): severe (174): SIGSEGV")
+    assert task("slurm", vasp, srun="echo begun; kill -9 $PPID").returncode == 1
+    assert inspect(folder).state == "running"
+    assert inspect(folder, stale=0.0).state == "failed"
+    write = f"{sys.executable} -c 'import sys; sys.path.insert(0, sys.argv[1])\nfrom emulators import vasp_label\n"
+    write += f"vasp_label.leave_outputs(vasp_label.Path.cwd())' {Path(__file__).parents[1]}"
+    assert task("slurm", vasp, srun=write).returncode == 0
+    assert inspect(folder).state == "done"
+
+
+def test_no_two_jobs_work_in_the_same_folder(vasp, tmp_path, task):
+    import fcntl
+
+    folder = vasp / (vasp / "jobs-1.txt").read_text().split()[0]
+    for name in ("run.log", ".running"):
+        with (folder / name).open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            assert task("slurm", vasp).returncode == 0
+            assert not (tmp_path / "ran").exists()
+    assert task("slurm", vasp).returncode == 0
+    assert (tmp_path / "ran").exists()
+    assert not (folder / ".running").exists()
+
+
+def test_an_array_of_one_is_none_for_pbs(tmp_path, library, task):
+    ase.io.write(tmp_path / "one.extxyz", cell("FeNi", 1))
+    words = ("--code", "vasp", "--potcars", library, "--generation", 0)
+    cli("prepare", tmp_path / "labels", tmp_path / "one.extxyz", *words)
+    assert "#PBS -J" not in (tmp_path / "labels" / "pbs-1.sh").read_text()
+    assert "--array=1-1%50" in (tmp_path / "labels" / "slurm-1.sh").read_text()
+    assert task("pbs", tmp_path / "labels").returncode == 0
+    assert (tmp_path / "ran").exists()
 
 
 def test_preparing_again_adds_only_what_is_new(vasp, tmp_path, chosen, library):
@@ -177,7 +251,7 @@ def test_a_preparation_that_was_killed_before_its_job_scripts_is_made_whole(vasp
     for path in vasp.glob("*-1.*"):
         path.unlink()
     words = ("prepare", vasp, chosen, "--code", "vasp", "--potcars", library, "--generation", 4)
-    assert "submit" in cli(*words).output
+    assert "sbatch slurm-1.sh" in cli(*words).output
     assert sorted((vasp / "jobs-1.txt").read_text().split()) == sorted(names.split())
 
 
@@ -450,7 +524,7 @@ def test_labels_killed_in_the_middle_are_computed_by_the_next_run(tmp_path, chos
     assert sorted(inspect(p.parent).reason for p in labels.glob("*/structure.json")) == ["", "interrupted"]
     output = cli("run", labels, "--command", "echo out of memory; exit 3").output
     assert "2 computed: 2 failed" in output
-    assert "no result, exit code 3: out of memory" in output
+    assert "no result, exit code 3 (run.log): out of memory" in output
     assert "0 computed" in cli("run", labels, "--command", "true").output
     assert "cannot be run" in str(cli("run", labels, "--command", "no-such-gpaw", "--again", code=4).exception)
 

@@ -90,7 +90,7 @@ def prepare(
     if as_json:
         click.echo(json.dumps(facts, indent=1))
     else:
-        scripts = f"; submit {labels}/{done.scripts[0]} or {done.scripts[1]}" if done.scripts else ""
+        scripts = f"; in {labels}: sbatch {done.scripts[0]}, or qsub {done.scripts[1]}" if done.scripts else ""
         click.echo(
             f"{len(done.made)} structures prepared in {labels} ({settings.level}), {len(done.there)} were there, "
             f"{len(done.labelled)} have a label{scripts}"

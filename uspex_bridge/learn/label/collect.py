@@ -18,12 +18,12 @@ from uspex_bridge.learn.label.tasks import RESULT, Task, folders, read_task
 from uspex_bridge.learn.labels import Added, Label, Level, Refused, problem_of
 
 State = Literal["prepared", "running", "done", "failed"]
-#: What the command of ``label run`` prints.
+#: What the command of ``label run`` or of a job prints.
 LOG = "run.log"
 #: ... and how its last line begins once the command has ended.
 EXIT = "exit code"
 #: Logs that grow while a code is at work.
-_LOGS = ("OUTCAR", "OSZICAR", "gpaw.txt")
+_LOGS = (LOG, "OUTCAR", "OSZICAR", "gpaw.txt")
 #: Held in a structure's folder while ``label run`` computes it.
 LOCK = ".running"
 
@@ -55,8 +55,10 @@ def inspect(folder: Path, stale: float = 3600.0) -> Job:
     task = None
     try:
         task = read_task(folder)
+        # Read before its result is looked for: the log's last line comes after the result.
+        log = (folder / LOG).read_text(errors="replace").splitlines() if (folder / LOG).is_file() else []
         if not _ended(folder, task):
-            return _unfinished(folder, task, stale)
+            return _unfinished(folder, task, log, stale)
         atoms = vasp_runs.read(folder, task) if task.level.code == "vasp" else computed.read(folder, task)
         if problem := problem_of(atoms):
             return Job(folder, task, "failed", problem)
@@ -69,9 +71,16 @@ def _ended(folder: Path, task: Task) -> bool:
     return vasp_runs.ended(folder) if task.level.code == "vasp" else (folder / RESULT).is_file()
 
 
-def _unfinished(folder: Path, task: Task, stale: float) -> Job:
-    if (folder / LOCK).exists():
-        return _local(folder, task)
+def _unfinished(folder: Path, task: Task, log: list[str], stale: float) -> Job:
+    here = (folder / LOCK).exists()
+    if here and _locked(folder / LOCK):
+        return Job(folder, task, "running")
+    if log and log[-1].startswith(EXIT):
+        return Job(
+            folder, task, "failed", f"no result, {log[-1]} ({LOG}){': ' if log[:-1] else ''}{''.join(log[-2:-1])}"
+        )
+    if here:
+        return Job(folder, task, "prepared", "interrupted")
     changed = [path.stat().st_mtime for name in _LOGS if (path := folder / name).is_file()]
     if not changed:
         return Job(folder, task, "prepared")
@@ -81,16 +90,13 @@ def _unfinished(folder: Path, task: Task, stale: float) -> Job:
     return Job(folder, task, "failed", f"stopped before its end; nothing changed for {quiet / 3600:.1f} hours")
 
 
-def _local(folder: Path, task: Task) -> Job:
-    """Say how far ``label run`` came; where it was killed, the structure is as good as prepared."""
+def _locked(path: Path) -> bool:
+    """Tell whether ``label run`` holds a structure's lock."""
     try:
-        with FileLock(folder / LOCK, timeout=0):
-            lines = (folder / LOG).read_text(errors="replace").splitlines() if (folder / LOG).is_file() else []
+        with FileLock(path, timeout=0):
+            return False
     except Timeout:
-        return Job(folder, task, "running")
-    if lines and lines[-1].startswith(EXIT):
-        return Job(folder, task, "failed", f"no result, {lines[-1]}{': ' if lines[:-1] else ''}{''.join(lines[-2:-1])}")
-    return Job(folder, task, "prepared", "interrupted")
+        return True
 
 
 def status(labels: Path, stale: float = 3600.0) -> Iterator[Job]:

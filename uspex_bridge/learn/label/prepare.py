@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -207,15 +208,19 @@ def _write_jobs(labels: Path, settings: LabelSettings) -> list[str]:
     if not made:
         return []
     number = 1 + len(lists)
-    values = {
+    job, tasks = settings.job, min(settings.job.tasks, len(made))
+    values: dict[str, object] = {
         "number": number,
-        "jobs": len(made),
-        "cores": settings.job.cores,
-        "walltime": settings.job.walltime,
-        "at_once": settings.job.at_once,
-        "command": settings.job.command,
+        "tasks": tasks,
+        "cores": job.cores,
+        "walltime": job.walltime(math.ceil(len(made) / tasks)),
+        "at_once": job.at_once,
+        # PBS takes no array of one.
+        "array": f"\n#PBS -J 1-{tasks}%{job.at_once}" if tasks > 1 else "",
+        "command": job.command,
         "done": "grep -qs 'General timing' OUTCAR" if settings.code == "vasp" else f"[ -f {RESULT} ]",
     }
+    values["body"] = render("labels/task.sh", values).rstrip("\n")
     files = {f"jobs-{number}.txt": "".join(f"{name}\n" for name in made)}
     files |= {f"{kind}-{number}.sh": render(f"labels/{kind}.sh", values) for kind in ("slurm", "pbs")}
     if settings.code == "gpaw":

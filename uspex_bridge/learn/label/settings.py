@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,23 +30,24 @@ class JobSettings:
     Attributes:
         command: run in the structure's folder.
         cores: processes of one job.
-        hours: its wall time.
+        hours: wall time of one structure.
         at_once: jobs of the array that may run side by side.
+        tasks: jobs of the array at most; with more structures each takes several, one after the other.
     """
 
     command: str = ""
     cores: int = 1
     hours: float = 12.0
     at_once: int = 50
+    tasks: int = 1000
 
     def __post_init__(self) -> None:
-        if self.cores < 1 or self.at_once < 1 or self.hours <= 0:
-            raise ValueError("cores and at_once must be at least 1, hours positive")
+        if min(self.cores, self.at_once, self.tasks) < 1 or self.hours <= 0:
+            raise ValueError("cores, at_once and tasks must be at least 1, hours positive")
 
-    @property
-    def walltime(self) -> str:
-        """``hours`` as HH:MM:00."""
-        minutes = round(60 * self.hours)
+    def walltime(self, structures: int) -> str:
+        """Return the time for so many structures, one after the other, as HH:MM:00."""
+        minutes = math.ceil(60 * self.hours * structures)
         return f"{minutes // 60:02d}:{minutes % 60:02d}:00"
 
 
