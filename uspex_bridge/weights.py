@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from uspex_bridge.cards import CalculatorSettings, Card, KnownModel, file_of_url
+from uspex_bridge.checksum import checksum
 from uspex_bridge.errors import ModelError
 from uspex_bridge.schema import nearest
 
@@ -48,7 +49,7 @@ class Weights:
         Raises:
             ModelError: the file cannot be read.
         """
-        return None if self.path is None else file_sha256(self.path)
+        return None if self.path is None else _sha256(self.path)
 
 
 def models_folder() -> Path:
@@ -104,7 +105,7 @@ def fetch(
         raise ModelError(f"{card.kind}: {model} does not end in the name of a file")
     target = (folder or models_folder() / card.kind) / file
     expected = sha256 or (known.sha256 if known else None)
-    if target.is_file() and (expected is None or file_sha256(target) == expected.lower()):
+    if target.is_file() and (expected is None or _sha256(target) == expected.lower()):
         return target
     problems = []
     for url in urls:
@@ -131,26 +132,22 @@ def package_folder(module: str) -> Path | None:
     return Path(places[0]) if places else None
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file.
+def _sha256(path: Path) -> str:
+    """Return a checksum that is worked out once per process and state of the file.
 
     Raises:
         ModelError: it cannot be read.
     """
     try:
         state = path.stat()
-        return _sha256(str(path), state.st_mtime_ns, state.st_size)
+        return _known_sha256(path, state.st_mtime_ns, state.st_size)
     except OSError as error:
         raise ModelError(f"{path}: weights cannot be read: {error.strerror or error}") from None
 
 
 @lru_cache(maxsize=64)
-def _sha256(path: str, _mtime: int, _size: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _known_sha256(path: Path, _mtime: int, _size: int) -> str:
+    return checksum(path)
 
 
 def _is_url(model: str) -> bool:

@@ -16,6 +16,7 @@ BASE = {"errors", "units", "records", "cards", "schema"}
 MAY_IMPORT = {
     "errors": set(),
     "units": set(),
+    "checksum": set(),
     "cards": {"errors", "schema"},
     "schema": {"errors"},
     "records": {"units"},

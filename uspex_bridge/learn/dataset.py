@@ -20,6 +20,7 @@ from ase import Atoms
 from filelock import FileLock
 
 from uspex_bridge import journal
+from uspex_bridge.checksum import checksum
 from uspex_bridge.errors import ConfigError, InputError, OutputError
 from uspex_bridge.learn import repair
 from uspex_bridge.learn.exports import Keys, write_deepmd, write_extxyz
@@ -29,7 +30,6 @@ from uspex_bridge.learn.labels import (
     Label,
     Level,
     Refused,
-    checksum,
     extxyz,
     free_energy,
     identity_of,

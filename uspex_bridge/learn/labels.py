@@ -189,12 +189,6 @@ def read_frames(path: Path) -> list[Atoms]:
         raise InputError(f"{path}: cannot be read as extxyz: {type(error).__name__}: {error}") from error
 
 
-def checksum(path: Path) -> str:
-    """Return a file's SHA-256."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def settings_hash(settings: Any) -> str:
     """Return 12 hexadecimal digits for settings that labels must share, whatever their order in a dictionary."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]

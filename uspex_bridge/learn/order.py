@@ -16,10 +16,11 @@ from ase import Atoms
 
 from uspex_bridge import backends, weights
 from uspex_bridge.cards import CalculatorSettings
+from uspex_bridge.checksum import checksum
 from uspex_bridge.errors import CalculationError, ConfigError, InputError, ModelError
 from uspex_bridge.learn.accuracy import read_labelled
 from uspex_bridge.learn.dataset import MANIFEST, Dataset
-from uspex_bridge.learn.labels import checksum
+from uspex_bridge.learn.models import start_of
 from uspex_bridge.learn.trainers.base import Job, Parent, Trainer, branch_of, launched, read_settings
 from uspex_bridge.learn.trainers.deepmd import Dpa3, Sea
 from uspex_bridge.learn.trainers.mace import Mace
@@ -58,7 +59,7 @@ class Order:
         out: folder of the training.
         data: see :func:`from_dataset` and :func:`from_files`.
         settings: files laid over the trainer's template.
-        parent: a path or known name of the checkpoint to start from.
+        parent: the checkpoint to start from: a path, a known name, or the folder of a training.
         branch: of its heads.
         replay: extxyz of structures to rehearse.
         length: steps or epochs.
@@ -111,10 +112,13 @@ def from_files(train: Path, valid: Path | None = None) -> Data:
     Raises:
         InputError: one cannot be read, or a structure lacks something.
     """
-    source = {"train": str(train.resolve()), "train_sha256": _checksum(train)}
+    trained, sha256 = _labelled(train)
+    source = {"train": str(train.resolve()), "train_sha256": sha256}
+    judged: list[Atoms] = []
     if valid is not None:
-        source |= {"valid": str(valid.resolve()), "valid_sha256": _checksum(valid)}
-    return _sound(Data(source, read_labelled(train), read_labelled(valid) if valid else ()), str(train))
+        judged, sha256 = _labelled(valid)
+        source |= {"valid": str(valid.resolve()), "valid_sha256": sha256}
+    return _sound(Data(source, trained, judged), str(train))
 
 
 def plan(order: Order) -> tuple[Trainer, Job, dict[str, Any]]:
@@ -142,6 +146,7 @@ def plan(order: Order) -> tuple[Trainer, Job, dict[str, Any]]:
         )
     if order.replay is not None and trainer.kind != "mace":
         raise ConfigError(f"--replay is MACE's; {trainer.title} has no such thing")
+    replay, replay_sha256 = _labelled(order.replay) if order.replay else ([], None)
     job = Job(
         work=(order.out / "work").resolve(),
         settings=settings,
@@ -149,7 +154,7 @@ def plan(order: Order) -> tuple[Trainer, Job, dict[str, Any]]:
         train=order.data.train,
         valid=order.data.valid,
         parent=parent,
-        replay=read_labelled(order.replay) if order.replay else (),
+        replay=replay,
         python=order.python,
         device=_device(order.device, surroundings["gpus"]),
         threads=order.threads,
@@ -160,7 +165,7 @@ def plan(order: Order) -> tuple[Trainer, Job, dict[str, Any]]:
         "trainer": trainer.name,
         "data": {key: value for key, value in order.data.source.items() if not isinstance(value, str) or "sha" in key},
         "parent": None if parent is None else {"sha256": parent.sha256, "branch": parent.branch},
-        "replay_sha256": checksum(order.replay) if order.replay else None,
+        "replay_sha256": replay_sha256,
         "input": trainer.input(job),
     }
     return trainer, job, {"request": request, "versions": surroundings["versions"]}
@@ -191,8 +196,10 @@ def _parent(trainer: Trainer, order: Order) -> Parent:
         ConfigError: it has no such branch.
     """
     card = backends.card_of(trainer.kind, CalculatorSettings())
-    path = weights.find(card, CalculatorSettings(kind=trainer.kind, model=order.parent), trainer.kind).path
-    if path is None:
+    start, head = start_of(order.parent or "")
+    found = weights.find(card, CalculatorSettings(kind=trainer.kind, model=start), trainer.kind)
+    path, sha256 = found.path, found.sha256
+    if path is None or sha256 is None:
         raise ModelError(f"{order.parent}: no file to train on")
     if trainer.kind == "deepmd" and path.suffix != ".pt":
         raise ModelError(f"{path}: a frozen model cannot be trained on; name the checkpoint (.pt) it was made from")
@@ -200,9 +207,9 @@ def _parent(trainer: Trainer, order: Order) -> Parent:
         facts = _asked(order.python, trainer.title, "describe", [trainer.kind, str(path.resolve())])
     except CalculationError as error:
         raise ModelError(f"{path}: not a checkpoint of {trainer.title}: {error}") from None
-    branch = branch_of(order.branch, facts["branches"], path)
+    branch = branch_of(order.branch or head, facts["branches"], path)
     known = facts["elements"].get(branch or "", facts["elements"].get("", []))
-    return Parent(path.resolve(), weights.file_sha256(path), branch, frozenset(known), facts.get("shape", {}))
+    return Parent(path.resolve(), sha256, branch, frozenset(known), facts.get("shape", {}))
 
 
 def _asked(python: str | None, title: str, task: str, arguments: Sequence[str]) -> dict[str, Any]:
@@ -238,10 +245,11 @@ def _sound(data: Data, name: str) -> Data:
     return data
 
 
-def _checksum(path: Path) -> str:
+def _labelled(path: Path) -> tuple[list[Atoms], str]:
+    """Return the structures of an extxyz file, and its checksum."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
-    return checksum(path)
+    return read_labelled(path), checksum(path)
 
 
 def _listed(elements: frozenset[str]) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from uspex_bridge.checksum import checksum
 from uspex_bridge.errors import InputError
-from uspex_bridge.learn.labels import Label, checksum, free_energy, identity_of, problem_of, read_frames
+from uspex_bridge.learn.labels import Label, free_energy, identity_of, problem_of, read_frames
 from uspex_bridge.units import pressure_of
 
 

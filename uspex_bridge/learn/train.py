@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 
 import uspex_bridge
 from uspex_bridge.cards import CalculatorSettings
+from uspex_bridge.checksum import checksum
 from uspex_bridge.errors import (
     BusyError,
     ConfigError,
@@ -35,7 +36,7 @@ from uspex_bridge.errors import (
 from uspex_bridge.halt import Halter
 from uspex_bridge.learn import loss
 from uspex_bridge.learn.accuracy import judge
-from uspex_bridge.learn.labels import checksum, free_energy
+from uspex_bridge.learn.labels import free_energy
 from uspex_bridge.learn.models import CARD
 from uspex_bridge.learn.order import Order, plan
 from uspex_bridge.learn.trainers.base import Job, Trainer
