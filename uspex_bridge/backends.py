@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import uspex_bridge
 from uspex_bridge import weights
@@ -31,7 +31,7 @@ from uspex_bridge.weights import Weights
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from uspex_bridge.evaluate import Answer
+    from uspex_bridge.evaluate import Answer, Results
 
 #: Kinds that come with the bridge and the modules they live in.
 BUILT_IN = {
@@ -234,7 +234,7 @@ def load(name: str, settings: CalculatorSettings) -> Backend:
         ModelError: package, weights, device or interpreter are missing, or the weights cannot be used.
     """
     if settings.python is not None or settings.isolate:
-        return _load_remote(name, settings)
+        return _load_in_worker(name, settings)
     maker = _maker(settings.kind or name)
     card = maker.card
     if package_version(card) is None:
@@ -242,7 +242,7 @@ def load(name: str, settings: CalculatorSettings) -> Backend:
     found = weights.find(card, settings, name)
     request = _request(card, settings, found)
     if maker.own_process(request):
-        return _load_remote(name, settings)
+        return _load_in_worker(name, settings)
     calculator = _build(maker, request)
     known = maker.elements(calculator)
     if settings.elements:
@@ -258,6 +258,38 @@ def load(name: str, settings: CalculatorSettings) -> Backend:
         energy_zero=(found.known.energy_zero or card.energy_zero) if found.known else "model",
         many=evaluation.many,
         batch=evaluation.batch,
+    )
+
+
+class Remote(Protocol):
+    """A model in another process; its attributes are those of :class:`Backend`."""
+
+    identity: dict[str, Any]
+    elements: frozenset[str] | None
+    energy_zero: str
+
+    def evaluate(self, atoms: Atoms) -> Results:
+        """Evaluate a structure; raises CalculationError."""
+
+
+def remote_backend(name: str, model: Remote, close: Callable[[], None] = lambda: None) -> Backend:
+    """Return a model in another process, which takes one structure after the other, as a backend."""
+    from uspex_bridge.evaluate import Evaluator
+
+    def answer(atoms: Atoms) -> Answer:
+        try:
+            return model.evaluate(atoms)
+        except CalculationError as error:
+            return error
+
+    return Backend(
+        name=name,
+        calculator=Evaluator(model.evaluate),
+        identity=model.identity,
+        elements=model.elements,
+        energy_zero=model.energy_zero,
+        many=lambda structures: [answer(atoms) for atoms in structures],
+        close=close,
     )
 
 
@@ -418,27 +450,11 @@ def _identity(card: Card, request: BuildRequest, found: Weights) -> dict[str, An
     }
 
 
-def _load_remote(name: str, settings: CalculatorSettings) -> Backend:
-    from uspex_bridge.evaluate import Evaluator
+def _load_in_worker(name: str, settings: CalculatorSettings) -> Backend:
     from uspex_bridge.pipe import RemoteModel
 
-    remote = RemoteModel(name, settings)
-
-    def answer(atoms: Atoms) -> Answer:
-        try:
-            return remote.evaluate(atoms)
-        except CalculationError as error:
-            return error
-
-    return Backend(
-        name=name,
-        calculator=Evaluator(remote.evaluate),
-        identity=remote.identity,
-        elements=remote.elements,
-        energy_zero=remote.energy_zero,
-        many=lambda structures: [answer(atoms) for atoms in structures],
-        close=remote.close,
-    )
+    model = RemoteModel(name, settings)
+    return remote_backend(name, model, model.close)
 
 
 def _available_elsewhere(name: str, settings: CalculatorSettings, card: Card) -> Status:

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from uspex_bridge import messages
-from uspex_bridge.backends import Backend
+from uspex_bridge.backends import Backend, remote_backend
 from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.errors import CalculationError
 from uspex_bridge.service import wire
@@ -66,17 +66,8 @@ class Remote(Source):
             ModelError: it cannot be loaded.
             CalculationError: the batcher died of it.
         """
-        from uspex_bridge.evaluate import Evaluator
-
-        model = _Model(self, {"do": "load", "name": name, "settings": asdict(settings), "state": state, **self._caller})
-        return Backend(
-            name=name,
-            calculator=Evaluator(model.evaluate),
-            identity=model.identity,
-            elements=model.elements,
-            energy_zero=model.energy_zero,
-            many=lambda structures: [model.answer(atoms) for atoms in structures],
-        )
+        request = {"do": "load", "name": name, "settings": asdict(settings), "state": state, **self._caller}
+        return remote_backend(name, _Model(self, request))
 
     @property
     def names(self) -> list[str]:
@@ -187,13 +178,6 @@ class _Model:
             raise CalculationError(
                 "the weights changed while the process that evaluates was started anew; a structure keeps its model"
             )
-
-    def answer(self, atoms: Any) -> dict[str, Any] | CalculationError:
-        """Evaluate a structure; return its results or its error."""
-        try:
-            return self.evaluate(atoms)
-        except CalculationError as error:
-            return error
 
     def evaluate(self, atoms: Any) -> dict[str, Any]:
         """Evaluate a structure, as :class:`uspex_bridge.evaluate.Evaluator` wants it.
