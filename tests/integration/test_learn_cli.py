@@ -125,6 +125,10 @@ def test_select_takes_nothing_twice_and_nothing_held_out(run):
     assert left["held out"] == 1
     _, left = names("-n", 99, "--holdout", "one/selected.extxyz")
     assert left["held out"] > 4  # the same phases, however often they were found
+    small, left = names("-n", 99, "--max-atoms", 4, "--out", "small")
+    assert 0 < len(small) < len(everything)
+    assert left["too large"] > 0
+    assert max(map(len, ase.io.read("small/selected.extxyz", index=":"))) <= 4
     assert run("select", DATA / "301", "--holdout", DATA / "301" / "gatheredPOSCARS")[0] == 3
 
 

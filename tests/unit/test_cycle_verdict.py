@@ -1,13 +1,20 @@
 """Steps of a cycle as commands, what the journal says of where it stands, and when a new model is taken."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from uspex_bridge.errors import InputError
 from uspex_bridge.learn.cycle.history import cycles_of, rows, table
 from uspex_bridge.learn.cycle.loop import JOURNAL, state_of
-from uspex_bridge.learn.cycle.settings import CycleSettings, ModelSettings, SearchSettings, SeedSettings
+from uspex_bridge.learn.cycle.settings import (
+    CycleSettings,
+    ModelSettings,
+    SearchSettings,
+    SeedSettings,
+    SelectSettings,
+)
 from uspex_bridge.learn.cycle.steps import steps_of
 from uspex_bridge.learn.cycle.verdict import judge
 
@@ -97,6 +104,21 @@ def test_steps_are_commands():
         "labels",
         "promote",
     }
+
+
+def test_a_later_training_may_start_from_the_model_in_use():
+    models = {name: replace(model, later="current") for name, model in SETTINGS.models.items()}
+    settings = replace(SETTINGS, models=models, select=SelectSettings(max_atoms=8))
+
+    def words(number):
+        found = steps_of(settings, number, labelled=False, held_out="test", promoted=number > 0)
+        return {step.name: str(step) for step in found}
+
+    assert "--from p.pt --branch B " in words(0)["train a"]
+    assert "--from" not in words(0)["train b"]
+    assert "--from models/a/current --steps 7" in words(1)["train a"]
+    assert "--from models/b/current " in words(1)["train b"]
+    assert "--max-atoms 8" in words(0)["select"]
 
 
 def test_where_a_journal_says_it_stands(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ _SAME = 0.01
     show_default=True,
     help="The rest: furthest from all there is, one of each cluster (as in DIRECT), or at random.",
 )
+@click.option("--max-atoms", type=click.IntRange(min=1), help="Only cells of at most so many atoms.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is random.")
 @click.option("--have", type=click.Path(path_type=Path), help="What is there already: a dataset's folder, or a file.")
 @click.option(
@@ -119,10 +121,13 @@ def _candidates(
     own = [entry for entry in drawn.entries if entry.run not in options["references"]]
     there = _there(drawn, training)
     held_out = _holdout(options["holdout"])
-    left: dict[str, int] = {"there already": 0, "held out": 0, "duplicates": 0}
+    left: dict[str, int] = {"too large": 0, "there already": 0, "held out": 0, "duplicates": 0}
+    most = options["max_atoms"] or math.inf
     kept = []
     for entry, structure in pool.structures(own):
-        if entry.name in there:
+        if len(structure.symbols) > most:
+            left["too large"] += 1
+        elif entry.name in there:
             left["there already"] += 1
         elif held_out(pool, entry, structure):
             left["held out"] += 1
@@ -207,7 +212,7 @@ def document(
     after = len(have) + len(found.chosen)
     points = np.vstack([have, *kinds.values(), drawn.coordinates])
     covered = {"before": coverage(points, np.arange(len(have))), "after": coverage(points, np.arange(after))}
-    keys = ("budget", "near", "within", "compositions", "each", "rest", "seed")
+    keys = ("budget", "near", "within", "compositions", "each", "rest", "max_atoms", "seed")
     return {
         "settings": {("method" if key == "rest" else key): options[key] for key in keys},
         "descriptor": asdict(drawn.settings),

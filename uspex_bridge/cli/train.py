@@ -26,7 +26,7 @@ _TRAINING = settings(
     click.option("-o", "--out", type=_PATH, required=True, help="Folder of the training and of the model."),
     click.option("--settings", "settings_files", type=_PATH, multiple=True, help="TOML laid over the template."),
     click.option(
-        "--from", "parent", metavar="CHECKPOINT", help="File or known name to start from; else random weights."
+        "--from", "parent", metavar="CHECKPOINT", help="File, known name or training to start from; else random weights."
     ),
     click.option("--branch", "--head", help="Which head of a checkpoint with several."),
     click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds; --resume then goes on."),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.config import Config
@@ -32,12 +35,24 @@ def settings_for(name: str, config: Config) -> CalculatorSettings:
     return replace(settings, kind=settings.kind or kind, model=weights or settings.model)
 
 
+def start_of(name: str) -> tuple[str, str | None]:
+    """Return the file that a further training starts from, and its head where the file may have several.
+
+    Args:
+        name: a file or a known name, which is returned as it is, or a folder that ``uspex-bridge train`` filled.
+
+    Raises:
+        ModelError: the folder's training has not ended, or its card cannot be read.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return name, None
+    with _card(folder) as card:
+        return str(folder / (card["checkpoint"] or card["model"])), card["head"]
+
+
 def _of_training(folder: Path, config: Config) -> CalculatorSettings:
-    card_file = folder / CARD
-    if not card_file.is_file():
-        raise ModelError(f"{folder}: there is no {CARD}: no training has ended there")
-    try:
-        card = json.loads(card_file.read_text(encoding="utf-8"))
+    with _card(folder) as card:
         return replace(
             config.settings_of(card["kind"]),
             kind=card["kind"],
@@ -46,5 +61,15 @@ def _of_training(folder: Path, config: Config) -> CalculatorSettings:
             head=card["head"],
             elements=tuple(card["elements"]),
         )
+
+
+@contextmanager
+def _card(folder: Path) -> Iterator[dict[str, Any]]:
+    """Give the card of a training's folder; what the block finds wrong in it is a ModelError."""
+    path = folder / CARD
+    if not path.is_file():
+        raise ModelError(f"{folder}: there is no {CARD}: no training has ended there")
+    try:
+        yield json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, KeyError, OSError) as error:
-        raise ModelError(f"{card_file}: not a model's card: {error}") from None
+        raise ModelError(f"{path}: not a model's card: {error}") from None

@@ -20,7 +20,9 @@ class ModelSettings:
 
     Attributes:
         trainer: as in ``uspex-bridge train``: deepmd-dpa3, deepmd-sea, mace, mattersim.
-        start: checkpoint that every training starts from; empty for random weights.
+        start: checkpoint that the first training starts from; empty for random weights.
+        later: what later trainings start from: ``start`` again, so that no error is handed on, or the model in use
+            (``current``), which takes fewer steps.
         branch: of the checkpoint's heads.
         replay: extxyz to rehearse (MACE).
         settings: TOML file laid over the trainer's template.
@@ -30,6 +32,7 @@ class ModelSettings:
 
     trainer: str
     start: str = ""
+    later: Literal["start", "current"] = "start"
     branch: str = ""
     replay: str = ""
     settings: str = ""
@@ -77,6 +80,7 @@ class SelectSettings:
         first: structures to begin with where there is no dataset yet.
         copies: perturbed copies of each.
         volumes: further copies at these fractions of the volume.
+        max_atoms: largest cell that is computed; None for no limit.
         seed: of what is random.
     """
 
@@ -84,6 +88,7 @@ class SelectSettings:
     first: int = 200
     copies: int = 5
     volumes: tuple[float, ...] = ()
+    max_atoms: int | None = None
     seed: int = 0
 
 

@@ -67,7 +67,7 @@ def steps_of(settings: CycleSettings, number: int, *, labelled: bool, held_out: 
         steps.append(_screen(settings, number))
     if number > 0 or not labelled:
         steps += _labels(settings, number, labelled=labelled)
-    steps += [_train(settings, number, name) for name in settings.models]
+    steps += [_train(settings, number, name, promoted=promoted) for name in settings.models]
     steps += _evaluate(settings, number, held_out, promoted=promoted)
     steps.append(Step("promote", kind="promote"))
     if number > 0 and settings.seeds.count:
@@ -97,6 +97,7 @@ def _labels(settings: CycleSettings, number: int, *, labelled: bool) -> list[Ste
         select += [word for place in settings.search.places for word in ("--reference", place)]
     select += ["-n", str(chosen.budget if number else chosen.first), "--seed", seed]
     select += ["--have", settings.dataset] if known else []
+    select += [] if chosen.max_atoms is None else ["--max-atoms", str(chosen.max_atoms)]
     augment = ["augment", f"{here}/selected/selected.extxyz", "-n", str(chosen.copies), "--seed", seed]
     if chosen.volumes:
         augment += ["--volumes", ",".join(f"{volume:g}" for volume in chosen.volumes)]
@@ -122,12 +123,13 @@ def _computed(settings: CycleSettings, here: str) -> Step:
     return Step("compute", (label.command,) if label.how == "submit" else (), "shell", f"{here}/labels")
 
 
-def _train(settings: CycleSettings, number: int, name: str) -> Step:
+def _train(settings: CycleSettings, number: int, name: str, *, promoted: bool) -> Step:
     model = settings.models[name]
     words = ["train", model.trainer, settings.dataset, "-o", training(number, name), "--resume"]
+    goes_on = promoted and model.later == "current"
     for option, value in (
-        ("--from", model.start),
-        ("--branch", model.branch),
+        ("--from", current(name) if goes_on else model.start),
+        ("--branch", "" if goes_on else model.branch),
         ("--replay", model.replay),
         ("--settings", model.settings),
     ):
