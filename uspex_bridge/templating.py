@@ -285,7 +285,12 @@ def _walltime(seconds: int) -> str:
 
 def _header(search: Search) -> str:
     values = {"threads": search.threads, "walltime": _walltime(search.time_limit), "bin": search.bin}
-    return render(f"jobs/{search.scheduler}.sh", values)
+    text = render(f"jobs/{search.scheduler}.sh", values)
+    if search.line == "matlab":
+        return text
+    # USPEX adds directives of its own below, which schedulers read above the first command only; what the commands
+    # set, bridge.toml and an absolute commandExecutable say too.
+    return "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
 
 
 def _matlab(search: Search) -> list[Rendered]:

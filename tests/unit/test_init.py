@@ -177,7 +177,9 @@ def test_python_line_hands_the_header_to_its_task_manager(tmp_path, scheduler, m
     for stage in main["stages"]:
         task = stage["taskManager"]
         assert task["type"] == manager
-        assert "export OMP_NUM_THREADS=4" in task["header"]
+        assert {"slurm": "--cpus-per-task=4\n", "pbs": "ppn=4\n"}[scheduler] in task["header"]
+        # A scheduler reads directives, to which USPEX adds some, above the first command only.
+        assert all(line.startswith("#") for line in task["header"].splitlines())
         assert "01:40:00" in task["header"]
         # USPEX drops lines with these options, which it sets itself.
         assert not any(option in task["header"].lower() for option in (" -j ", " -i ", " -o ", " -e ", " -n "))
