@@ -1,31 +1,27 @@
 """The calculators: which there are, whether one will run, and loading it.
 
-The registry holds strings; a calculator's file is imported when it is asked about, its heavy package only by
-:func:`load`. :func:`cards`, :func:`available`, :func:`find_weights` and :func:`fetch` import no model package.
+A calculator's heavy package is imported only by :func:`load`; :func:`cards`, :func:`available`, :func:`find_weights`
+and :func:`fetch` do without.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.metadata
-import importlib.util
 import io
 import logging
 import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-import uspex_bridge
 from uspex_bridge import weights
 from uspex_bridge.cards import Batch, BuildRequest, CalculatorSettings, Card
 from uspex_bridge.errors import BridgeError, CalculationError, ConfigError, InputError, ModelError
-from uspex_bridge.schema import nearest
+from uspex_bridge.registry import BUILT_IN, GROUP, Maker, maker_of, package_version
 from uspex_bridge.weights import Weights
 
 if TYPE_CHECKING:
@@ -33,27 +29,10 @@ if TYPE_CHECKING:
 
     from uspex_bridge.evaluate import Answer, Results
 
-#: Kinds that come with the bridge and the modules they live in.
-BUILT_IN = {
-    kind: f"uspex_bridge.calculators.{kind}" for kind in ("mace", "mattersim", "deepmd", "sevennet", "chgnet", "toy")
-}
-#: Entry-point group in which other packages offer calculators: a module with CARD and build, or a function.
-GROUP = "uspex_bridge.calculators"
 #: Å, for the size of a structure of a model that does not batch.
 ASSUMED_CUTOFF = 6.0
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Maker:
-    """A kind of calculator with the functions of its file; a bare factory has only ``build``."""
-
-    card: Card
-    build: Callable[[BuildRequest], Any]
-    batch: Callable[[Any], Batch | None] = field(default=lambda calculator: None)
-    elements: Callable[[Any], frozenset[str] | None] = field(default=lambda calculator: None)
-    own_process: Callable[[BuildRequest], bool] = field(default=lambda request: False)
 
 
 @dataclass(frozen=True)
@@ -156,11 +135,11 @@ class Backend:
 
 def cards() -> dict[str, Card]:
     """Return the card of every kind there is, the bridge's own first; a broken plug-in is left out with a warning."""
-    found = {kind: _maker(kind).card for kind in BUILT_IN}
+    found = {kind: maker_of(kind).card for kind in BUILT_IN}
     for point in importlib.metadata.entry_points(group=GROUP):
         if point.name not in found:
             try:
-                found[point.name] = _maker(point.name).card
+                found[point.name] = maker_of(point.name).card
             except BridgeError as error:
                 log.warning("%s", error)
     return found
@@ -173,7 +152,7 @@ def card_of(name: str, settings: CalculatorSettings) -> Card:
         ConfigError: there is no such kind.
         ModelError: a plug-in cannot be imported.
     """
-    return _maker(settings.kind or name).card
+    return maker_of(settings.kind or name).card
 
 
 def find_weights(name: str, settings: CalculatorSettings) -> Weights:
@@ -198,7 +177,7 @@ def fetch(
         ConfigError: there is no such kind.
         ModelError: it could not be fetched.
     """
-    return weights.fetch(_maker(kind).card, model, sha256, progress=progress)
+    return weights.fetch(maker_of(kind).card, model, sha256, progress=progress)
 
 
 def available(name: str, settings: CalculatorSettings) -> Status:
@@ -235,7 +214,7 @@ def load(name: str, settings: CalculatorSettings) -> Backend:
     """
     if settings.python is not None or settings.isolate:
         return _load_in_worker(name, settings)
-    maker = _maker(settings.kind or name)
+    maker = maker_of(settings.kind or name)
     card = maker.card
     if package_version(card) is None:
         raise ModelError(f"{card.title} is not installed; install it with: {card.install}")
@@ -293,22 +272,6 @@ def remote_backend(name: str, model: Remote, close: Callable[[], None] = lambda:
     )
 
 
-def package_version(card: Card) -> str | None:
-    """Return the installed version of a card's package without importing it, None where it is not installed."""
-    if card.module == "uspex_bridge":
-        return uspex_bridge.__version__
-    if card.module not in sys.modules:
-        try:
-            if importlib.util.find_spec(card.module) is None:
-                return None
-        except (ImportError, ValueError):
-            return None
-    try:
-        return importlib.metadata.version(re.split(r"[=<>!~ \[]", card.package, maxsplit=1)[0])
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
-
-
 def resolve_device(card: Card, asked: str) -> str:
     """Return ``cpu`` or ``cuda:N`` for what a user asked for.
 
@@ -354,38 +317,6 @@ def _gpu_count() -> int:
     except ImportError:
         return 0
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def _maker(kind: str) -> Maker:
-    if kind in BUILT_IN:
-        return _from_module(importlib.import_module(BUILT_IN[kind]), kind)
-    points = [point for point in importlib.metadata.entry_points(group=GROUP) if point.name == kind]
-    target = points[0].value if points else kind
-    if ":" not in target and not points:
-        known = [*BUILT_IN, *(point.name for point in importlib.metadata.entry_points(group=GROUP))]
-        raise ConfigError(f"there is no calculator of kind '{kind}' (nor is it MODULE:FACTORY){nearest(kind, known)}")
-    module_name, _, attribute = target.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-        if not attribute:
-            return _from_module(module, kind)
-        factory = getattr(module, attribute)
-    except (ImportError, AttributeError) as error:
-        raise ModelError(f"calculator '{kind}': {target} cannot be imported: {error}") from error
-    if isinstance(factory, ModuleType):
-        return _from_module(factory, kind)
-    package = module_name.partition(".")[0]
-    plain = Card(kind, kind, package, package, f"make {module_name} importable", dtypes=(), head="head")
-    return Maker(getattr(factory, "CARD", plain), factory)
-
-
-def _from_module(module: ModuleType, kind: str) -> Maker:
-    try:
-        maker = Maker(module.CARD, module.build)
-    except AttributeError as error:
-        raise ModelError(f"calculator '{kind}': {error}; a calculator's module has CARD and build") from None
-    extra = {name: getattr(module, name) for name in ("batch", "elements", "own_process") if hasattr(module, name)}
-    return Maker(maker.card, maker.build, **extra)
 
 
 def _request(card: Card, settings: CalculatorSettings, found: Weights) -> BuildRequest:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import uspex_bridge
-from uspex_bridge import backends
+from uspex_bridge import backends, registry
 from uspex_bridge.cards import CalculatorSettings, Card, KnownModel
 from uspex_bridge.config import Config, find_config, load_config
 from uspex_bridge.errors import BridgeError, ConfigError, ModelError
@@ -250,7 +250,7 @@ def known_models() -> Iterator[dict[str, Any]]:
                 "kind": kind,
                 "model": known.name,
                 "package": card.package,
-                "installed": backends.package_version(card),
+                "installed": registry.package_version(card),
                 "install": card.install,
                 "size_mb": known.size_mb,
                 "licence": known.licence or card.licence,
@@ -277,7 +277,7 @@ def _models(models: list[dict[str, Any]]) -> Iterator[Item]:
             continue
         own = [model for model in models if model["kind"] == kind]
         here = [describe(model) for model in own if not model["problem"]]
-        if not backends.package_version(card):
+        if not registry.package_version(card):
             yield Item("models", "note", f"{card.title} is not installed: {card.install}")
         elif here:
             yield Item("models", "ok", f"{card.title}: " + ", ".join(here))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from uspex_bridge import backends, cards, weights
+from uspex_bridge import backends, cards, registry, weights
 from uspex_bridge.cards import BuildRequest, CalculatorSettings, Card, KnownModel
 from uspex_bridge.errors import CalculationError, ConfigError, InputError, ModelError
 
@@ -68,8 +68,9 @@ def test_cards_of_all_kinds():
 
 def test_asking_imports_no_model_package():
     code = (
-        "import sys; from uspex_bridge import backends; from uspex_bridge.cards import CalculatorSettings as S\n"
-        "backends.cards(); [backends.available(k, S()) for k in backends.BUILT_IN]\n"
+        "import sys\nfrom uspex_bridge import backends, registry\n"
+        "from uspex_bridge.cards import CalculatorSettings as S\n"
+        "backends.cards(); [backends.available(k, S()) for k in registry.BUILT_IN]\n"
         "print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'ase', 'mace', 'mattersim', 'deepmd',"
         "'sevenn', 'chgnet', 'numba', 'scipy', 'pymatgen'}))"
     )
@@ -508,7 +509,7 @@ def test_stress_as_a_matrix(monkeypatch):
 
 def test_docs_agree_with_the_cards():
     text = DOCS.read_text(encoding="utf-8")
-    built_in = [backends.cards()[kind] for kind in backends.BUILT_IN]
+    built_in = [backends.cards()[kind] for kind in registry.BUILT_IN]
     assert cards.kinds_table(built_in) in text
     assert cards.models_table(built_in) in text
 
