@@ -141,17 +141,18 @@ def test_a_loop_killed_in_every_step_ends_as_one_that_was_not(tmp_path):
 
 def test_waits_for_labels_and_says_what_failed(tmp_path):
     ase.io.write(tmp_path / "search.extxyz", learning.label(learning.structures(4, seed=2)))
-    text = SETTINGS.replace('how = "run"', 'how = "submit"\ncommand = "touch submitted; false"')
+    text = SETTINGS.replace('how = "run"', 'how = "submit"\ncommand = "touch submitted; echo job 7; false"')
     (tmp_path / "cycle.toml").write_text(text)
     with pytest.raises(BridgeError, match="exit code 1"):
         Loop(tmp_path).run()
     assert (tmp_path / "cycle-0" / "labels" / "submitted").exists()
     (tmp_path / "cycle.toml").write_text(text.replace("; false", ""))
-    assert "waits for labels" in Loop(tmp_path).run()
-    assert "8 prepared" in Loop(tmp_path).run()
+    assert "waits for labels: 8 prepared" in Loop(tmp_path).run()
+    assert f"in {tmp_path}/cycle-0/labels (job 7); what the queue no longer has, submit again" in Loop(tmp_path).run()
     assert [e["event"] for e in read_journal(tmp_path)].count("waiting") == 2
     status = CliRunner().invoke(command, ["cycle", "status", str(tmp_path)])
     assert "label status" in status.output
+    assert "submit again there" in status.output
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def test_a_script_submitted_from_another_folder_runs_nothing(vasp, tmp_path, tas
 
 def test_a_command_that_fails_in_a_job_is_a_failed_label_until_it_runs_again(vasp, task):
     folder = vasp / (vasp / "jobs-1.txt").read_text().split()[0]
-    assert task("slurm", vasp, srun="echo 'severe (174): SIGSEGV' >&2; exit 174").returncode == 1
+    assert task("slurm", vasp, srun="echo 'severe (174): SIGSEGV' >&2; echo 'srun: error'; exit 174").returncode == 1
     job = inspect(folder)
     assert (job.state, job.reason) == ("failed", "no result, exit code 174 (run.log): severe (174): SIGSEGV")
     assert task("slurm", vasp, srun="echo begun; kill -9 $PPID").returncode == 1

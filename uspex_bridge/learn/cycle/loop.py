@@ -142,9 +142,9 @@ class Loop:
         else:
             document = self._bridge(number, step)
             if step.kind == "labels" and (left := _unfinished(document)):
-                where = f"{folder_of(number)}/labels"
-                self._note("waiting", cycle=number, step=step.name, detail=left)
-                return f"cycle {number} waits for labels in {self.folder / where}: {left}; then run again"
+                detail = self._awaited(number, left)
+                self._note("waiting", cycle=number, step=step.name, detail=detail)
+                return f"cycle {number} waits for labels: {detail}"
             facts = brief(document)
             if step.name == "collect":
                 self._enough(number, document)
@@ -187,6 +187,15 @@ class Loop:
                 "what is done stays done"
             )
         return out.read_text()
+
+    def _awaited(self, number: int, left: str) -> str:
+        """Say what labels are waited for, and what there is to do about it."""
+        here, label = self.folder / folder_of(number), self.settings.label
+        detail = f"{left} in {here / 'labels'}"
+        if label.how == "submit":
+            said = (here / "logs" / "compute.out").read_text(errors="replace").splitlines()
+            detail += f" ({said[-1] if said else label.command}); what the queue no longer has, submit again there"
+        return f"{detail}; run again when they are done"
 
     def _converged(self, number: int) -> bool:
         """Tell whether the screening has found so little that the loop is over."""

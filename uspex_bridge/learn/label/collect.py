@@ -24,6 +24,8 @@ LOG = "run.log"
 EXIT = "exit code"
 #: Logs that grow while a code is at work.
 _LOGS = (LOG, "OUTCAR", "OSZICAR", "gpaw.txt")
+#: What says of a code that it failed, but not why.
+_LAUNCHERS = ("srun:", "slurmstepd:")
 #: Held in a structure's folder while ``label run`` computes it.
 LOCK = ".running"
 
@@ -76,9 +78,8 @@ def _unfinished(folder: Path, task: Task, log: list[str], stale: float) -> Job:
     if here and _locked(folder / LOCK):
         return Job(folder, task, "running")
     if log and log[-1].startswith(EXIT):
-        return Job(
-            folder, task, "failed", f"no result, {log[-1]} ({LOG}){': ' if log[:-1] else ''}{''.join(log[-2:-1])}"
-        )
+        said = [line for line in log[:-1] if not line.startswith(_LAUNCHERS)]
+        return Job(folder, task, "failed", ": ".join([f"no result, {log[-1]} ({LOG})", *said[-1:]]))
     if here:
         return Job(folder, task, "prepared", "interrupted")
     changed = [path.stat().st_mtime for name in _LOGS if (path := folder / name).is_file()]
