@@ -18,11 +18,12 @@ from uspex_bridge.results.compare import compare
 from uspex_bridge.results.converged import history
 from uspex_bridge.results.crystal import describe
 from uspex_bridge.results.export import FORMATS, export, format_of
-from uspex_bridge.results.folder import open_results, settings_of_input
+from uspex_bridge.results.folder import open_results
 from uspex_bridge.results.hull import parse_formula
 from uspex_bridge.results.matching import recognise
 from uspex_bridge.results.model import Pool
 from uspex_bridge.results.seeds import at_new_pressure, choose, fit_for, format_seeds, write_seeds
+from uspex_bridge.results.settings import settings_of_input
 from uspex_bridge.results.sources import read_reference
 from uspex_bridge.results.stability import Question, assess, assess_per_level, stable_phases
 from uspex_bridge.structures import read_structures

@@ -92,7 +92,7 @@ def _place(into: Path, *, anti: bool, generation: int | None) -> Path:
 
 def search_in(folder: Path) -> tuple[tuple[str, ...], list[Composition]]:
     """Return elements and blocks of the search that a folder is set up for; none where it has no input."""
-    from uspex_bridge.results.folder import settings_of_input
+    from uspex_bridge.results.settings import settings_of_input
     from uspex_bridge.results.stability import named_blocks
 
     settings = settings_of_input(folder)
