@@ -94,6 +94,8 @@ def test_phases_under_pressure_relaxed_and_drawn_again(run):
         assert again["bcc", point["pressure_gpa"]] == 0
         if point["phase"] == "bcc":
             assert again["fcc", point["pressure_gpa"]] == pytest.approx(-point["difference"], abs=2e-6)
+    code, _, err = run("plot", "pressure", "fcc.vasp", "bcc.vasp")
+    assert (code, "give --pressures" in err) == (3, True)
     code, _, err = run("plot", "pressure", "fcc.vasp", "--model", "toy", "--pressures", "40:0:10")
     assert (code, "nothing lies between" in err) == (4, True)
     code, _, err = run("plot", "pressure", "pressures", "--model", "toy")

@@ -112,6 +112,6 @@ def test_one_composition_and_missing_files(run):
     assert set(page.pictures) == {"Enthalpy against volume", "Progress"}
     assert "Composition coverage: a map of compositions shows two or three components" in page.text
     assert "Family tree: search/origin: there is no such file" in page.text
-    assert "It has not settled yet" in page.text
+    assert "Not converged" in page.text
     code, _, err = run("report", "nothing")
     assert code == 3

@@ -54,7 +54,7 @@ def test_best_and_hull(run, search):
     lines = out.splitlines()
     assert (
         lines[0]
-        == "hull of Ca, Ni at 50 GPa: 21 entries, level of theory not stated; 2 corners, 0 ties within 0.001 eV/atom"
+        == "hull of Ca, Ni at 50 GPa: 21 entries, level of theory not stated; 2 stable, 0 more within 0.001 eV/atom (ties)"
     )
     assert "fingerprint distance < 0.008" in lines[1]
     assert [line.split()[:2] for line in lines[5:8]] == [["EA5", "Ni5"], ["EA14", "Ca4"], ["EA21", "Ca2Ni"]]
@@ -85,11 +85,11 @@ def test_hull_with_references(run, search):
     code, out, err = run("hull", search, "--reference", "refs.extxyz", "--mix-levels")
     assert code == 0
     assert "warning: several levels of theory on one hull" in err
-    assert "3 corners" in out
+    assert "3 stable" in out
     assert "mp-1" in out
     code, out, err = run("hull", search, "--reference", "refs.extxyz", "--level", "PBE")
     assert (code, err) == (0, "")
-    assert "PBE; 3 corners" in out
+    assert "PBE; 3 stable" in out
     code, out, _ = run("hull", search, "--reference", "refs.extxyz", "--per-level")
     assert code == 0
     heads = [line for line in out.splitlines() if line.startswith("hull of")]
@@ -125,6 +125,8 @@ def test_export(run, search):
     code, _, err = run("results", "export", search, "some.vasp", "--ids", "x")
     assert code == 4
     assert "'x' is neither an ID nor a range" in err
+    code, _, err = run("results", "export", search, "none.cif", "--ids", "990-999")
+    assert (code, "there is no such structure" in err, Path("none.cif").exists()) == (3, True, False)
     code, _, err = run("results", "export", search, "some.unknown")
     assert code == 4
 

@@ -181,6 +181,7 @@ def test_log_command(search):
     assert "1 entries: 1 rejected (collapse)" in refused.output
     whole = CliRunner().invoke(command, ["log", "--json", "-n", "2", "--record", str(search)])
     assert [json.loads(line)["enthalpy"] for line in whole.output.splitlines()] == [-5.5, -6.1234]
+    assert CliRunner().invoke(command, ["log", "--status", "rejcted", "--record", str(search)]).exit_code == 2
     missing = CliRunner().invoke(command, ["log", "999", "--record", str(search)])
     assert missing.exit_code == 1
     assert "no entry for 999" in missing.output

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import math
 from pathlib import Path
 
 import ase.db
@@ -22,6 +23,7 @@ from uspex_bridge.results.folder import open_results
 from uspex_bridge.results.hull import parse_formula
 from uspex_bridge.results.matching import recognise
 from uspex_bridge.results.model import Pool
+from uspex_bridge.results.rescore import rank_correlation
 from uspex_bridge.results.seeds import at_new_pressure, choose, fit_for, format_seeds, write_seeds
 from uspex_bridge.results.settings import settings_of_input
 from uspex_bridge.results.sources import read_reference
@@ -344,3 +346,9 @@ def test_formats_by_name():
     assert set(FORMATS) == {"extxyz", "db", "cif", "poscar", "csv", "parquet"}
     with pytest.raises(ConfigError, match="which format"):
         format_of(Path("x.dat"))
+
+
+def test_ranks_that_are_all_the_same_have_no_correlation():
+    assert rank_correlation([1.0, 2.0, 3.0], [1.0, 3.0, 2.0]) == pytest.approx(0.5)
+    assert math.isnan(rank_correlation([0.0, 0.0, 0.0], [1.0, 2.0, 3.0]))
+    assert math.isnan(rank_correlation([1.0, 2.0], [1.0, 2.0]))

@@ -1,4 +1,4 @@
-"""``uspex-bridge converged``: has the search settled?"""
+"""``uspex-bridge converged``: has the search converged?"""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def table(result: Convergence) -> str:
         ("failed", ""),
         ("new phases", f"< {result.within:g}"),
         ("hull sank by", "eV/atom"),
-        ("corners", ""),
+        ("stable", ""),
         ("lowest H", "eV/atom"),
         ("new ones made by", ""),
     ]

@@ -95,8 +95,8 @@ def report(answer: Assessment, known: dict[str, Known] | None = None, most: int 
     left = len(table) - len(shown)
     return "\n".join(
         [
-            f"{headline(answer)}; {len(answer.hull.vertices)} corners, "
-            f"{len(stable_phases(answer)) - len(answer.hull.vertices)} ties within {TIE:g} eV/atom",
+            f"{headline(answer)}; {len(answer.hull.vertices)} stable, "
+            f"{len(stable_phases(answer)) - len(answer.hull.vertices)} more within {TIE:g} eV/atom (ties)",
             answer.question.tolerances.describe(answer.question.method),
             "",
             *shown,

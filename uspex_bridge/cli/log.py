@@ -17,7 +17,11 @@ import click
     default=Path("."),
     help="A bridge_record.jsonl, or the folder of the search that holds it (default: here).",
 )
-@click.option("--status", help="Only entries with this status: converged, unconverged, rejected, failed, penalty.")
+@click.option(
+    "--status",
+    type=click.Choice(["converged", "unconverged", "rejected", "failed", "penalty"]),
+    help="Only entries with this status.",
+)
 @click.option("-n", "--last", type=click.IntRange(min=1), help="Only the last N entries.")
 @click.option("--json", "as_json", is_flag=True, help="Print the entries whole, one JSON object a line.")
 def command(which: str | None, record: Path, status: str | None, last: int | None, as_json: bool) -> None:

@@ -21,7 +21,7 @@ COMMANDS = {
     "log": ("log", "Say what happened to a structure."),
     "results": ("results", "Look at a results folder: summary, best, show, export."),
     "hull": ("hull", "Show what is stable at a pressure."),
-    "converged": ("converged", "Say whether a search has settled."),
+    "converged": ("converged", "Say whether a search has converged."),
     "plot": ("plot", "Draw hull, ternary map, volumes, family tree, progress ..."),
     "report": ("report", "Write a page about a search, with figures and crystals."),
     "compare": ("compare", "Compare the phases of two searches."),

@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 @click.option("--known", "known_files", multiple=True, type=click.Path(), help="Structures to recognise phases by.")
 @q.within(0.05)
 @click.option(
-    "--generations", type=click.IntRange(min=1), default=15, show_default=True, help="Without change: it has settled."
+    "--generations",
+    type=click.IntRange(min=1),
+    default=15,
+    show_default=True,
+    help="Without change so many in a row: it has converged.",
 )
 @click.option("--symprec", type=float, default=0.1, show_default=True, help="Å, for space groups and Wyckoff sites.")
 @q.PRESSURE

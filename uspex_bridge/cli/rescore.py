@@ -121,7 +121,7 @@ def document(verdict: Verdict) -> dict[str, Any]:
     return {
         "structures": len(verdict.changes),
         "failed": {one.before.name: one.reason for one in verdict.failed},
-        "spearman": verdict.spearman,
+        "spearman": verdict.spearman if verdict.spearman == verdict.spearman else None,
         "formation_mae": verdict.error,
         "recall": verdict.recall,
         "needed_window": verdict.needed,
@@ -166,12 +166,14 @@ def report(verdict: Verdict, pressure: float, *, relax: bool, within: float, res
         for change in near
     ]
     kind = "relaxed" if relax else "single points"
+    known = verdict.spearman == verdict.spearman
+    correlation = f"rank correlation {verdict.spearman:.3f}" if known else "too few distinct ranks to correlate"
     lines = [
         layout(headings, rows),
         "",
         f"{len(verdict.changes)} structures at {pressure:g} GPa, {kind} ({_levels(verdict)})",
         f"on the hull now: {_names(verdict.appeared)}; no longer: {_names(verdict.vanished)}",
-        f"rank correlation {verdict.spearman:.3f}; formation enthalpies differ by {1000 * verdict.error:.1f} meV/atom "
+        f"{correlation}; formation enthalpies differ by {1000 * verdict.error:.1f} meV/atom "
         f"on average, most for {verdict.largest.entry.name} ({1000 * verdict.largest.shift:+.1f})",
         f"of the phases now within {within:g} eV/atom the first model had {100 * verdict.recall:.0f} % within it; "
         f"{verdict.needed:.4f} eV/atom would have held them all",

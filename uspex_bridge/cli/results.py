@@ -280,11 +280,14 @@ def export(
 
 
 def _chosen(pool: Pool, options: dict[str, Any]) -> list[Entry]:
+    from uspex_bridge.errors import InputError
     from uspex_bridge.results.stability import assess
 
     if options["ids"]:
         wanted = _ids(options["ids"])
         pool = pool.only([entry for entry in pool.entries if entry.id in wanted])
+        if not pool.entries:
+            raise InputError(f"--ids {options['ids']}: there is no such structure")
     if options["within"] is None and options["most"] is None:
         return list(pool.entries)
     whole = options["within"] is None

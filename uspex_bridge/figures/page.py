@@ -84,7 +84,7 @@ def page(report: Report) -> str:
         _phases(report),
         "<h2 id='figures'>Figures</h2><div class='figures'>",
         *(_picture(picture) for picture in report.pictures),
-        "</div><h2 id='convergence'>Has it settled?</h2>",
+        "</div><h2 id='convergence'>Has it converged?</h2>",
         _convergence(report.history),
         "<h2 id='failures'>Failures</h2>",
         _failures(report),
@@ -113,7 +113,7 @@ def _facts(report: Report) -> Iterable[str]:
         "compositions": str(len({entry.reduced for entry in entries if entry.valid})),
         "stable phases": str(stable),
         f"more within {report.answer.question.within:g} eV/atom": str(len(report.answer.phases) - stable),
-        "settled": "unknown" if settled is None else "yes" if settled else "no",
+        "converged": "unknown" if settled is None else "yes" if settled else "no",
     }
     return [f"<li><b>{escape(value)}</b>{escape(name)}</li>" for name, value in facts.items()]
 
@@ -165,7 +165,11 @@ def _phase(report: Report, phase: Phase, columns: Sequence[str]) -> str:
     made = entry.origin + ("" if entry.generation is None else f", {entry.generation}")
     cells = {
         "phase": (_formula(style.reduced(entry.composition)), "formula plain", style.reduced(entry.composition)),
-        "space group": (_group(group), "plain", str(crystal.number) if crystal else group),
+        "space group": (
+            f"{style.group_html(group)} {group.partition(' ')[2]}".strip(),
+            "plain",
+            str(crystal.number) if crystal else group,
+        ),
         "system": (crystal.system if crystal else "?", "", None),
         "above hull": (above, "number", f"{point.above:.6f}"),
         "formation": (f"{round(point.formation, 4) + 0.0:.4f}", "number", None),
@@ -206,13 +210,6 @@ def _formula(text: str) -> str:
     return re.sub(r"(?<=[A-Za-z])(\d+)", r"<sub>\1</sub>", escape(text))
 
 
-def _group(text: str) -> str:
-    """Write a symbol such as ``P6_3/mmc (194)`` as crystallographers do."""
-    symbol, _, number = escape(text).partition(" ")
-    symbol = re.sub(r"_(\d)", r"<sub>\1</sub>", re.sub(r"-(\d)", "\\1\u0305", symbol))
-    return f"<i>{symbol}</i> {number}".strip()
-
-
 def _picture(picture: Picture) -> str:
     if picture.figure is None:
         return f"<p class='soft'>{escape(picture.name)}: {escape(picture.caption)}</p>"
@@ -229,7 +226,7 @@ def _picture(picture: Picture) -> str:
 def _convergence(history: Convergence | str) -> str:
     if isinstance(history, str):
         return f"<p>{escape(history)}</p>"
-    verdict = "It has settled" if history.converged else "It has not settled yet"
+    verdict = "Converged" if history.converged else "Not converged"
     left = "" if history.running is None else f" Generation {history.running} is not complete and was left out."
     rows = [
         (
@@ -249,7 +246,7 @@ def _convergence(history: Convergence | str) -> str:
         "failed",
         "new phases",
         "hull sank by (eV/atom)",
-        "corners",
+        "stable",
         "new ones made by",
     )
     return (

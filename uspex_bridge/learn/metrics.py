@@ -18,6 +18,7 @@ from uspex_bridge.learn.screen import fit_offsets
 from uspex_bridge.records import Array
 from uspex_bridge.results.hull import Hull, build_hull
 from uspex_bridge.results.model import NAN, Entry, composition_of
+from uspex_bridge.results.rescore import rank_correlation
 from uspex_bridge.units import pressure_of, pv_energy
 
 #: Above this a reference pressure is ultra-high: trained on for its repulsion, not searched at. GPa.
@@ -248,7 +249,7 @@ def rankings(
                 pressure_gpa=pressure,
                 window=window,
                 within=len(near),
-                spearman=_spearman([a.above for a, _ in near], [b.above for _, b in near]),
+                spearman=rank_correlation([a.above for a, _ in near], [b.above for _, b in near]),
                 stable=len(stable),
                 recalled={f"{w:g}": sum(above <= w + 1e-9 for above in stable) for w in WINDOWS},
                 needed=max(stable, default=0.0),
@@ -256,14 +257,6 @@ def rankings(
             )
         )
     return made
-
-
-def _spearman(first: Sequence[float], second: Sequence[float]) -> float:
-    if len(first) < 3 or len(set(first)) < 2 or len(set(second)) < 2:
-        return NAN
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(first, second).statistic)
 
 
 def offsets(cases: Sequence[Case], answers: Sequence[Values]) -> dict[str, float]:

@@ -85,8 +85,12 @@ def curves(pool: Pool) -> list[Curve]:
     A phase's name is what the file calls the structure, else the file's own name.
 
     Raises:
-        InputError: an entry has no pressure, or a phase has structures of different composition.
+        InputError: no entry has an energy, one has no pressure, or a phase has structures of different composition.
     """
+    if not any(entry.valid for entry in pool.entries):
+        raise InputError(
+            "no structure has an energy; to relax starting structures here give --pressures, such as 0:100:10"
+        )
     groups: dict[tuple[str, str], dict[float, Entry]] = defaultdict(dict)
     for entry in pool.entries:
         if not entry.valid:

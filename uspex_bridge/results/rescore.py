@@ -155,7 +155,7 @@ def judge(pool: Pool, again: Sequence[Again], question: Question) -> Verdict:
         hulls=(before, after),
         appeared=tuple(entry for name, entry in corners[1].items() if name not in corners[0]),
         vanished=tuple(entry for name, entry in corners[0].items() if name not in corners[1]),
-        spearman=_spearman(changes),
+        spearman=rank_correlation([c.above[0] for c in changes], [c.above[1] for c in changes]),
         error=float(np.abs(differences).mean()),
         largest=changes[int(np.abs(differences).argmax())],
         recall=sum(value <= question.within + 1e-9 for value in near) / len(near),
@@ -164,10 +164,10 @@ def judge(pool: Pool, again: Sequence[Again], question: Question) -> Verdict:
     )
 
 
-def _spearman(changes: Sequence[Change]) -> float:
-    """Return the rank correlation of the distances to the hull; NaN for fewer than three."""
-    if len(changes) < 3:
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return Spearman's coefficient; NaN for fewer than three pairs, or where one side is all the same."""
+    if len(first) < 3 or len(set(first)) < 2 or len(set(second)) < 2:
         return NAN
     from scipy.stats import spearmanr
 
-    return float(spearmanr([c.above[0] for c in changes], [c.above[1] for c in changes]).statistic)
+    return float(spearmanr(first, second).statistic)
