@@ -156,8 +156,10 @@ def test_labels_do_not_overlap():
 
 def test_formulas_and_groups_as_they_are_printed():
     assert style.formula_text((("Ca", 4), ("Ni", 8))) == "CaNi$_{2}$"
-    assert style.group_text("P6_3/mmc (194)") == r"$\mathit{P6_{3}/mmc}$"
-    assert style.group_text("Fm-3m (225)") == r"$\mathit{Fm\bar{3}m}$"
+    assert style.group_text("P6_3/mmc (194)") == r"$\mathit{P}6_{3}/\mathit{mmc}$"
+    assert style.group_text("Fm-3m (225)") == r"$\mathit{Fm}\bar{3}\mathit{m}$"
+    assert style.group_html("P6_3/mmc (194)") == "<i>P</i>6<sub>3</sub>/<i>mmc</i>"
+    assert style.group_html("Fm-3m (225)") == "<i>Fm</i>3\u0305<i>m</i>"
     assert style.group_text("?") == ""
 
 

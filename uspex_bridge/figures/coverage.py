@@ -95,9 +95,10 @@ def draw(coverage: Coverage, *, width: float = style.COLUMN) -> Figure:
 
 
 def _said(coverage: Coverage) -> str:
+    unit = "atoms" if all(name.isalpha() and name.istitle() for name in coverage.components) else "blocks"
     return (
         f"{sum(coverage.counts.values())} structures at {len(coverage.counts)} of {len(coverage.possible)} "
-        f"compositions ({100 * coverage.share:.0f} %) in cells of up to {coverage.largest}"
+        f"compositions ({100 * coverage.share:.0f} %) of up to {coverage.largest} {unit}"
     )
 
 

@@ -121,7 +121,7 @@ def _axes(axes: Axes, diagram: Diagram, shown: Sequence[Mark], top: float | None
     )
     a, b = (bracket.format(style.subscripts(name)) for name in (first, second))
     at = f", {diagram.where()}" if diagram.where() else ""
-    axes.set_xlabel(f"$x$ in {a}$_{{1-x}}${b}$_x${at}")
+    axes.set_xlabel(rf"$\mathit{{x}}$ in {a}$_{{1{{-}}\mathit{{x}}}}${b}$_{{\mathit{{x}}}}${at}")
     axes.set_ylabel("enthalpy of formation (eV/atom)")
     low = min((mark.formation for mark in shown), default=0.0)
     high = max((mark.formation for mark in shown), default=0.0)

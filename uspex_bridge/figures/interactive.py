@@ -200,7 +200,7 @@ def _hover(mark: Mark) -> str:
 def _name(mark: Mark, group: str) -> str:
     tie = " (tie)" if is_tie(mark) else ""
     formula = re.sub(r"(\d+)", r"<sub>\1</sub>", style.reduced(mark.entry.composition))
-    return f"{formula} <i>{escape(group.split(' (')[0])}</i>{tie}"
+    return f"{formula} {style.group_html(group)}{tie}"
 
 
 def _layout(diagram: Diagram) -> dict[str, Any]:

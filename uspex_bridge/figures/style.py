@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
+from html import escape
 from math import gcd
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
@@ -163,12 +164,19 @@ def subscripts(formula: str) -> str:
 
 
 def group_text(symbol: str) -> str:
-    """Return an international symbol such as ``P6_3/mmc (194)`` in italics with bars and subscripts (mathtext)."""
+    """Return an international symbol such as ``P6_3/mmc (194)`` with letters in italics and bars (mathtext)."""
     word = symbol.split(" (")[0]
     if word in ("", "?"):
         return ""
+    word = re.sub(r"([A-Za-z]+)", r"\\mathit{\1}", word)
     word = re.sub(r"_(\d)", r"_{\1}", re.sub(r"-(\d)", r"\\bar{\1}", word))
-    return rf"$\mathit{{{word}}}$"
+    return f"${word}$"
+
+
+def group_html(symbol: str) -> str:
+    """Return an international symbol such as ``P6_3/mmc (194)`` with letters in italics and bars (HTML), no number."""
+    word = re.sub(r"([A-Za-z]+)", r"<i>\1</i>", escape(symbol.split(" (")[0]))
+    return re.sub(r"_(\d)", r"<sub>\1</sub>", re.sub(r"-(\d)", "\\1\u0305", word))
 
 
 def place_labels(
