@@ -1,6 +1,7 @@
 """Disagreement of models: numbers, thresholds, flags, energy zeros, and answers that are kept."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +211,26 @@ def test_processes_side_by_side_give_the_same(jobs, tmp_path):
     for key, answer in alone.items():
         assert several[key].energy == pytest.approx(answer.energy)
         assert several[key].forces == pytest.approx(answer.forces)
+
+
+def test_the_workers_of_a_dask_cluster_give_the_same(jobs, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    model = find_model(*toy("a"))
+    alone = evaluate_all(model, jobs, tmp_path / "one")
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as there:
+        spread = {"scheduler": there.scheduler_address}
+        counts = []
+        several = evaluate_all(model, jobs, tmp_path / "two", **spread, progress=counts.append)
+        assert set(alone) == set(several)
+        assert sum(counts) == 7
+        for key, answer in alone.items():
+            assert several[key].energy == pytest.approx(answer.energy)
+            assert several[key].forces == pytest.approx(answer.forces)
+        raising = evaluate_all(find_model(*toy("a", raise_after=0)), jobs, tmp_path, **spread)
+        assert all("RuntimeError" in answer.problem for answer in raising.values())
+        other = replace(model, key="of other weights")
+        with pytest.raises(ModelError, match="not those here"):
+            evaluate_all(other, jobs, tmp_path, **spread)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

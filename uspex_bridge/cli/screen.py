@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import CONFIG, DEVICE, THREADS
+from uspex_bridge.cli.options import CONFIG, CREW, DEVICE, THREADS
 from uspex_bridge.cli.soap_options import SOAP, progress, soap_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ _FLAGS = ("short", "dense", "elongated", "far", "unconverged", "outside", "faile
     show_default="failed",
     help="Flags that are a reason to compute a structure. Repeatable.",
 )
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes side by side.")
+@CREW
 @click.option("--retry", is_flag=True, help="Ask a model again about structures it failed on.")
 @click.option("-n", "most", type=click.IntRange(min=0), default=20, show_default=True, help="Lines of the table.")
 @q.REFERENCES
@@ -165,6 +165,7 @@ def _ask(
                     structures,
                     out / "evaluations",
                     workers=options["workers"],
+                    scheduler=options["scheduler"],
                     retry=options["retry"],
                     progress=step,
                 )

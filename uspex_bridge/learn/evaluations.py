@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import platform
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.errors import CalculationError, InputError, ModelError, OutOfMemoryError
 from uspex_bridge.records import Array, Structure
 from uspex_bridge.relax.engine import to_atoms
+from uspex_bridge.spread import spread
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -109,6 +111,7 @@ def evaluate_all(
     folder: Path,
     *,
     workers: int = 1,
+    scheduler: str | None = None,
     retry: bool = False,
     progress: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Evaluation]:
@@ -119,11 +122,13 @@ def evaluate_all(
         structures: key -> structure (see :func:`structure_key`).
         folder: holds the answers; it is made where it is missing.
         workers: processes to run side by side; from two on a model that crashes its process costs one structure only.
+        scheduler: of a Dask cluster, whose workers are asked instead; they need the weights at the same paths.
         retry: ask again where it failed before.
         progress: called with the number of structures that were just done.
 
     Raises:
-        ModelError: the model cannot be loaded.
+        ModelError: the model cannot be loaded, or is another one on a Dask worker.
+        ServiceError: the Dask scheduler does not answer.
         OutputError: the answers cannot be written.
     """
     known = read_evaluations(folder, model, structures)
@@ -135,7 +140,8 @@ def evaluate_all(
         return known
     path = _file(folder, model)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for answers in _answers(model, jobs, min(workers, len(jobs))):
+    found = _answers(model, jobs, min(workers, len(jobs))) if scheduler is None else _spread(model, jobs, scheduler)
+    for answers in found:
         journal.append(path, *(_line(key, answer) for key, answer in answers.items()))
         known |= answers
         progress(len(answers))
@@ -209,6 +215,50 @@ def _answers(model: Model, jobs: list[Job], workers: int) -> Iterator[dict[str, 
                 yield result
     finally:
         stop.set()
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What a Dask worker is to ask a model."""
+
+    model: Model
+    jobs: list[Job]
+
+
+#: The model that this Dask worker holds, and who may use it: a worker may have several threads.
+_held: tuple[Model, Backend] | None = None
+_sole_use = threading.Lock()
+
+
+def _spread(model: Model, jobs: list[Job], scheduler: str) -> Iterator[dict[str, Evaluation]]:
+    """Yield the answers of a Dask cluster's workers, in orders small enough to keep some dozens of them busy."""
+    atoms = min(_ATOMS_AT_ONCE["cuda"], 1 + sum(len(structure) for _, structure in jobs) // 100)
+    orders = (_Order(model, batch) for batch in _batches(jobs, atoms))
+    for _, answers in spread(_carry_out, orders, scheduler=scheduler):
+        yield answers
+
+
+def _carry_out(order: _Order) -> dict[str, Evaluation]:
+    """Ask a model, as a Dask worker, which keeps it in a process of its own: a crash costs one structure only.
+
+    Raises:
+        ModelError: the model cannot be loaded, or its weights or package are not those that the order is for.
+    """
+    global _held
+    model = order.model
+    with _sole_use:
+        if _held is None or _held[0] != model:
+            if _held is not None:
+                _held[1].close()
+                _held = None
+            if find_model(model.name, model.settings).key != model.key:
+                raise ModelError(f"{model.name}: its weights or its package on {platform.node()} are not those here")
+            _held = model, backends.load(model.name, replace(model.settings, isolate=True))
+        backend = _held[1]
+        answers: dict[str, Evaluation] = {}
+        for batch in _batches(order.jobs, _at_once(backend)):
+            answers |= _ask(backend, batch)
+        return answers
 
 
 def _at_once(backend: Backend) -> int:

@@ -24,8 +24,8 @@ LOG = "run.log"
 EXIT = "exit code"
 #: Logs that grow while a code is at work.
 _LOGS = (LOG, "OUTCAR", "OSZICAR", "gpaw.txt")
-#: What says of a code that it failed, but not why.
-_LAUNCHERS = ("srun:", "slurmstepd:")
+#: How lines begin that say of a code that it failed, but not why.
+_LAUNCHER = "srun:"
 #: Held in a structure's folder while ``label run`` computes it.
 LOCK = ".running"
 
@@ -78,7 +78,7 @@ def _unfinished(folder: Path, task: Task, log: list[str], stale: float) -> Job:
     if here and _locked(folder / LOCK):
         return Job(folder, task, "running")
     if log and log[-1].startswith(EXIT):
-        said = [line for line in log[:-1] if not line.startswith(_LAUNCHERS)]
+        said = [line for line in log[:-1] if not line.startswith(_LAUNCHER)]
         return Job(folder, task, "failed", ": ".join([f"no result, {log[-1]} ({LOG})", *said[-1:]]))
     if here:
         return Job(folder, task, "prepared", "interrupted")
