@@ -6,13 +6,12 @@ Standard library and filelock only, so that old results are gone before anything
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from uspex_bridge.errors import BridgeError, BusyError, OutputError
+from uspex_bridge.errors import BridgeError, OutputError
+from uspex_bridge.locks import held
 from uspex_bridge.logs import folder_log
 from uspex_bridge.publish import remove
 
@@ -41,22 +40,11 @@ def run_in_slot(folder: Path, outputs: tuple[str, ...], work: Callable[[logging.
     return 0
 
 
-@contextmanager
-def sole_use(folder: Path, wait: float = 0.0) -> Iterator[None]:
+def sole_use(folder: Path, wait: float = 0.0) -> AbstractContextManager[None]:
     """Hold the lock of a working folder, waiting for it up to ``wait`` seconds.
 
     Raises:
         BusyError: another bridge holds it.
         OutputError: the folder cannot be written.
     """
-    lock = FileLock(folder / LOCK, timeout=wait)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise BusyError(f"{folder}: another bridge is at work here; one folder takes one run at a time") from None
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return held(folder / LOCK, f"{folder}: another bridge is at work here; one folder takes one run at a time", wait)

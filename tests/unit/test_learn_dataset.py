@@ -15,9 +15,10 @@ from ase.build import bulk
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 from click.testing import CliRunner
+from filelock import FileLock
 
 from uspex_bridge.cli import main
-from uspex_bridge.errors import ConfigError, InputError
+from uspex_bridge.errors import BusyError, ConfigError, InputError
 from uspex_bridge.learn.dataset import MANIFEST, Dataset
 from uspex_bridge.learn.exports import IDS
 from uspex_bridge.learn.identity import content_id, split_of
@@ -235,6 +236,12 @@ def test_two_processes_that_add_at_once_lose_nothing(tmp_path):
     runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "d"), here, str(k)]) for k in (1, 2)]
     assert [run.wait() for run in runs] == [0, 0]
     assert len(Dataset.open(tmp_path / "d").labels) == 11
+
+
+def test_who_waits_in_vain_is_told(dataset, monkeypatch):
+    monkeypatch.setattr("uspex_bridge.learn.dataset._WAIT", 0.0)
+    with FileLock(dataset.path / ".lock"), pytest.raises(BusyError, match="another command is changing it"):
+        dataset.add([], generation=2, level=LEVEL)
 
 
 def test_an_addition_that_was_killed_loses_nothing_and_blocks_nothing(dataset):

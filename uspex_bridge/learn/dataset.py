@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from filelock import FileLock
 
 from uspex_bridge import journal
 from uspex_bridge.checksum import checksum
@@ -38,12 +38,15 @@ from uspex_bridge.learn.labels import (
     read_frames,
     trained_on,
 )
+from uspex_bridge.locks import held
 from uspex_bridge.publish import publish_files
 from uspex_bridge.schema import build
 from uspex_bridge.units import pressure_of
 
 MANIFEST = "manifest.jsonl"
 VERSION = 1
+#: Seconds to wait for another command that changes the dataset.
+_WAIT = 600.0
 
 
 class Dataset:
@@ -166,8 +169,9 @@ class Dataset:
         Raises:
             InputError: the dataset has another level of theory.
             OutputError: it cannot be written; nothing is added then.
+            BusyError: another command has been changing it for ten minutes.
         """
-        with FileLock(self.path / ".lock", timeout=600):
+        with self._alone():
             self.labels = _read(self.path).labels
             if self.level not in (None, level):
                 raise InputError(
@@ -210,8 +214,9 @@ class Dataset:
 
         Raises:
             OutputError: the manifest cannot be written.
+            BusyError: another command has been changing it for ten minutes.
         """
-        with FileLock(self.path / ".lock", timeout=600):
+        with self._alone():
             self.labels = _read(self.path).labels
             changes, lines = self.changes(), []
             for name, labels in self.files.items():
@@ -223,6 +228,9 @@ class Dataset:
                 journal.append(self.path / MANIFEST, *lines)
                 self.labels = _read(self.path).labels
         return changes
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return held(self.path / ".lock", f"{self.path}: another command is changing it; run this again later", _WAIT)
 
 
 class _Draft:

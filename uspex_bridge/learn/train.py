@@ -22,17 +22,11 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from filelock import FileLock, Timeout
 
 import uspex_bridge
 from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.checksum import checksum
-from uspex_bridge.errors import (
-    BusyError,
-    ConfigError,
-    Interrupted,
-    OutputError,
-)
+from uspex_bridge.errors import ConfigError, Interrupted, OutputError
 from uspex_bridge.halt import Halter
 from uspex_bridge.learn import loss
 from uspex_bridge.learn.accuracy import judge
@@ -41,7 +35,8 @@ from uspex_bridge.learn.models import CARD
 from uspex_bridge.learn.order import Order, plan
 from uspex_bridge.learn.trainers.base import Job, Trainer
 from uspex_bridge.learn.watch import Point, check_outcome, watch
-from uspex_bridge.publish import publish_files
+from uspex_bridge.locks import held
+from uspex_bridge.publish import publish_files, writing
 from uspex_bridge.records import Array
 
 #: What a training is about.
@@ -65,15 +60,9 @@ def train(order: Order, tell: Callable[[int, list[Point]], None] = lambda total,
         Interrupted: time was up or a signal came; ``resume`` goes on.
     """
     halter = Halter()
-    try:
+    with writing(order.out):
         order.out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(order.out / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise BusyError(f"{order.out}: another training is at work there") from None
-    except OSError as error:
-        raise OutputError(f"{order.out}: cannot be written: {error.strerror}") from error
-    try:
+    with held(order.out / ".lock", f"{order.out}: another training is at work there"):
         trainer, job, request = plan(order)
         if (order.out / CARD).is_file():
             return _finished(order, request)
@@ -92,8 +81,6 @@ def train(order: Order, tell: Callable[[int, list[Point]], None] = lambda total,
         check_outcome(points, trivial_errors(job.valid or job.train), job.settings.watch, trainer.title)
         files = trainer.finish(job)
         return _publish(order, trainer, job, request, files, points, ending, time.monotonic() - began)
-    finally:
-        lock.release()
 
 
 @contextmanager
