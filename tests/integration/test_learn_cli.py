@@ -100,6 +100,9 @@ def test_from_disagreement_to_structures_to_compute(run, settings, tmp_path):
     assert (tmp_path / "selected" / "coverage.png").stat().st_size > 10_000
     summary = json.loads((tmp_path / "selected" / "selected.json").read_text())
     assert summary["coverage"]["after"]["occupied"] > summary["coverage"]["before"]["occupied"] == 0
+    screened = {atoms.info["name"]: atoms.info["origin"] for atoms in ase.io.read("screened/label.extxyz", index=":")}
+    assert [one["name"] for one in summary["chosen"]] == [atoms.info["name"] for atoms in chosen]
+    assert all(atoms.info["origin"] == screened[atoms.info["name"]] for atoms in chosen)
     code, out, _ = run("augment", "selected/selected.extxyz", "--volumes", "0.9,0.8")
     assert code == 0
     frames = ase.io.read("augmented.extxyz", index=":")

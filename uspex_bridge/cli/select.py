@@ -86,7 +86,7 @@ def command(places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -
     have = drawn.space.place(there)
     coordinates = {entry.name: row for entry, row in zip(drawn.entries, drawn.coordinates, strict=True)}
     found = select(candidates, coordinates, drawn.points, have, quota)
-    summary = document(found, drawn, have, dropped, options)
+    summary = document(found, pool, drawn, have, dropped, options)
     _write(found, summary, pool, drawn, have, out)
     if as_json:
         click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
@@ -199,13 +199,19 @@ def _kinds(found: Selection, drawn: StructureMap) -> dict[str, Any]:
 
 
 def document(
-    found: Selection, drawn: StructureMap, have: Any, dropped: dict[str, int], options: dict[str, Any]
+    found: Selection,
+    pool: Pool,
+    drawn: StructureMap,
+    have: Any,
+    dropped: dict[str, int],
+    options: dict[str, Any],
 ) -> dict[str, Any]:
     """Return the selection as plain values."""
     from dataclasses import asdict
 
     import numpy as np
 
+    from uspex_bridge.learn.candidates import title_of
     from uspex_bridge.learn.soap import coverage
 
     kinds = _kinds(found, drawn)
@@ -219,7 +225,7 @@ def document(
         "scaling": drawn.space.scaling,
         "chosen": [
             {
-                "name": c.entry.name,
+                "name": title_of(pool, c.entry),
                 "formula": c.entry.formula,
                 "above_hull": drawn.points[c.entry.name].above if c.entry.name in drawn.points else None,
                 "reason": c.reason,

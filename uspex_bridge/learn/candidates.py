@@ -47,13 +47,13 @@ def candidate(entry: Entry, structure: Structure, name: str, **info: Any) -> Ato
 
 
 def known_of(pool: Pool) -> dict[str, dict[str, Any]]:
-    """Return what extxyz files in the pool say of their structures' family and reason, by name of the entry."""
+    """Return what extxyz files in the pool say of their structures' family, origin and reason, by name of the entry."""
     found = {}
     for source in pool.sources.values():
         path = Path(source.label)
         if isinstance(source, Loose) and path.suffix in (".extxyz", ".xyz") and path.is_file():
             for number, atoms in enumerate(read_frames(path), 1):
-                kept = {key: str(atoms.info[key]) for key in ("family", "reason") if key in atoms.info}
+                kept = {key: str(atoms.info[key]) for key in ("family", "origin", "reason") if key in atoms.info}
                 found[f"{source.label}:EA{number}"] = kept
     return found
 
