@@ -49,7 +49,10 @@ def maker_of(kind: str) -> Maker:
     target = points[0].value if points else kind
     if ":" not in target and not points:
         known = [*BUILT_IN, *(point.name for point in importlib.metadata.entry_points(group=GROUP))]
-        raise ConfigError(f"there is no calculator of kind '{kind}' (nor is it MODULE:FACTORY){nearest(kind, known)}")
+        raise ConfigError(
+            f"there is no calculator '{kind}'{nearest(kind, known)} (a name of your own needs [calculators.{kind}] "
+            f"with kind and model in bridge.toml)"
+        )
     module_name, _, attribute = target.partition(":")
     try:
         module = importlib.import_module(module_name)

@@ -16,6 +16,17 @@ from uspex_bridge.errors import ConfigError
 T = TypeVar("T")
 
 
+#: Types as messages call them.
+_SAID: dict[Any, str] = {
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+    str: 'text in quotes ("...")',
+    dict: "a table",
+    tuple: "a list",
+}
+
+
 def nearest(word: str, known: typing.Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` for the known word closest to ``word``, or the list of known words."""
     choices = sorted(known)
@@ -34,7 +45,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+        hint = "; text needs quotes" if "Invalid value" in str(error) else ""
+        raise ConfigError(f"{path}: not valid TOML: {error}{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
 
@@ -95,5 +107,5 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    name = getattr(hint, "__name__", str(hint))
-    raise ConfigError(f"{where} = {value!r} is not a {name}")
+    kind = origin or hint
+    raise ConfigError(f"{where} = {value!r} is not {_SAID.get(kind, getattr(kind, '__name__', str(kind)))}")

@@ -9,22 +9,24 @@ import numpy as np
 
 from uspex_bridge.errors import InputError
 from uspex_bridge.records import Structure
-from uspex_bridge.vasp.structure import parse_poscars
+from uspex_bridge.vasp.structure import parse_poscars, read_potcar_symbols
 
 #: Names that USPEX and VASP give to POSCARs; ASE would read only the first of several.
 POSCAR_NAME = re.compile(r"POSCAR|CONTCAR|\.vasp$|\.poscar$|geom\.(in|out)$", re.IGNORECASE)
 
 
 def read_structures(path: Path) -> list[Structure]:
-    """Read every structure of a file.
+    """Read every structure of a file; of a POSCAR or CONTCAR the POTCAR beside it may name the elements.
 
     Raises:
         InputError: the file is missing, is no structure, or has no periodic cell.
     """
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file")
+        raise InputError(f"{path}: {'a folder, not a file' if path.is_dir() else 'there is no such file'}")
     if POSCAR_NAME.search(path.name):
-        return parse_poscars(path.read_text(encoding="utf-8", errors="replace"), str(path))
+        potcar = path.with_name("POTCAR")
+        symbols = read_potcar_symbols(potcar) if path.name in ("POSCAR", "CONTCAR") and potcar.is_file() else None
+        return parse_poscars(path.read_text(encoding="utf-8", errors="replace"), str(path), symbols)
     return _read_with_ase(path)
 
 

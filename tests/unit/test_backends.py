@@ -79,7 +79,7 @@ def test_asking_imports_no_model_package():
 
 
 def test_unknown_kind():
-    with pytest.raises(ConfigError, match="no calculator of kind 'mase'.*did you mean 'mace'"):
+    with pytest.raises(ConfigError, match="no calculator 'mase'.*did you mean 'mace'"):
         backends.load("mase", CalculatorSettings())
     with pytest.raises(ConfigError, match="did you mean 'chgnet'"):
         backends.available("approach", CalculatorSettings(kind="chgnett"))

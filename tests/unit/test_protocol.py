@@ -36,7 +36,7 @@ def test_every_shipped_protocol_reads():
         (MINIMAL + "fmx = 1\n", "did you mean 'fmax'"),
         (MINIMAL + 'optimizer = "FIER"\n', "is not one of 'FIRE'"),
         (MINIMAL.replace("0.1", "-1.0"), "must be a positive number"),
-        (MINIMAL.replace("0.1", '"small"'), "is not a float"),
+        (MINIMAL.replace("0.1", '"small"'), "is not a number"),
         (MINIMAL + "[guards]\noverlap_ration = 1\n", "did you mean 'overlap_ratio'"),
         ('[[stage]]\nname = "a"\n', "key 'calculator' is missing"),
         ('description = "x"\n', "at least one"),

@@ -5,6 +5,7 @@ import pytest
 
 from uspex_bridge.errors import InputError
 from uspex_bridge.records import Frame, Structure
+from uspex_bridge.structures import read_structures
 from uspex_bridge.vasp.structure import (
     element_of,
     format_contcar,
@@ -211,10 +212,27 @@ def test_potcar(tmp_path, text, symbols):
 @pytest.mark.parametrize("text", ["", "TITEL = PAW_PBE Qq\n", "rubbish\n"])
 def test_potcar_without_elements(tmp_path, text):
     (tmp_path / "POTCAR").write_text(text)
-    with pytest.raises(InputError, match="no element found"):
+    with pytest.raises(InputError, match="no element"):
         read_potcar_symbols(tmp_path / "POTCAR")
     with pytest.raises(InputError, match="No such file"):
         read_potcar_symbols(tmp_path / "POTCAR_Ca")
+
+
+def test_potcar_with_one_data_set_of_no_element(tmp_path):
+    (tmp_path / "POTCAR").write_text("TITEL = PAW_PBE Ca\nEnd of Dataset\nTITEL = PAW_PBE Qq\nEnd of Dataset\n")
+    with pytest.raises(InputError, match="'TITEL = PAW_PBE Qq' names no element"):
+        read_potcar_symbols(tmp_path / "POTCAR")
+
+
+def test_a_poscar_without_elements_is_read_with_the_potcar_beside_it(tmp_path):
+    poscar = tmp_path / "POSCAR"
+    poscar.write_text("EA0\n1.0\n3 0 0\n0 3 0\n0 0 3\n1 1\nDirect\n0 0 0\n0.5 0.5 0.5\n")
+    with pytest.raises(InputError, match="no POTCAR"):
+        read_structures(poscar)
+    (tmp_path / "POTCAR").write_text("TITEL = PAW_PBE Fe\nEnd of Dataset\nTITEL = PAW_PBE Ni\nEnd of Dataset\n")
+    assert [s.symbols for s in read_structures(poscar)] == [("Fe", "Ni")]
+    with pytest.raises(InputError, match="a folder, not a file"):
+        read_structures(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -51,15 +51,20 @@ def read_potcar_symbols(path: Path) -> list[str]:
     VASP's own data sets of Xe and Zr_sv have broken VRHFIN, which TITEL then mends.
 
     Raises:
-        InputError: the file cannot be read, or names no element.
+        InputError: the file cannot be read, or a data set names no element.
     """
     sets: list[dict[str, str]] = [{}]
-    for line in _read(path).splitlines():
+    unknown = ""
+    for line in [*_read(path).splitlines(), "End of Dataset"]:
         if "End of Dataset" in line:
+            if unknown and not sets[-1]:
+                raise InputError(f"{path}: '{unknown}' names no element; write such as 'TITEL = PAW_PBE Ca'")
             sets.append({})
+            unknown = ""
             continue
         for match in _POTCAR_MARK.finditer(line):
             _note_mark(sets, match)
+            unknown = unknown or line.strip()
     symbols = [found.get("vrhfin") or found.get("titel") or found["first"] for found in sets if found]
     if not symbols:
         raise InputError(f"{path}: no element found; a stub needs one line such as 'TITEL = PAW_PBE Ca' per element")
@@ -107,18 +112,19 @@ def parse_poscar(text: str, name: str = "POSCAR", potcar_symbols: Sequence[str] 
     return _parse(_Lines(name, text.splitlines()), potcar_symbols)
 
 
-def parse_poscars(text: str, name: str = "POSCARS") -> list[Structure]:
+def parse_poscars(text: str, name: str = "POSCARS", potcar_symbols: Sequence[str] | None = None) -> list[Structure]:
     """Read every POSCAR of a text that holds one after the other, as USPEX's gatheredPOSCARS does.
 
     Blank lines and velocities between them, as in VASP's CONTCAR, are passed over.
 
     Raises:
-        InputError: with line number, for anything that is not a structure; each must name its elements.
+        InputError: with line number, for anything that is not a structure; each must name its elements, unless
+            ``potcar_symbols`` does.
     """
     lines = _Lines(name, text.rstrip().splitlines())
     structures = []
     while lines.at < len(lines.lines):
-        structures.append(_parse(lines, None))
+        structures.append(_parse(lines, potcar_symbols))
         while lines.at < len(lines.lines) and _NOT_A_TITLE.fullmatch(lines.lines[lines.at]):
             lines.at += 1
     if not structures:
