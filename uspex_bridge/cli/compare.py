@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 @q.REFERENCES
 @q.COMPONENTS
 @q.LEVELS
-@q.MIX
 @q.duplicates()
 @q.JSON
 def command(first: str, second: str, search: float, as_json: bool, **options: Any) -> None:

@@ -30,10 +30,7 @@ if TYPE_CHECKING:
     help="A hull that sinks by less has not changed, eV/atom.",
 )
 @q.REFERENCES
-@q.PRESSURE
-@q.COMPONENTS
-@q.LEVELS
-@q.MIX
+@q.HULL
 @q.duplicates("fingerprint")
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Also write the history into this file.")
 @q.JSON

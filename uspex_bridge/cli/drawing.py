@@ -49,7 +49,7 @@ LABELS = click.option(
 )
 ONLINE = click.option("--online", is_flag=True, help="A small .html that loads plotly.js from the network.")
 PER_LEVEL = click.option("--per-level", is_flag=True, help="A hull for each level of theory, in one figure.")
-SOURCES = settings(q.PLACES, q.REFERENCES, q.PRESSURE, q.COMPONENTS, q.LEVELS, q.MIX, q.RECORD)
+SOURCES = settings(q.PLACES, q.REFERENCES, q.HULL, q.RECORD)
 
 
 def answers_to(places: Iterable[str], options: Mapping[str, Any]) -> tuple[Pool, dict[str, Assessment]]:

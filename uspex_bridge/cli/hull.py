@@ -28,10 +28,7 @@ if TYPE_CHECKING:
 )
 @q.within(0.1)
 @click.option("-n", "most", type=click.IntRange(min=1), help="Only the first N phases.")
-@q.PRESSURE
-@q.COMPONENTS
-@q.LEVELS
-@q.MIX
+@q.HULL
 @click.option("--per-level", is_flag=True, help="One hull for each level of theory.")
 @q.duplicates()
 @q.RECORD

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 @click.option("--chosen", type=click.Path(), help="Ring the structures of this place (a part of PLACES).")
 @q.REFERENCES
 @q.LEVELS
-@q.MIX
 @q.RECORD
 @SOAP
 @q.JSON

@@ -165,10 +165,7 @@ def coverage(places: tuple[str, ...], **options: Any) -> None:
 @click.argument("place")
 @click.argument("structure", required=False)
 @q.REFERENCES
-@q.PRESSURE
-@q.COMPONENTS
-@q.LEVELS
-@q.MIX
+@q.HULL
 @q.RECORD
 @d.out("family")
 def family(place: str, structure: str | None, **options: Any) -> None:
@@ -194,10 +191,7 @@ def family(place: str, structure: str | None, **options: Any) -> None:
 @q.within(0.05)
 @click.option("--top", type=float, help="Upper end of the axis, eV/atom.")
 @q.REFERENCES
-@q.PRESSURE
-@q.COMPONENTS
-@q.LEVELS
-@q.MIX
+@q.HULL
 @q.RECORD
 @d.out("progress")
 def progress(place: str, within: float, top: float | None, **options: Any) -> None:

@@ -27,18 +27,22 @@ REFERENCES = click.option(
     type=click.Path(),
     help="Further structures with energies: extxyz, a CSV table of CIFs, OPTIMADE or Materials Project JSON.",
 )
-LEVELS = click.option(
-    "--level",
-    "levels",
-    multiple=True,
-    metavar="[PATH=]LABEL",
-    help="Level of theory of what states none, or of one place or reference.",
+LEVELS = settings(
+    click.option(
+        "--level",
+        "levels",
+        multiple=True,
+        metavar="[PATH=]LABEL",
+        help="Level of theory of what states none, or of one place or reference.",
+    ),
+    click.option("--mix-levels", is_flag=True, help="Put several levels of theory on one hull all the same."),
 )
-MIX = click.option("--mix-levels", is_flag=True, help="Put several levels of theory on one hull all the same.")
 PRESSURE = click.option("--pressure", "-p", type=float, help="GPa.  [default: the one all sources have]")
 COMPONENTS = click.option(
     "--components", help="Corners of the hull: Ca,Fe,Ni or MgO,SiO2.  [default: the elements, else the search's blocks]"
 )
+#: Which hull is meant.
+HULL = settings(PRESSURE, COMPONENTS, LEVELS)
 RECORD = click.option("--no-record", is_flag=True, help="Do not look structures up in the bridge's record (faster).")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 

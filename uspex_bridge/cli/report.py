@@ -36,10 +36,7 @@ if TYPE_CHECKING:
     help="Without change so many in a row: it has converged.",
 )
 @click.option("--symprec", type=float, default=0.1, show_default=True, help="Å, for space groups and Wyckoff sites.")
-@q.PRESSURE
-@q.COMPONENTS
-@q.LEVELS
-@q.MIX
+@q.HULL
 @q.duplicates()
 @q.RECORD
 def command(place: str, html: Path, generations: int, symprec: float, **options: Any) -> None:

@@ -30,10 +30,7 @@ _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 @click.option("--again", is_flag=True, help="Compute everything again; else what --out has already is kept.")
 @q.within(0.1)
 @q.REFERENCES
-@q.PRESSURE
-@q.COMPONENTS
-@q.LEVELS
-@q.MIX
+@q.HULL
 @q.duplicates()
 @RUN_OPTIONS
 @CREW

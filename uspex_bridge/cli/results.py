@@ -117,10 +117,7 @@ def _counted(counts: dict[str, int]) -> str:
 @click.option("-n", "most", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
 @q.within(0.05)
 @q.REFERENCES
-@q.PRESSURE
-@q.COMPONENTS
-@q.LEVELS
-@q.MIX
+@q.HULL
 @q.duplicates()
 @q.RECORD
 @q.JSON
@@ -251,10 +248,7 @@ def _detail(results: Results, entry: Entry, structure: Any, symprec: float) -> s
 @click.option("--ids", help="Only these: 7,12,30-40.")
 @click.option("--unrelaxed", is_flag=True, help="The structures as the operators made them.")
 @click.option("--symprec", type=float, help="CIFs with the symmetry found within so many Å.  [default: P1]")
-@q.PRESSURE
-@q.COMPONENTS
-@q.LEVELS
-@q.MIX
+@q.HULL
 @q.duplicates()
 @q.RECORD
 def export(

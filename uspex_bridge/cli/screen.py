@@ -64,7 +64,6 @@ _FLAGS = ("short", "dense", "elongated", "far", "unconverged", "outside", "faile
 @click.option("-n", "most", type=click.IntRange(min=0), default=20, show_default=True, help="Lines of the table.")
 @q.REFERENCES
 @q.LEVELS
-@q.MIX
 @CONFIG
 @DEVICE
 @THREADS

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 @q.REFERENCES
 @q.COMPONENTS
 @q.LEVELS
-@q.MIX
 @q.duplicates()
 @CONFIG
 @DEVICE

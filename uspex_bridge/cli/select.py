@@ -59,7 +59,6 @@ _SAME = 0.01
 @click.option("--out", type=click.Path(path_type=Path), default=Path("selected"), show_default=True, help="Folder.")
 @q.REFERENCES
 @q.LEVELS
-@q.MIX
 @q.duplicates("fingerprint")
 @SOAP
 @q.JSON
