@@ -67,10 +67,13 @@ def test_options_reach_the_plan(folder):
     single = json.loads(relax("POSCAR", "--nsw", "0", "--json").stdout)[0]
     assert single["steps"] == 1
     volume = single["volume"]
-    shape = json.loads(relax("POSCAR", "--isif", "4", "--fmax", "0.05", "--json").stdout)[0]
+    refused = relax("POSCAR", "--isif", "4")
+    assert isinstance(refused.exception, InputError)
+    assert "relaxed: holds results already; --resume" in str(refused.exception)
+    shape = json.loads(relax("POSCAR", "--isif", "4", "--fmax", "0.05", "--json", "--force").stdout)[0]
     assert shape["volume"] == pytest.approx(volume, rel=1e-6)
     assert 0.01 < shape["fmax"] < 0.05
-    chosen = json.loads(relax("POSCAR", "--model", "toy", "--stages", "accurate", "--json").stdout)[0]
+    chosen = json.loads(relax("POSCAR", "--model", "toy", "--stages", "accurate", "--json", "--force").stdout)[0]
     assert [s["calculator"] for s in chosen["stages"]] == ["model"]
     assert chosen["models"]["model"]["kind"] == "toy"
 

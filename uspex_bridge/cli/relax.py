@@ -27,8 +27,8 @@ _COLUMNS = {
     "steps": "per stage",
     "E": "eV",
     "PV": "eV",
-    "H/atom": "eV",
-    "V/atom": "Å³",
+    "H": "eV/atom",
+    "V": "Å³/atom",
     "fmax": "eV/Å",
     "stress left": "GPa",
     "flags": "",
@@ -46,24 +46,33 @@ _COLUMNS = {
 @click.option("--nsw", type=click.IntRange(0), default=5000, show_default=True, help="Most steps; 0 is a single point.")
 @click.option("--keep-symmetry", is_flag=True, help="Keep the starting structure's symmetry.")
 @click.option("--symprec", type=float, default=0.1, show_default=True, help="Å, for the space groups in the table.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("relaxed"), show_default=True, help="Folder.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=Path("relaxed"), show_default=True, help="Folder."
+)
 @click.option("--trajectory", is_flag=True, help="Keep every step of every stage (extxyz).")
-@click.option("--resume", is_flag=True, help="Keep what --out has already; else it is begun anew.")
+@click.option("--resume", is_flag=True, help="Keep what --out has already, and add to it.")
+@click.option("--force", is_flag=True, help="Begin --out anew.")
 @click.option("--vasp-files", is_flag=True, help="Also write OUTCAR, OSZICAR, ... of each structure, in folders.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of a table.")
-def command(files: tuple[Path, ...], out: Path, as_json: bool, symprec: float, **options: Any) -> None:
+def command(files: tuple[Path, ...], out: Path, as_json: bool, symprec: float, force: bool, **options: Any) -> None:
     """Relax every structure in FILES: POSCAR, CIF, extxyz, gatheredPOSCARS, anything ASE reads.
 
     Leaves relaxed.extxyz, relaxed.POSCARS and a record of what happened in the folder --out, and prints a table.
     The exit code is 0 if every structure gave a result, else that of the first failure (see uspex-bridge-vasp -h).
+
+    Example: uspex-bridge relax POSCAR --pressure 50 --model chgnet
     """
     from uspex_bridge.threads import limit_threads
 
     config = read_settings(Path.cwd(), {key: options.pop(key) for key in _SETTINGS})
     limit_threads(config.threads)
     from uspex_bridge.byhand import Task, relax_all
+    from uspex_bridge.errors import InputError
+    from uspex_bridge.journal import FILENAME
     from uspex_bridge.structures import read_structures
 
+    if (out / FILENAME).is_file() and not (force or options["resume"]):
+        raise InputError(f"{out}: holds results already; --resume keeps them and adds to them, --force begins anew")
     structures = [(path, k, s) for path in files for k, s in enumerate(read_structures(path), 1)]
     model = options.pop("model")
     if model:

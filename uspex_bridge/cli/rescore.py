@@ -22,7 +22,9 @@ _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 
 @click.command(context_settings=q.CONTEXT)
 @q.PLACES
-@click.option("--out", type=click.Path(path_type=Path), default=Path("rescored"), show_default=True, help="Folder.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=Path("rescored"), show_default=True, help="Folder."
+)
 @click.option("--model", help="A calculator's name, or KIND:WEIGHTS (mace:my.model); else the protocol decides.")
 @click.option("--relax", is_flag=True, help="Relax every structure; else single points, cells as they are.")
 @click.option("--near", type=click.FloatRange(min=0), help="Only phases so far above the old hull, eV/atom.")

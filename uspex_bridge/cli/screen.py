@@ -32,7 +32,9 @@ _FLAGS = ("short", "dense", "elongated", "far", "unconverged", "outside", "faile
     required=True,
     help="Two or more: a calculator's name in the settings, KIND:WEIGHTS (deepmd:sea.pb), or a folder of train.",
 )
-@click.option("--out", type=click.Path(path_type=Path), default=Path("screened"), show_default=True, help="Folder.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=Path("screened"), show_default=True, help="Folder."
+)
 @click.option("--pv", type=float, default=0.04, show_default=True, help="Threshold of |ΔPV|, eV/atom; 0 for none.")
 @click.option("--energy", type=float, help="Threshold of |ΔE|, eV/atom.  [default: none]")
 @click.option("--force", type=float, help="Threshold of the largest |ΔF| of an atom, eV/Å.  [default: none]")

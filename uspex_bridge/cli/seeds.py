@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 )
 @click.option("--anti", is_flag=True, help="Write AntiSeeds/POSCARS: structures the search is to keep away from.")
 @click.option("--generation", type=click.IntRange(min=1), help="For this generation: Seeds/POSCARS_<N>.")
-@click.option("--out", type=click.Path(path_type=Path), help="Another file than those.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Another file than those.")
 @click.option(
     "--scale-to", type=float, help="Scale every cell to the volume that --model gives it at this pressure, GPa."
 )

@@ -56,7 +56,9 @@ _SAME = 0.01
     type=click.Path(path_type=Path),
     help="Never take these phases: structures, or names one a line (.txt).",
 )
-@click.option("--out", type=click.Path(path_type=Path), default=Path("selected"), show_default=True, help="Folder.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default=Path("selected"), show_default=True, help="Folder."
+)
 @q.REFERENCES
 @q.LEVELS
 @q.duplicates("fingerprint")
