@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 
+from uspex_bridge.cli.cycle import command
 from uspex_bridge.errors import InputError
 from uspex_bridge.learn.cycle.history import cycles_of, rows, table
 from uspex_bridge.learn.cycle.loop import JOURNAL, state_of
@@ -140,10 +142,18 @@ def test_where_a_journal_says_it_stands(tmp_path):
             "event": "done",
             "cycle": 1,
             "step": "screen",
+            "seconds": 620.0,
             "facts": {"structures": 9, "to_compute": 4, "mean": {"delta_pv": 0.1}},
         },
         {"event": "done", "cycle": 1, "step": "select", "facts": {"chosen": 3}},
-        {"event": "done", "cycle": 1, "step": "collect", "facts": {"added": {"train": 5, "test": 1}, "refused": 2}},
+        {"event": "done", "cycle": 1, "step": "train a", "seconds": 7200.0, "facts": {}},
+        {
+            "event": "done",
+            "cycle": 1,
+            "step": "collect",
+            "seconds": 1.5,
+            "facts": {"added": {"train": 5, "test": 1}, "refused": 2},
+        },
         {
             "event": "kept",
             "cycle": 1,
@@ -160,3 +170,6 @@ def test_where_a_journal_says_it_stands(tmp_path):
     (row,) = [row for row in rows([cycle]) if row["cycle"] == 1]
     assert (row["promoted"], row["held_out_pv"], row["foretold_energy"]) == (False, 0.03, 0.05)
     assert "4 of 9" in table([cycle])
+    assert (cycle.seconds["collect"], row["seconds"]) == (1.5, 7821.5)
+    result = CliRunner().invoke(command, ["report", str(tmp_path)])
+    assert "cycle 1 took 2 h 10 min: screen 10 min 20 s, train a 2 h 00 min\n" in result.output

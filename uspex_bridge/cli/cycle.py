@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.status import duration
 
 if TYPE_CHECKING:
+    from uspex_bridge.learn.cycle.history import Cycle
     from uspex_bridge.learn.cycle.loop import Loop
 
 FOLDER = click.argument("folder", type=click.Path(path_type=Path), default=Path())
@@ -113,13 +115,23 @@ def status(folder: Path, as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
         return
     if cycles := cycles_of(folder):
-        click.echo(table(cycles) + "\n")
+        click.echo("\n".join([table(cycles), *_times(cycles)]) + "\n")
     if state.ended:
         click.echo(state.ended)
     elif left:
         click.echo(f"cycle {state.number}: {len(state.done)} steps done; next: {left[0]}")
     if trouble is not None and not state.ended:
         click.echo(f"{trouble['step']} {trouble['event']}: {trouble['detail']}")
+
+
+def _times(cycles: list[Cycle]) -> list[str]:
+    """Say how long each cycle took, and which steps took a hundredth of that or more."""
+    lines = []
+    for cycle in cycles:
+        if total := sum(cycle.seconds.values()):
+            steps = [f"{step} {duration(took)}" for step, took in cycle.seconds.items() if took >= 0.01 * total]
+            lines.append(f"cycle {cycle.number} took {duration(total)}: {', '.join(steps)}")
+    return lines
 
 
 @command.command(context_settings=q.CONTEXT)
@@ -146,10 +158,11 @@ def report(folder: Path, out: Path | None, as_json: bool) -> None:
     out = out or folder / "report"
     out.mkdir(parents=True, exist_ok=True)
     q.write_text(out / "cycles.csv", as_csv(rows(cycles)))
-    q.write_text(out / "cycles.txt", table(cycles) + "\n")
+    text = "\n".join([table(cycles), *_times(cycles)])
+    q.write_text(out / "cycles.txt", text + "\n")
     style.save(figure.draw(cycles), out / "cycles.png")
     if as_json:
         click.echo(json.dumps([asdict(cycle) for cycle in cycles], indent=1, ensure_ascii=False))
     else:
-        click.echo(table(cycles))
+        click.echo(text)
         click.echo(f"{out}/: cycles.png, cycles.csv, cycles.txt")

@@ -51,8 +51,8 @@ def describe(status: dict[str, Any]) -> str:
     memory = sum(each["memory_mb"] or 0.0 for each in (status, *workers, *batchers))
     lines = [
         f"service {status['pid']} ({status['version']}) at {' and '.join(status['listens'])}, "
-        f"up {_duration(status['uptime_s'])}{', stopping' if status['stopping'] else ''}",
-        f"{status['queued']} queued (longest {_duration(status['longest_wait_s'])}), {len(status['running'])} running, "
+        f"up {duration(status['uptime_s'])}{', stopping' if status['stopping'] else ''}",
+        f"{status['queued']} queued (longest {duration(status['longest_wait_s'])}), {len(status['running'])} running, "
         f"{status['jobs']} done, {status['per_minute']:g} structures/min",
         f"{len(workers)} of at most {status['most_workers']} workers, {memory:.0f} MB in all; {status['shape']}",
     ]
@@ -72,7 +72,7 @@ def describe(status: dict[str, Any]) -> str:
     progress = [_progress(job) for job in status["running"]]
     width = max(map(len, progress), default=0)
     lines.extend(
-        f"  {_duration(job['seconds']):>10}  worker {job['worker']}  {text:{width}}  {job['folder']}"
+        f"  {duration(job['seconds']):>10}  worker {job['worker']}  {text:{width}}  {job['folder']}"
         for job, text in zip(status["running"], progress, strict=True)
     )
     return "\n".join(lines)
@@ -101,7 +101,8 @@ def _progress(job: dict[str, Any]) -> str:
     return f"{job.get('formula') or ''} {job['stage']} step {job['step']} fmax {job['fmax']:.4f} eV/Å"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return seconds in words."""
     minutes, left = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {left:02d} s" if minutes else f"{seconds:.1f} s"

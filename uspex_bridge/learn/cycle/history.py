@@ -36,6 +36,7 @@ class Cycle:
         chosen: structures selected.
         labels, refused: filed in the dataset with their copies, and not.
         models: what came out for each.
+        seconds: that each step took, in their order; of one that was killed, its last run.
     """
 
     number: int
@@ -46,6 +47,7 @@ class Cycle:
     labels: int | None = None
     refused: int | None = None
     models: dict[str, Outcome] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def cycles_of(folder: Path) -> list[Cycle]:
@@ -57,6 +59,8 @@ def cycles_of(folder: Path) -> list[Cycle]:
         cycle = found.setdefault(entry["cycle"], Cycle(entry["cycle"]))
         if entry["event"] == "done":
             _take(cycle, entry["step"], entry["facts"])
+            if "seconds" in entry:
+                cycle.seconds[entry["step"]] = entry["seconds"]
         elif entry["event"] in ("promoted", "kept"):
             cycle.models[entry["model"]] = Outcome(
                 entry["promote"], entry["reasons"], entry["held_out"], entry["newest"]
@@ -86,6 +90,7 @@ def rows(cycles: list[Cycle]) -> list[dict[str, Any]]:
             "chosen": cycle.chosen,
             "labels": cycle.labels,
             "refused": cycle.refused,
+            "seconds": round(sum(cycle.seconds.values()), 1) if cycle.seconds else None,
         }
         for name, outcome in cycle.models.items():
             errors: dict[str, Any] = {f"held_out_{q}": outcome.held_out[q] for q in QUANTITIES}

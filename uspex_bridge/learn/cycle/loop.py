@@ -92,17 +92,17 @@ class Loop:
         """Where it stands."""
         return state_of(read_journal(self.folder))
 
-    def steps(self, state: State) -> list[Step]:
-        """Return the steps of the present cycle."""
-        labelled = self._has_labels() if state.labelled is None else state.labelled
-        return steps_of(
-            self.settings, state.number, labelled=labelled, held_out=self._held_out(), promoted=state.number > 0
-        )
-
     def missing(self) -> list[Step]:
         """Return the steps of the present cycle that are still to be done."""
         state = self.state
-        return [] if state.ended else [step for step in self.steps(state) if step.name not in state.done]
+        return [] if state.ended else self._missing(state)
+
+    def _missing(self, state: State) -> list[Step]:
+        labelled = self._has_labels() if state.labelled is None else state.labelled
+        steps = steps_of(
+            self.settings, state.number, labelled=labelled, held_out=self._held_out(), promoted=state.number > 0
+        )
+        return [step for step in steps if step.name not in state.done]
 
     def run(self) -> str:
         """Go on until the loop is over or has to wait; return which, in words.
@@ -116,16 +116,13 @@ class Loop:
             if self.state.labelled is None:
                 self._note("opened", labelled=self._has_labels())
             while not (state := self.state).ended:
-                for step in self.missing():
-                    if waiting := self._do(state.number, step):
-                        return waiting
-                    if step.name == "screen" and self._converged(state.number):
-                        break
-                else:
-                    self._note("finished", cycle=state.number)
-                    if state.number >= self.settings.stop.cycles:
-                        self._note("ended", cycle=state.number, detail=f"{state.number} cycles are done")
-            return self.state.ended
+                if not (missing := self._missing(state)):
+                    last = state.number >= self.settings.stop.cycles
+                    over = f"{state.number} cycles are done" if last else ""
+                    self._note("finished", cycle=state.number, over=over)
+                elif waiting := self._do(state.number, missing[0]):
+                    return waiting
+            return state.ended
 
     def reopen(self) -> None:
         """Let a loop that is over go on, after its settings or its search have changed."""
@@ -134,6 +131,7 @@ class Loop:
 
     def _do(self, number: int, step: Step) -> str:
         """Do a step; return what it waits for, if it does."""
+        began, over = time.monotonic(), ""
         if step.kind == "promote":
             facts = self._promote(number)
         elif step.kind == "shell":
@@ -148,7 +146,9 @@ class Loop:
             facts = brief(document)
             if step.name == "collect":
                 self._enough(number, document)
-        self._note("done", cycle=number, step=step.name, facts=facts)
+            elif step.name == "screen" and facts["to_compute"] <= self.settings.stop.flagged:
+                over = f"converged: {facts['to_compute']} of {facts['structures']} structures to compute"
+        self._note("done", cycle=number, step=step.name, seconds=_since(began), facts=facts, over=over)
         return ""
 
     def _bridge(self, number: int, step: Step) -> Any:
@@ -175,11 +175,10 @@ class Loop:
                 command, cwd=where, stdout=stdout, stderr=stderr, env=environment, pass_fds=(self._lock,)
             )
             code = _wait(process)
-        seconds = round(time.monotonic() - began, 1)
         if code:
             said = [line for line in err.read_text(errors="replace").splitlines() if line.strip()]
             last = said[-1] if said else "it said nothing"
-            self._note("failed", cycle=number, step=step.name, exit=code, seconds=seconds, detail=last)
+            self._note("failed", cycle=number, step=step.name, exit=code, seconds=_since(began), detail=last)
             if code == Interrupted.exit_code:
                 raise Interrupted(f"cycle {number}, {step.name}: {last}; run again to go on")
             raise CalculationError(
@@ -196,15 +195,6 @@ class Loop:
             said = (here / "logs" / "compute.out").read_text(errors="replace").splitlines()
             detail += f" ({said[-1] if said else label.command}); what the queue no longer has, submit again there"
         return f"{detail}; run again when they are done"
-
-    def _converged(self, number: int) -> bool:
-        """Tell whether the screening has found so little that the loop is over."""
-        (found,) = [e["facts"] for e in read_journal(self.folder) if _is(e, number, "screen")][-1:]
-        if found["to_compute"] > self.settings.stop.flagged:
-            return False
-        detail = f"converged: {found['to_compute']} of {found['structures']} structures to compute"
-        self._note("ended", cycle=number, detail=detail)
-        return True
 
     def _enough(self, number: int, document: dict[str, Any]) -> None:
         states = document["states"]
@@ -255,9 +245,13 @@ class Loop:
             return "test"
         return "test" if Dataset.open(self.folder / self.settings.dataset).select("test") else "valid"
 
-    def _note(self, event: str, **more: Any) -> None:
-        entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **more}
-        journal.append(self.folder / JOURNAL, entry)
+    def _note(self, event: str, *, over: str = "", **more: Any) -> None:
+        """Write an event into the journal; why the loop is ``over`` with it goes with it, or a kill would part them."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        entries = [{"time": now, "event": event, **more}]
+        if over:
+            entries.append({"time": now, "event": "ended", "cycle": more["cycle"], "detail": over})
+        journal.append(self.folder / JOURNAL, *entries)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -286,8 +280,9 @@ def brief(document: Any) -> dict[str, Any]:
     return facts
 
 
-def _is(entry: dict[str, Any], number: int, step: str) -> bool:
-    return entry["event"] == "done" and entry["cycle"] == number and entry["step"] == step
+def _since(began: float) -> float:
+    """Return the seconds since a reading of the monotonic clock."""
+    return round(time.monotonic() - began, 1)
 
 
 def _unfinished(rows: list[dict[str, Any]]) -> str:
