@@ -33,6 +33,8 @@ def command(first: str, second: str, search: float, as_json: bool, **options: An
     """Compare two searches, of two models or pressures: phases in both, only in SECOND, only in FIRST.
 
     Each has its own hull (--reference goes to both), and phases are matched by structure alone.
+
+    Example: uspex-bridge compare results1 ../p100/results1
     """
     from uspex_bridge.results.compare import compare
 

@@ -39,6 +39,8 @@ def command(place: Path, generations: int, tie: float, csv_file: Path | None, as
 
     It has if for so many generations the hull did not sink and no new phase came within --within of it. The exit
     code is 0 if it has, 1 if it has not.
+
+    Example: uspex-bridge converged results1 --generations 10
     """
     from uspex_bridge.errors import ConfigError
     from uspex_bridge.results.converged import history

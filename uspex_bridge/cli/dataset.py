@@ -27,7 +27,10 @@ def command() -> None:
 @FOLDER
 @q.JSON
 def summary(folder: Path, as_json: bool) -> None:
-    """Say what the dataset in FOLDER holds: labels by generation, split and pressure, level of theory, ranges."""
+    """Say what the dataset in FOLDER holds: labels by generation, split and pressure, level of theory, ranges.
+
+    Example: uspex-bridge dataset summary dataset
+    """
     from uspex_bridge.learn.dataset import Dataset
 
     facts = facts_of(Dataset.open(folder))
@@ -41,6 +44,8 @@ def check(folder: Path, accept: bool) -> None:
     """Compare the files of FOLDER with the manifest; exit code 3 if one was changed.
 
     The manifest keeps its old lines, so what --accept did can be looked up.
+
+    Example: uspex-bridge dataset check dataset
     """
     from uspex_bridge.errors import InputError
     from uspex_bridge.learn.dataset import Dataset
@@ -100,6 +105,8 @@ def add(folder: Path, files: tuple[Path, ...], pressure: float | None, as_json: 
     """Add labelled structures from extxyz FILES to the dataset in FOLDER, which is made if it is not there.
 
     What 'uspex-bridge label collect' does with DFT runs; this is for labels from elsewhere.
+
+    Example: uspex-bridge dataset add dataset more.extxyz --generation 0 --code vasp --functional PBE
     """
     from uspex_bridge.learn.dataset import MANIFEST, Dataset
     from uspex_bridge.learn.labels import Level, read_frames, settings_hash

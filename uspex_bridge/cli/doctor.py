@@ -34,6 +34,8 @@ def command(
     Looks at packages, models and devices, relaxes a small structure as USPEX would have it done, and reads the result
     back as both USPEX lines do. With FOLDER (where INPUT.txt or input.uspex is) its files are checked for the
     mistakes that cost a search. Exit code 0 if usable, 1 if not.
+
+    Example: uspex-bridge doctor search
     """
     if wanted:
         for entry in wanted:

@@ -58,10 +58,9 @@ def answers_to(places: Iterable[str], options: Mapping[str, Any]) -> tuple[Pool,
     from uspex_bridge.results.stability import Question, assess, assess_per_level
 
     pool = q.open_pool(places, options)
-    components = options.get("components")
     question = Question(
         pressure_gpa=options.get("pressure"),
-        components=tuple(components.replace(" ", "").split(",")) if components else None,
+        components=q.components_of(options),
         within=TIE,
         mix_levels=options.get("mix_levels", False),
     )

@@ -39,6 +39,8 @@ def command(places: tuple[str, ...], as_json: bool, csv_file: Path | None, per_l
 
     PLACES are results folders of USPEX (either line), folders with several of them, what relax or rescore left, or
     files of structures with energies. Enthalpies are H = E + PV, distances eV/atom.
+
+    Example: uspex-bridge hull results1 --reference mp.json --within 0.05
     """
     from uspex_bridge.results.stability import assess, assess_per_level
     from uspex_bridge.results.tables import as_csv

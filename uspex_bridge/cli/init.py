@@ -48,6 +48,8 @@ def command(folder: Path, elements: str | None, composition: str | None, force: 
 
     matlab is USPEX 9.4-10.x (INPUT.txt), python the line since 2021 (input.uspex). The POTCARs written are stubs
     that tell the bridge the elements. docs/uspex_setup.md says what each file is for.
+
+    Example: uspex-bridge init matlab search --elements Ca,Fe,Ni --pressure 50
     """
     from uspex_bridge import templating
 

@@ -63,6 +63,8 @@ def prepare(
 
     PLACES are extxyz files (info: origin, family, pressure_gpa, reason), results folders, anything that 'hull' takes.
     Structures that LABELS has already stay as they are. 'uspex-bridge label settings CODE' prints a settings file.
+
+    Example: uspex-bridge label prepare labels chosen.extxyz --code vasp --generation 3
     """
     from dataclasses import replace
 
@@ -149,7 +151,10 @@ def run(labels: Path, line: str | None, python: Path | None, again: bool, config
 @STALE
 @q.JSON
 def status(labels: Path, stale: float, as_json: bool) -> None:
-    """Say what became of every structure in LABELS: prepared, running, done, failed and why."""
+    """Say what became of every structure in LABELS: prepared, running, done, failed and why.
+
+    Example: uspex-bridge label status labels
+    """
     jobs = _inspect(labels, stale)
     if as_json:
         click.echo(json.dumps([_row(job) for job in jobs], indent=1, ensure_ascii=False))
@@ -169,6 +174,8 @@ def collect(labels: Path, dataset: Path, stale: float, valid: float, test: float
     """File what is done in LABELS in the dataset DATASET, each label once, and say why not the others.
 
     Only converged, complete single points are taken: see docs/learning.md for what is looked at.
+
+    Example: uspex-bridge label collect labels dataset
     """
     from uspex_bridge.cli.dataset import describe_added
     from uspex_bridge.learn.dataset import MANIFEST, Dataset

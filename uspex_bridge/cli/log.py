@@ -30,6 +30,8 @@ def command(which: str | None, record: Path, status: str | None, last: int | Non
     WHICH is a USPEX ID (137 or EA137), a slot (CalcFold3), a formula, or the start of an entry's key. The MATLAB
     line does not tell the bridge the final ID: there, an ID is looked up in results*/Individuals and found again by
     its composition and the enthalpies of its steps, in the slot they ran in.
+
+    Example: uspex-bridge log 137 --record search
     """
     from uspex_bridge.history import find, summarise
 

@@ -91,15 +91,20 @@ def ask(options: Mapping[str, Any]) -> Question:
         stol=options["stol"],
         angle_tol=options["angle_tol"],
     )
-    components = options.get("components")
     return Question(
         pressure_gpa=options.get("pressure"),
-        components=tuple(components.replace(" ", "").split(",")) if components else None,
+        components=components_of(options),
         within=options["within"],
         method=options["method"],
         tolerances=tolerances,
         mix_levels=options.get("mix_levels", False),
     )
+
+
+def components_of(options: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the corners of the hull that are asked for."""
+    text = options.get("components")
+    return tuple(text.replace(" ", "").split(",")) if text else None
 
 
 def open_pool(places: Iterable[str], options: Mapping[str, Any]) -> Pool:

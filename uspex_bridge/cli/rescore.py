@@ -52,6 +52,8 @@ def command(
 
     Single points by default. The new results are in --out (extxyz, POSCARs, record), which hull, best and seeds take
     as a place of their own. A run that was stopped goes on where it was. --within is the window of the verdict.
+
+    Example: uspex-bridge rescore results1 --near 0.1 --model mace:my.model
     """
     from uspex_bridge.cli.relax import with_model
     from uspex_bridge.cli.vasp import read_settings

@@ -27,7 +27,10 @@ def command() -> None:
 @click.option("--notes", "all_notes", is_flag=True, help="Read every structure and show all that could not be read.")
 @q.JSON
 def summary(places: tuple[Path, ...], no_record: bool, all_notes: bool, as_json: bool) -> None:
-    """Say what the results folders at PLACES hold."""
+    """Say what the results folders at PLACES hold.
+
+    Example: uspex-bridge results summary results1
+    """
     from uspex_bridge.results.folder import open_all
 
     opened = open_all(places, record=not no_record)
@@ -122,7 +125,10 @@ def _counted(counts: dict[str, int]) -> str:
 @q.RECORD
 @q.JSON
 def best(places: tuple[str, ...], most: int, as_json: bool, **options: Any) -> None:
-    """Show the best phases of PLACES: nearest the hull, or lowest in enthalpy where there is one composition."""
+    """Show the best phases of PLACES: nearest the hull, or lowest in enthalpy where there is one composition.
+
+    Example: uspex-bridge results best results1 -n 10
+    """
     from uspex_bridge.cli.hull import report
     from uspex_bridge.results.stability import assess
     from uspex_bridge.results.tables import phase_rows
@@ -145,7 +151,10 @@ def best(places: tuple[str, ...], most: int, as_json: bool, **options: Any) -> N
 @click.option("--unrelaxed", is_flag=True, help="The structure as the operator made it.")
 @q.JSON
 def show(place: Path, ids: tuple[str, ...], symprec: float, poscar: bool, unrelaxed: bool, as_json: bool) -> None:
-    """Show structures IDS (7 or EA7) of the results folder PLACE: enthalpies, crystal, family, record."""
+    """Show structures IDS (7 or EA7) of the results folder PLACE: enthalpies, crystal, family, record.
+
+    Example: uspex-bridge results show results1 137 EA12
+    """
     from uspex_bridge.results.folder import open_all
 
     opened = open_all([place])
@@ -258,6 +267,8 @@ def export(
 
     CIFs and POSCARs go into one file each if OUT is an existing folder. Everything is written unless -n, --within
     or --ids choose.
+
+    Example: uspex-bridge results export results1 near.cif --within 0.02 --symprec 0.1
     """
     from uspex_bridge.results.export import export as write
     from uspex_bridge.results.export import format_of

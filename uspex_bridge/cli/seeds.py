@@ -49,6 +49,8 @@ def command(
 
     Searches of several pressures have a hull each; what they share is written once. The file is read by both lines
     of USPEX: VASP-5 POSCARs, fractional, atoms grouped in the order of the search's elements.
+
+    Example: uspex-bridge seeds results1 ../p0/results1 -n 2000 --into ../p100
     """
     from dataclasses import replace
 

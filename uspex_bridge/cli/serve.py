@@ -58,6 +58,8 @@ def command(socket: Path | None, daemon: bool, quiet: bool, log: Path | None, **
 
     Calls find it by themselves. It takes the settings of the table [service] in bridge.toml; those of a relaxation
     come from each call. SIGTERM ends it after the jobs it has, a second one at once.
+
+    Example: uspex-bridge serve --daemon --workers 8
     """
     path = (socket or _default_socket()).absolute()
     if daemon:

@@ -26,7 +26,10 @@ _TRAINING = settings(
     click.option("-o", "--out", type=_PATH, required=True, help="Folder of the training and of the model."),
     click.option("--settings", "settings_files", type=_PATH, multiple=True, help="TOML laid over the template."),
     click.option(
-        "--from", "parent", metavar="CHECKPOINT", help="File, known name or training to start from; else random weights."
+        "--from",
+        "parent",
+        metavar="CHECKPOINT",
+        help="File, known name or training to start from; else random weights.",
     ),
     click.option("--branch", "--head", help="Which head of a checkpoint with several."),
     click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds; --resume then goes on."),
@@ -63,7 +66,10 @@ def command() -> None:
 @_TRAINING
 @_STEPS
 def dpa3(**options: Any) -> None:
-    """DPA-3, fine-tuned from a pretrained checkpoint and branch, or from random weights."""
+    """DPA-3, fine-tuned from a pretrained checkpoint and branch, or from random weights.
+
+    Example: uspex-bridge train deepmd-dpa3 dataset -o dpa3-01 --from DPA-3.1-3M.pt --branch MP_traj_v024_alldata_mixu
+    """
     _train("deepmd-dpa3", options)
 
 
@@ -72,7 +78,10 @@ def dpa3(**options: Any) -> None:
 @_TRAINING
 @_STEPS
 def sea(**options: Any) -> None:
-    """The local descriptor se_a with type embedding: the second opinion beside DPA-3."""
+    """The local descriptor se_a with type embedding: the second opinion beside DPA-3.
+
+    Example: uspex-bridge train deepmd-sea dataset -o models/sea-01
+    """
     _train("deepmd-sea", options)
 
 
@@ -82,7 +91,10 @@ def sea(**options: Any) -> None:
 @_EPOCHS
 @click.option("--replay", type=_PATH, help="extxyz of the foundation model's own training, to rehearse (multi-head).")
 def mace(**options: Any) -> None:
-    """MACE: multi-head replay fine-tuning, fine-tuning on the new labels alone, or from random weights."""
+    """MACE: multi-head replay fine-tuning, fine-tuning on the new labels alone, or from random weights.
+
+    Example: uspex-bridge train mace dataset -o models/mace-01 --from medium-mpa-0 --replay mp-subset.xyz
+    """
     _train("mace", options)
 
 
@@ -91,7 +103,10 @@ def mace(**options: Any) -> None:
 @_TRAINING
 @_EPOCHS
 def mattersim(**options: Any) -> None:
-    """MatterSim's own fine-tuning, with stresses."""
+    """MatterSim's own fine-tuning, with stresses.
+
+    Example: uspex-bridge train mattersim dataset -o models/mattersim-01 --from 1M
+    """
     _train("mattersim", options)
 
 
