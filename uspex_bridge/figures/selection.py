@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from uspex_bridge.figures import style
+from uspex_bridge.figures.structure_map import name_axes
 from uspex_bridge.learn.soap import Space, coverage
 from uspex_bridge.records import Array
 
@@ -41,7 +42,6 @@ def draw(
         count = len(have) + sum(map(len, shown.values()))
         points = np.vstack([have, *shown.values(), everything])
         axes.set_title(f"{title}: {coverage(points, np.arange(count))}" if count else f"{title}: nothing")
-        axes.set_xlabel(f"PC1 ({100 * space.explained[0]:.0f} % of variance)")
         axes.legend(loc="best")
-    figure.axes[0].set_ylabel(f"PC2 ({100 * space.explained[1]:.0f} % of variance)")
+    name_axes(figure.axes, space)
     return figure

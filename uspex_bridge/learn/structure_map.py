@@ -23,8 +23,6 @@ Colour = Literal["pressure", "composition", "energy", "distance"]
 COLOURS: tuple[Colour, ...] = ("pressure", "composition", "energy", "distance")
 #: Endings and what is written for each.
 FIGURES, DATASETS, VIEWERS = (".png", ".svg", ".pdf"), (".json", ".gz"), (".html",)
-#: Distances to the hull beyond this have one colour, as in the paper's figures, eV/atom.
-_FAR = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,62 +127,14 @@ def write_map(drawn: StructureMap, pool: Pool, path: Path, colour: Colour, selec
         raise ConfigError(f"{path}: which format is that? Known endings: {known}")
     with replacing(path) as draft:
         if ending in FIGURES:
-            figure_of(drawn, colour, selected).savefig(draft, dpi=200)
+            from uspex_bridge.figures import structure_map as figure
+            from uspex_bridge.figures import style
+
+            style.save(figure.draw(drawn, colour, selected), draft)
         else:
             dataset = chemiscope_dataset(drawn, pool, colour, selected)
             text = page_of(dataset) if ending in VIEWERS else _as_json(dataset)
             draft.write_bytes(_zipped(text) if ending == ".gz" else text.encode())
-
-
-def figure_of(drawn: StructureMap, colour: Colour, selected: Collection[str] = ()) -> Any:
-    """Return a matplotlib figure; composition has a panel for each element, chosen structures are ringed.
-
-    Raises:
-        ConfigError: no structure has what it is to be coloured by.
-    """
-    from matplotlib.figure import Figure
-
-    values = drawn.values(colour)
-    if not any(np.isfinite(row).any() for row in values.values()):
-        raise ConfigError(f"no structure has a known {colour} to colour the map by; choose another --colour")
-    figure = Figure(figsize=(0.6 + 4.6 * len(values), 4.0), layout="constrained")
-    chosen = np.array([entry.name in selected for entry in drawn.entries])
-    for axes, (label, row) in zip(figure.subplots(1, len(values), squeeze=False)[0], values.items(), strict=True):
-        scatter(axes, drawn, row, label, far=_FAR if colour == "distance" else None)
-        if chosen.any():
-            x, y = drawn.coordinates[chosen, :2].T
-            axes.scatter(
-                x, y, s=34, facecolors="none", edgecolors="black", linewidths=0.9, label=f"{chosen.sum()} chosen"
-            )
-            axes.legend(frameon=False, fontsize=8, loc="best")
-    return figure
-
-
-def scatter(axes: Any, drawn: StructureMap, values: Array, label: str, far: float | None = None) -> None:
-    """Draw one panel, points coloured by ``values`` (N,), unknown ones grey; beyond ``far`` all have one colour."""
-    x, y = drawn.coordinates[:, :2].T
-    known = np.isfinite(values)
-    axes.scatter(x[~known], y[~known], s=10, color="0.8", linewidths=0)
-    order = np.flatnonzero(known)
-    order = order[np.argsort(-values[order] if far is not None else values[order])]
-    points = axes.scatter(
-        x[order],
-        y[order],
-        c=values[order],
-        s=14,
-        cmap="viridis_r" if far is not None else "viridis",
-        vmin=0.0 if far is not None else None,
-        vmax=far,
-        linewidths=0,
-    )
-    axes.figure.colorbar(points, ax=axes, label=label, extend="neither" if far is None else "max")
-    label_axes(axes, drawn.space)
-
-
-def label_axes(axes: Any, space: Space) -> None:
-    """Name the two axes with the part of the variance that they explain."""
-    axes.set_xlabel(f"PC1 ({100 * space.explained[0]:.0f} % of variance)")
-    axes.set_ylabel(f"PC2 ({100 * space.explained[1]:.0f} % of variance)")
 
 
 def chemiscope_dataset(
