@@ -9,6 +9,8 @@ from typing import Any
 
 from uspex_bridge import errors
 
+#: Version of the messages; both sides must have the same.
+PROTOCOL = 1
 #: What may cross as it is; another error arrives as a CalculationError.
 _KNOWN = (errors.InputError, errors.ConfigError, errors.ModelError, errors.CalculationError)
 

@@ -24,7 +24,6 @@ from typing import Any
 import uspex_bridge
 from uspex_bridge import errors, messages
 from uspex_bridge.cards import CalculatorSettings
-from uspex_bridge.pipe_worker import PROTOCOL
 
 #: Seconds that a worker may take to start, and to import and load its model (a busy network file system is slow).
 START_TIMEOUT = 600.0
@@ -133,8 +132,8 @@ class Worker:
     def _greet(self) -> None:
         try:
             hello = json.loads(self._line(START_TIMEOUT))
-            if hello.get("protocol") != PROTOCOL:
-                raise ValueError(f"it speaks protocol {hello.get('protocol')}, not {PROTOCOL}")
+            if hello.get("protocol") != messages.PROTOCOL:
+                raise ValueError(f"it speaks protocol {hello.get('protocol')}, not {messages.PROTOCOL}")
         except (OSError, ValueError, AttributeError, errors.CalculationError) as error:
             self.close(kill=True)
             reason = self._tail[-1] if self._tail else str(error) or "it ended"

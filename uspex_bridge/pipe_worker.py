@@ -17,9 +17,6 @@ from typing import Any, BinaryIO
 
 from uspex_bridge import messages
 
-#: Version of the messages; both sides must have the same.
-PROTOCOL = 1
-
 
 def main() -> None:
     """Serve requests until stdin ends."""
@@ -28,7 +25,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # the bridge decides when its worker ends
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, lines), daemon=True).start()
-    _send(answers, {"protocol": PROTOCOL, "python": sys.version.split()[0]})
+    _send(answers, {"protocol": messages.PROTOCOL, "python": sys.version.split()[0]})
     session = Session()
     while True:
         _send(answers, session.answer(json.loads(lines.get())))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from uspex_bridge import backends, pipe
+from uspex_bridge import backends, messages, pipe
 from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.errors import CalculationError, ConfigError, ModelError
 
@@ -288,7 +288,7 @@ def test_worker_that_dies_while_loading(hostile):
 def test_answers_that_are_none(answer, monkeypatch):
     """A program that greets like a worker and then talks nonsense."""
     monkeypatch.setattr(
-        pipe, "_BOOT", f"print('{{\"protocol\": {pipe.PROTOCOL}}}', flush=True); input(); print('''{answer}''')"
+        pipe, "_BOOT", f"print('{{\"protocol\": {messages.PROTOCOL}}}', flush=True); input(); print('''{answer}''')"
     )
     worker = pipe.Worker()
     with pytest.raises(CalculationError, match="not an answer|odd"):
