@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from uspex_bridge import journal
+from uspex_bridge.cards import model_name
 from uspex_bridge.config import Config
 from uspex_bridge.errors import BridgeError, ConfigError, ModelError, OutputError
 from uspex_bridge.folders import Request
@@ -20,7 +21,6 @@ from uspex_bridge.logs import folder_log
 from uspex_bridge.protocol import Plan, Protocol, make_plan
 from uspex_bridge.publish import writing
 from uspex_bridge.records import Frame, Intent, RelaxResult, Structure
-from uspex_bridge.results.record import model_name
 from uspex_bridge.run import Entry, Models, choose_protocol, relax_structure, step_line, vasp_run
 from uspex_bridge.spread import spread
 from uspex_bridge.symmetry import space_group

@@ -7,7 +7,7 @@ Every file in ``calculators/`` holds a ``CARD`` and a function ``build``; the re
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -229,3 +229,10 @@ class Batch:
     evaluate: Callable[[Sequence[Any]], list[dict[str, Any]]]
     cutoff: float
     angle_cutoff: float = 0.0
+
+
+def model_name(identity: Mapping[str, Any]) -> str:
+    """Return the identity of a loaded model in a few words: kind, weights, head and start of their hash."""
+    digest = str(identity.get("sha256") or "")[:8]
+    words = (identity.get("kind"), identity.get("model"), identity.get("head"), digest)
+    return " ".join(str(word) for word in words if word)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import uspex_bridge
 from uspex_bridge import backends, journal
+from uspex_bridge.cards import model_name
 from uspex_bridge.config import Config
 from uspex_bridge.errors import BridgeError, OutputError, Rejected
 from uspex_bridge.folders import Folder, Request
@@ -196,16 +197,10 @@ def vasp_run(request: Request, result: RelaxResult, config: Config, seconds: flo
         frames=result.frames[first:],
         intent=request.intent,
         converged=result.converged,
-        model=model_line(result.models[name]),
+        model=model_name(result.models[name]),
         seconds=seconds,
         incar=request.incar,
     )
-
-
-def model_line(identity: dict[str, Any]) -> str:
-    """Return a model's identity in a few words: kind, weights, start of their hash."""
-    digest = str(identity.get("sha256") or "")[:12]
-    return " ".join(filter(None, [str(identity.get("kind", "")), str(identity.get("model") or ""), digest]))
 
 
 def _announce(request: Request, plan: Plan, config: Config, notice: str, log: logging.Logger) -> None:

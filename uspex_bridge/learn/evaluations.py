@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from uspex_bridge import backends, journal
-from uspex_bridge.cards import CalculatorSettings
+from uspex_bridge.cards import CalculatorSettings, model_name
 from uspex_bridge.errors import CalculationError, InputError, ModelError, OutOfMemoryError
 from uspex_bridge.records import Array, Structure
 from uspex_bridge.relax.engine import to_atoms
@@ -85,9 +85,14 @@ def find_model(name: str, settings: CalculatorSettings) -> Model:
     known = found.known if found is not None else None
     what = [status.card.kind, model if digest is None else digest, status.version, settings.head, settings.dtype]
     key = hashlib.sha256(json.dumps([*what, settings.options], sort_keys=True, default=str).encode()).hexdigest()[:16]
-    words = (status.card.kind, Path(model).name if model else None, settings.head, digest and digest[:8])
+    identity = {
+        "kind": status.card.kind,
+        "model": Path(model).name if model else None,
+        "head": settings.head,
+        "sha256": digest,
+    }
     zero = (known.energy_zero or status.card.energy_zero) if known is not None else "model"
-    return Model(name, settings, key, " ".join(str(word) for word in words if word), zero)
+    return Model(name, settings, key, model_name(identity), zero)
 
 
 def structure_key(structure: Structure) -> str:

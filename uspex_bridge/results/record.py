@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from uspex_bridge import journal
+from uspex_bridge.cards import model_name
 from uspex_bridge.results.model import NAN, Composition, Entry, Recorded, composition_of
 
 #: Individuals prints enthalpies and volumes with 3 decimals.
@@ -50,13 +51,6 @@ def read_lines(path: Path) -> Iterator[Line]:
                 continue
             if isinstance(fields, dict) and "enthalpy" in fields:
                 yield line_of(fields, start)
-
-
-def model_name(identity: dict[str, Any]) -> str:
-    """Return a model's identity in a few words: kind, weights, head and start of their hash."""
-    digest = str(identity.get("sha256") or "")[:8]
-    words = (identity.get("kind"), identity.get("model"), identity.get("head"), digest)
-    return " ".join(str(word) for word in words if word)
 
 
 def composition_in(fields: dict[str, Any]) -> Composition:
