@@ -18,7 +18,7 @@ from uspex_bridge.learn.cycle.settings import (
     SelectSettings,
 )
 from uspex_bridge.learn.cycle.steps import steps_of
-from uspex_bridge.learn.cycle.verdict import judge
+from uspex_bridge.learn.cycle.verdict import QUANTITIES, judge
 
 SETTINGS = CycleSettings(
     models={
@@ -30,18 +30,21 @@ SETTINGS = CycleSettings(
 )
 
 
-def evaluation(path, **models):
-    """Write an evaluation with the errors energy, forces and pv of each model."""
+def evaluation(path, factors=(1.0,), **models):
+    """Write an evaluation with the errors energy, forces and pv of each model, times a factor in each family."""
     document = {
         "models": [
             {
                 "name": name,
                 "errors": [
-                    {"label": "0 GPa", **{q: {"mae": 99.0} for q in ("energy", "forces", "pv")}},
-                    {
-                        "label": "total",
-                        **{q: {"mae": e} for q, e in zip(("energy", "forces", "pv"), errors, strict=True)},
-                    },
+                    {"label": "0 GPa", **{q: {"mae": 99.0} for q in QUANTITIES}},
+                    {"label": "total", **{q: {"mae": e} for q, e in zip(QUANTITIES, errors, strict=True)}},
+                ],
+                "by_structure": [
+                    {"name": f"{k}-{copy}", "family": str(k)}
+                    | {q: e * (factor if name == "new" else 1.0) for q, e in zip(QUANTITIES, errors, strict=True)}
+                    for k, factor in enumerate(factors)
+                    for copy in range(3)
                 ],
             }
             for name, errors in models.items()
@@ -56,9 +59,9 @@ def evaluation(path, **models):
     [
         ((1.0, 1.0, 1.0), (0.5, 0.5, 2.0), True, "newest"),
         ((1.04, 1.0, 1.04), (0.5, 0.5, 0.5), True, "newest"),
-        ((1.0, 1.06, 1.0), (0.5, 0.5, 0.5), False, "forces on held-out"),
+        ((1.0, 1.06, 1.0), (0.5, 0.5, 0.5), False, "forces on 1 held-out family 1 -> 1.06"),
         ((0.5, 0.5, 0.5), (0.5, 1.5, 1.5), False, "1 of 3"),
-        ((float("nan"), 1.0, 1.0), (0.5, 0.5, 0.5), False, "energy on held-out"),
+        ((float("nan"), 1.0, 1.0), (0.5, 0.5, 0.5), False, "energy on 1 held-out"),
     ],
 )
 def test_a_model_must_be_no_worse_on_what_is_held_out_and_better_on_the_newest(
@@ -70,6 +73,34 @@ def test_a_model_must_be_no_worse_on_what_is_held_out_and_better_on_the_newest(
     assert verdict.promote is taken
     assert words in "; ".join(verdict.reasons)
     assert verdict.newest["old pv"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("factors", "taken"),
+    [
+        ([1.0] * 9 + [5.0], True),  # one family of ten
+        ([0.9] * 3 + [1.3] * 7, False),  # most of them
+        ([1.2] * 10, False),
+        ([0.7] * 5 + [1.4] * 5, True),  # within the noise
+    ],
+)
+def test_one_family_is_no_evidence_that_a_model_is_worse(tmp_path, factors, taken):
+    one = (1.0, 1.0, 1.0)
+    held_out = evaluation(tmp_path / "h.json", factors, old=one, new=one)
+    newest = evaluation(tmp_path / "n.json", old=one, new=(0.5, 0.5, 0.5))
+    assert judge(held_out, newest, "new", "old", 0.05).promote is taken
+
+
+def test_a_model_that_fails_where_the_old_one_did_not_is_worse(tmp_path):
+    one = (1.0, 1.0, 1.0)
+    held_out = evaluation(tmp_path / "h.json", [1.0, 1.0], old=one, new=one)
+    document = json.loads(held_out.read_text())
+    document["models"][1]["by_structure"].pop()
+    held_out.write_text(json.dumps(document))
+    newest = evaluation(tmp_path / "n.json", old=one, new=(0.5, 0.5, 0.5))
+    verdict = judge(held_out, newest, "new", "old", 0.05)
+    assert not verdict.promote
+    assert "fails on 1 held-out" in verdict.reasons[0]
 
 
 def test_the_first_model_is_taken_and_a_missing_one_is_said(tmp_path):

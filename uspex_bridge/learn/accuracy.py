@@ -72,6 +72,7 @@ class Judged:
             "offsets_ev": dict(self.offsets),
             "errors": [asdict(row) for row in self.rows],
             "near_hull": [asdict(ranking) for ranking in self.rankings],
+            "by_structure": metrics.by_structure(self.cases, self.answers),
         }
 
 

@@ -63,6 +63,7 @@ class Case:
 
     Attributes:
         name: of the structure.
+        family: of the structure and its perturbed copies; the name where nothing says it.
         symbols: of its atoms.
         volume: Å³ per cell.
         pressure_gpa: that it belongs to (the search's), None where nothing says it.
@@ -71,6 +72,7 @@ class Case:
     """
 
     name: str
+    family: str
     symbols: tuple[str, ...]
     volume: float
     pressure_gpa: float | None
@@ -85,13 +87,15 @@ class Case:
 
 
 def case_of(atoms: Any, number: int) -> Case:
-    """Make a case of a labelled structure; ``info`` may hold id (or name) and pressure_gpa."""
+    """Make a case of a labelled structure; ``info`` may hold id (or name), family and pressure_gpa."""
     from uspex_bridge.learn.labels import free_energy
 
     stress, info = atoms.get_stress(), atoms.info
     pressure = info.get("pressure_gpa")
+    name = str(info.get("id") or info.get("name") or number)
     return Case(
-        name=str(info.get("id") or info.get("name") or number),
+        name=name,
+        family=str(info.get("family") or name),
         symbols=tuple(atoms.symbols),
         volume=float(atoms.get_volume()),
         pressure_gpa=None if pressure is None else float(pressure),
@@ -227,6 +231,20 @@ def _hull(cases: Sequence[Case], answers: Sequence[Values]) -> Hull | None:
         return build_hull([case.entry(one, k) for k, (case, one) in enumerate(zip(cases, answers, strict=True))])
     except BridgeError:
         return None
+
+
+def by_structure(cases: Sequence[Case], answers: Sequence[Values]) -> list[dict[str, Any]]:
+    """Return the absolute errors of every structure: energy and PV in eV/atom, the mean over forces in eV/Å."""
+    return [
+        {
+            "name": case.name,
+            "family": case.family,
+            "energy": round(abs(values.energy - case.reference.energy), 6),
+            "forces": round(float(np.abs(values.forces - case.reference.forces).mean()), 6),
+            "pv": round(abs(values.pv - case.reference.pv), 6),
+        }
+        for case, values in zip(cases, answers, strict=True)
+    ]
 
 
 def rankings(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from dataclasses import dataclass
+from math import sqrt
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from uspex_bridge.errors import InputError
@@ -29,8 +32,20 @@ class Verdict:
     newest: dict[str, float]
 
 
+@dataclass(frozen=True)
+class _Errors:
+    """What an evaluation says of a model: mean errors, and errors by quantity, family and structure."""
+
+    total: dict[str, float]
+    families: dict[str, dict[str, dict[str, float]]]
+
+
 def judge(held_out: Path, newest: Path, new: str, old: str | None, tolerance: float) -> Verdict:
     """Judge a model: no worse on what is held out, better on the newest labels.
+
+    Worse is an error whose mean over families (a structure and its perturbed copies, whose errors go together) has
+    grown by more than ``tolerance``, and by more than twice the standard error of that growth: one family of few is
+    no evidence.
 
     Args:
         held_out: evaluation on structures of families that no model was trained on.
@@ -45,31 +60,47 @@ def judge(held_out: Path, newest: Path, new: str, old: str | None, tolerance: fl
     """
     mine = _errors(held_out, new)
     if old is None:
-        return Verdict(True, ("there is no other yet",), mine, {})
+        return Verdict(True, ("there is no other yet",), mine.total, {})
     theirs = _errors(held_out, old)
-    fresh, before = _errors(newest, new), _errors(newest, old)
-    worse = [
-        f"{name} on held-out structures {theirs[name]:.4g} -> {mine[name]:.4g}"
-        for name in QUANTITIES
-        if not mine[name] <= theirs[name] * (1.0 + tolerance)
-    ]
-    better = [f"{name} on the newest {before[name]:.4g} -> {fresh[name]:.4g}" for name in QUANTITIES]
+    fresh, before = _errors(newest, new).total, _errors(newest, old).total
+    against = [said for name in QUANTITIES if (said := _worse(name, mine, theirs, tolerance))]
     gains = sum(fresh[name] < before[name] for name in QUANTITIES)
     if gains < 2:
-        worse.append(f"better on the newest labels in {gains} of {len(QUANTITIES)} quantities only")
+        against.append(f"better on the newest labels in {gains} of {len(QUANTITIES)} quantities only")
+    better = [f"{name} on the newest {before[name]:.4g} -> {fresh[name]:.4g}" for name in QUANTITIES]
     return Verdict(
-        not worse,
-        tuple(worse or better),
-        mine | {f"old {name}": theirs[name] for name in QUANTITIES},
+        not against,
+        tuple(against or better),
+        mine.total | {f"old {name}": theirs.total[name] for name in QUANTITIES},
         fresh | {f"old {name}": before[name] for name in QUANTITIES},
     )
 
 
-def _errors(path: Path, model: str) -> dict[str, float]:
+def _worse(quantity: str, mine: _Errors, theirs: _Errors, tolerance: float) -> str:
+    """Say in what the new model is worse on the structures that are held out; nothing where it is not."""
+    new, old = mine.families[quantity], theirs.families[quantity]
+    lost = sorted({name for family in old.values() for name in family} - {n for f in new.values() for n in f})
+    if lost:
+        return f"fails on {len(lost)} held-out structures that the old one can compute, such as {lost[0]}"
+    before = [fmean(errors.values()) for errors in old.values()]
+    after = [fmean(new[family][name] for name in errors) for family, errors in old.items()]
+    growth = [b - a for a, b in zip(before, after, strict=True)]
+    error = 2.0 * stdev(growth) / sqrt(len(growth)) if len(growth) > 1 else 0.0
+    if fmean(growth) <= max(tolerance * fmean(before), error):
+        return ""
+    families = f"{len(growth)} held-out {'families' if len(growth) > 1 else 'family'}"
+    return f"{quantity} on {families} {fmean(before):.4g} -> {fmean(after):.4g}, ±{error:.2g}"
+
+
+def _errors(path: Path, model: str) -> _Errors:
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         entry = next(entry for entry in document["models"] if entry["name"] == model)
         total = next(row for row in entry["errors"] if row["label"] == "total")
-        return {name: float(total[name]["mae"]) for name in QUANTITIES}
+        families: dict[str, dict[str, dict[str, float]]] = {name: defaultdict(dict) for name in QUANTITIES}
+        for structure in entry["by_structure"]:
+            for name in QUANTITIES:
+                families[name][structure["family"]][structure["name"]] = float(structure[name])
+        return _Errors({name: float(total[name]["mae"]) for name in QUANTITIES}, families)
     except (OSError, ValueError, KeyError, StopIteration, TypeError) as error:
         raise InputError(f"{path}: no errors of {model} in it ({type(error).__name__}: {error})") from None
