@@ -143,7 +143,7 @@ def test_converged_by_exit_code(run, search):
     assert [g["stable"] for g in document["generations"]] == [3, 2, 2]
     code, _, err = run("converged", "nothing")
     assert code == 3
-    assert "no such folder" in err
+    assert "no such file or folder" in err
 
 
 def test_compare(run, search):

@@ -33,6 +33,11 @@ def test_help_has_an_example_of_this_verb(words):
     assert f"uspex-bridge {' '.join(words)} " in shown.output.partition("Options:")[0].partition("\n")[2]
 
 
+def test_a_verb_that_is_none_is_told_the_nearest():
+    shown = CliRunner().invoke(command, ["hul", "results1"])
+    assert (shown.exit_code, "did you mean 'hull'?" in shown.output) == (2, True)
+
+
 def test_what_is_written_is_named_by_o_everywhere():
     outs = [p for _, found in ALL for p in found.params if "--out" in p.opts]
     assert outs

@@ -206,7 +206,7 @@ def test_results_folders_by_number(tmp_path):
     opened = open_all([tmp_path])
     assert [results.settings.pressure_gpa for results in opened] == [1.0, 2.0, 10.0]
     assert len({entry.name for results in opened for entry in results.entries}) == 12
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="no such file or folder"):
         results_folders(tmp_path / "nothing")
     with pytest.raises(InputError, match="neither a results folder"):
         results_folders(tmp_path / "results1" / ".." / ".." / tmp_path.name / "..")

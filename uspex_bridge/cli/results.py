@@ -84,7 +84,7 @@ def describe(results: Results) -> str:
     span = f"generations {generations[0]} to {generations[-1]}" if generations else "generations unknown"
     head = (
         f"{results.label}: {'MATLAB/Octave' if f['line'] == 'matlab' else 'Python'} line, {f['state']}, "
-        f"{' '.join(f['species'])}, {pressure}"
+        f"{' '.join(f['species']) or 'elements unknown'}, {pressure}"
     )
     if not results.entries:
         return f"{head}\n  no structure has come out of it" + (

@@ -154,7 +154,7 @@ def results_folders(place: Path) -> list[Path]:
         InputError: there is none.
     """
     if not place.is_dir():
-        raise InputError(f"{place}: there is no such folder")
+        raise InputError(f"{place}: there is no such file or folder")
     if (place / "Individuals").is_file():
         return [place]
     found = [

@@ -44,7 +44,7 @@ def phase_rows(assessment: Assessment, known: Mapping[str, Known] | None = None)
         if row["space_group_symbol"] is None:
             row["space_group_symbol"] = assessment.space_group(phase)
         row |= {
-            "formation_enthalpy": round(point.formation, 6),
+            "formation_enthalpy": round(point.formation, 6) + 0.0,
             "above_hull": round(point.above, 6),
             "stable": point.vertex,
             "tie": point.above <= TIE and not point.vertex,
@@ -82,7 +82,7 @@ def phase_table(assessment: Assessment, known: Mapping[str, Known] | None = None
                 entry.formula,
                 assessment.space_group(phase),
                 "stable" if point.vertex else f"{point.above:.4f}" + (" tie" if point.above <= TIE else ""),
-                f"{point.formation:.4f}",
+                f"{round(point.formation, 4) + 0.0:.4f}",  # no -0.0000
                 f"{point.entry.enthalpy_per_atom:.4f}",
                 f"{entry.volume_per_atom:.3f}",
                 "" if entry.generation is None else str(entry.generation),
