@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -23,6 +24,13 @@ PACE, END_TIMEOUT = 0.5, 20.0
 TAIL = 12
 #: What of a point is followed: errors on the validation set, else on the training set.
 FOLLOWED = ("energy", "forces", "virial", "stress")
+
+#: What trainers, and the libraries below them, say when they cannot write; PyTorch's words are followed by many lines.
+_FULL = re.compile(
+    r"No space left on device|\[Errno 28\]|Disk quota exceeded|file write failed|enforce fail at inline_container"
+)
+#: Bytes on a disk below which it is full: a log's last words may not have found their place either.
+_ROOM = 1 << 16
 
 Ending = Literal["finished", "early", "time", "signal"]
 
@@ -133,14 +141,12 @@ class Run:
         """Return the error that an end with this status is, with the last lines of the log."""
         with self.log.open("rb") as log:
             log.seek(self.began)
-            lines = log.read()[-8000:].decode(errors="replace").splitlines()
-        tail = [line.rstrip() for line in lines if line.strip()][-TAIL:]
+            whole = log.read().decode(errors="replace")
+        tail = [line.rstrip() for line in whole[-8000:].splitlines() if line.strip()][-TAIL:]
         text = "\n".join(f"    {line}" for line in tail) or "    (it said nothing)"
         how = f"signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"status {status}"
         said = f"the end of its log, {self.log}, is:\n{text}"
-        if re.search(
-            r"No space left on device|\[Errno 28\]|Disk quota exceeded|file write failed|\[enforce fail", text
-        ):
+        if _FULL.search(whole) or shutil.disk_usage(self.folder).free < _ROOM:
             return OutputError(
                 f"{self.title} ended with {how}: the disk is full (or its quota); make room, then --resume. {said}"
             )
