@@ -522,7 +522,7 @@ def test_labels_killed_in_the_middle_are_computed_by_the_next_run(tmp_path, chos
         assert states == ["prepared", "running"]
         os.killpg(process.pid, 9)
     assert sorted(inspect(p.parent).reason for p in labels.glob("*/structure.json")) == ["", "interrupted"]
-    output = cli("run", labels, "--command", "echo out of memory; exit 3").output
+    output = cli("run", labels, "--command", "echo out of memory; exit 3", code=7).output
     assert "2 computed: 2 failed" in output
     assert "no result, exit code 3 (run.log): out of memory" in output
     assert "0 computed" in cli("run", labels, "--command", "true").output

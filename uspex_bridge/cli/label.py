@@ -120,11 +120,14 @@ def settings(code: str) -> None:
 def run(labels: Path, line: str | None, python: Path | None, again: bool, config: Path | None) -> None:
     """Compute on this machine what is prepared in LABELS, one after the other; several of these share the work.
 
+    The exit code is 7 if all in LABELS have failed.
+
     Example: uspex-bridge label run labels --python ~/gpaw/bin/python
     """
     import shlex
 
     from uspex_bridge.config import load_config
+    from uspex_bridge.errors import CalculationError
     from uspex_bridge.threads import limit_threads
 
     chosen = load_config(Path.cwd(), config)
@@ -144,6 +147,8 @@ def run(labels: Path, line: str | None, python: Path | None, again: bool, config
     for job in jobs:
         if job.state != "done":
             click.echo(f"{job.state}: {job.folder.name}: {job.reason}", err=True)
+    if jobs and all(job.state == "failed" for job in _inspect(labels, stale=1.0)):
+        sys.exit(CalculationError.exit_code)
 
 
 @command.command(context_settings=q.CONTEXT)

@@ -107,7 +107,7 @@ def command(
         options["offsets"] == "auto" and any(m.energy_zero == "model" for m in asked)
     )
     found = screen(seen, models, limits, offsets=offsets, also=options["also"])
-    summary = document(found, asked)
+    summary = document(found, asked, pool)
     _write(found, summary, pool, out)
     if as_json:
         click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
@@ -197,7 +197,10 @@ def _write(found: Screening, summary: dict[str, Any], pool: Pool, out: Path) -> 
     from uspex_bridge.learn.candidates import candidate, title_of, write_frames
     from uspex_bridge.results.tables import as_csv
 
-    q.write_text(out / "screen.csv", as_csv([verdict.row(found.models) for verdict in found.verdicts]))
+    q.write_text(
+        out / "screen.csv",
+        as_csv([verdict.row(found.models, title_of(pool, verdict.entry)) for verdict in found.verdicts]),
+    )
     q.write_text(out / "screen.json", json.dumps(summary, indent=1, ensure_ascii=False))
     frames = [
         candidate(v.entry, v.structure, title_of(pool, v.entry), reason="; ".join(v.reasons), delta_pv=v.delta_pv)
@@ -207,9 +210,11 @@ def _write(found: Screening, summary: dict[str, Any], pool: Pool, out: Path) -> 
     style.save(disagreement.draw(found), out / "screen.png")
 
 
-def document(found: Screening, models: list[Model]) -> dict[str, Any]:
+def document(found: Screening, models: list[Model], pool: Pool) -> dict[str, Any]:
     """Return the result as plain values."""
     from dataclasses import asdict
+
+    from uspex_bridge.learn.candidates import title_of
 
     return {
         "models": [{"name": m.name, "what": m.title, "key": m.key, "energy_zero": m.energy_zero} for m in models],
@@ -222,7 +227,7 @@ def document(found: Screening, models: list[Model]) -> dict[str, Any]:
         "over": _over(found),
         "flags": {flag: found.count(flag) for flag in _FLAGS},
         "mean": {name: _mean(found, name) for name in ("delta_pv", "delta_energy", "delta_force", "rms_force")},
-        "label": [verdict.row(found.models) for verdict in found.chosen],
+        "label": [verdict.row(found.models, title_of(pool, verdict.entry)) for verdict in found.chosen],
         "warnings": list(found.notes),
     }
 

@@ -90,11 +90,11 @@ class Verdict:
     flags: dict[Flag, str]
     reasons: tuple[str, ...] = ()
 
-    def row(self, models: Sequence[str]) -> dict[str, Any]:
-        """Return its scalar columns; what is unknown is None."""
+    def row(self, models: Sequence[str], name: str) -> dict[str, Any]:
+        """Return its scalar columns under the ``name`` that the user knows it by; what is unknown is None."""
         entry = self.entry
         columns: dict[str, Any] = {
-            "name": entry.name,
+            "name": name,
             "formula": entry.formula,
             "natoms": entry.natoms,
             "pressure_gpa": entry.pressure_gpa,
