@@ -8,7 +8,7 @@ import pytest
 from ase.build import bulk
 from results_making import DATA, Made, write_matlab
 
-from uspex_bridge.errors import ConfigError
+from uspex_bridge.errors import ConfigError, OutputError
 from uspex_bridge.figures import coverage, diagram, hull, style, ternary, volume
 from uspex_bridge.results.hull import TIE
 from uspex_bridge.results.model import Entry, Pool
@@ -226,3 +226,21 @@ def test_the_users_matplotlib_settings_do_not_matter(tmp_path):
 def test_unknown_endings_are_refused():
     with pytest.raises(ConfigError, match=r"\.png, \.svg, \.pdf"):
         style.save(style.new_figure(85, 1), Path("hull.bmp"))
+
+
+def test_a_disk_that_fills_leaves_the_figure_that_was_there(tmp_path):
+    import resource
+
+    figure = style.new_figure(85, 1)
+    style.save(figure, tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    figure.subplots().plot([0, 1], [1, 0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        with pytest.raises(OutputError, match=r"a\.png: cannot be written"):
+            style.save(figure, tmp_path / "a.png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_bytes() == before

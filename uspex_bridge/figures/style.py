@@ -18,7 +18,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from uspex_bridge.errors import ConfigError
-from uspex_bridge.publish import writing
+from uspex_bridge.publish import replacing
 from uspex_bridge.records import Array
 from uspex_bridge.results.model import Composition, formula_of
 
@@ -117,16 +117,15 @@ def save(figure: Figure, path: Path, dpi: int = 300, *, outlines: bool = False) 
 
     Raises:
         ConfigError: the ending is none of ours.
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written; the one that was there stays.
     """
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"{path}: figures are written as {', '.join(FORMATS)}, some as .html")
     if outlines:
         matplotlib.rcParams["svg.fonttype"] = "path"
     metadata = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None} if path.suffix == ".pdf" else {}
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=dpi, metadata=metadata)
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=dpi, metadata=metadata)
 
 
 def distance_colours() -> Colormap:

@@ -125,16 +125,16 @@ def write_map(drawn: StructureMap, pool: Pool, path: Path, colour: Colour, selec
     if ending not in (*FIGURES, *DATASETS, *VIEWERS):
         known = ", ".join((*FIGURES, *DATASETS, *VIEWERS))
         raise ConfigError(f"{path}: which format is that? Known endings: {known}")
-    with replacing(path) as draft:
-        if ending in FIGURES:
-            from uspex_bridge.figures import structure_map as figure
-            from uspex_bridge.figures import style
+    if ending in FIGURES:
+        from uspex_bridge.figures import structure_map as figure
+        from uspex_bridge.figures import style
 
-            style.save(figure.draw(drawn, colour, selected), draft)
-        else:
-            dataset = chemiscope_dataset(drawn, pool, colour, selected)
-            text = page_of(dataset) if ending in VIEWERS else _as_json(dataset)
-            draft.write_bytes(_zipped(text) if ending == ".gz" else text.encode())
+        style.save(figure.draw(drawn, colour, selected), path)
+        return
+    dataset = chemiscope_dataset(drawn, pool, colour, selected)
+    text = page_of(dataset) if ending in VIEWERS else _as_json(dataset)
+    with replacing(path) as draft:
+        draft.write_bytes(_zipped(text) if ending == ".gz" else text.encode())
 
 
 def chemiscope_dataset(
