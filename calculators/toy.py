@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class ToyOptions:
         raise_after: evaluations after which every evaluation raises RuntimeError.
         raise_below: volume per atom (Å³) below which the evaluation of a structure raises RuntimeError.
         sleep: seconds added to each pass, however many structures it takes.
+        until: a file that ends the sleeping once it is there.
         elements: the only elements it knows; empty for all that have a covalent radius.
     """
 
@@ -53,6 +55,7 @@ class ToyOptions:
     raise_after: int | None = None
     raise_below: float = 0.0
     sleep: float = 0.0
+    until: str | None = None
     elements: tuple[str, ...] = ()
 
 
@@ -81,7 +84,7 @@ def build(request: BuildRequest) -> Any:
         def evaluate(self, structures: Sequence[Any]) -> list[dict[str, Any]]:
             """Evaluate structures together, and misbehave where asked to."""
             self.evaluations += len(structures)
-            time.sleep(options.sleep)
+            _sleep(options)
             if options.raise_after is not None and self.evaluations > options.raise_after:
                 raise RuntimeError(f"toy: told to raise after {options.raise_after} evaluations")
             for atoms in structures:
@@ -119,6 +122,15 @@ def _options(given: Mapping[str, Any]) -> ToyOptions:
         if key not in known:
             raise ConfigError(f"toy: unknown option '{key}'; known: {', '.join(sorted(known))}")
     return ToyOptions(**{**given, "elements": tuple(given.get("elements", ()))})
+
+
+def _sleep(options: ToyOptions) -> None:
+    if options.until is None:
+        time.sleep(options.sleep)
+        return
+    end, file = time.monotonic() + options.sleep, Path(options.until)
+    while time.monotonic() < end and not file.exists():
+        time.sleep(0.02)
 
 
 def _evaluate(structures: Sequence[Any], options: ToyOptions) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from uspex_bridge import journal
 
 TOY = '[calculators.model]\nkind = "toy"\n'
+SLOW = TOY + "[calculators.model.options]\nsleep = 0.4\n"
 POSCAR = """EA0     4.200  4.300  4.100 88.00 91.00 90.00 Sym.group:    0
 1.0000
     4.200000     0.100000     0.000000

@@ -18,8 +18,12 @@ from uspex_bridge.service import client, wire
 from uspex_bridge.slot import LOCK
 
 BIN = Path(sys.executable).parent
-SLOW = TOY + "[calculators.model.options]\nsleep = 0.4\n"
 STATIC = INCAR.replace("NSW = 400", "NSW = 0")
+
+
+def held_until(file: Path, seconds: float = 1.5) -> str:
+    """Return settings of a potential each of whose passes takes this long, or until ``file`` is there."""
+    return TOY + f'[calculators.model.options]\nsleep = {seconds}\nuntil = "{file}"\n'
 
 
 class Service:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from calling import TOY, call, make_folder, record
-from serving import SLOW, alive, assert_no_result, has_result, same_as_alone, wait_until
+from calling import SLOW, TOY, call, make_folder, record
+from serving import alive, assert_no_result, has_result, held_until, same_as_alone, wait_until
 
 distributed = pytest.importorskip("distributed")
 
@@ -66,7 +66,8 @@ def test_a_dask_worker_killed_in_mid_relaxation_loses_no_structure(service, clus
 
 
 def test_a_structure_that_takes_two_processes_down_fails_alone(service, tmp_path):
-    fold, other = (make_folder(tmp_path / n, settings=SLOW) for n in ("poisonous", "other"))
+    go = tmp_path / "go"
+    fold, other = (make_folder(tmp_path / n, settings=held_until(go)) for n in ("poisonous", "other"))
     poisonous, sound = service.start(fold), service.start(other)
 
     def worker() -> list[int]:
@@ -77,6 +78,7 @@ def test_a_structure_that_takes_two_processes_down_fails_alone(service, tmp_path
         (pid,) = worker()
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda pid=pid: pid not in {worker["pid"] for worker in service.status()["workers"]})
+    go.touch()
     _, err = poisonous.communicate(timeout=60)
     assert poisonous.returncode == 7
     assert "twice with this structure" in err

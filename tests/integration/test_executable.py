@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from calling import INCAR, OUTPUTS, POSCAR, TOY, call, leave_stale_outputs, make_folder, potcar, record
+from calling import INCAR, OUTPUTS, POSCAR, SLOW, TOY, call, leave_stale_outputs, make_folder, potcar, record
 from filelock import FileLock
 
 
@@ -217,9 +217,6 @@ def test_two_folders_at_once_do_not_interfere(tmp_path):
     texts = {(fold / "OSZICAR").read_text() for fold in folds}
     assert len(texts) == 1
     assert sorted(e["slot"] for e in record(folds[0])) == ["CalcFold1", "CalcFold2", "CalcFold3"]
-
-
-SLOW = TOY + "[calculators.model.options]\nsleep = 0.4\n"
 
 
 def start(fold: Path, *args: str) -> subprocess.Popen:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from calling import INCAR, POSCAR, TOY, call, leave_stale_outputs, make_folder, record
-from serving import SLOW, STATIC, assert_no_result, has_result, same_as_alone, wait_until
+from calling import INCAR, POSCAR, SLOW, TOY, call, leave_stale_outputs, make_folder, record
+from serving import STATIC, assert_no_result, has_result, held_until, same_as_alone, wait_until
 
 from uspex_bridge.service import wire
 
@@ -136,18 +136,22 @@ def test_a_killed_caller_leaves_no_files_and_its_folder_free(shared, tmp_path):
 def test_a_killed_callers_job_is_finished_where_that_is_set(own, tmp_path):
     (tmp_path / "service.toml").write_text('[service]\non_disconnect = "finish"\n')
     service = own("--config", str(tmp_path / "service.toml"))
-    fold = make_folder(tmp_path / "run", settings=SLOW)
+    go = tmp_path / "go"
+    fold = make_folder(tmp_path / "run", settings=held_until(go))
     process = service.start(fold)
     service.running()
     process.kill()
     process.communicate()
+    wait_until(lambda: service.status()["callers"] == 1)  # the one that asks
+    go.touch()
     wait_until(lambda: has_result(fold))
     wait_until(lambda: service.status()["jobs"] == 1)
     assert record(fold)[0]["status"] == "converged"
 
 
 def test_one_folder_takes_one_run_at_a_time(shared, tmp_path):
-    fold = make_folder(tmp_path, settings=SLOW)
+    go = tmp_path / "go"
+    fold = make_folder(tmp_path, settings=held_until(go))
     first = shared.start(fold)
     shared.running()
     second = shared.call(fold)
@@ -157,6 +161,7 @@ def test_one_folder_takes_one_run_at_a_time(shared, tmp_path):
     linked.symlink_to(fold)
     assert shared.call(linked).returncode == 9
     assert call(fold, "--server", "off").returncode == 9
+    go.touch()
     out, err = first.communicate(timeout=120)
     assert first.returncode == 0, err
     assert "converged" in out

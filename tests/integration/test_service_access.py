@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from calling import TOY, call, leave_stale_outputs, make_folder
-from serving import BIN, SLOW, STATIC, assert_no_result, has_result, wait_until
+from serving import BIN, STATIC, assert_no_result, has_result, held_until, wait_until
 
 from uspex_bridge.service import client, wire
 
@@ -148,7 +148,8 @@ def test_over_tcp_with_the_secret(own, remote, tmp_path):
     secret, port = remote
     service = own("--tcp", f"127.0.0.1:{port}")
     place = f"tcp://127.0.0.1:{port}"
-    fold = make_folder(tmp_path / "run", settings=SLOW)
+    go = tmp_path / "go"
+    fold = make_folder(tmp_path / "run", settings=held_until(go))
     process = service.start(fold, **{wire.SOCKET: place})
     service.running()
     process.send_signal(signal.SIGTERM)
@@ -169,6 +170,7 @@ def test_over_tcp_with_the_secret(own, remote, tmp_path):
     done = service.call(fold, **{wire.SOCKET: place})
     assert "open to other users" in done.stderr
     secret.unlink()
+    go.touch()
     done = service.call(fold, **{wire.SOCKET: place, wire.MODE: "auto"})
     assert done.returncode == 0
     assert "running here instead" in done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from calling import INCAR, TOY, make_folder, record
-from serving import SLOW, STATIC, Service, alive, assert_no_result, has_result, wait_until
+from serving import STATIC, Service, alive, assert_no_result, has_result, held_until, wait_until
 
 from uspex_bridge import backends
 from uspex_bridge.service import wire
@@ -98,10 +98,12 @@ def test_batched_and_single_relaxations_end_in_the_same_minimum_by_the_same_step
 
 def test_a_batcher_killed_in_mid_run_loses_no_structure(own, tmp_path):
     service = own(*BATCH)
-    folds = [make_folder(tmp_path, settings=SLOW if k == 1 else None, name=f"CalcFold{k}") for k in (1, 2, 3)]
+    go = tmp_path / "go"
+    folds = [make_folder(tmp_path, settings=held_until(go) if k == 1 else None, name=f"CalcFold{k}") for k in (1, 2, 3)]
     calls = [service.start(fold) for fold in folds]
     service.running(3)
     os.kill(service.status()["batchers"][0]["pid"], signal.SIGKILL)
+    go.touch()
     for process, fold in zip(calls, folds, strict=True):
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
@@ -114,11 +116,14 @@ def test_a_batcher_killed_in_mid_run_loses_no_structure(own, tmp_path):
 
 def test_a_killed_worker_and_a_killed_caller_do_not_hold_up_the_others(own, tmp_path):
     service = own(*BATCH)
-    folds = [make_folder(tmp_path, settings=SLOW if k == 1 else None, name=f"CalcFold{k}") for k in (1, 2, 3)]
+    go = tmp_path / "go"
+    folds = [make_folder(tmp_path, settings=held_until(go) if k == 1 else None, name=f"CalcFold{k}") for k in (1, 2, 3)]
     calls = [service.start(fold) for fold in folds]
     jobs = {job["folder"]: job["worker"] for job in service.running(3)}
     os.kill(jobs[str(folds[0])], signal.SIGKILL)
     calls[1].kill()
+    wait_until(lambda: "abandoned" in service.status()["events"])
+    go.touch()
     for process, fold in ((calls[0], folds[0]), (calls[2], folds[2])):
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
@@ -152,7 +157,10 @@ def test_status_tells_of_batches(own, tmp_path):
     service = own(*BATCH)
     assert service.status()["batchers"] == []
     assert "batches: batch = true" in service.tool("status").stdout
-    folds = [make_folder(tmp_path, settings=SLOW if k == 1 else None, name=f"CalcFold{k}") for k in (1, 2)]
+    go = tmp_path / "go"
+    folds = [
+        make_folder(tmp_path, settings=held_until(go, 0.4) if k == 1 else None, name=f"CalcFold{k}") for k in (1, 2)
+    ]
     calls = [service.start(fold) for fold in folds]
     service.running(2)
     wait_until(lambda: service.status()["batchers"][0]["models"].get("model", {}).get("passes", 0) > 3)
@@ -161,6 +169,7 @@ def test_status_tells_of_batches(own, tmp_path):
     assert re.search(r"model.*structures and .*atoms per pass.*evaluations/s", shown), shown
     metrics = service.tool("status", "--metrics").stdout
     assert re.search(r'^uspex_bridge_batch_passes_total\{model="model"\} \d+$', metrics, re.M), metrics
+    go.touch()
     for process in calls:
         process.communicate(timeout=120)
     evaluations = sum(stage["evaluations"] for entry in record(folds[0]) for stage in entry["stages"])
@@ -174,7 +183,8 @@ def test_status_tells_of_batches(own, tmp_path):
 
 def test_reload_replaces_the_batcher_too_and_stop_ends_it(own, tmp_path):
     service = own(*BATCH)
-    fold = make_folder(tmp_path, settings=SLOW.replace("0.4", "1.5"))  # it must outlive the next call's start
+    go = tmp_path / "go"
+    fold = make_folder(tmp_path, settings=held_until(go))
     running = service.start(fold)
     service.running()
     (before,) = service.status()["batchers"]
@@ -184,6 +194,7 @@ def test_reload_replaces_the_batcher_too_and_stop_ends_it(own, tmp_path):
     assert before["pid"] in {batcher["pid"] for batcher in service.status()["batchers"]}, (
         "it ends after its last worker"
     )
+    go.touch()
     assert running.wait(120) == 0
     running.communicate()
     wait_until(lambda: before["pid"] not in {b["pid"] for b in service.status()["batchers"]})
@@ -208,11 +219,13 @@ def test_the_batcher_is_replaced_after_its_share_of_jobs(own, tmp_path):
 
 def test_the_service_killed_takes_its_batcher_with_it(own, tmp_path):
     service = own(*BATCH)
-    process = service.start(make_folder(tmp_path, settings=SLOW), **{wire.MODE: "auto"})
+    go = tmp_path / "go"
+    process = service.start(make_folder(tmp_path, settings=held_until(go)), **{wire.MODE: "auto"})
     service.running()
     (batcher,) = service.status()["batchers"]
     service.process.kill()
     wait_until(lambda: not alive(batcher["pid"]))
+    go.touch()
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "converged" in out

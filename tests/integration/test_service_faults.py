@@ -8,17 +8,19 @@ from contextlib import suppress
 
 import pytest
 from calling import TOY, leave_stale_outputs, make_folder, record
-from serving import SLOW, STATIC, assert_no_result, has_result, raw
+from serving import STATIC, assert_no_result, has_result, held_until, raw
 
 from uspex_bridge.service import client, wire
 
 
 def test_a_killed_worker_costs_nothing_but_time(own, tmp_path):
     service = own()
-    folds = [make_folder(tmp_path, settings=SLOW if k == 1 else None, name=f"CalcFold{k}") for k in (1, 2)]
+    go = tmp_path / "go"
+    folds = [make_folder(tmp_path, settings=held_until(go) if k == 1 else None, name=f"CalcFold{k}") for k in (1, 2)]
     crew = [service.start(fold) for fold in folds]
     jobs = service.running(2)
     os.kill(next(job["worker"] for job in jobs if job["folder"] == str(folds[0])), signal.SIGKILL)
+    go.touch()
     for process, fold in zip(crew, folds, strict=True):
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
@@ -28,7 +30,10 @@ def test_a_killed_worker_costs_nothing_but_time(own, tmp_path):
 
 def test_a_structure_that_kills_two_workers_fails_alone(own, tmp_path):
     service = own()
-    fold, other = (make_folder(tmp_path, settings=SLOW if k == 1 else None, name=f"CalcFold{k}") for k in (1, 2))
+    go = tmp_path / "go"
+    fold, other = (
+        make_folder(tmp_path, settings=held_until(go) if k == 1 else None, name=f"CalcFold{k}") for k in (1, 2)
+    )
     process, bystander = service.start(fold), service.start(other)
     killed = set()
     while len(killed) < 2:
@@ -37,6 +42,7 @@ def test_a_structure_that_kills_two_workers_fails_alone(own, tmp_path):
             killed.add(job["worker"])
             os.kill(job["worker"], signal.SIGKILL)
         time.sleep(0.05)
+    go.touch()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 7
     assert "twice with this structure" in err
@@ -87,10 +93,12 @@ def test_an_evaluation_that_hangs_ends_its_worker_and_the_job(tmp_path):
 
 def test_the_service_dies_and_the_call_goes_on_alone(own, tmp_path):
     service = own()
-    fold = make_folder(tmp_path, settings=SLOW)
+    go = tmp_path / "go"
+    fold = make_folder(tmp_path, settings=held_until(go))
     process = service.start(fold, **{wire.MODE: "auto"})
     service.running()
     service.process.kill()
+    go.touch()
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "ended during this run; running here instead" in err
@@ -100,11 +108,13 @@ def test_the_service_dies_and_the_call_goes_on_alone(own, tmp_path):
 
 def test_the_service_dies_and_comes_back_and_takes_the_job_again(own, tmp_path):
     service = own()
-    fold = make_folder(tmp_path, settings=SLOW)
+    go = tmp_path / "go"
+    fold = make_folder(tmp_path, settings=held_until(go))
     process = service.start(fold)
     service.running()
     service.process.kill()
     service.process.wait()
+    go.touch()
     again = own(again=service)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from calling import TOY, call, make_folder, record
-from serving import BIN, SLOW, STATIC, has_result, wait_until
+from serving import BIN, STATIC, has_result, held_until, wait_until
 
 from uspex_bridge.service import wire
 
@@ -127,7 +127,8 @@ def test_new_weights_are_picked_up_between_jobs_never_within_one(own, tmp_path):
 
 def test_stop_drains_and_declines(own, tmp_path):
     service = own("--workers", "1")
-    fold = make_folder(tmp_path, settings=SLOW)
+    go = tmp_path / "go"
+    fold = make_folder(tmp_path, settings=held_until(go))
     running = service.start(fold)
     service.running()
     queued = service.start(make_folder(tmp_path, settings=None, incar=STATIC, name="CalcFold2"))
@@ -143,6 +144,7 @@ def test_stop_drains_and_declines(own, tmp_path):
     late = service.call(make_folder(tmp_path, settings=None, incar=STATIC, name="CalcFold3"), **{wire.MODE: "auto"})
     assert late.returncode == 0
     assert "it is stopping; running here instead" in late.stderr
+    go.touch()
     assert running.wait(120) == 0
     assert queued.wait(120) == 0
     out, err = stopping.communicate(timeout=60)
@@ -156,11 +158,13 @@ def test_stop_drains_and_declines(own, tmp_path):
 
 def test_stop_now_leaves_the_jobs_to_their_callers(own, tmp_path):
     service = own("--workers", "1")
-    folds = [make_folder(tmp_path, settings=SLOW if k == 1 else None, name=f"CalcFold{k}") for k in (1, 2)]
+    go = tmp_path / "go"
+    folds = [make_folder(tmp_path, settings=held_until(go) if k == 1 else None, name=f"CalcFold{k}") for k in (1, 2)]
     crew = [service.start(fold, **{wire.MODE: "auto"}) for fold in folds]
     service.running()
     wait_until(lambda: service.status()["queued"] == 1)
     assert service.tool("stop", "--now").returncode == 0
+    go.touch()
     for process, fold in zip(crew, folds, strict=True):
         _, err = process.communicate(timeout=120)
         assert process.returncode == 0
