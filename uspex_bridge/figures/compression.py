@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from uspex_bridge.figures import style
+from uspex_bridge.learn.models import short_names
 from uspex_bridge.learn.probes import Curve, Probed
 
 #: Energies further from the first one are cut off, eV/atom: what matters is whether the curve falls.
@@ -22,6 +23,7 @@ def draw(probed: Sequence[Probed], width: float = style.PAGE) -> Figure:
         probed: models.
         width: mm.
     """
+    short = short_names(one.name for one in probed)
     figure = style.new_figure(width, 0.36 * len(probed))
     axes = figure.subplots(len(probed), 2, squeeze=False)
     for (left, right), one in zip(axes, probed, strict=True):
@@ -37,7 +39,7 @@ def draw(probed: Sequence[Probed], width: float = style.PAGE) -> Figure:
             panel.set(xlabel=label, ylim=(max(low, -_TOP), min(high, _TOP)))
             panel.grid(color=style.GRID, lw=0.5)
             panel.legend(fontsize=5.5, loc="upper left", ncols=2)
-        left.set_ylabel(f"{one.name.rsplit('/', 1)[-1]}\nE - E(first), eV/atom")
+        left.set_ylabel(f"{short[one.name]}\nE − E(first) (eV/atom)")
     return figure
 
 

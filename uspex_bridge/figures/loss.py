@@ -38,7 +38,7 @@ def draw(points: Sequence[Point], unit: str, measure: str, width: float = style.
             if pairs:
                 steps, errors = zip(*pairs, strict=True)
                 axes.plot(steps, errors, marker="." if len(pairs) < 40 else "", ms=3, **look)
-        axes.set(yscale="log", xlabel=unit, ylabel=f"{measure} of {name}, {label}")
+        axes.set(yscale="log", xlabel=unit, ylabel=f"{measure} of {name} ({label})")
         axes.grid(color=style.GRID, lw=0.5)
         if k == 0:
             axes.legend()

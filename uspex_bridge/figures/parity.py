@@ -49,7 +49,7 @@ def draw(models: Sequence[Judged], width: float = style.PAGE) -> Figure:
                 transform=panel.transAxes,
                 fontsize=6,
             )
-            panel.set_xlabel(f"{title} of the labels, {unit}")
+            panel.set_xlabel(f"{title} of the labels ({unit})")
             panel.set_ylabel(model.short if quantity == "energy" else "")
         line[-1].legend(loc="lower right", handletextpad=0.1, title="GPa", title_fontsize=6)
     return figure
