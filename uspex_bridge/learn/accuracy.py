@@ -17,6 +17,7 @@ from uspex_bridge.learn.dataset import Dataset
 from uspex_bridge.learn.evaluations import Model, evaluate_all, find_model, structure_key
 from uspex_bridge.learn.identity import SPLITS, Split
 from uspex_bridge.learn.labels import problem_of, read_frames
+from uspex_bridge.learn.models import short_names
 from uspex_bridge.results.tables import layout
 
 Offsets = Literal["auto", "on", "off"]
@@ -35,6 +36,7 @@ class Judged:
 
     Attributes:
         name: as the user named it.
+        short: as much of its end as tells it from the others.
         title: kind, weights, hash.
         cases, answers: the structures that it could compute, and what it said, offsets taken off.
         failed: name of a structure -> why the model failed on it.
@@ -44,6 +46,7 @@ class Judged:
     """
 
     name: str
+    short: str
     title: str
     cases: tuple[metrics.Case, ...]
     answers: tuple[metrics.Values, ...]
@@ -51,11 +54,6 @@ class Judged:
     offsets: Mapping[str, float]
     rows: tuple[metrics.Row, ...]
     rankings: tuple[metrics.Ranking, ...]
-
-    @property
-    def short(self) -> str:
-        """Name without folders."""
-        return self.name.rsplit("/", 1)[-1]
 
     @property
     def total(self) -> metrics.Row:
@@ -157,6 +155,7 @@ def judge(
     keys = [structure_key(structure) for structure in structures]
     judged, given = [], {}
     notes: list[str] = []
+    short = short_names(models)
     for name, settings in models.items():
         model = find_model(name, settings)
         found = evaluate_all(model, dict(zip(keys, structures, strict=True)), cache, workers=workers, progress=progress)
@@ -170,7 +169,7 @@ def judge(
                 answers[k] = metrics.values_of(answer.energy, answer.forces, answer.stress, cases[k].volume)
         if not answers:
             raise CalculationError(f"{name}: failed on every structure: {next(iter(failed.values()))}")
-        one = _judged(model, cases, answers, failed, offsets, window, ultra_high)
+        one = _judged(model, short[name], cases, answers, failed, offsets, window, ultra_high)
         notes += _remarks(one, cases, answers)
         judged.append(one)
         given[name] = dict(zip(answers, one.answers, strict=True))
@@ -179,6 +178,7 @@ def judge(
 
 def _judged(
     model: Model,
+    short: str,
     cases: Sequence[metrics.Case],
     answers: Mapping[int, metrics.Values],
     failed: Mapping[str, str],
@@ -193,6 +193,7 @@ def _judged(
         said = metrics.without_offsets(own, said, taken)
     return Judged(
         model.name,
+        short,
         model.title,
         tuple(own),
         tuple(said),
@@ -326,9 +327,10 @@ def _disagreement_table(report: Report) -> str:
         ("max", "meV/atom"),
     ]
     headings += [(f"over {1000 * limit:g}", "") for limit in metrics.PV_LIMITS]
+    short = {model.name: model.short for model in report.models}
     lines = [
         [
-            " - ".join(name.rsplit("/", 1)[-1] for name in one.models),
+            " - ".join(short[name] for name in one.models),
             *(f"{1000 * value:.1f}" for value in (one.energy.mae, one.forces.mae, one.pv.mae, one.pv.largest)),
             *(str(count) for count in one.over.values()),
         ]

@@ -17,6 +17,7 @@ from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.config import Config
 from uspex_bridge.learn.candidates import structure_of
 from uspex_bridge.learn.evaluations import Evaluation, evaluate_all, find_model, structure_key
+from uspex_bridge.learn.models import short_names
 from uspex_bridge.records import Structure
 from uspex_bridge.relax.guards import closest_pair
 from uspex_bridge.results.tables import layout
@@ -216,9 +217,10 @@ def table(probed: Sequence[Probed]) -> str:
     """Return the probes as a table."""
     headings = [("probes", ""), ("compressed", ""), ("holes", "at V/V0"), ("dimers", ""), ("attract", "at d/(r+r)")]
     headings.append(("random structures", "that gave a result"))
+    short = short_names(one.name for one in probed)
     lines = []
     for one in probed:
-        cells = [one.name.rsplit("/", 1)[-1]]
+        cells = [short[one.name]]
         for curves in (one.compression, one.dimers):
             broken = [f"{curve.name} {curve.breaks:g}" for curve in curves if curve.breaks is not None]
             cells += [str(len(curves)), ", ".join(broken) or "none"]
