@@ -248,7 +248,7 @@ def test_an_absurd_rate_publishes_nothing(tmp_path, data):
         out=tmp_path / "sea",
         data=data,
         settings=settings(tmp_path, text),
-        length=400,
+        length=100,
         device="cpu",
     )
     with pytest.raises(CalculationError, match="diverged"):
