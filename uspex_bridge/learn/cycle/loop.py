@@ -192,7 +192,8 @@ class Loop:
         here, label = self.folder / folder_of(number), self.settings.label
         detail = f"{left} in {here / 'labels'}"
         if label.how == "submit":
-            said = (here / "logs" / "compute.out").read_text(errors="replace").splitlines()
+            answer = here / "logs" / "compute.out"
+            said = answer.read_text(errors="replace").splitlines() if answer.is_file() else []
             detail += f" ({said[-1] if said else label.command}); what the queue no longer has, submit again there"
         return f"{detail}; run again when they are done"
 
