@@ -51,7 +51,7 @@ def command(places: tuple[str, ...], files: tuple[Path, ...], as_json: bool, **o
     PLACES are results folders, what relax or rescore left, or files of structures. Distances to the hull are those
     at each structure's own pressure.
     """  # noqa: D301 (click's mark for lines that stay as they are)
-    from uspex_bridge.learn.structure_map import write_map
+    from uspex_bridge.figures.structure_map import write_map
 
     pool = q.open_pool(places, options)
     drawn = describe(pool, options, options["references"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,14 +12,32 @@ from matplotlib.figure import Figure
 
 from uspex_bridge.errors import ConfigError
 from uspex_bridge.figures import style
+from uspex_bridge.learn.structure_map import DATASETS, VIEWERS, Colour, StructureMap, write_dataset
 from uspex_bridge.records import Array
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.soap import Space
-    from uspex_bridge.learn.structure_map import Colour, StructureMap
+    from uspex_bridge.results.model import Pool
 
 #: Distances to the hull beyond this have one colour, as in the paper's figures, eV/atom.
 _FAR = 0.2
+
+
+def write_map(drawn: StructureMap, pool: Pool, path: Path, colour: Colour, selected: Collection[str] = ()) -> None:
+    """Write the map as a figure, as a chemiscope dataset or as a page with chemiscope in it, by the file's ending.
+
+    Raises:
+        ConfigError: the ending says nothing, there is nothing to colour by, or chemiscope is missing.
+        OutputError: the file cannot be written.
+    """
+    ending = path.suffix.lower()
+    if ending in style.FORMATS:
+        style.save(draw(drawn, colour, selected), path)
+    elif ending in (*DATASETS, *VIEWERS):
+        write_dataset(drawn, pool, path, colour, selected)
+    else:
+        known = ", ".join((*style.FORMATS, *DATASETS, *VIEWERS))
+        raise ConfigError(f"{path}: which format is that? Known endings: {known}")
 
 
 @style.styled

@@ -1,4 +1,4 @@
-"""The map of a set of structures: principal components of their descriptors, as a figure and for chemiscope."""
+"""The map of a set of structures: principal components of their descriptors, and what chemiscope reads of it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from uspex_bridge.results.model import NAN, Entry, Pool
 
 Colour = Literal["pressure", "composition", "energy", "distance"]
 COLOURS: tuple[Colour, ...] = ("pressure", "composition", "energy", "distance")
-#: Endings and what is written for each.
-FIGURES, DATASETS, VIEWERS = (".png", ".svg", ".pdf"), (".json", ".gz"), (".html",)
+#: Endings of chemiscope's datasets, and of pages with it and one in them.
+DATASETS, VIEWERS = (".json", ".gz"), (".html",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,23 +114,14 @@ def make_map(
     )
 
 
-def write_map(drawn: StructureMap, pool: Pool, path: Path, colour: Colour, selected: Collection[str] = ()) -> None:
-    """Write the map as a figure, as a chemiscope dataset or as a page with chemiscope in it, by the file's ending.
+def write_dataset(drawn: StructureMap, pool: Pool, path: Path, colour: Colour, selected: Collection[str] = ()) -> None:
+    """Write the map as a chemiscope dataset or as a page with chemiscope in it, by the file's ending.
 
     Raises:
-        ConfigError: the ending says nothing, there is nothing to colour by, or chemiscope is missing.
+        ConfigError: chemiscope is missing.
         OutputError: the file cannot be written.
     """
     ending = path.suffix.lower()
-    if ending not in (*FIGURES, *DATASETS, *VIEWERS):
-        known = ", ".join((*FIGURES, *DATASETS, *VIEWERS))
-        raise ConfigError(f"{path}: which format is that? Known endings: {known}")
-    if ending in FIGURES:
-        from uspex_bridge.figures import structure_map as figure
-        from uspex_bridge.figures import style
-
-        style.save(figure.draw(drawn, colour, selected), path)
-        return
     dataset = chemiscope_dataset(drawn, pool, colour, selected)
     text = page_of(dataset) if ending in VIEWERS else _as_json(dataset)
     with replacing(path) as draft:
