@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -264,6 +266,30 @@ def test_a_trainer_that_dies_says_why(tmp_path, data):
     with pytest.raises(CalculationError, match="undefined key `numb_stepz`"):
         train(order)
     assert not list((tmp_path / "sea").glob("model*"))
+
+
+@pytest.mark.slow
+def test_a_full_disk_publishes_nothing_and_with_room_the_training_goes_on(tmp_path, files):
+    """On a small file system of a mount namespace's own, which needs no rights where the system allows it."""
+    small = tmp_path / "small"
+    small.mkdir()
+    alone = ["unshare", "--mount", "--map-root-user", "bash", "-c"]
+    mount = f"mount -t tmpfs -o size=500k tmpfs {small}"
+    if shutil.which("unshare") is None or subprocess.run([*alone, mount], capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    words = ["train", "deepmd-sea", "--train-file", str(files[0]), "--valid-file", str(files[1]), "--steps", "60"]
+    words += ["--settings", str(settings(tmp_path, learning.SEA)[0]), "-o", str(small / "sea"), "--resume"]
+    train_it = (
+        f"{shlex.join([sys.executable, '-m', 'uspex_bridge.cli.main', *words])}; echo exit code $?; ls {small}/sea"
+    )
+    script = f"{mount}; {train_it}; mount -o remount,size=8m {small}; {train_it}"
+    done = subprocess.run([*alone, script], capture_output=True, text=True, check=False)
+    _, full, whole = done.stdout.split("exit code ")
+    assert full.split()[0] == "8", done
+    assert "make room" in done.stderr or "No space left" in done.stderr
+    assert not {"model.json", "model.pth", "checkpoint.pt"} & set(full.split())
+    assert whole.split()[0] == "0", done
+    assert {"model.json", "model.pth", "checkpoint.pt"} < set(whole.split())
 
 
 def test_what_cannot_be_trained_on_is_refused_before(tmp_path, files, data):

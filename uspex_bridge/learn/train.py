@@ -36,7 +36,7 @@ from uspex_bridge.learn.order import Order, plan
 from uspex_bridge.learn.trainers.base import Job, Trainer
 from uspex_bridge.learn.watch import Point, check_outcome, watch
 from uspex_bridge.locks import held
-from uspex_bridge.publish import publish_files, writing
+from uspex_bridge.publish import publish_files, replacing, writing
 from uspex_bridge.records import Array
 
 #: What a training is about.
@@ -163,10 +163,14 @@ class _Curve:
     def __call__(self, points: list[Point]) -> None:
         self.tell(self.trainer.length(self.job), points)
         self.trainer.tidy(self.job.work)
-        publish_files(self.out, {"loss.csv": loss.as_csv(points, self.trainer.unit)})
-        if time.monotonic() - self.drawn > _DRAWN:
-            _draw(points, self.out, self.trainer)
-            self.drawn = time.monotonic()
+        try:
+            with replacing(self.out / "loss.csv") as draft:
+                draft.write_text(loss.as_csv(points, self.trainer.unit), encoding="utf-8")
+            if time.monotonic() - self.drawn > _DRAWN:
+                _draw(points, self.out, self.trainer)
+                self.drawn = time.monotonic()
+        except OutputError as error:
+            raise OutputError(f"{error}; the training was ended: make room, then --resume") from None
 
 
 def _publish(
