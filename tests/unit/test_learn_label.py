@@ -498,7 +498,7 @@ def test_a_model_that_fails_on_a_structure_says_so_and_goes_on(tmp_path, chosen)
     assert "1 done, 1 failed" in output
     assert "does not know Ca" in output
     assert "0 computed" in cli("run", labels).output
-    assert "2 done" in cli("run", labels, "--again").output.replace("1 computed: 1 done", "2 done")
+    assert "2 done" in cli("run", labels, "--retry").output.replace("1 computed: 1 done", "2 done")
 
 
 def test_a_result_of_other_input_is_refused(tmp_path, chosen):
@@ -526,7 +526,7 @@ def test_labels_killed_in_the_middle_are_computed_by_the_next_run(tmp_path, chos
     assert "2 computed: 2 failed" in output
     assert "no result, exit code 3 (run.log): out of memory" in output
     assert "0 computed" in cli("run", labels, "--command", "true").output
-    assert "cannot be run" in str(cli("run", labels, "--command", "no-such-gpaw", "--again", code=4).exception)
+    assert "cannot be run" in str(cli("run", labels, "--command", "no-such-gpaw", "--retry", code=4).exception)
 
 
 def test_no_labels_there(tmp_path):

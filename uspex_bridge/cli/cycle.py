@@ -53,7 +53,7 @@ def init(folder: Path) -> None:
 
 @command.command(context_settings=q.CONTEXT)
 @FOLDER
-@click.option("--dry-run", is_flag=True, help="Print the commands that are still to be done in this cycle.")
+@click.option("--dry-run", is_flag=True, help="Print the commands left in this cycle, and what they lack.")
 @click.option("--watch", type=click.FloatRange(min=0, min_open=True), help="Where it must wait, look again: seconds.")
 @click.option("--reopen", is_flag=True, help="Go on with a loop that is over, with the settings as they are now.")
 def run(folder: Path, dry_run: bool, watch: float | None, reopen: bool) -> None:
@@ -61,14 +61,20 @@ def run(folder: Path, dry_run: bool, watch: float | None, reopen: bool) -> None:
 
     Example: uspex-bridge cycle run loop --watch 600
 
-    Killed at any moment, it goes on where it was. Every step is a command that is printed, and can be repeated by hand;
-    cycle.jsonl keeps what was done and decided, and cycle-N/ what came out.
+    It first looks for all that cycle.toml names: places, checkpoints, files, interpreters, POTCARs, programs, and ends
+    with exit code 4 and the list of what is not there. Killed at any moment, it goes on where it was. Every step is a
+    command that is printed, and can be repeated by hand; cycle.jsonl keeps what was done and decided, and cycle-N/
+    what came out.
     """
+    from uspex_bridge.learn.cycle.checks import check
     from uspex_bridge.learn.cycle.loop import Loop
 
     loop = Loop(folder, click.echo)
     if dry_run:
         _plan(loop)
+    if reopen or not loop.state.ended:
+        check(folder, loop.settings, promoted=loop.state.number > 0)
+    if dry_run:
         return
     if reopen:
         loop.reopen()

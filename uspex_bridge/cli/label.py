@@ -115,12 +115,12 @@ def settings(code: str) -> None:
 @LABELS
 @click.option("--command", "line", help="Run in each structure's folder, for VASP or GPAW.  [default: the settings']")
 @click.option("--python", type=click.Path(exists=True, path_type=Path), help="The Python that has gpaw, for GPAW.")
-@click.option("--again", is_flag=True, help="Also what failed.")
+@click.option("--retry", is_flag=True, help="Also what failed.")
 @CONFIG
-def run(labels: Path, line: str | None, python: Path | None, again: bool, config: Path | None) -> None:
+def run(labels: Path, line: str | None, python: Path | None, retry: bool, config: Path | None) -> None:
     """Compute on this machine what is prepared in LABELS, one after the other; several of these share the work.
 
-    The exit code is 7 if all in LABELS have failed.
+    The exit code is 7 if all in LABELS have failed, 5 if the Python for GPAW has no gpaw.
 
     Example: uspex-bridge label run labels --python ~/gpaw/bin/python
     """
@@ -132,15 +132,16 @@ def run(labels: Path, line: str | None, python: Path | None, again: bool, config
 
     chosen = load_config(Path.cwd(), config)
     limit_threads(chosen.threads)
+    from uspex_bridge.learn.label.run import SCRIPT
     from uspex_bridge.learn.label.run import run as compute
     from uspex_bridge.learn.label.tasks import folders
 
     if python is not None:
-        line = f"{shlex.quote(str(python.absolute()))} ../run_gpaw.py"
+        line = f"{shlex.quote(str(python.absolute()))} {SCRIPT}"
     total = len(list(folders(labels)))
     jobs = []
     with click.progressbar(length=total, label="labelling", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
-        for job in compute(labels, chosen, command=line, again=again):
+        for job in compute(labels, chosen, command=line, retry=retry):
             jobs.append(job)
             bar.update(1)
     click.echo(f"{len(jobs)} computed: {_counts(jobs)}")

@@ -134,7 +134,7 @@ def plan(order: Order) -> tuple[Trainer, Job, dict[str, Any]]:
         raise ConfigError(f"there is no trainer '{order.trainer}'; there are {', '.join(TRAINERS)}")
     trainer = TRAINERS[order.trainer]
     settings = read_settings(trainer.name, order.settings, scratch=order.parent is None)
-    surroundings = _surroundings(trainer, order.python)
+    around = surroundings(trainer, order.python, trainer.packages)
     parent = _parent(trainer, order) if order.parent is not None else None
     if parent is None and trainer.needs_parent:
         raise ConfigError(f"{trainer.title} trains from a checkpoint only; name one with --from")
@@ -156,7 +156,7 @@ def plan(order: Order) -> tuple[Trainer, Job, dict[str, Any]]:
         parent=parent,
         replay=replay,
         python=order.python,
-        device=_device(order.device, surroundings["gpus"]),
+        device=_device(order.device, around["gpus"]),
         threads=order.threads,
         seed=order.seed,
         length=order.length,
@@ -168,16 +168,21 @@ def plan(order: Order) -> tuple[Trainer, Job, dict[str, Any]]:
         "replay_sha256": replay_sha256,
         "input": trainer.input(job),
     }
-    return trainer, job, {"request": request, "versions": surroundings["versions"]}
+    return trainer, job, {"request": request, "versions": around["versions"]}
 
 
-def _surroundings(trainer: Trainer, python: str | None) -> dict[str, Any]:
-    """Return versions and number of GPUs of the trainer's interpreter.
+def surroundings(trainer: Trainer, python: str | None, packages: Sequence[str]) -> dict[str, Any]:
+    """Return versions of packages in the trainer's interpreter and, where torch is among them, its number of GPUs.
+
+    Args:
+        trainer: whose own package must be there.
+        python: the interpreter, None for this one.
+        packages: the trainer's own first.
 
     Raises:
         ModelError: it lacks the trainer's package.
     """
-    found = _asked(python, trainer.title, "environment", [*trainer.packages])
+    found = _asked(python, trainer.title, "environment", packages)
     if found["versions"][trainer.packages[0]] is None:
         card = backends.card_of(trainer.kind, CalculatorSettings())
         where = python or "this Python"
@@ -188,6 +193,23 @@ def _surroundings(trainer: Trainer, python: str | None) -> dict[str, Any]:
     return found
 
 
+def checkpoint(trainer: Trainer, name: str) -> tuple[Path, str, str | None]:
+    """Find the checkpoint to start from: its file, checksum, and its head where the file may have several.
+
+    Raises:
+        ModelError: it is not there, or cannot be trained on.
+    """
+    card = backends.card_of(trainer.kind, CalculatorSettings())
+    start, head = start_of(name)
+    found = weights.find(card, CalculatorSettings(kind=trainer.kind, model=start), trainer.kind)
+    path, sha256 = found.path, found.sha256
+    if path is None or sha256 is None:
+        raise ModelError(f"{name}: no file to train on")
+    if trainer.kind == "deepmd" and path.suffix != ".pt":
+        raise ModelError(f"{path}: a frozen model cannot be trained on; name the checkpoint (.pt) it was made from")
+    return path, sha256, head
+
+
 def _parent(trainer: Trainer, order: Order) -> Parent:
     """Find the checkpoint to start from and read what it is for.
 
@@ -195,14 +217,7 @@ def _parent(trainer: Trainer, order: Order) -> Parent:
         ModelError: it is not there, or not what this trainer reads.
         ConfigError: it has no such branch.
     """
-    card = backends.card_of(trainer.kind, CalculatorSettings())
-    start, head = start_of(order.parent or "")
-    found = weights.find(card, CalculatorSettings(kind=trainer.kind, model=start), trainer.kind)
-    path, sha256 = found.path, found.sha256
-    if path is None or sha256 is None:
-        raise ModelError(f"{order.parent}: no file to train on")
-    if trainer.kind == "deepmd" and path.suffix != ".pt":
-        raise ModelError(f"{path}: a frozen model cannot be trained on; name the checkpoint (.pt) it was made from")
+    path, sha256, head = checkpoint(trainer, order.parent or "")
     try:
         facts = _asked(order.python, trainer.title, "describe", [trainer.kind, str(path.resolve())])
     except CalculationError as error:

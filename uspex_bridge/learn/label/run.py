@@ -10,38 +10,46 @@ from filelock import FileLock, Timeout
 
 from uspex_bridge.backends import Backend, load
 from uspex_bridge.config import Config
-from uspex_bridge.errors import ConfigError
+from uspex_bridge.errors import ConfigError, ModelError
 from uspex_bridge.learn.label import computed
 from uspex_bridge.learn.label.collect import EXIT, LOCK, LOG, Job, inspect
 from uspex_bridge.learn.label.settings import read_settings
 from uspex_bridge.learn.label.tasks import RESULT, SETTINGS, folders, read_task
 from uspex_bridge.learn.models import settings_for
 
+#: What a command that computes labels with GPAW calls, from a structure's folder.
+SCRIPT = "../run_gpaw.py"
 
-def run(labels: Path, config: Config, *, command: str | None = None, again: bool = False) -> Iterator[Job]:
+
+def run(labels: Path, config: Config, *, command: str | None = None, retry: bool = False) -> Iterator[Job]:
     """Compute what is not computed yet.
 
     Args:
         labels: folder of the labels.
         config: settings of calculators, for labels by a model.
         command: run in each structure's folder instead of the settings' own.
-        again: also what failed.
+        retry: also what failed.
 
     Yields:
         each structure's outcome as it is there.
 
     Raises:
-        ConfigError, ModelError: the model or command cannot be used.
+        ConfigError, ModelError: the model or command cannot be used, or its Python has no gpaw.
         InputError: there are no labels.
         OutputError: a result cannot be written.
     """
     settings = read_settings(labels / SETTINGS, None)
-    wanted = {"prepared", "failed"} if again else {"prepared"}
+    wanted = {"prepared", "failed"} if retry else {"prepared"}
+    command = command or settings.job.command
     backend: Backend | None = None
+    checked = settings.code != "gpaw"
     try:
         for folder in folders(labels):
             if inspect(folder).state not in wanted:
                 continue
+            if not checked:
+                refuse_without_gpaw(command)
+                checked = True
             try:
                 with FileLock(folder / LOCK, timeout=0):
                     (folder / RESULT).unlink(missing_ok=True)
@@ -49,13 +57,31 @@ def run(labels: Path, config: Config, *, command: str | None = None, again: bool
                         backend = backend or load(settings.functional, settings_for(settings.functional, config))
                         _by_model(folder, backend)
                     else:
-                        _by_command(folder, command or settings.job.command)
+                        _by_command(folder, command)
             except Timeout:
                 continue  # another run is at it
             yield inspect(folder, stale=0.0)
     finally:
         if backend is not None:
             backend.close()
+
+
+def refuse_without_gpaw(command: str) -> None:
+    """Look whether the Python of a command that runs ``run_gpaw.py`` has gpaw.
+
+    Raises:
+        ModelError: it has not.
+    """
+    if SCRIPT not in command:
+        return
+    asked = ["bash", "-c", command.replace(SCRIPT, "-c 'import gpaw'")]
+    done = subprocess.run(asked, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise ModelError(
+            f"'{command}' cannot compute labels: {said}; name a Python that has gpaw with --python, or a command that "
+            "does it with --command or under [job] in the settings"
+        )
 
 
 def _by_model(folder: Path, backend: Backend) -> None:
