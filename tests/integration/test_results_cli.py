@@ -220,7 +220,7 @@ def test_rescore_goes_on_where_it_was(run, search):
     assert code == 0
     assert json.loads(out)["levels"] == ["toy"]
     assert json.loads(out)["pressure_gpa"] == 50.0
-    code, out, _ = run(*words, "--again", "--relax", "--pressure", "20", "--json", "-n", "2")
+    code, out, _ = run(*words, "--force", "--relax", "--pressure", "20", "--json", "-n", "2")
     assert code == 0
     assert len(record.read_text().splitlines()) == 2
     assert json.loads(record.read_text().splitlines()[0])["pressure_gpa"] == 20

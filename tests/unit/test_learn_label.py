@@ -261,11 +261,15 @@ def test_without_a_library_the_data_sets_are_named_and_filled_in_later(tmp_path,
     monkeypatch.delitem(SETTINGS, "PMG_VASP_PSP_DIR", raising=False)
     labels = tmp_path / "labels"
     words = ("prepare", labels, chosen, "--code", "vasp", "--generation", 0)
-    assert "--potcars DIR" in cli(*words).output
+    output = cli(*words).output
+    assert f"2 of the structures in {labels} have no POTCAR, and VASP cannot start" in output
+    assert "--potcars DIR" in output
+    assert "sbatch" not in output
     folder = folder_of(labels, "Ca2FeNi")
     assert (folder / "POTCAR.spec").read_text() == "Ca_sv\nFe_sv\nNi_pv\n"
     assert not (folder / "POTCAR").exists()
-    cli(*words, "--potcars", library)
+    assert f"in {labels}: sbatch slurm-1.sh, or qsub pbs-1.sh" in cli(*words, "--potcars", library).output
+    assert not (labels / "slurm-2.sh").exists()
     assert read_potcar_symbols(folder / "POTCAR") == ["Ca", "Fe", "Ni"]
     assert not (folder / "POTCAR.spec").exists()
 
@@ -527,6 +531,14 @@ def test_labels_killed_in_the_middle_are_computed_by_the_next_run(tmp_path, chos
     assert "no result, exit code 3 (run.log): out of memory" in output
     assert "0 computed" in cli("run", labels, "--command", "true").output
     assert "cannot be run" in str(cli("run", labels, "--command", "no-such-gpaw", "--retry", code=4).exception)
+
+
+def test_a_python_without_gpaw_is_told_before_any_structure_is_begun(tmp_path, chosen):
+    labels = tmp_path / "labels"
+    cli("prepare", labels, chosen, "--code", "gpaw", "--generation", 1)
+    error = str(cli("run", labels, "--python", sys.executable, code=5).exception)
+    assert "No module named 'gpaw'; name a Python that has gpaw with --python" in error
+    assert not list(labels.glob("*/run.log"))
 
 
 def test_no_labels_there(tmp_path):

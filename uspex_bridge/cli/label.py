@@ -66,7 +66,7 @@ def prepare(
 
     Example: uspex-bridge label prepare labels chosen.extxyz --code vasp --generation 3
     """
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     from uspex_bridge.errors import ConfigError
     from uspex_bridge.learn.dataset import Dataset
@@ -88,14 +88,17 @@ def prepare(
         known=() if dataset is None else set(Dataset.open(dataset).labels),
     )
     q.warn(done.notes)
-    facts = {"made": done.made, "there": done.there, "labelled": done.labelled, "scripts": done.scripts}
+    facts = {key: value for key, value in asdict(done).items() if key != "notes"}
     if as_json:
         click.echo(json.dumps(facts, indent=1))
     else:
-        scripts = f"; in {labels}: sbatch {done.scripts[0]}, or qsub {done.scripts[1]}" if done.scripts else ""
+        submit = ""
+        if done.scripts and not done.without_potcar:
+            slurm, pbs = (", ".join(done.scripts[k::2]) for k in (0, 1))
+            submit = f"; in {labels}: sbatch {slurm}, or qsub {pbs}"
         click.echo(
             f"{len(done.made)} structures prepared in {labels} ({settings.level}), {len(done.there)} were there, "
-            f"{len(done.labelled)} have a label{scripts}"
+            f"{len(done.labelled)} have a label{submit}"
         )
 
 

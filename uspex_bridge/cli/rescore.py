@@ -29,7 +29,7 @@ _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 @click.option("--relax", is_flag=True, help="Relax every structure; else single points, cells as they are.")
 @click.option("--near", type=click.FloatRange(min=0), help="Only phases so far above the old hull, eV/atom.")
 @click.option("-n", "most", type=click.IntRange(min=1), help="Only so many, nearest the old hull first.")
-@click.option("--again", is_flag=True, help="Compute everything again; else what --out has already is kept.")
+@click.option("--force", is_flag=True, help="Begin --out anew; else what it has already is kept.")
 @q.within(0.1)
 @q.REFERENCES
 @q.HULL
@@ -44,7 +44,7 @@ def command(
     relax: bool,
     near: float | None,
     most: int | None,
-    again: bool,
+    force: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -72,7 +72,7 @@ def command(
         raise InputError("there is nothing to compute again; a wider --near takes more")
     pressure = _pressure(entries, options["pressure"])
     crew = {"workers": options["workers"], "scheduler": options["scheduler"]}
-    task = Task(config=config, out=out, pressure=pressure, nsw=5000 if relax else 0, resume=not again, **crew)
+    task = Task(config=config, out=out, pressure=pressure, nsw=5000 if relax else 0, resume=not force, **crew)
     results = _compute(pool, entries, task)
     verdict = judge(pool, results, q.ask(options))
     if as_json:

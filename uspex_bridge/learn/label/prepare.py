@@ -36,12 +36,20 @@ class Candidate:
 
 @dataclass
 class Prepared:
-    """What a preparation did: identities made new, there already, labelled already; job scripts; what to know."""
+    """What a preparation did.
+
+    Attributes:
+        made, there, labelled: identities of structures made new, there already, labelled already.
+        scripts: job scripts that compute those made.
+        without_potcar: structures in the folder that VASP cannot start on.
+        notes: what to know.
+    """
 
     made: list[str] = field(default_factory=list)
     there: list[str] = field(default_factory=list)
     labelled: list[str] = field(default_factory=list)
     scripts: list[str] = field(default_factory=list)
+    without_potcar: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -109,11 +117,6 @@ def prepare(
     done = Prepared()
     library = vasp_inputs.library(potcars) if settings.code == "vasp" else None
     sets = None if library is None else vasp_inputs.Potcars(library)
-    if settings.code == "vasp" and sets is None:
-        done.notes.append(
-            f"no POTCAR library: POTCAR.spec names the data sets. Give --potcars DIR or set {vasp_inputs.VARIABLE} and "
-            "prepare again, or put POTCARs together yourself, in the order of POTCAR.spec"
-        )
     for candidate in wanted:
         structure = _grouped(candidate.structure)
         identity = structure.comment
@@ -133,7 +136,14 @@ def prepare(
                 (folder / "POTCAR.spec").unlink(missing_ok=True)
             done.made.append(identity)
     if settings.code != "model":
-        done.scripts = _write_jobs(labels, settings)
+        done.scripts = _write_jobs(labels, settings) or _scripts_of(labels, done.made)
+    done.without_potcar = sum(not (spec.parent / "POTCAR").is_file() for spec in labels.glob("*/POTCAR.spec"))
+    if done.without_potcar:
+        done.notes.append(
+            f"{done.without_potcar} of the structures in {labels} have no POTCAR, and VASP cannot start without: give "
+            f"--potcars DIR or set {vasp_inputs.VARIABLE} and prepare again, or put POTCARs together yourself, in the "
+            "order of POTCAR.spec"
+        )
     return done
 
 
@@ -202,8 +212,8 @@ def _same_level(labels: Path, settings: LabelSettings) -> None:
 
 def _write_jobs(labels: Path, settings: LabelSettings) -> list[str]:
     """Write job scripts for the structures that no list has, numbered: an array that waits in a queue keeps its own."""
-    lists = list(labels.glob("jobs-*.txt"))
-    listed = {name for path in lists for name in path.read_text(encoding="utf-8").split()}
+    lists = _lists(labels)
+    listed = {name for names in lists.values() for name in names}
     made = [folder.name for folder in folders(labels) if folder.name not in listed]
     if not made:
         return []
@@ -226,6 +236,21 @@ def _write_jobs(labels: Path, settings: LabelSettings) -> list[str]:
     if settings.code == "gpaw":
         files["run_gpaw.py"] = (TEMPLATES / "labels" / "run_gpaw.py").read_text(encoding="utf-8")
     _publish(labels, files)
+    return _names(number)
+
+
+def _lists(labels: Path) -> dict[int, list[str]]:
+    """Return the structures of the job scripts of each number."""
+    lists = {int(path.stem.removeprefix("jobs-")): path for path in labels.glob("jobs-*.txt")}
+    return {number: lists[number].read_text(encoding="utf-8").split() for number in sorted(lists)}
+
+
+def _scripts_of(labels: Path, made: Collection[str]) -> list[str]:
+    """Return the job scripts written before that compute these structures."""
+    return [name for number, names in _lists(labels).items() if set(names) & set(made) for name in _names(number)]
+
+
+def _names(number: int) -> list[str]:
     return [f"slurm-{number}.sh", f"pbs-{number}.sh"]
 
 
