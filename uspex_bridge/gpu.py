@@ -85,7 +85,5 @@ def _folder() -> Path:
     """
     place = wire.address()
     folder = Path(wire.default_folder()) if place.startswith("tcp://") else Path(place).absolute().parent
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if problem := wire.not_private(str(folder)):
-        raise PermissionError(problem)
+    wire.make_private(str(folder))
     return folder

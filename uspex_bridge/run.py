@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import uspex_bridge
 from uspex_bridge import backends, journal
 from uspex_bridge.cards import model_name
-from uspex_bridge.config import Config
-from uspex_bridge.errors import BridgeError, OutputError, Rejected
+from uspex_bridge.config import Config, read_config
+from uspex_bridge.errors import BridgeError, ConfigError, OutputError, Rejected
 from uspex_bridge.folders import Folder, Request
 from uspex_bridge.gpu import take_turn
 from uspex_bridge.halt import Halter
@@ -101,7 +101,12 @@ def choose_protocol(config: Config) -> tuple[Protocol, str]:
         ConfigError: there is no such protocol.
     """
     if config.protocol != "auto":
-        return load_protocol(config.protocol, Path(config.base or ".")), ""
+        try:
+            return load_protocol(config.protocol, Path(config.base or ".")), ""
+        except ConfigError as error:
+            if config.source and read_config(Path(config.source)).protocol == config.protocol:
+                raise ConfigError(f"{config.source}: {error}") from None
+            raise
     paper = load_protocol("paper")
     missing = [name for name in paper.calculators if not backends.available(name, config.settings_of(name)).ok]
     if not missing:

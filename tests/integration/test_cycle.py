@@ -96,7 +96,7 @@ def test_the_first_models_in_a_loop_that_is_killed(tmp_path):
         assert (folder / "models" / name / "current").resolve() == (folder / "cycle-0" / name).resolve()
         assert json.loads((folder / "models" / name / "current" / "model.json").read_text())["sha256"]
     run = CliRunner()
-    assert "0 cycles are done" in run.invoke(command, ["cycle", "status", str(folder)]).output
+    assert "0 cycles done" in run.invoke(command, ["cycle", "status", str(folder)]).output
     facts = json.loads(run.invoke(command, ["cycle", "status", str(folder), "--json"]).output)
     assert (bool(facts["ended"]), facts["trouble"]) == (True, None)
     made = run.invoke(command, ["cycle", "report", str(folder)])

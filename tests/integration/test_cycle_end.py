@@ -42,7 +42,7 @@ def loop(tmp_path):
 
 def test_after_its_cycles(loop):
     (loop / "cycle.toml").write_text(SETTINGS + "cycles = 0\n")
-    assert Loop(loop).run() == "0 cycles are done"
+    assert Loop(loop).run() == "0 cycles done"
     assert [entry["event"] for entry in read_journal(loop)[-2:]] == ["finished", "ended"]
     assert Loop(loop).missing() == []
 

@@ -192,7 +192,7 @@ def test_seeds_of_two_pressures_and_references(run, tmp_path):
     ase.io.write("known.extxyz", [cani])
     code, _, err = run("seeds", "low", "high", "--reference", "known.extxyz", "--out", "POSCARS")
     assert code == 0
-    assert "known.extxyz: 1 entries of 0 GPa are taken to 50 GPa" in err
+    assert "known.extxyz: 1 entry of 0 GPa taken to 50 GPa" in err
     assert [s.formula for s in read_structures(Path("POSCARS"))] == ["CaNi", "Ca", "Ni", "Ni2"]
 
 

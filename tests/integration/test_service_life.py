@@ -73,7 +73,7 @@ def test_workers_are_replaced_and_reloaded(own, tmp_path):
         run()
     assert pids[0] == pids[1] != pids[2]
     done = service.tool("reload")
-    assert done.stdout == "1 workers will be replaced\n"
+    assert done.stdout == "1 worker will be replaced\n"
     run()
     assert pids[3] != pids[2]
 

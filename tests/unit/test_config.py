@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from uspex_bridge.config import Config, find_config, load_config, read_config
 from uspex_bridge.errors import ConfigError
+from uspex_bridge.run import choose_protocol
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +88,12 @@ def test_calculators_and_relative_models(tmp_path):
     assert config.settings_of("other").device == "cuda"
     assert config.settings_of("other").options == {"x": 1}
     assert Config().settings_of("chgnet").device == "auto"
+
+
+def test_a_wrong_protocol_is_told_with_the_file_that_names_it(tmp_path):
+    (tmp_path / "bridge.toml").write_text('protocol = "fats"\n')
+    config = load_config(tmp_path)
+    with pytest.raises(ConfigError, match=r"bridge\.toml: unknown protocol 'fats'; did you mean 'fast'"):
+        choose_protocol(config)
+    with pytest.raises(ConfigError, match="^unknown protocol 'papre'"):
+        choose_protocol(replace(config, protocol="papre"))

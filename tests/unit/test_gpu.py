@@ -89,7 +89,7 @@ def test_a_folder_of_somebody_elses_is_no_reason_to_fail(folder, caplog):
     folder.mkdir(mode=0o777)
     os.chmod(folder, 0o777)
     take_turn(["cuda:0"], 1, LOG, Patience(0))
-    assert "open to other users" in caplog.text
+    assert "must be mode" in caplog.text
 
 
 def test_which_device_a_calculator_runs_on():

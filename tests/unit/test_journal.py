@@ -178,7 +178,7 @@ def test_log_command(search):
     assert "-3.0617 eV/atom" in shown.output
     refused = CliRunner().invoke(command, ["log", "--status", "rejected", "--record", str(search)])
     assert "collapse" in refused.output
-    assert "1 entries: 1 rejected (collapse)" in refused.output
+    assert "1 entry: 1 rejected (collapse)" in refused.output
     whole = CliRunner().invoke(command, ["log", "--json", "-n", "2", "--record", str(search)])
     assert [json.loads(line)["enthalpy"] for line in whole.output.splitlines()] == [-5.5, -6.1234]
     assert CliRunner().invoke(command, ["log", "--status", "rejcted", "--record", str(search)]).exit_code == 2

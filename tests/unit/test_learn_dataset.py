@@ -392,7 +392,7 @@ def test_the_commands_do_what_their_help_says(tmp_path, frames):
     facts = json.loads(cli("summary", data, "--json").output)
     assert sum(sum(group[s] for s in ("train", "valid", "test")) for group in facts["groups"]) == 8
     assert cli("export", data, str(tmp_path / "npy"), "--format", "deepmd").output.startswith("8 labels")
-    assert "8 labels in 1 files" in cli("check", data).output
+    assert "8 labels in 1 file" in cli("check", data).output
     os.remove(tmp_path / "d" / "generation-003.extxyz")
     failed = cli("check", data)
     assert isinstance(failed.exception, InputError)

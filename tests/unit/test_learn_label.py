@@ -364,7 +364,7 @@ def test_a_good_run_becomes_a_label_with_f_and_e0_and_all_that_is_known(vasp, tm
     leave_outputs(folder)
     true, data = frame(read_task(folder)), tmp_path / "data"
     result = cli("collect", vasp, data)
-    assert "1 labels added" in result.output
+    assert "1 label added" in result.output
     assert "1 prepared, 1 done" in result.output
     (label,) = Dataset.open(data).labels.values()
     (atoms,) = Dataset.open(data).frames()

@@ -1,6 +1,8 @@
 """The loop on a cheap potential (EMT): it must do just what the plan says, whatever the model does."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +16,8 @@ from uspex_bridge.errors import CalculationError, Interrupted, Rejected
 from uspex_bridge.protocol import Guards, Plan, Stage
 from uspex_bridge.records import Intent, Structure
 from uspex_bridge.relax.engine import relax
+from uspex_bridge.relax.guards import check_geometry, check_result, check_start, check_values
+from uspex_bridge.relax.overlap import push_apart
 from uspex_bridge.units import pressure_of
 
 GUARDS = Guards()
@@ -336,6 +340,41 @@ def test_flat_dilute_and_huge_cells_are_refused():
         with pytest.raises(Rejected) as caught:
             run(as_structure(atoms))
         assert caught.value.code == code
+
+
+def test_a_refusal_names_the_setting_that_decides():
+    table = (Path(__file__).parents[2] / "docs" / "exit_codes.md").read_text().partition("What a guard")[2]
+    settings = {row[1].strip("` "): row[3] for line in table.splitlines() if len(row := line.split("|")) == 5}
+    copper, close = bulk("Cu", cubic=True), bulk("Cu", cubic=True)
+    close.positions[1] = close.positions[0] + [0.6, 0, 0]
+    inflated, dense = (as_structure(copper).cell * factor for factor in (2.0, 0.4))
+    flat, volume = bulk("Cu", cubic=True), copper.get_volume()
+    flat.set_cell(flat.cell.array @ np.diag([1, 1, 0.08]), scale_atoms=True)
+    still = np.zeros((4, 3))
+    refusals = [
+        lambda: check_start(copper, replace(GUARDS, max_atoms=1)),
+        lambda: check_start(flat, GUARDS),
+        lambda: check_start(copper, replace(GUARDS, max_volume=5.0)),
+        lambda: check_start(close, replace(GUARDS, overlap="reject")),
+        lambda: push_apart(close.copy(), 0.5, 0.42, ions=False, expand=False),
+        lambda: check_geometry(Atoms("Cu4", copper.positions, cell=inflated, pbc=True), GUARDS, volume),
+        lambda: check_geometry(Atoms("Cu4", copper.positions, cell=dense, pbc=True), GUARDS, volume),
+        lambda: check_geometry(close, GUARDS, volume),
+        lambda: check_values(copper, 0.0, still + 1e5, np.zeros(6), GUARDS),
+        lambda: check_values(copper, 1e5, still, np.zeros(6), GUARDS),
+        lambda: check_values(copper, -90.0, still, np.zeros(6), GUARDS, "mp-pbe"),
+        lambda: check_result(close, GUARDS),
+        lambda: check_result(copper * (1, 1, 4), replace(GUARDS, axis="reject")),
+    ]
+    seen = set()
+    for refuse in refusals:
+        with pytest.raises(Rejected) as caught:
+            refuse()
+        setting = re.search(r"\((\w+)\)$", str(caught.value))[1]
+        assert setting in vars(GUARDS)
+        seen.add(caught.value.code)
+        assert f"`{setting}`" in settings[caught.value.code]
+    assert seen == set(settings) - {"code", "---", "not-finite", "unconverged"}
 
 
 def test_cell_inflated_in_volume_comes_back_under_pressure():

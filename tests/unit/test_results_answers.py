@@ -79,6 +79,13 @@ def test_assess(tmp_path):
     assert answer.warnings == ()
 
 
+def test_what_the_components_asked_for_leave_out_is_no_surprise(tmp_path):
+    pool = Pool([small_search(tmp_path)])
+    answer = assess(pool, Question(components=("Ca",), method="none"))
+    assert len(answer.hull.outside) > 0
+    assert not answer.warnings
+
+
 def test_one_hull_per_level(tmp_path):
     (tmp_path / "a").mkdir()
     refs = tmp_path / "refs.extxyz"

@@ -147,7 +147,7 @@ def test_pressures_are_not_mixed_unnoticed():
     assert one.enthalpy == pytest.approx(-2.0 + pv_energy(50.0, 40.0))
     assert two.enthalpy == -1.0
     assert len(warnings) == 1
-    assert "run: 1 entries of 0 GPa are taken to 50 GPa" in warnings[0]
+    assert "run: 1 entry of 0 GPa taken to 50 GPa" in warnings[0]
     (_, two), _ = at_pressure([low, high], 0.0)
     assert two.enthalpy == pytest.approx(-4.2)  # the record's E
     (only,), none = at_pressure([high], None)

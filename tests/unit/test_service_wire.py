@@ -116,7 +116,7 @@ def test_the_secret(tmp_path, monkeypatch):
     path.write_text("a long enough secret\n")
     assert wire.read_secret() == b"a long enough secret"
     path.chmod(0o644)
-    with pytest.raises(wire.WireError, match="open to other users"):
+    with pytest.raises(wire.WireError, match="must be mode"):
         wire.read_secret()
 
 

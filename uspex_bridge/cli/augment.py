@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from uspex_bridge.cli import questions as q
+from uspex_bridge.words import counted
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -74,7 +75,10 @@ def command(files: tuple[Path, ...], out: Path, as_json: bool, copies_only: bool
         }
         click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
     else:
-        click.echo(f"{out}: {len(frames)} structures from {count}" + (f"; {same} were the same twice" if same else ""))
+        click.echo(
+            f"{out}: {counted(len(frames), 'structure')} from {count}"
+            + (f"; {same} were the same twice" if same else "")
+        )
     q.warn(problems)
 
 

@@ -12,6 +12,7 @@ import click
 
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.status import duration
+from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.cycle.history import Cycle
@@ -125,7 +126,7 @@ def status(folder: Path, as_json: bool) -> None:
     if state.ended:
         click.echo(state.ended)
     elif left:
-        click.echo(f"cycle {state.number}: {len(state.done)} steps done; next: {left[0]}")
+        click.echo(f"cycle {state.number}: {counted(len(state.done), 'step')} done; next: {left[0]}")
     if trouble is not None and not state.ended:
         click.echo(f"{trouble['step']} {trouble['event']}: {trouble['detail']}")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli import questions as q
+from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.dataset import Dataset
@@ -58,9 +59,11 @@ def check(folder: Path, accept: bool) -> None:
     for name in dataset.strangers():
         click.echo(f"not in the manifest: {name} (left by an addition that was interrupted, or put there); not used")
     if changes and not accept:
-        raise InputError(f"{folder}: {len(changes)} files changed; put them back, or accept them with --accept")
+        raise InputError(
+            f"{folder}: {counted(len(changes), 'file')} changed; put them back, or accept them with --accept"
+        )
     gone = f", {before - len(dataset.labels)} left the dataset" if accept and changes else ""
-    click.echo(f"{len(dataset.labels)} labels in {len(dataset.files)} files{gone}")
+    click.echo(f"{counted(len(dataset.labels), 'label')} in {counted(len(dataset.files), 'file')}{gone}")
 
 
 @command.command(context_settings=q.CONTEXT)
@@ -86,7 +89,7 @@ def export(folder: Path, target: Path, kind: str, split: Any) -> None:
         count = dataset.export_deepmd(target, split, mixed=kind == "deepmd-mixed")
     else:
         count = dataset.export_extxyz(target, split, keys="mace" if kind == "mace" else "ase")
-    click.echo(f"{count} labels in {target}")
+    click.echo(f"{counted(count, 'label')} in {target}")
 
 
 @command.command(context_settings=q.CONTEXT)
@@ -128,7 +131,7 @@ def add(folder: Path, files: tuple[Path, ...], pressure: float | None, as_json: 
 def describe_added(added: Added, dataset: Dataset) -> str:
     """Return what was added and refused as text."""
     counts = ", ".join(f"{number} {split}" for split, number in added.counts.items())
-    lines = [f"{len(added.labels)} labels added ({counts}); {len(dataset.labels)} in {dataset.path}"]
+    lines = [f"{counted(len(added.labels), 'label')} added ({counts}); {len(dataset.labels)} in {dataset.path}"]
     lines += [f"refused: {one.name}: {one.reason}" for one in added.refused]
     return "\n".join(lines)
 

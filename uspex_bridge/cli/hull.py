@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli import questions as q
+from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.results.matching import Known
@@ -109,7 +110,7 @@ def headline(answer: Assessment) -> str:
     pressure = answer.pressure_gpa
     at = "at unknown pressure" if pressure is None else f"at {pressure:g} GPa"
     levels = ", ".join(level or "level of theory not stated" for level in answer.levels)
-    return f"hull of {', '.join(answer.hull.names)} {at}: {len(answer.hull.points)} entries, {levels}"
+    return f"hull of {', '.join(answer.hull.names)} {at}: {counted(len(answer.hull.points), 'entry')}, {levels}"
 
 
 def _document(answer: Assessment, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import click
 
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import CONFIG
+from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.label.collect import Job
@@ -97,8 +98,8 @@ def prepare(
             slurm, pbs = (", ".join(done.scripts[k::2]) for k in (0, 1))
             submit = f"; in {labels}: sbatch {slurm}, or qsub {pbs}"
         click.echo(
-            f"{len(done.made)} structures prepared in {labels} ({settings.level}), {len(done.there)} were there, "
-            f"{len(done.labelled)} have a label{submit}"
+            f"{counted(len(done.made), 'structure')} prepared in {labels} ({settings.level}), "
+            f"{len(done.there)} were there, {len(done.labelled)} have a label{submit}"
         )
 
 
@@ -169,7 +170,7 @@ def status(labels: Path, stale: float, as_json: bool) -> None:
         click.echo(json.dumps([_row(job) for job in jobs], indent=1, ensure_ascii=False))
     else:
         click.echo(table(jobs))
-        click.echo(f"{len(jobs)} structures: {_counts(jobs)}")
+        click.echo(f"{counted(len(jobs), 'structure')}: {_counts(jobs)}")
 
 
 @command.command(context_settings=q.CONTEXT)
@@ -202,7 +203,7 @@ def collect(labels: Path, dataset: Path, stale: float, valid: float, test: float
         click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
     else:
         click.echo(describe_added(added, opened))
-        click.echo(f"{len(jobs)} structures: {_counts(jobs)}")
+        click.echo(f"{counted(len(jobs), 'structure')}: {_counts(jobs)}")
 
 
 def _inspect(labels: Path, stale: float) -> list[Job]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from uspex_bridge.words import counted
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("which", required=False)
@@ -74,4 +76,4 @@ def _totals(entries: list[dict[str, Any]]) -> str:
     for entry in entries:
         word = str(entry.get("status")) + (f" ({entry['code']})" if entry.get("code") else "")
         counts[word] = counts.get(word, 0) + 1
-    return f"{len(entries)} entries: " + ", ".join(f"{n} {word}" for word, n in sorted(counts.items()))
+    return f"{counted(len(entries), 'entry')}: " + ", ".join(f"{n} {word}" for word, n in sorted(counts.items()))

@@ -10,6 +10,7 @@ import click
 
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.soap_options import SOAP, describe
+from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.structure_map import StructureMap
@@ -107,7 +108,8 @@ def document(drawn: StructureMap, chosen: set[str]) -> dict[str, Any]:
 def report(drawn: StructureMap, chosen: set[str]) -> str:
     """Return what the map is, in a few lines."""
     lines = [
-        f"{len(drawn.entries)} structures of {', '.join(drawn.elements)}, {drawn.features.shape[1]} features",
+        f"{counted(len(drawn.entries), 'structure')} of {', '.join(drawn.elements)}, "
+        f"{drawn.features.shape[1]} features",
         drawn.settings.describe(),
         drawn.space.describe(),
         f"in the plane of PC1 and PC2 they occupy {drawn.coverage()}",

@@ -12,6 +12,7 @@ import click
 
 from uspex_bridge.cli.options import CREW, RUN_OPTIONS
 from uspex_bridge.cli.vasp import read_settings
+from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.byhand import Relaxed
@@ -90,7 +91,7 @@ def command(files: tuple[Path, ...], out: Path, as_json: bool, symprec: float, f
         click.echo(json.dumps([result.fields for result in results], indent=1, ensure_ascii=False))
     else:
         click.echo(table([row(result) for result in results]))
-        click.echo(f"{len(results)} structures, results in {out}/")
+        click.echo(f"{counted(len(results), 'structure')}, results in {out}/")
     sys.exit(next((code for result in results if (code := int(result.fields["exit"]))), 0))
 
 

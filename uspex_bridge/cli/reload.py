@@ -15,5 +15,6 @@ def command(socket: str | None) -> None:
     Weights whose file or link changed are noticed without this; it is for a changed package or environment.
     """
     from uspex_bridge.service.local import reach
+    from uspex_bridge.words import counted
 
-    click.echo(f"{reach(socket, {'do': 'reload'})['workers']} workers will be replaced")
+    click.echo(f"{counted(reach(socket, {'do': 'reload'})['workers'], 'worker')} will be replaced")

@@ -11,6 +11,7 @@ import click
 
 from uspex_bridge.cli import drawing as d
 from uspex_bridge.cli import questions as q
+from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.figures.page import Picture
@@ -69,7 +70,7 @@ def command(place: str, html: Path, generations: int, symprec: float, **options:
     q.write_text(html, page(report))
     q.warn(answer.warnings)
     q.tell_notes(pool.notes)
-    click.echo(f"{html}: {len(answer.phases)} phases within {question.within:g} eV/atom of the hull")
+    click.echo(f"{html}: {counted(len(answer.phases), 'phase')} within {question.within:g} eV/atom of the hull")
 
 
 def _history(results: Results, pool: Pool, question: Question, needed: int) -> Convergence | str:

@@ -12,6 +12,7 @@ import click
 
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import CREW, RUN_OPTIONS
+from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Entry, Pool
@@ -172,7 +173,7 @@ def report(verdict: Verdict, pressure: float, *, relax: bool, within: float, res
     lines = [
         layout(headings, rows),
         "",
-        f"{len(verdict.changes)} structures at {pressure:g} GPa, {kind} ({_levels(verdict)})",
+        f"{counted(len(verdict.changes), 'structure')} at {pressure:g} GPa, {kind} ({_levels(verdict)})",
         f"on the hull now: {_names(verdict.appeared)}; no longer: {_names(verdict.vanished)}",
         f"{correlation}; formation enthalpies differ by {1000 * verdict.error:.1f} meV/atom "
         f"on average, most for {verdict.largest.entry.name} ({1000 * verdict.largest.shift:+.1f})",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli import questions as q
+from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.results.folder import Results
@@ -92,8 +93,8 @@ def describe(results: Results) -> str:
         )
     lines = [
         head,
-        f"  {f['structures']} structures, {f['without_enthalpy']} without an enthalpy; {span}; "
-        f"{f['compositions']} compositions",
+        f"  {counted(f['structures'], 'structure')}, {f['without_enthalpy']} without an enthalpy; {span}; "
+        f"{counted(f['compositions'], 'composition')}",
     ]
     if f["lowest"] is not None:
         low = f["lowest"]
@@ -279,7 +280,9 @@ def export(
     entries = _chosen(pool, options)
     count = write(pool, entries, out, kind or "poscar", unrelaxed=unrelaxed, symprec=symprec)
     click.echo(
-        f"{out}: {count} of {len(entries)} chosen structures" if count < len(entries) else f"{out}: {count} structures"
+        f"{out}: {count} of {len(entries)} chosen structures"
+        if count < len(entries)
+        else f"{out}: {counted(count, 'structure')}"
     )
     q.tell_notes(pool.notes)
 

@@ -12,6 +12,7 @@ import click
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import CONFIG, CREW, DEVICE, THREADS
 from uspex_bridge.cli.soap_options import SOAP, progress, soap_of
+from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.evaluations import Model
@@ -114,7 +115,8 @@ def command(
     else:
         click.echo(report(found, asked, pool, most))
         click.echo(
-            f"{out}/: label.extxyz ({len(found.chosen)} structures to compute), screen.csv, screen.json, screen.png"
+            f"{out}/: label.extxyz ({counted(len(found.chosen), 'structure')} to compute), screen.csv, "
+            "screen.json, screen.png"
         )
     q.warn([*found.notes, *notes])
     q.tell_notes(pool.notes)
@@ -143,7 +145,7 @@ def _readable(pool: Pool, references: Sequence[str]) -> list[tuple[Entry, Struct
     if not held:
         raise InputError("there is no readable structure to screen")
     if lost := len(own) - len(held):
-        q.warn([f"{lost} entries have no readable structure and are left out"])
+        q.warn([f"{counted(lost, 'entry')} without a readable structure left out"])
     return held
 
 
@@ -287,7 +289,7 @@ def report(found: Screening, models: list[Model], pool: Pool, most: int) -> str:
     ]
     lines = [layout(headings, rows), ""] if rows else []
     total = len(found.verdicts)
-    lines.append(f"{total} structures by {'; '.join(f'{model.name}: {model.title}' for model in models)}")
+    lines.append(f"{counted(total, 'structure')} by {'; '.join(f'{model.name}: {model.title}' for model in models)}")
     for model, shift in zip(found.models[1:], found.offsets, strict=False):
         added = ", ".join(f"{element} {value:+.3f}" for element, value in shift.items())
         lines.append(f"energy zero of {model} fitted to {found.models[0]}'s on these structures, eV/atom: {added}")

@@ -10,6 +10,7 @@ import click
 
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import CONFIG, DEVICE, THREADS
+from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Composition
@@ -81,7 +82,10 @@ def command(
         seeds = _scaled(seeds, options)
     path = out or _place(into, anti=options["anti"], generation=options["generation"])
     write_seeds(path, format_seeds(seeds, species), force=force)
-    click.echo(f"{path}: {len(seeds)} structures, up to {max(seed.above for seed in seeds):.4f} eV/atom above the hull")
+    click.echo(
+        f"{path}: {counted(len(seeds), 'structure')}, "
+        f"up to {max(seed.above for seed in seeds):.4f} eV/atom above the hull"
+    )
     q.warn(notes)
     q.tell_notes(pool.notes)
 

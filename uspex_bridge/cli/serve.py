@@ -220,7 +220,7 @@ def _log(path: Path, *, screen: bool) -> logging.Logger:
     handlers: list[logging.Handler] = [logging.StreamHandler()] if screen else []
     with suppress(OSError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handlers.append(_Quiet(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8"))
+        handlers.append(_Quiet(path, maxBytes=_LOG_BYTES, backupCount=_LOG_FILES, encoding="utf-8", delay=True))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
         log.addHandler(handler)

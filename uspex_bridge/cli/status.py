@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from uspex_bridge.cli.options import SOCKET
+from uspex_bridge.words import counted
 
 #: Seconds between two looks at a terminal.
 _EVERY = 1.0
@@ -54,7 +55,8 @@ def describe(status: dict[str, Any]) -> str:
         f"up {duration(status['uptime_s'])}{', stopping' if status['stopping'] else ''}",
         f"{status['queued']} queued (longest {duration(status['longest_wait_s'])}), {len(status['running'])} running, "
         f"{status['jobs']} done, {status['per_minute']:g} structures/min",
-        f"{len(workers)} of at most {status['most_workers']} workers, {memory:.0f} MB in all; {status['shape']}",
+        f"{len(workers)} of at most {counted(status['most_workers'], 'worker')}, {memory:.0f} MB in all; "
+        f"{status['shape']}",
     ]
     if dask := status.get("dask"):
         hosts = sorted({worker["host"] for worker in dask["workers"]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from uspex_bridge.cli.options import SOCKET
+from uspex_bridge.words import counted
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -15,5 +16,5 @@ def command(socket: str | None, now: bool) -> None:
     from uspex_bridge.service import local
 
     for left in local.stop(socket, now=now):
-        click.echo(f"stopping, {left} jobs left" if left and not now else "stopping")
+        click.echo(f"stopping, {counted(left, 'job')} left" if left and not now else "stopping")
     click.echo("stopped")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli.options import CONFIG, DEVICE, settings
+from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.order import Data, Order
@@ -142,7 +143,10 @@ def distill(teacher: str, places: tuple[str, ...], student: str, workers: int, *
     pool = q.open_pool(places, {})
     structures = list(pool.structures(pool.entries))
     if options["dry_run"]:
-        click.echo(f"{teacher} would label {len(structures)} structures for {student}; nothing was written", err=True)
+        click.echo(
+            f"{teacher} would label {counted(len(structures), 'structure')} for {student}; nothing was written",
+            err=True,
+        )
         return
     hidden = not sys.stderr.isatty()
     with click.progressbar(length=len(structures), label=f"asking {teacher}", file=sys.stderr, hidden=hidden) as bar:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from uspex_bridge.figures import style
 from uspex_bridge.figures.diagram import Diagram, Mark
 from uspex_bridge.results.outliers import Outlier, find_outliers
+from uspex_bridge.words import counted
 
 Quantity = Literal["enthalpy", "formation"]
 
@@ -101,8 +102,8 @@ def _rings(axes: Any, volumes: Volumes, quantity: Quantity) -> None:
         said = "no outliers"
     else:
         names = {outlier.entry.name for outlier in volumes.outliers}
-        said = f"{len(names)} outlier{'s' if len(names) > 1 else ''}"
-    axes.set_title(f"{len(volumes.marks)} structures, {said}", loc="right", fontsize=6, color="#666666")
+        said = f"{counted(len(names), 'outlier')}"
+    axes.set_title(f"{counted(len(volumes.marks), 'structure')}, {said}", loc="right", fontsize=6, color="#666666")
     by_name = {mark.entry.name: mark for mark in volumes.marks}
     marks = [by_name[name] for name in dict.fromkeys(o.entry.name for o in volumes.outliers or ())]
     places = [(mark.entry.volume_per_atom, height(mark, quantity)) for mark in marks]

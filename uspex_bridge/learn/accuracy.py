@@ -19,6 +19,7 @@ from uspex_bridge.learn.identity import SPLITS, Split
 from uspex_bridge.learn.labels import problem_of, read_frames
 from uspex_bridge.learn.models import short_names
 from uspex_bridge.results.tables import layout
+from uspex_bridge.words import counted
 
 Offsets = Literal["auto", "on", "off"]
 #: Columns of the table: quantity -> heading and unit, and what eV are multiplied with.
@@ -223,7 +224,7 @@ def _remarks(one: Judged, cases: Sequence[metrics.Case], answers: Mapping[int, m
             )
     if one.failed:
         name, reason = next(iter(one.failed.items()))
-        notes.append(f"{one.name}: failed on {len(one.failed)} structures, which are left out: {name}: {reason}")
+        notes.append(f"{one.name}: failed on {counted(len(one.failed), 'structure')}, left out: {name}: {reason}")
     return notes
 
 

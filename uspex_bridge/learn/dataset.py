@@ -42,6 +42,7 @@ from uspex_bridge.locks import held
 from uspex_bridge.publish import publish_files
 from uspex_bridge.schema import build
 from uspex_bridge.units import pressure_of
+from uspex_bridge.words import counted
 
 MANIFEST = "manifest.jsonl"
 VERSION = 1
@@ -197,7 +198,7 @@ class Dataset:
         for name, labels in self.files.items():
             path = self.path / name
             if not path.is_file():
-                found.append(f"{name} is gone, with {len(labels)} labels")
+                found.append(f"{name} is gone, with {counted(len(labels), 'label')}")
             elif checksum(path) != labels[0].sha256:
                 found.append(f"{name} is not as it was written: {'; '.join(repair.differences(path, labels))}")
         return found

@@ -158,7 +158,7 @@ class _Relaxation:
                 return outcome
             if outcome == "steps" and stage.on_fail == "reject":
                 left = f"{self.reports[-1].fmax:.3g} eV/Å left after {self.reports[-1].steps} steps"
-                raise Rejected("unconverged", f"stage '{stage.name}' did not reach its targets: {left}")
+                raise Rejected("unconverged", f"stage '{stage.name}' did not reach its targets: {left} (on_fail)")
             if outcome == "steps" and stage.on_fail == "stop":
                 return outcome
         return outcome

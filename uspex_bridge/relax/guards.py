@@ -48,7 +48,9 @@ def check_start(atoms: Atoms, guards: Guards) -> bool:
         raise Rejected("too-large", f"{n} atoms, the protocol allows {guards.max_atoms} (max_atoms)")
     height = float(cell_heights(atoms.cell.array).min())
     if height < guards.min_height:
-        raise Rejected("flat", f"the cell is flat: {height:.2f} Å between faces, the limit is {guards.min_height} Å")
+        raise Rejected(
+            "flat", f"the cell is flat: {height:.2f} Å between faces, the limit is {guards.min_height} (min_height)"
+        )
     per_atom = atoms.get_volume() / n
     if per_atom > guards.max_volume:
         raise Rejected("dilute", f"{per_atom:.0f} Å³ per atom, the limit is {guards.max_volume:.0f} (max_volume)")
@@ -56,7 +58,7 @@ def check_start(atoms: Atoms, guards: Guards) -> bool:
     if close is None:
         return False
     if guards.overlap == "reject":
-        raise Rejected("overlap", f"atoms overlap: {close[1]}")
+        raise Rejected("overlap", f"atoms overlap: {close[1]}, the limit is {guards.overlap_ratio} (overlap_ratio)")
     return True
 
 
@@ -76,11 +78,24 @@ def check_geometry(atoms: Atoms, guards: Guards, start_volume: float) -> None:
     n = len(atoms)
     spheres = float((4.0 / 3.0 * np.pi * covalent_radii[atoms.numbers] ** 3).sum())
     if volume < guards.min_packing * spheres:
-        raise Rejected("collapse", f"the cell collapsed to {volume / n:.2f} Å³ per atom")
-    if volume > guards.max_growth * max(abs(start_volume), spheres) or volume > guards.max_volume * n:
-        raise Rejected("explosion", f"the cell grew to {volume / n:.0f} Å³ per atom ({growth:.1f} x)")
+        limit = guards.min_packing * spheres / n
+        raise Rejected(
+            "collapse", f"the cell collapsed to {volume / n:.2f} Å³ per atom, the limit is {limit:.2f} (min_packing)"
+        )
+    for setting, most in (
+        ("max_growth", guards.max_growth * max(abs(start_volume), spheres)),
+        ("max_volume", guards.max_volume * n),
+    ):
+        if volume > most:
+            raise Rejected(
+                "explosion",
+                f"the cell grew to {volume / n:.0f} Å³ per atom ({growth:.1f} x), the limit is {most / n:.0f} "
+                f"({setting})",
+            )
     if close := closest_pair(atoms, guards.collapse_ratio):
-        raise Rejected("collapse", f"atoms collapsed onto each other: {close[1]}")
+        raise Rejected(
+            "collapse", f"atoms collapsed: {close[1]}, the limit is {guards.collapse_ratio} (collapse_ratio)"
+        )
 
 
 def check_values(
@@ -104,7 +119,10 @@ def check_values(
         elements = elemental_energies()
         floor = sum(elements.get(s, low) for s in atoms.symbols) / len(atoms) - guards.hole_depth
         if per_atom < floor:
-            raise Rejected("hole", f"E = {per_atom:.3f} eV/atom, no compound of these elements lies below {floor:.2f}")
+            raise Rejected(
+                "hole",
+                f"E = {per_atom:.3f} eV/atom, no compound of these elements lies below {floor:.2f} (hole_depth)",
+            )
 
 
 def check_result(atoms: Atoms, guards: Guards) -> list[str]:
@@ -114,13 +132,18 @@ def check_result(atoms: Atoms, guards: Guards) -> list[str]:
         Rejected: atoms too close, or a cell too elongated where the protocol refuses that.
     """
     if close := closest_pair(atoms, guards.final_ratio):
-        raise Rejected("distance", f"the relaxed structure has atoms too close: {close[1]}")
+        raise Rejected(
+            "distance",
+            f"the relaxed structure has atoms too close: {close[1]}, the limit is {guards.final_ratio} (final_ratio)",
+        )
     lengths = atoms.cell.lengths()
     ratio = float(lengths.max() / lengths.min())
     if guards.axis == "off" or ratio <= guards.axis_ratio:
         return []
     if guards.axis == "reject":
-        raise Rejected("elongated", f"one lattice vector is {ratio:.1f} x another, the limit is {guards.axis_ratio}")
+        raise Rejected(
+            "elongated", f"one lattice vector is {ratio:.1f} x another, the limit is {guards.axis_ratio} (axis_ratio)"
+        )
     return ["elongated"]
 
 

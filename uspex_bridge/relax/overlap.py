@@ -33,7 +33,10 @@ def push_apart(atoms: Atoms, ratio: float, floor: float, *, ions: bool, expand: 
             atoms.set_cell(_EXPANSION * atoms.cell.array, scale_atoms=True)
     close = closest_pair(atoms, floor)
     if close is not None:
-        raise Rejected("overlap", f"atoms overlap and cannot be pushed apart in this cell: {close[1]}")
+        raise Rejected(
+            "overlap",
+            f"atoms overlap and cannot be pushed apart in this cell: {close[1]}, the limit is {floor} (collapse_ratio)",
+        )
 
 
 def _sweep(atoms: Atoms, ratio: float, sweeps: int, rng: np.random.Generator) -> bool:

@@ -19,6 +19,7 @@ from uspex_bridge.records import Array
 from uspex_bridge.results.model import NAN, Composition, Entry, formula_of, reduced_composition
 from uspex_bridge.units import pv_energy
 from uspex_bridge.vasp.structure import ELEMENTS
+from uspex_bridge.words import counted
 
 #: Pressures closer than this are the same, GPa.
 SAME_PRESSURE = 0.01
@@ -226,8 +227,8 @@ def at_pressure(entries: Sequence[Entry], pressure_gpa: float | None) -> tuple[l
         else:
             brought.append(replace(entry, pressure_gpa=pressure_gpa))
     warnings = [
-        f"{run}: {count} entries of {old:g} GPa are taken to {pressure_gpa:g} GPa as E + PV at their geometry, an "
-        "upper bound; relax them there (uspex-bridge rescore) before you trust their places"
+        f"{run}: {counted(count, 'entry')} of {old:g} GPa taken to {pressure_gpa:g} GPa as E + PV at their geometry, "
+        "an upper bound; relax them there (uspex-bridge rescore) before you trust their places"
         for (run, old), count in moved.items()
     ]
     return brought, assumed + warnings

@@ -41,7 +41,7 @@ class Outlier:
         unit = "eV/atom" if self.kind == "low enthalpy" else "Å³/atom"
         return (
             f"{self.entry.name} {self.entry.formula}: {self.kind}, {self.deviation:+.3f} {unit} from the others' "
-            f"({abs(self.spreads):.0f} spreads)"
+            f"({abs(self.spreads):.0f} σ, robust)"
         )
 
 

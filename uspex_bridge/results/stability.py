@@ -15,6 +15,7 @@ from uspex_bridge.results.hull import TIE, Hull, Point, at_pressure, build_hull,
 from uspex_bridge.results.model import Composition, Entry, Pool
 from uspex_bridge.results.settings import Settings
 from uspex_bridge.symmetry import space_group
+from uspex_bridge.words import counted
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def assess(pool: Pool, question: Question) -> Assessment:
     entries, moved = at_pressure(pool.entries, question.pressure_gpa)
     warnings += moved
     hull = build_hull(entries, question.components, blocks_of(pool))
-    if hull.outside:
-        warnings.append(f"{len(hull.outside)} entries are not made of {', '.join(hull.names)}; they are left out")
+    if hull.outside and question.components is None:  # with components that were asked for, nobody wonders
+        warnings.append(f"left out: {counted(len(hull.outside), 'entry')} not made of {', '.join(hull.names)}")
     near = hull.within(question.within)
     phases = find_phases(pool, [point.entry for point in near], question.method, question.tolerances)
     rank = {point.entry.name: k for k, point in enumerate(near)}

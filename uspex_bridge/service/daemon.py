@@ -26,6 +26,7 @@ from uspex_bridge.service.client import keep_alive
 from uspex_bridge.service.crew import Crew, Job
 from uspex_bridge.service.stats import resident_mb
 from uspex_bridge.slot import sole_use
+from uspex_bridge.words import counted
 
 #: Seconds that a caller may take to say what it wants.
 _ASKING = 10.0
@@ -123,7 +124,7 @@ class Daemon:
         path = self.place.socket
         lock = FileLock(f"{path}.lock", timeout=0)
         try:
-            _make_private(path.parent)
+            wire.make_private(str(path.parent))
             lock.acquire()
             path.unlink(missing_ok=True)
             server = await asyncio.start_unix_server(self._welcome, path, limit=wire.MOST_ASKED, backlog=1024)
@@ -159,7 +160,7 @@ class Daemon:
         """Take no new jobs and end after the last one."""
         if not self._draining:
             self._draining = True
-            self.log.info("stopping; %d jobs left", len(self.crew.jobs))
+            self.log.info("stopping; %s left", counted(len(self.crew.jobs), "job"))
         self._end_if_drained()
 
     def end(self) -> None:
@@ -373,17 +374,6 @@ def _identify(folder: Path, inode: Any) -> tuple[int, int]:
 def _clear(folder: Path, outputs: tuple[str, ...]) -> None:
     with suppress(BusyError), sole_use(folder):  # whoever holds it has removed them, and the run will see to it
         remove(folder, outputs)
-
-
-def _make_private(folder: Path) -> None:
-    """Make the folder of the socket, for this user alone.
-
-    Raises:
-        ServiceError: it belongs to another user or is open to others.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if problem := wire.not_private(str(folder)):
-        raise ServiceError(f"{problem}; the service's socket must lie in a private folder")
 
 
 def raise_file_limit() -> None:

@@ -75,14 +75,17 @@ def start(place: str, options: list[str]) -> int:
     """
     if place.startswith("tcp://"):
         raise errors.ServiceError(f"{place} is another machine's to start: uspex-bridge serve --tcp HOST:PORT there")
-    folder = Path(place).absolute().parent
+    folder, lock = Path(place).absolute().parent, f"{place}.start"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(f"{place}.start", timeout=START):  # of two first callers one starts it
-            answering = _answering(place)
-            return answering if answering else _spawn(place, options)
+        wire.make_private(str(folder))
+        with FileLock(lock, timeout=START):  # of two first callers one starts it
+            try:
+                return _answering(place) or _spawn(place, options)
+            except errors.ServiceError:
+                Path(lock).unlink(missing_ok=True)
+                raise
     except OSError as error:
-        raise errors.ServiceError(f"{folder}: {error.strerror or error}") from None
+        raise errors.ServiceError(f"{folder}: {error.strerror}" if error.strerror else str(error)) from None
 
 
 def _spawn(place: str, options: list[str]) -> int:

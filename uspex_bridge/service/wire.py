@@ -125,8 +125,19 @@ def not_private(path: str) -> str:
         return f"{path} belongs to another user"
     if stat.S_IMODE(state.st_mode) & 0o077:
         wanted = "700" if stat.S_ISDIR(state.st_mode) else "600"
-        return f"{path} is open to other users; make it private: chmod {wanted} {path}"
+        return f"{path} must be mode {wanted}, so that no other user gets in: chmod {wanted} {path}"
     return ""
+
+
+def make_private(folder: str) -> None:
+    """Make a folder for this user alone, or check that the one that is there is.
+
+    Raises:
+        OSError: it cannot be made; without ``strerror`` and with the whole message, it is open to others.
+    """
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    if problem := not_private(folder):
+        raise PermissionError(problem)
 
 
 def greeting() -> dict[str, Any]:

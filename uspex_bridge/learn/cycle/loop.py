@@ -25,6 +25,7 @@ from uspex_bridge.learn.cycle.settings import CycleSettings, read_settings
 from uspex_bridge.learn.cycle.steps import Step, current, evaluation, folder_of, steps_of, training
 from uspex_bridge.learn.cycle.verdict import judge
 from uspex_bridge.learn.dataset import MANIFEST, Dataset
+from uspex_bridge.words import counted
 
 #: Name of the journal in a cycle's folder.
 JOURNAL = "cycle.jsonl"
@@ -118,7 +119,7 @@ class Loop:
             while not (state := self.state).ended:
                 if not (missing := self._missing(state)):
                     last = state.number >= self.settings.stop.cycles
-                    over = f"{state.number} cycles are done" if last else ""
+                    over = f"{counted(state.number, 'cycle')} done" if last else ""
                     self._note("finished", cycle=state.number, over=over)
                 elif waiting := self._do(state.number, missing[0]):
                     return waiting
