@@ -134,7 +134,7 @@ def test_map_in_every_format(search, tmp_path):
     assert len(seen) == len(drawn.entries) == 12
     assert set(drawn.values("composition")) == {"Ca (atomic fraction)", "Ni (atomic fraction)"}
     assert sorted(set(drawn.values("pressure")["pressure (GPa)"])) == [0, 50]
-    above = drawn.values("distance")["above the hull (eV/atom)"]
+    above = drawn.values("distance")["enthalpy above hull (eV/atom)"]
     assert np.nanmin(above) == 0
     chosen = {drawn.entries[0].name}
     for name in ("a.png", "a.svg", "a.pdf", "a.json", "a.json.gz", "a.html"):

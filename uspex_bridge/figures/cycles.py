@@ -13,7 +13,7 @@ from uspex_bridge.figures import style
 from uspex_bridge.learn.cycle.history import Cycle
 
 #: Quantity -> its label and the factor to its unit.
-_SHOWN = {"energy": ("E, meV/atom", 1000.0), "forces": ("F, meV/Å", 1000.0), "pv": ("PV, meV/atom", 1000.0)}
+_SHOWN = {"energy": ("E (meV/atom)", 1000.0), "forces": ("F (meV/Å)", 1000.0), "pv": ("PV (meV/atom)", 1000.0)}
 
 
 @style.styled

@@ -74,7 +74,7 @@ def draw(
     _ties(axes, shown)
     _axes(axes, diagram, shown, top)
     bar = figure.colorbar(points, ax=axes, extend="max", pad=0.02, aspect=28)
-    bar.set_label("above the hull (eV/atom)")
+    bar.set_label("enthalpy above hull (eV/atom)")
     bar.outline.set_linewidth(0.5)
     _legend(axes, diagram)
     _labels(axes, diagram, shown, labels)

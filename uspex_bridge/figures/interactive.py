@@ -162,7 +162,7 @@ def _scale(colours: Colormap, low: float, high: float, title: str) -> dict[str, 
 
 
 def _distance_scale(far: float) -> dict[str, Any]:
-    return _scale(style.distance_colours(), 0.0, far, "above the hull")
+    return _scale(style.distance_colours(), 0.0, far, "enthalpy above hull")
 
 
 def _restyle(scale: dict[str, Any], colours: list[list[float]]) -> dict[str, Any]:

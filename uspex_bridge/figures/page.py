@@ -121,8 +121,7 @@ def _facts(report: Report) -> Iterable[str]:
 _HEADINGS = (
     ("phase", ""),
     ("ID", ""),
-    ("space group", ""),
-    ("system", ""),
+    ("space group", "system"),
     ("above hull", "eV/atom"),
     ("formation", "eV/atom"),
     ("H", "eV/atom"),
@@ -166,11 +165,11 @@ def _phase(report: Report, phase: Phase, columns: Sequence[str]) -> str:
     cells = {
         "phase": (_formula(style.reduced(entry.composition)), "formula plain", style.reduced(entry.composition)),
         "space group": (
-            f"{style.group_html(group)} {group.partition(' ')[2]}".strip(),
+            f"{style.group_html(group)} {group.partition(' ')[2]}".strip()
+            + (f"<br/>{crystal.system}" if crystal else ""),
             "plain",
             str(crystal.number) if crystal else group,
         ),
-        "system": (crystal.system if crystal else "?", "", None),
         "above hull": (above, "number", f"{point.above:.6f}"),
         "formation": (f"{round(point.formation, 4) + 0.0:.4f}", "number", None),
         "H": (f"{entry.enthalpy_per_atom:.4f}", "number", None),
@@ -180,7 +179,7 @@ def _phase(report: Report, phase: Phase, columns: Sequence[str]) -> str:
         "known as": (escape(str(known)), "", None),
         "found": (str(phase.found), "number", None),
         "ID": (escape(short_name(answer, phase)), "plain", None),
-        "made by": (escape(made), "plain", None),
+        "made by": (escape(made), "", None),
     }
     written = []
     for name in columns:

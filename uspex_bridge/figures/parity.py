@@ -41,14 +41,8 @@ def draw(models: Sequence[Judged], width: float = style.PAGE) -> Figure:
             shift = zero if quantity == "energy" else np.zeros(len(model.cases))
             _panel(panel, model, take, shift)
             error = getattr(model.total, quantity)
-            panel.text(
-                0.04,
-                0.95,
-                f"MAE {_milli(error.mae)}\nRMSE {_milli(error.rmse)} m{unit}",
-                va="top",
-                transform=panel.transAxes,
-                fontsize=6,
-            )
+            said = f"MAE {_milli(error.mae)}, RMSE {_milli(error.rmse)} m{unit}"
+            panel.set_title(said, loc="left", fontsize=6)
             panel.set_xlabel(f"{title} of the labels ({unit})")
             panel.set_ylabel(model.short if quantity == "energy" else "")
         line[-1].legend(loc="lower right", handletextpad=0.1, title="GPa", title_fontsize=6)

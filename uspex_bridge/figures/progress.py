@@ -43,7 +43,7 @@ def draw(progress: Progress, *, top: float | None = None, width: float = style.C
     upper.set_xlim(first - 0.5, last + 0.5)
     upper.xaxis.set_major_locator(MaxNLocator(integer=True))
     upper.set_xlabel("generation")
-    upper.set_ylabel("above the final hull (eV/atom)")
+    upper.set_ylabel("enthalpy above final hull (eV/atom)")
     _lines(upper, progress)
     hidden = sum(point.above > limit for point in progress.points)
     if hidden:

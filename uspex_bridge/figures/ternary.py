@@ -54,7 +54,7 @@ def draw(
         bar = figure.colorbar(points, ax=axes, orientation="horizontal", shrink=0.62, pad=0.02, aspect=32, extend="max")
         bar.ax.tick_params(labelsize=6)
         bar.outline.set_linewidth(0.5)
-        bar.set_label("enthalpy of formation (eV/atom)" if kind == "formation" else "above the hull (eV/atom)")
+        bar.set_label("enthalpy of formation (eV/atom)" if kind == "formation" else "enthalpy above hull (eV/atom)")
         lines = [pair for pairs in diagram.edges.values() for pair in pairs]
         for pair in lines:
             xs, ys = zip(*(to_plane(mark.fractions) for mark in pair), strict=True)

@@ -77,7 +77,7 @@ def draw(
             zorder=2,
         )
     bar = figure.colorbar(points, ax=axes, extend="max", pad=0.02, aspect=28)
-    bar.set_label("above the hull (eV/atom)")
+    bar.set_label("enthalpy above hull (eV/atom)")
     bar.outline.set_linewidth(0.5)
     axes.set_xlabel("volume (Å$^3$/atom)")
     word = "enthalpy" if quantity == "enthalpy" else "enthalpy of formation"

@@ -60,7 +60,7 @@ class StructureMap:
         found = [self.points.get(entry.name) for entry in self.entries]
         if colour == "energy":
             return {"formation enthalpy (eV/atom)": _row(NAN if p is None else p.formation for p in found)}
-        return {"above the hull (eV/atom)": _row(NAN if p is None else p.above for p in found)}
+        return {"enthalpy above hull (eV/atom)": _row(NAN if p is None else p.above for p in found)}
 
     def coverage(self, names: Collection[str] | None = None) -> Coverage:
         """Measure what the entries called ``names`` (all by default) cover of the whole map."""
