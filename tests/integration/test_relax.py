@@ -51,6 +51,27 @@ def test_many_files_of_many_kinds(folder):
         assert result["enthalpy"] == pytest.approx(image.info["enthalpy"], abs=2e-3)
 
 
+def test_each_structure_at_each_pressure(folder):
+    write(folder / "fe.cif", bulk("Fe", "bcc", a=3.0, cubic=True))
+    write(folder / "fcc.cif", bulk("Fe", "fcc", a=3.6))
+    done = relax("fe.cif", "fcc.cif", "-p", "50,0")
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[2:6]] == [
+        ["fe", "0GPa"],
+        ["fe", "50GPa"],
+        ["fcc", "0GPa"],
+        ["fcc", "50GPa"],
+    ]
+    assert lines[6] == "4 results in relaxed/0GPa/, relaxed/50GPa/"
+    for at in (0, 50):
+        assert [image.info["pressure_GPa"] for image in read(f"relaxed/{at}GPa/relaxed.extxyz", index=":")] == [at, at]
+    assert "relaxed/0GPa: holds results already" in str(relax("fe.cif", "-p", "0:50:25").exception)
+    drawn = CliRunner().invoke(command, ["plot", "pressure", "relaxed/0GPa", "relaxed/50GPa", "-o", "p.png", "--json"])
+    assert drawn.exit_code == 0, str(drawn.exception)
+    assert "0,20,50" in str(relax("fe.cif", "-p", "high").exception)
+
+
 def test_a_refused_structure_does_not_stop_the_others(folder):
     flat = VASP5.replace("4.100000", "0.100000")
     (folder / "POSCAR").write_text(flat + VASP5)

@@ -41,6 +41,25 @@ SCHEDULER = click.option(
 )
 
 
+def pressures_of(text: str) -> list[float]:
+    """Read pressures: ``50``, ``0,20,50`` or ``0:100:10`` (end included), GPa.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    from uspex_bridge.errors import ConfigError
+
+    try:
+        if ":" not in text:
+            return sorted({float(word) for word in text.split(",")})
+        first, last, step = (float(word) for word in text.split(":"))
+    except ValueError:
+        raise ConfigError(f"pressures {text}: give FROM:TO:STEP or a list such as 0,20,50, in GPa") from None
+    if step <= 0 or last < first:
+        raise ConfigError(f"pressures {text}: nothing lies between; give FROM:TO:STEP, in GPa")
+    return [round(first + k * step, 6) for k in range(int((last - first) / step + 1e-9) + 1)]
+
+
 def settings(*options: Callable[..., Any]) -> Callable[..., Any]:
     """Combine several option decorators into one."""
 

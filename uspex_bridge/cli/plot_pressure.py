@@ -10,7 +10,7 @@ import click
 
 from uspex_bridge.cli import drawing as d
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import RUN_OPTIONS
+from uspex_bridge.cli.options import RUN_OPTIONS, pressures_of
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Pool
@@ -84,7 +84,7 @@ def _relaxed(places: tuple[Path, ...], pressures: str, model: str | None, keep: 
     from uspex_bridge.errors import ConfigError
     from uspex_bridge.threads import limit_threads
 
-    steps = parse_range(pressures)
+    steps = pressures_of(pressures)
     config = read_settings(Path.cwd(), options)
     limit_threads(config.threads)
     from uspex_bridge.byhand import Task
@@ -109,22 +109,3 @@ def _relaxed(places: tuple[Path, ...], pressures: str, model: str | None, keep: 
                 q.warn([f"{done.name} at {at:g} GPa: it was {done.before} and became {done.after}"])
             bar.update(1)
     return open_phases([keep / f"{at:g}GPa" for at in steps])
-
-
-def parse_range(text: str) -> list[float]:
-    """Read ``0:100:10`` (end included) or ``0,20,50``, GPa.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    from uspex_bridge.errors import ConfigError
-
-    try:
-        if ":" not in text:
-            return sorted({float(word) for word in text.split(",")})
-        first, last, step = (float(word) for word in text.split(":"))
-    except ValueError:
-        raise ConfigError(f"--pressures {text}: give FROM:TO:STEP or a list such as 0,20,50, in GPa") from None
-    if step <= 0 or last < first:
-        raise ConfigError(f"--pressures {text}: nothing lies between; give FROM:TO:STEP, in GPa")
-    return [round(first + k * step, 6) for k in range(int((last - first) / step + 1e-9) + 1)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uspex_bridge.cli.options import CREW, RUN_OPTIONS
+from uspex_bridge.cli.options import CREW, RUN_OPTIONS, pressures_of
 from uspex_bridge.cli.vasp import read_settings
 from uspex_bridge.words import counted
 
@@ -38,7 +38,14 @@ _COLUMNS = {
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--pressure", "-p", type=float, default=0.0, show_default=True, help="GPa.")
+@click.option(
+    "--pressure",
+    "-p",
+    "pressures",
+    default="0",
+    show_default=True,
+    help="GPa; with several (0,20,50 or 0:100:10) each structure at each, in folders of --out such as 50GPa.",
+)
 @RUN_OPTIONS
 @CREW
 @click.option("--model", help="Use this one for every stage: a calculator's name, or KIND:WEIGHTS (mace:my.model).")
@@ -55,16 +62,20 @@ _COLUMNS = {
 @click.option("--force", is_flag=True, help="Begin --out anew.")
 @click.option("--vasp-files", is_flag=True, help="Also write OUTCAR, OSZICAR, ... of each structure, in folders.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of a table.")
-def command(files: tuple[Path, ...], out: Path, as_json: bool, symprec: float, force: bool, **options: Any) -> None:
+def command(
+    files: tuple[Path, ...], pressures: str, out: Path, as_json: bool, symprec: float, force: bool, **options: Any
+) -> None:
     """Relax every structure in FILES: POSCAR, CIF, extxyz, gatheredPOSCARS, anything ASE reads.
 
-    Leaves relaxed.extxyz, relaxed.POSCARS and a record of what happened in the folder --out, and prints a table.
+    Leaves relaxed.extxyz, relaxed.POSCARS and a record of what happened in the folder --out (one below it for each of
+    several pressures, as 'plot pressure' takes them), and prints a table.
     The exit code is 0 if every structure gave a result, else that of the first failure (see uspex-bridge-vasp -h).
 
     Example: uspex-bridge relax POSCAR --pressure 50 --model chgnet
     """
     from uspex_bridge.threads import limit_threads
 
+    steps = pressures_of(pressures)
     config = read_settings(Path.cwd(), {key: options.pop(key) for key in _SETTINGS})
     limit_threads(config.threads)
     from uspex_bridge.byhand import Task, relax_all
@@ -72,26 +83,31 @@ def command(files: tuple[Path, ...], out: Path, as_json: bool, symprec: float, f
     from uspex_bridge.journal import FILENAME
     from uspex_bridge.structures import read_structures
 
-    if (out / FILENAME).is_file() and not (force or options["resume"]):
-        raise InputError(f"{out}: holds results already; --resume keeps them and adds to them, --force begins anew")
+    places = {at: out if len(steps) == 1 else out / f"{at:g}GPa" for at in steps}
+    for place in places.values():
+        if (place / FILENAME).is_file() and not (force or options["resume"]):
+            raise InputError(
+                f"{place}: holds results already; --resume keeps them and adds to them, --force begins anew"
+            )
     structures = [(path, k, s) for path in files for k, s in enumerate(read_structures(path), 1)]
     model = options.pop("model")
     if model:
         config = with_model(config, model)
-    task = Task(config=config, out=out, symprec=symprec, **options)
     shown = not sys.stderr.isatty()
-    with click.progressbar(length=len(structures), label="relaxing", file=sys.stderr, hidden=shown) as bar:
-        results = []
-        for result in relax_all(structures, task):
-            results.append(result)
-            bar.update(1)
-    place = {(str(path), k): n for n, (path, k, _) in enumerate(structures)}
-    results.sort(key=lambda result: place[result.fields["source"], result.fields["index"]])
+    total = len(steps) * len(structures)
+    results: list[Relaxed] = []
+    with click.progressbar(length=total, label="relaxing", file=sys.stderr, hidden=shown) as bar:
+        for at, place in places.items():
+            for result in relax_all(structures, Task(config, place, at, symprec=symprec, **options)):
+                results.append(result if len(steps) == 1 else replace(result, name=f"{result.name} {at:g}GPa"))
+                bar.update(1)
+    order = {(str(path), k): n for n, (path, k, _) in enumerate(structures)}
+    results.sort(key=lambda result: order[result.fields["source"], result.fields["index"]])
     if as_json:
         click.echo(json.dumps([result.fields for result in results], indent=1, ensure_ascii=False))
     else:
         click.echo(table([row(result) for result in results]))
-        click.echo(f"{counted(len(results), 'structure')}, results in {out}/")
+        click.echo(f"{counted(len(results), 'result')} in {', '.join(f'{place}/' for place in places.values())}")
     sys.exit(next((code for result in results if (code := int(result.fields["exit"]))), 0))
 
 
