@@ -24,7 +24,9 @@ def draw(cycles: Sequence[Cycle], width: float = style.PAGE) -> Figure:
     """
     figure = style.new_figure(width, 0.3)
     columns = 1 + len(_SHOWN)
-    _counts(figure.add_subplot(1, columns, 1), cycles)
+    counts = figure.add_subplot(1, columns, 1)
+    _counts(counts, cycles)
+    figure.legend(*counts.get_legend_handles_labels(), loc="outside upper left", ncols=2)
     names = list(dict.fromkeys(name for cycle in cycles for name in cycle.models))
     for k, (quantity, (label, factor)) in enumerate(_SHOWN.items(), 2):
         axes = figure.add_subplot(1, columns, k)
@@ -56,7 +58,6 @@ def _counts(axes: Axes, cycles: Sequence[Cycle]) -> None:
             axes.plot(*zip(*known, strict=True), ms=3.5, label=label, **look)
     _finish(axes, "structures")
     axes.set_ylim(bottom=0)
-    axes.legend(loc="center right")
 
 
 def _finish(axes: Axes, label: str) -> None:
