@@ -349,6 +349,7 @@ def test_background_survives_the_end_of_its_session(slot):
         ["bash", "-c", f"bash ../Specific/background.sh bash -c '{WAITER}'; kill -HUP 0"],
         cwd=slot,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # under nohup it would be ignored
         stdout=subprocess.PIPE,
     )
     session.communicate(timeout=60)
