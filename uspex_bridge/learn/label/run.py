@@ -80,7 +80,7 @@ def refuse_without_gpaw(command: str) -> None:
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise ModelError(
             f"'{command}' cannot compute labels: {said}; name a Python that has gpaw with --python, or a command that "
-            "does it with --command or under [job] in the settings"
+            "does it with --command, under [job] in the settings, or in a loop under [label] in cycle.toml"
         )
 
 
