@@ -105,7 +105,7 @@ MISTAKES = {
     "blocks and elements": ("matlab", "INPUT.txt", "Ca Ni", "Ca Ni Fe", "error", "INPUT.txt", "for 3 elements"),
     "no element": ("python", "input.uspex", "symbols: [Ca Ni]", "symbols: [Ca Nu]", "error", "input.uspex", "'Nu' is not an element"),
     "unknown key": ("matlab", "Specific/bridge.toml", "time_limit", "time_limt", "error", "bridge.toml", "did you mean 'time_limit'"),
-    "no protocol": ("matlab", "Specific/bridge.toml", "toy.toml", "tuy.toml", "error", "tuy.toml", "cannot be read"),
+    "no protocol": ("matlab", "Specific/bridge.toml", "toy.toml", "tuy.toml", "error", "bridge.toml", "tuy.toml: cannot be read"),
     "no time limit": ("python", "Specific/bridge.toml", "time_limit = 3600", "time_limit = inf", "warning", "bridge.toml", "for ever"),
 }  # fmt: skip
 
