@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.status import duration
-from uspex_bridge.words import counted
+from uspex_bridge.words import counted, duration
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.cycle.history import Cycle

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from uspex_bridge.cli.options import SOCKET
-from uspex_bridge.words import counted
+from uspex_bridge.words import counted, duration
 
 #: Seconds between two looks at a terminal.
 _EVERY = 1.0
@@ -101,10 +101,3 @@ def _progress(job: dict[str, Any]) -> str:
     if "stage" not in job:
         return f"{job.get('formula') or ''} starting".strip()
     return f"{job.get('formula') or ''} {job['stage']} step {job['step']} fmax {job['fmax']:.4f} eV/Å"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in words."""
-    minutes, left = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {left:02d} s" if minutes else f"{seconds:.1f} s"

@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from uspex_bridge.errors import InputError
+from uspex_bridge.words import counted
 
 #: What is compared: mean absolute errors, eV/atom and eV/Å.
 QUANTITIES = ("energy", "forces", "pv")
@@ -63,7 +64,10 @@ def judge(held_out: Path, newest: Path, new: str, old: str | None, tolerance: fl
         return Verdict(True, ("there is no other yet",), mine.total, {})
     theirs = _errors(held_out, old)
     fresh, before = _errors(newest, new).total, _errors(newest, old).total
-    against = [said for name in QUANTITIES if (said := _worse(name, mine, theirs, tolerance))]
+    if lost := _lost(mine, theirs):
+        against = [lost]
+    else:
+        against = [said for name in QUANTITIES if (said := _worse(name, mine, theirs, tolerance))]
     gains = sum(fresh[name] < before[name] for name in QUANTITIES)
     if gains < 2:
         against.append(f"better on the newest labels in {gains} of {len(QUANTITIES)} quantities only")
@@ -76,19 +80,24 @@ def judge(held_out: Path, newest: Path, new: str, old: str | None, tolerance: fl
     )
 
 
+def _lost(mine: _Errors, theirs: _Errors) -> str:
+    """Say which held-out structures only the old model could compute; nothing where there are none."""
+    new, old = ({name for family in one.families["energy"].values() for name in family} for one in (mine, theirs))
+    if not (lost := sorted(old - new)):
+        return ""
+    return f"fails on {counted(len(lost), 'held-out structure')} that the old one can compute, such as {lost[0]}"
+
+
 def _worse(quantity: str, mine: _Errors, theirs: _Errors, tolerance: float) -> str:
     """Say in what the new model is worse on the structures that are held out; nothing where it is not."""
     new, old = mine.families[quantity], theirs.families[quantity]
-    lost = sorted({name for family in old.values() for name in family} - {n for f in new.values() for n in f})
-    if lost:
-        return f"fails on {len(lost)} held-out structures that the old one can compute, such as {lost[0]}"
     before = [fmean(errors.values()) for errors in old.values()]
     after = [fmean(new[family][name] for name in errors) for family, errors in old.items()]
     growth = [b - a for a, b in zip(before, after, strict=True)]
     error = 2.0 * stdev(growth) / sqrt(len(growth)) if len(growth) > 1 else 0.0
     if fmean(growth) <= max(tolerance * fmean(before), error):
         return ""
-    families = f"{len(growth)} held-out {'families' if len(growth) > 1 else 'family'}"
+    families = counted(len(growth), "held-out family")
     return f"{quantity} on {families} {fmean(before):.4g} -> {fmean(after):.4g}, ±{error:.2g}"
 
 
