@@ -25,9 +25,9 @@ from ase import Atoms
 from ase.calculators.calculator import all_changes
 
 from uspex_bridge import backends
+from uspex_bridge.base.neighbours import pairs
+from uspex_bridge.base.threads import limit_threads
 from uspex_bridge.cards import CalculatorSettings
-from uspex_bridge.neighbours import pairs
-from uspex_bridge.threads import limit_threads
 
 #: Å³ per atom and smallest distance (Å) of the cells.
 VOLUME, APART = 11.0, 2.0

@@ -238,8 +238,8 @@ def enthalpies(folders: list[Path]) -> list[float | None]:
     import ase.io
 
     from uspex_bridge import backends
+    from uspex_bridge.base.units import gpa_to_ev_a3
     from uspex_bridge.cards import CalculatorSettings
-    from uspex_bridge.units import gpa_to_ev_a3
 
     backend = backends.load("chgnet", CalculatorSettings(device="cpu"))
     found: list[float | None] = []

@@ -121,10 +121,10 @@ def prototypes(pressure: float) -> Iterator[tuple[str, Atoms]]:
 
 def relax(model: str, pressure: float, out: Path) -> None:
     """Relax every prototype with its symmetry kept; what ``out`` has already is kept."""
+    from uspex_bridge.base.data import Structure
     from uspex_bridge.byhand import Task, relax_all
     from uspex_bridge.cli.relax import with_model
     from uspex_bridge.config import Config
-    from uspex_bridge.records import Structure
 
     jobs = [
         (Path(name), 1, Structure(tuple(atoms.symbols), atoms.cell.array, atoms.get_scaled_positions(), name))
@@ -152,9 +152,9 @@ class Place:
 
 def places(folder: Path) -> tuple[str, dict[str, Place]]:
     """Return the level of theory and where each relaxed prototype lies on the hull of all."""
+    from uspex_bridge.base.symmetry import space_group
     from uspex_bridge.results.hull import build_hull, levels_of
     from uspex_bridge.results.sources import read_relaxed
-    from uspex_bridge.symmetry import space_group
 
     relaxed = read_relaxed(folder)
     found = {}

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from uspex_bridge import neighbours
+from uspex_bridge.base import neighbours
+from uspex_bridge.base.errors import ModelError
 from uspex_bridge.cards import Batch, BuildRequest, Card, KnownModel, constructor_options
-from uspex_bridge.errors import ModelError
 
 _HUBS = ("https://huggingface.co/deepmodelingcommunity", "https://hf-mirror.com/deepmodelingcommunity")
 _SCOPE = "https://modelscope.cn/models/DeepModelingCommunity"

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from uspex_bridge import neighbours
+from uspex_bridge.base import neighbours
+from uspex_bridge.base.data import Array
+from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.cards import Batch, BuildRequest, Card
-from uspex_bridge.errors import ConfigError
-from uspex_bridge.records import Array
 
 CARD = Card(
     kind="toy",

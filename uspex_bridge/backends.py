@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from uspex_bridge import weights
+from uspex_bridge.base.errors import BridgeError, CalculationError, ConfigError, InputError, ModelError
 from uspex_bridge.cards import Batch, BuildRequest, CalculatorSettings, Card
-from uspex_bridge.errors import BridgeError, CalculationError, ConfigError, InputError, ModelError
 from uspex_bridge.registry import BUILT_IN, GROUP, Maker, maker_of, package_version
 from uspex_bridge.weights import Weights
 
@@ -105,7 +105,7 @@ class Backend:
 
         Sizes of structures can be added up to that of their batch. It takes well under a millisecond.
         """
-        from uspex_bridge.neighbours import size
+        from uspex_bridge.base.neighbours import size
 
         return size(atoms, self.batch.cutoff, self.batch.angle_cutoff) if self.batch else size(atoms, ASSUMED_CUTOFF)
 

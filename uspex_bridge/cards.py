@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from uspex_bridge.errors import ConfigError
-from uspex_bridge.schema import nearest
+from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.base.schema import nearest
 
 EnergyZero = Literal["mp-pbe", "model"]
 

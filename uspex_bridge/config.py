@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.base.schema import build, read_toml
 from uspex_bridge.cards import CalculatorSettings
-from uspex_bridge.errors import ConfigError
-from uspex_bridge.schema import build, read_toml
 
 #: Name of the settings file.
 FILENAME = "bridge.toml"

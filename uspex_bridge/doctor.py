@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import uspex_bridge
 from uspex_bridge import backends, registry
+from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError
 from uspex_bridge.cards import CalculatorSettings, Card, KnownModel
 from uspex_bridge.config import Config, find_config, load_config
-from uspex_bridge.errors import BridgeError, ConfigError, ModelError
 from uspex_bridge.run import choose_protocol
 from uspex_bridge.uspex.checks import check_setup
 from uspex_bridge.uspex.findings import Finding

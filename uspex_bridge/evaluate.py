@@ -12,9 +12,9 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from uspex_bridge.base.data import Array
+from uspex_bridge.base.errors import BridgeError, CalculationError, OutOfMemoryError
 from uspex_bridge.cards import Batch
-from uspex_bridge.errors import BridgeError, CalculationError, OutOfMemoryError
-from uspex_bridge.records import Array
 
 #: What is asked of every model.
 PROPERTIES = ("energy", "forces", "stress")

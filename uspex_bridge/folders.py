@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from uspex_bridge.base.data import Intent, Structure, VaspRun
+from uspex_bridge.base.errors import InputError, OutputError
+from uspex_bridge.base.files import publish_files
 from uspex_bridge.config import Config
-from uspex_bridge.errors import InputError, OutputError
-from uspex_bridge.publish import publish_files
-from uspex_bridge.records import Intent, Structure, VaspRun
 from uspex_bridge.vasp import commit
 from uspex_bridge.vasp.incar import intent_from_incar, parse_incar
 from uspex_bridge.vasp.structure import format_contcar, format_vasp4, read_poscar, read_potcar_symbols

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from uspex_bridge.errors import Interrupted
+from uspex_bridge.base.errors import Interrupted
 from uspex_bridge.service import wire
 
 #: Seconds between two looks for a free place.

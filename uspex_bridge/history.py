@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uspex_bridge import journal
-from uspex_bridge.errors import InputError
+from uspex_bridge.base.errors import InputError
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Entry as Individual

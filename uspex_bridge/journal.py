@@ -16,8 +16,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from uspex_bridge.errors import InputError, OutputError
-from uspex_bridge.records import Structure
+from uspex_bridge.base.data import Structure
+from uspex_bridge.base.errors import InputError, OutputError
 
 #: Name of the record and version of its lines.
 FILENAME = "bridge_record.jsonl"

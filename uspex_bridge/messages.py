@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from uspex_bridge import errors
+from uspex_bridge.base import errors
 
 #: Version of the messages; both sides must have the same.
 PROTOCOL = 1

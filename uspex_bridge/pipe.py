@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import uspex_bridge
-from uspex_bridge import errors, messages
+from uspex_bridge import messages
+from uspex_bridge.base import errors
 from uspex_bridge.cards import CalculatorSettings
 
 #: Seconds that a worker may take to start, and to import and load its model (a busy network file system is slow).

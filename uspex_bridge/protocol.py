@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from uspex_bridge.errors import ConfigError
-from uspex_bridge.records import Intent
-from uspex_bridge.schema import build, nearest, read_toml
+from uspex_bridge.base.data import Intent
+from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.base.schema import build, nearest, read_toml
 
 #: Named protocols ship here, one TOML file each.
 PROTOCOLS = Path(__file__).parent / "templates" / "protocols"

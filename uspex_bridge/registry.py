@@ -13,9 +13,9 @@ from types import ModuleType
 from typing import Any
 
 import uspex_bridge
+from uspex_bridge.base.errors import ConfigError, ModelError
+from uspex_bridge.base.schema import nearest
 from uspex_bridge.cards import Batch, BuildRequest, Card
-from uspex_bridge.errors import ConfigError, ModelError
-from uspex_bridge.schema import nearest
 
 #: Kinds that come with the bridge and the modules they live in.
 BUILT_IN = {

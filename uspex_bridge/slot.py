@@ -10,10 +10,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from uspex_bridge.errors import BridgeError, OutputError
-from uspex_bridge.locks import held
-from uspex_bridge.logs import folder_log
-from uspex_bridge.publish import remove
+from uspex_bridge.base.errors import BridgeError, OutputError
+from uspex_bridge.base.files import remove
+from uspex_bridge.base.locks import held
+from uspex_bridge.base.logs import folder_log
 
 LOCK = ".bridge.lock"
 

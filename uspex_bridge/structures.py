@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from uspex_bridge.errors import InputError
-from uspex_bridge.records import Structure
+from uspex_bridge.base.data import Structure
+from uspex_bridge.base.errors import InputError
 from uspex_bridge.vasp.structure import parse_poscars, read_potcar_symbols
 
 #: Names that USPEX and VASP give to POSCARs; ASE would read only the first of several.

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from uspex_bridge.errors import ConfigError
-from uspex_bridge.publish import writing
+from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.base.files import writing
 from uspex_bridge.vasp.structure import ELEMENTS
 
 TEMPLATES = Path(__file__).parent / "templates"

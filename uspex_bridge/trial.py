@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from uspex_bridge.base.errors import BridgeError, CalculationError
+from uspex_bridge.base.units import gpa_to_kbar
 from uspex_bridge.config import load_config
-from uspex_bridge.errors import BridgeError, CalculationError
-from uspex_bridge.units import gpa_to_kbar
 
 #: Seconds for the relaxation, and for the process that does it.
 TIME_LIMIT = 300.0
@@ -164,9 +164,9 @@ def _read_back(folder: Path, natoms: int, pressure: float) -> dict[str, float]:
 
 def main(folder: Path, near: Path, explicit: Path | None) -> int:
     """Relax in ``folder`` with the settings of ``near``; the record stays in the scratch folder."""
+    from uspex_bridge.base.files import VASP_OUTPUTS
+    from uspex_bridge.base.halt import Halter
     from uspex_bridge.folders import VaspFolder
-    from uspex_bridge.halt import Halter
-    from uspex_bridge.publish import VASP_OUTPUTS
     from uspex_bridge.run import run_folder
     from uspex_bridge.slot import run_in_slot
 

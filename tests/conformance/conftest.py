@@ -14,8 +14,8 @@ import pytest
 from ase import Atoms
 
 from uspex_bridge import backends
+from uspex_bridge.base.threads import limit_threads
 from uspex_bridge.cards import CalculatorSettings
-from uspex_bridge.threads import limit_threads
 
 HERE = Path(__file__).parent
 FAMILY = ("Ca", "Fe", "Ni")

@@ -9,7 +9,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from uspex_bridge.errors import CalculationError
+from uspex_bridge.base.errors import CalculationError
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from ase import Atoms
 from scipy.spatial.transform import Rotation
 
 from uspex_bridge import backends
-from uspex_bridge.errors import InputError
+from uspex_bridge.base.errors import InputError
 
 FULL = ((0, 5, 4), (5, 1, 3), (4, 3, 2))
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from uspex_bridge import backends
+from uspex_bridge.base.errors import CalculationError, ConfigError, ModelError
+from uspex_bridge.base.threads import limit_threads
 from uspex_bridge.cards import CalculatorSettings, file_of_url
-from uspex_bridge.errors import CalculationError, ConfigError, ModelError
-from uspex_bridge.threads import limit_threads
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,8 +12,8 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.lj import LennardJones
 
+from uspex_bridge.base.data import Frame, Intent, Structure, VaspRun
 from uspex_bridge.learn.label.tasks import Task, read_task
-from uspex_bridge.records import Frame, Intent, Structure, VaspRun
 from uspex_bridge.vasp.incar import parse_incar
 from uspex_bridge.vasp.outcar import format_outcar
 from uspex_bridge.vasp.vasprun import format_vasprun

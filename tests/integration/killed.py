@@ -16,8 +16,8 @@ from emulators.matlab_files import accept, read_contcar, read_enthalpy
 
 import uspex_bridge.relax.engine  # imported once, here, so that the calls are short
 import uspex_bridge.run  # noqa: F401
+from uspex_bridge.base.files import VASP_OUTPUTS
 from uspex_bridge.cli.vasp import main
-from uspex_bridge.publish import VASP_OUTPUTS
 
 
 def call(fold: Path, label: int) -> int:

@@ -13,8 +13,8 @@ import learning
 import pytest
 from click.testing import CliRunner
 
+from uspex_bridge.base.errors import BridgeError
 from uspex_bridge.cli.main import command
-from uspex_bridge.errors import BridgeError
 from uspex_bridge.learn.cycle.history import cycles_of
 from uspex_bridge.learn.cycle.loop import JOURNAL, Loop, read_journal
 from uspex_bridge.learn.dataset import Dataset

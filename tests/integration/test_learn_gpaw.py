@@ -12,10 +12,10 @@ import pytest
 from ase.build import bulk
 from click.testing import CliRunner
 
+from uspex_bridge.base.units import gpa_to_ev_a3
 from uspex_bridge.cli import main
 from uspex_bridge.learn.dataset import Dataset
 from uspex_bridge.learn.label.collect import inspect
-from uspex_bridge.units import gpa_to_ev_a3
 
 PYTHON = os.environ.get("USPEX_BRIDGE_GPAW_PYTHON", sys.executable)
 SETTINGS = """

@@ -8,8 +8,8 @@ from ase.io import read, write
 from calling import POSCAR, TOY, call
 from click.testing import CliRunner
 
+from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.cli.main import command
-from uspex_bridge.errors import ConfigError, InputError
 
 VASP5 = POSCAR.replace("   1    2    1\n", "  Ca   Fe   Ni\n   1    2    1\n")
 

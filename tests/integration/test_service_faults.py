@@ -63,7 +63,7 @@ def test_an_evaluation_that_hangs_ends_its_worker_and_the_job(tmp_path):
     from uspex_bridge.service.crew import Crew, Job
 
     fold = make_folder(tmp_path, settings=TOY + "[calculators.model.options]\nsleep = 1000\n")
-    code = "import uspex_bridge.halt as h; h.GRACE = 2.0; from uspex_bridge.cli.serve import work; work()"
+    code = "import uspex_bridge.base.halt as h; h.GRACE = 2.0; from uspex_bridge.cli.serve import work; work()"
     told = []
 
     async def play() -> Crew:

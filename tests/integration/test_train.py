@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from uspex_bridge import backends
+from uspex_bridge.base.errors import CalculationError, ConfigError, InputError, ModelError
 from uspex_bridge.cards import CalculatorSettings
-from uspex_bridge.errors import CalculationError, ConfigError, InputError, ModelError
 from uspex_bridge.learn.order import Order, from_files
 from uspex_bridge.learn.train import train
 from uspex_bridge.learn.trainers.base import launched

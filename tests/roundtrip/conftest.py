@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 from roundtrip.vasp_runs import CASES
 
-from uspex_bridge.records import VaspRun
+from uspex_bridge.base.data import VaspRun
 from uspex_bridge.vasp import commit
 
 

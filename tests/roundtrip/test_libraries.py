@@ -12,7 +12,7 @@ from ase.io.vasp import iread_vasp_out, read_vasp_out
 from roundtrip import uspex_readers as uspex
 from roundtrip.vasp_runs import CAFENI, relaxed
 
-from uspex_bridge.units import pv_energy
+from uspex_bridge.base.units import pv_energy
 from uspex_bridge.vasp import commit
 
 

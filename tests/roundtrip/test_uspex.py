@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from roundtrip import uspex_readers as uspex
 
-from uspex_bridge.units import gpa_to_kbar, stress_to_vasp
+from uspex_bridge.base.units import gpa_to_kbar, stress_to_vasp
 
 needs_perl = pytest.mark.skipif(not shutil.which("perl"), reason="perl, which USPEX itself needs, is not here")
 needs_awk = pytest.mark.skipif(not shutil.which("awk"), reason="awk, which USPEX itself needs, is not here")

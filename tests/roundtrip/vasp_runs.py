@@ -10,8 +10,8 @@ from ase.calculators.lj import LennardJones
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
-from uspex_bridge.records import Frame, Intent, Structure, VaspRun
-from uspex_bridge.units import gpa_to_ev_a3
+from uspex_bridge.base.data import Frame, Intent, Structure, VaspRun
+from uspex_bridge.base.units import gpa_to_ev_a3
 
 
 def start(symbols: list[str], spacing: float = 2.35, seed: int = 1) -> Atoms:

@@ -15,8 +15,8 @@ import pytest
 from ase import Atoms
 
 from uspex_bridge import backends, cards, registry, weights
+from uspex_bridge.base.errors import CalculationError, ConfigError, InputError, ModelError
 from uspex_bridge.cards import BuildRequest, CalculatorSettings, Card, KnownModel
-from uspex_bridge.errors import CalculationError, ConfigError, InputError, ModelError
 
 DOCS = Path(__file__).parents[2] / "docs" / "calculators.md"
 IRON = Atoms("Fe2", scaled_positions=[[0, 0, 0], [0.5, 0.45, 0.5]], cell=[2.9, 2.9, 3.0], pbc=True)

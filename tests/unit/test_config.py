@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
+from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.config import Config, find_config, load_config, read_config
-from uspex_bridge.errors import ConfigError
 from uspex_bridge.run import choose_protocol
 
 

@@ -5,8 +5,8 @@ import learning
 import pytest
 from click.testing import CliRunner
 
+from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.cli.main import command
-from uspex_bridge.errors import ConfigError
 from uspex_bridge.learn.cycle.checks import check
 from uspex_bridge.learn.cycle.loop import JOURNAL, Loop
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
+from uspex_bridge.base.errors import InputError
 from uspex_bridge.cli.cycle import command
-from uspex_bridge.errors import InputError
 from uspex_bridge.learn.cycle.history import cycles_of, rows, table
 from uspex_bridge.learn.cycle.loop import JOURNAL, state_of
 from uspex_bridge.learn.cycle.settings import (

@@ -8,8 +8,8 @@ from ase import Atoms
 from ase.build import bulk
 
 from uspex_bridge import backends
+from uspex_bridge.base.errors import CalculationError, OutOfMemoryError
 from uspex_bridge.cards import Batch, CalculatorSettings
-from uspex_bridge.errors import CalculationError, OutOfMemoryError
 from uspex_bridge.evaluate import Evaluation
 
 TOO_SMALL = 6.0

@@ -8,7 +8,7 @@ import pytest
 from ase.build import bulk
 from results_making import DATA, Made, write_matlab
 
-from uspex_bridge.errors import ConfigError, OutputError
+from uspex_bridge.base.errors import ConfigError, OutputError
 from uspex_bridge.figures import coverage, diagram, hull, style, ternary, volume
 from uspex_bridge.results.hull import TIE
 from uspex_bridge.results.model import Entry, Pool

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from uspex_bridge import backends
+from uspex_bridge.base.errors import Interrupted, ModelError
 from uspex_bridge.cards import CalculatorSettings
-from uspex_bridge.errors import Interrupted, ModelError
 from uspex_bridge.gpu import take_turn
 from uspex_bridge.service import wire
 

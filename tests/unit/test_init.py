@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from uspex_bridge import templating
+from uspex_bridge.base.errors import ConfigError, OutputError
 from uspex_bridge.cli.init import command as init
 from uspex_bridge.config import read_config
-from uspex_bridge.errors import ConfigError, OutputError
 from uspex_bridge.uspex.inputs import InputTxt, InputUspex
 from uspex_bridge.vasp.incar import intent_from_incar
 from uspex_bridge.vasp.structure import read_potcar_symbols

@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 from uspex_bridge import history, journal
+from uspex_bridge.base.data import Structure
+from uspex_bridge.base.errors import InputError, OutputError
 from uspex_bridge.cli.main import command
-from uspex_bridge.errors import InputError, OutputError
-from uspex_bridge.records import Structure
 
 
 def structure(shift=0.0):

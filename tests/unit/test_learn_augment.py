@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
-from uspex_bridge.errors import ConfigError
+from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.learn.augment import Perturbation, augment
 from uspex_bridge.learn.labels import identity_of
 from uspex_bridge.relax.guards import closest_pair

@@ -17,8 +17,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from click.testing import CliRunner
 from filelock import FileLock
 
+from uspex_bridge.base.errors import BusyError, ConfigError, InputError
 from uspex_bridge.cli import main
-from uspex_bridge.errors import BusyError, ConfigError, InputError
 from uspex_bridge.learn.dataset import MANIFEST, Dataset
 from uspex_bridge.learn.exports import IDS
 from uspex_bridge.learn.identity import content_id, split_of

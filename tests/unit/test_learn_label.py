@@ -17,8 +17,8 @@ from ase.dft.kpoints import mindistance2monkhorstpack
 from click.testing import CliRunner
 from emulators.vasp_label import SMEARING, frame, leave_outputs, potcar
 
+from uspex_bridge.base.errors import BridgeError, ConfigError, InputError
 from uspex_bridge.cli import main
-from uspex_bridge.errors import BridgeError, ConfigError, InputError
 from uspex_bridge.learn.dataset import Dataset
 from uspex_bridge.learn.identity import content_id
 from uspex_bridge.learn.label import kpoints

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from uspex_bridge.errors import ModelError
+from uspex_bridge.base.errors import ModelError
 from uspex_bridge.learn.models import short_names, start_of
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from uspex_bridge.errors import ConfigError
+from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.learn.select import Quota, clusters, farthest_points, select
 from uspex_bridge.results.hull import Point
 from uspex_bridge.results.model import Entry

@@ -12,11 +12,11 @@ from ase.build import bulk, make_supercell
 from ase.calculators.singlepoint import SinglePointCalculator
 from results_making import DATA
 
-from uspex_bridge.errors import ConfigError, InputError
+from uspex_bridge.base.data import Structure
+from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.figures.structure_map import write_map
 from uspex_bridge.learn.soap import SoapSettings, coverage, describe_all, fit_space, minimal_settings
 from uspex_bridge.learn.structure_map import make_map
-from uspex_bridge.records import Structure
 from uspex_bridge.results.sources import open_sources
 
 

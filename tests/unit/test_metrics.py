@@ -5,9 +5,9 @@ import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from uspex_bridge.base.units import gpa_to_ev_a3
 from uspex_bridge.learn import metrics, probes
 from uspex_bridge.learn.metrics import Values
-from uspex_bridge.units import gpa_to_ev_a3
 
 
 def frame(symbols, energy, pressure=0.0, own=0.0, name=None):

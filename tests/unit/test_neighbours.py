@@ -10,8 +10,8 @@ from ase import Atoms
 from ase.build import bulk
 from ase.neighborlist import neighbor_list
 
-from uspex_bridge import neighbours
-from uspex_bridge.errors import CalculationError
+from uspex_bridge.base import neighbours
+from uspex_bridge.base.errors import CalculationError
 
 CUTOFF = 5.0
 

@@ -15,8 +15,8 @@ import pytest
 from ase import Atoms
 
 from uspex_bridge import backends, messages, pipe
+from uspex_bridge.base.errors import CalculationError, ConfigError, ModelError
 from uspex_bridge.cards import CalculatorSettings
-from uspex_bridge.errors import CalculationError, ConfigError, ModelError
 
 RNG = np.random.default_rng(5)
 CRYSTAL = Atoms(

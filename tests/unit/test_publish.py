@@ -2,8 +2,8 @@
 
 import pytest
 
-from uspex_bridge.errors import OutputError
-from uspex_bridge.publish import replacing
+from uspex_bridge.base.errors import OutputError
+from uspex_bridge.base.files import replacing
 
 
 def names(folder) -> set[str]:

@@ -8,7 +8,7 @@ import numpy as np
 from ase.formula import Formula
 from emulators.candidates import atomic_volume
 
-from uspex_bridge.symmetry import space_group
+from uspex_bridge.base.symmetry import space_group
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "reference_hull.py"
 GROUPS = {

@@ -6,9 +6,9 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.optimize import BFGS
 
+from uspex_bridge.base.units import pressure_of
 from uspex_bridge.relax.cell import largest_force, motion, movable, stress_left
 from uspex_bridge.relax.trqn import TRQN
-from uspex_bridge.units import pressure_of
 
 
 def distorted():

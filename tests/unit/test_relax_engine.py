@@ -12,13 +12,13 @@ from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 
-from uspex_bridge.errors import CalculationError, Interrupted, Rejected
+from uspex_bridge.base.data import Intent, Structure
+from uspex_bridge.base.errors import CalculationError, Interrupted, Rejected
+from uspex_bridge.base.units import pressure_of
 from uspex_bridge.protocol import Guards, Plan, Stage
-from uspex_bridge.records import Intent, Structure
 from uspex_bridge.relax.engine import relax
 from uspex_bridge.relax.guards import check_geometry, check_result, check_start, check_values
 from uspex_bridge.relax.overlap import push_apart
-from uspex_bridge.units import pressure_of
 
 GUARDS = Guards()
 
@@ -208,7 +208,7 @@ def test_fixed_atoms_stay_and_their_forces_do_not_count():
 
 
 def test_symmetry_is_kept_when_asked():
-    from uspex_bridge.symmetry import space_group
+    from uspex_bridge.base.symmetry import space_group
 
     atoms = bulk("Cu", "bcc", a=2.9, cubic=True) * (2, 2, 2)
     atoms.set_cell(atoms.cell.array @ np.diag([1.0, 1.0, 1.1]), scale_atoms=True)

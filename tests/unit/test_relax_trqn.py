@@ -12,13 +12,13 @@ from ase.units import GPa
 from emulators.candidates import candidate
 
 from uspex_bridge.backends import load
+from uspex_bridge.base.symmetry import space_group
 from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.relax import springs
 from uspex_bridge.relax.cell import movable
 from uspex_bridge.relax.contacts import contacts
 from uspex_bridge.relax.springs import spring_hessian
 from uspex_bridge.relax.trqn import TRQN, directions
-from uspex_bridge.symmetry import space_group
 
 PRESSURE = 50.0
 

@@ -7,7 +7,7 @@ from ase import Atoms
 from ase.build import bulk
 from results_making import DATA, Made, write_matlab
 
-from uspex_bridge.records import Structure
+from uspex_bridge.base.data import Structure
 from uspex_bridge.results.duplicates import METHODS, Tolerances, find_phases
 from uspex_bridge.results.fingerprint import FingerprintSettings, cosine_distance, fingerprint
 from uspex_bridge.results.folder import open_results

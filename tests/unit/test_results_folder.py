@@ -9,7 +9,7 @@ from ase.build import bulk
 from results_making import DATA, Made, individuals, write_matlab, write_python
 
 from uspex_bridge import journal
-from uspex_bridge.errors import InputError
+from uspex_bridge.base.errors import InputError
 from uspex_bridge.history import find
 from uspex_bridge.results.folder import open_all, open_results, results_folders
 from uspex_bridge.results.poscars import PoscarFile, parse_plain

@@ -9,8 +9,9 @@ from ase import Atoms
 from ase.build import bulk
 from results_making import Made, write_matlab
 
+from uspex_bridge.base.errors import ConfigError, InputError
+from uspex_bridge.base.units import pv_energy
 from uspex_bridge.config import Config
-from uspex_bridge.errors import ConfigError, InputError
 from uspex_bridge.figures import family as family_figure
 from uspex_bridge.figures import pressure as pressure_figure
 from uspex_bridge.figures import progress as progress_figure
@@ -20,7 +21,6 @@ from uspex_bridge.results.hull import build_hull
 from uspex_bridge.results.operators import progress
 from uspex_bridge.results.pressure import curves, differences, jumps, open_phases, relax_series, transitions
 from uspex_bridge.structures import read_structures
-from uspex_bridge.units import pv_energy
 
 CELL = bulk("Si", "diamond", 5.4)
 

@@ -5,9 +5,9 @@ import logging
 import pytest
 from calling import TOY, make_folder, record
 
+from uspex_bridge.base.halt import Halter
 from uspex_bridge.config import read_config
 from uspex_bridge.folders import VaspFolder
-from uspex_bridge.halt import Halter
 from uspex_bridge.run import run_folder
 
 

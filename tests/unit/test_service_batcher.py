@@ -14,9 +14,9 @@ import pytest
 from ase import Atoms
 
 from uspex_bridge import backends
+from uspex_bridge.base.errors import CalculationError, ConfigError
 from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.cli.serve import BATCHER
-from uspex_bridge.errors import CalculationError, ConfigError
 from uspex_bridge.service.budget import Budget
 from uspex_bridge.service.remote import Remote
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from uspex_bridge import templating
-from uspex_bridge.errors import InputError
+from uspex_bridge.base.errors import InputError
 from uspex_bridge.uspex.checks import check_setup
 from uspex_bridge.uspex.findings import Finding, in_order
 from uspex_bridge.uspex.setup import read_matlab, read_python

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from uspex_bridge.errors import ModelError, ServiceError
-from uspex_bridge.spread import spread
+from uspex_bridge.base.errors import ModelError, ServiceError
+from uspex_bridge.base.parallel import spread
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -48,6 +48,6 @@ def test_the_workers_of_a_dask_scheduler():
 
 def test_a_scheduler_that_is_not_there(monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setattr("uspex_bridge.spread._CONNECT", 1)
+    monkeypatch.setattr("uspex_bridge.base.parallel._CONNECT", 1)
     with pytest.raises(ServiceError, match="does not answer"):
         list(spread(math.sqrt, [1.0], scheduler="tcp://127.0.0.1:9"))

@@ -2,7 +2,7 @@ import os
 import subprocess
 import sys
 
-from uspex_bridge.threads import limit_threads
+from uspex_bridge.base.threads import limit_threads
 
 
 def test_limit_holds_for_torch_loaded_before_and_for_processes_started_after(monkeypatch):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from uspex_bridge.errors import CalculationError, ConfigError, ModelError, OutputError
-from uspex_bridge.halt import Halter
+from uspex_bridge.base.errors import CalculationError, ConfigError, ModelError, OutputError
+from uspex_bridge.base.halt import Halter
 from uspex_bridge.learn import loss
 from uspex_bridge.learn.order import TRAINERS
 from uspex_bridge.learn.trainers.base import branch_of, overlay, read_settings

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from ase import units as ase_units
 
-from uspex_bridge import units
+from uspex_bridge.base import units
 
 
 def test_pressure_units_agree_with_ase():

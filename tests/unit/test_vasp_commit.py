@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from uspex_bridge.errors import BridgeError, CalculationError, OutputError
-from uspex_bridge.publish import VASP_OUTPUTS
-from uspex_bridge.records import Frame, Intent, Structure, VaspRun
+from uspex_bridge.base.data import Frame, Intent, Structure, VaspRun
+from uspex_bridge.base.errors import BridgeError, CalculationError, OutputError
+from uspex_bridge.base.files import VASP_OUTPUTS
 from uspex_bridge.vasp import commit
 from uspex_bridge.vasp.structure import read_poscar
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from uspex_bridge.errors import InputError
+from uspex_bridge.base.errors import InputError
 from uspex_bridge.vasp.incar import intent_from_incar, parse_incar
 
 MANUAL_STEPS = {  # USPEX's manual: constant volume first, then full relaxation, then a single point

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from uspex_bridge.errors import InputError
-from uspex_bridge.records import Frame, Structure
+from uspex_bridge.base.data import Frame, Structure
+from uspex_bridge.base.errors import InputError
 from uspex_bridge.structures import read_structures
 from uspex_bridge.vasp.structure import (
     element_of,

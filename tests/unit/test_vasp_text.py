@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from uspex_bridge.errors import CalculationError
-from uspex_bridge.records import Frame, Intent, Structure, VaspRun
+from uspex_bridge.base.data import Frame, Intent, Structure, VaspRun
+from uspex_bridge.base.errors import CalculationError
 from uspex_bridge.vasp.oszicar import format_oszicar
 from uspex_bridge.vasp.outcar import format_outcar
 from uspex_bridge.vasp.text import exponent, fortran_number, plain, table

@@ -1,6 +1,6 @@
 import pytest
 
-from uspex_bridge.words import counted
+from uspex_bridge.base.words import counted
 
 
 @pytest.mark.parametrize(

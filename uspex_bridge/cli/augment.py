@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
-from uspex_bridge.words import counted
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -83,7 +83,7 @@ def command(files: tuple[Path, ...], out: Path, as_json: bool, copies_only: bool
 
 
 def _perturbation(options: dict[str, Any]) -> Any:
-    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.base.errors import ConfigError
     from uspex_bridge.learn.augment import Perturbation
 
     try:

@@ -42,7 +42,7 @@ def command(place: Path, generations: int, tie: float, csv_file: Path | None, as
 
     Example: uspex-bridge converged results1 --generations 10
     """
-    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.base.errors import ConfigError
     from uspex_bridge.results.converged import history
     from uspex_bridge.results.folder import Results
     from uspex_bridge.results.tables import as_csv

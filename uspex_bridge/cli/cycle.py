@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.words import counted, duration
 from uspex_bridge.cli import questions as q
-from uspex_bridge.words import counted, duration
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.cycle.history import Cycle
@@ -39,7 +39,7 @@ def init(folder: Path) -> None:
 
     Example: uspex-bridge cycle init loop
     """
-    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.base.errors import ConfigError
     from uspex_bridge.learn.cycle.settings import FILENAME
     from uspex_bridge.templating import TEMPLATES
 
@@ -152,7 +152,7 @@ def report(folder: Path, out: Path | None, as_json: bool) -> None:
     --out gets cycles.png, cycles.csv (errors in eV/atom and eV/Å; foretold are those of the models in use on the labels
     that came next) and cycles.txt.
     """
-    from uspex_bridge.errors import InputError
+    from uspex_bridge.base.errors import InputError
     from uspex_bridge.figures import cycles as figure
     from uspex_bridge.figures import style
     from uspex_bridge.learn.cycle.history import cycles_of, rows, table

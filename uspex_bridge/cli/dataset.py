@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
-from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.dataset import Dataset
@@ -48,7 +48,7 @@ def check(folder: Path, accept: bool) -> None:
 
     Example: uspex-bridge dataset check dataset
     """
-    from uspex_bridge.errors import InputError
+    from uspex_bridge.base.errors import InputError
     from uspex_bridge.learn.dataset import Dataset
 
     dataset = Dataset.open(folder, verify=False)

@@ -98,7 +98,7 @@ def last_search(pool: Pool, place: str) -> Results:
     Raises:
         ConfigError: there is none.
     """
-    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.base.errors import ConfigError
     from uspex_bridge.results.folder import Results
 
     searches = [source for source in pool.sources.values() if isinstance(source, Results)]
@@ -113,7 +113,7 @@ def best_of(results: Results, answer: Assessment) -> Entry:
     Raises:
         InputError: it has no structure with an enthalpy.
     """
-    from uspex_bridge.errors import InputError
+    from uspex_bridge.base.errors import InputError
 
     mine = [point for point in answer.hull.points if point.entry.run == results.label]
     if not mine:
@@ -148,7 +148,7 @@ def finish(
         ConfigError: an ending is none that this figure can be written as.
         OutputError: a file cannot be written.
     """
-    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.base.errors import ConfigError
     from uspex_bridge.figures import style
     from uspex_bridge.results.tables import as_csv
 

@@ -121,7 +121,7 @@ class _Call:
         """Do what the settings say where there is no service."""
         from pathlib import Path
 
-        from uspex_bridge.errors import ServiceError
+        from uspex_bridge.base.errors import ServiceError
         from uspex_bridge.service import local
 
         settings, source = local.service_settings(Path(self.folder), self.options.get("--config"))

@@ -85,8 +85,8 @@ def command(
     forces, virial and PV per pressure and in total (the total is over all structures, not over the lines), how the
     structures near the hull are ranked, how far models are apart. --out gets evaluation.json, errors.csv, parity.png.
     """  # noqa: D301 (click's mark for lines that stay as they are)
+    from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.cli.vasp import read_settings
-    from uspex_bridge.threads import limit_threads
 
     config = read_settings(Path.cwd(), {key: options[key] for key in ("config", "device", "threads")})
     limit_threads(config.threads)
@@ -139,9 +139,9 @@ def _document(report: Report, probed: list[Probed]) -> dict[str, Any]:
 
 
 def _write(report: Report, probed: list[Probed], out: Path) -> None:
+    from uspex_bridge.base.files import publish_files
     from uspex_bridge.figures import parity, style
     from uspex_bridge.learn.accuracy import error_rows
-    from uspex_bridge.publish import publish_files
     from uspex_bridge.results.tables import as_csv
 
     text = json.dumps(_document(report, probed), indent=1, ensure_ascii=False) + "\n"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
-from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.results.matching import Known

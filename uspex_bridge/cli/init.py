@@ -71,7 +71,7 @@ def command(folder: Path, elements: str | None, composition: str | None, force: 
 
 def _composition(elements: str | None, composition: str | None, atoms: str | None) -> dict[str, Any]:
     """Return the fields of a Search that say what it is made of."""
-    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.base.errors import ConfigError
     from uspex_bridge.templating import parse_atoms, parse_composition, parse_elements
 
     if composition is None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import CONFIG
-from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.label.collect import Job
@@ -69,7 +69,7 @@ def prepare(
     """
     from dataclasses import asdict, replace
 
-    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.base.errors import ConfigError
     from uspex_bridge.learn.dataset import Dataset
     from uspex_bridge.learn.label import prepare as preparing
     from uspex_bridge.learn.label.settings import read_settings
@@ -130,9 +130,9 @@ def run(labels: Path, line: str | None, python: Path | None, retry: bool, config
     """
     import shlex
 
+    from uspex_bridge.base.errors import CalculationError
+    from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.config import load_config
-    from uspex_bridge.errors import CalculationError
-    from uspex_bridge.threads import limit_threads
 
     chosen = load_config(Path.cwd(), config)
     limit_threads(chosen.threads)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from uspex_bridge.words import counted
+from uspex_bridge.base.words import counted
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

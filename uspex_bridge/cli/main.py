@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from uspex_bridge.errors import BridgeError
+from uspex_bridge.base.errors import BridgeError
 
 #: Command -> (module in this package, one line of help).
 COMMANDS = {
@@ -56,7 +56,7 @@ class _Lazy(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in COMMANDS and not args[0].startswith("-"):
-            from uspex_bridge.schema import nearest
+            from uspex_bridge.base.schema import nearest
 
             ctx.fail(f"no such command '{args[0]}'{nearest(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.soap_options import SOAP, describe
-from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.structure_map import StructureMap

@@ -47,7 +47,7 @@ def pressures_of(text: str) -> list[float]:
     Raises:
         ConfigError: it is none of these.
     """
-    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.base.errors import ConfigError
 
     try:
         if ":" not in text:

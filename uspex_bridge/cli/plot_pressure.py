@@ -69,7 +69,7 @@ def pressure(
 
 
 def _opened(places: tuple[Path, ...], model: str | None) -> Pool:
-    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.base.errors import ConfigError
     from uspex_bridge.results.pressure import open_phases
 
     if model:
@@ -79,10 +79,10 @@ def _opened(places: tuple[Path, ...], model: str | None) -> Pool:
 
 def _relaxed(places: tuple[Path, ...], pressures: str, model: str | None, keep: Path, options: dict[str, Any]) -> Pool:
     """Relax the structures at every pressure and open what is left."""
+    from uspex_bridge.base.errors import ConfigError
+    from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.cli.relax import with_model
     from uspex_bridge.cli.vasp import read_settings
-    from uspex_bridge.errors import ConfigError
-    from uspex_bridge.threads import limit_threads
 
     steps = pressures_of(pressures)
     config = read_settings(Path.cwd(), options)

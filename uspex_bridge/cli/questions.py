@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.files import writing
 from uspex_bridge.cli.options import settings
-from uspex_bridge.publish import writing
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Pool

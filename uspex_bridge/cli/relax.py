@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.words import counted
 from uspex_bridge.cli.options import CREW, RUN_OPTIONS, pressures_of
 from uspex_bridge.cli.vasp import read_settings
-from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.byhand import Relaxed
@@ -73,13 +73,13 @@ def command(
 
     Example: uspex-bridge relax POSCAR --pressure 50 --model chgnet
     """
-    from uspex_bridge.threads import limit_threads
+    from uspex_bridge.base.threads import limit_threads
 
     steps = pressures_of(pressures)
     config = read_settings(Path.cwd(), {key: options.pop(key) for key in _SETTINGS})
     limit_threads(config.threads)
+    from uspex_bridge.base.errors import InputError
     from uspex_bridge.byhand import Task, relax_all
-    from uspex_bridge.errors import InputError
     from uspex_bridge.journal import FILENAME
     from uspex_bridge.structures import read_structures
 

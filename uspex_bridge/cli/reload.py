@@ -14,7 +14,7 @@ def command(socket: str | None) -> None:
 
     Weights whose file or link changed are noticed without this; it is for a changed package or environment.
     """
+    from uspex_bridge.base.words import counted
     from uspex_bridge.service.local import reach
-    from uspex_bridge.words import counted
 
     click.echo(f"{counted(reach(socket, {'do': 'reload'})['workers'], 'worker')} will be replaced")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.words import counted
 from uspex_bridge.cli import drawing as d
 from uspex_bridge.cli import questions as q
-from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.figures.page import Picture
@@ -75,7 +75,7 @@ def command(place: str, html: Path, generations: int, symprec: float, **options:
 
 def _history(results: Results, pool: Pool, question: Question, needed: int) -> Convergence | str:
     """Return the search's convergence, or in a sentence why nothing is known of it."""
-    from uspex_bridge.errors import InputError
+    from uspex_bridge.base.errors import InputError
     from uspex_bridge.results.converged import history
 
     references = [source for label, source in pool.sources.items() if label != results.label]
@@ -132,7 +132,7 @@ def _pictures(results: Results, answer: Assessment) -> list[Picture]:
 
 
 def _picture(name: str, caption: str, make: Callable[[], Any]) -> Picture:
-    from uspex_bridge.errors import ConfigError, InputError
+    from uspex_bridge.base.errors import ConfigError, InputError
     from uspex_bridge.figures.page import Picture
 
     try:

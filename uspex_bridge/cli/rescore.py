@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import CREW, RUN_OPTIONS
-from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Entry, Pool
@@ -56,10 +56,10 @@ def command(
 
     Example: uspex-bridge rescore results1 --near 0.1 --model mace:my.model
     """
+    from uspex_bridge.base.errors import InputError
+    from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.cli.relax import with_model
     from uspex_bridge.cli.vasp import read_settings
-    from uspex_bridge.errors import InputError
-    from uspex_bridge.threads import limit_threads
 
     config = read_settings(Path.cwd(), {key: options[key] for key in _SETTINGS})
     limit_threads(config.threads)
@@ -96,7 +96,7 @@ def _chosen(pool: Pool, options: dict[str, Any], near: float | None, most: int |
 
 
 def _pressure(entries: list[Entry], asked: float | None) -> float:
-    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.base.errors import ConfigError
 
     if asked is not None:
         return asked

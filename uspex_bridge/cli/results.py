@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
-from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.results.folder import Results
@@ -288,7 +288,7 @@ def export(
 
 
 def _chosen(pool: Pool, options: dict[str, Any]) -> list[Entry]:
-    from uspex_bridge.errors import InputError
+    from uspex_bridge.base.errors import InputError
     from uspex_bridge.results.stability import assess
 
     if options["ids"]:
@@ -310,7 +310,7 @@ def _ids(text: str) -> set[int]:
     Raises:
         ConfigError: it is none.
     """
-    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.base.errors import ConfigError
 
     numbers: set[int] = set()
     for part in text.replace(" ", "").replace("EA", "").split(","):

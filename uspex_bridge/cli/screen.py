@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import CONFIG, CREW, DEVICE, THREADS
 from uspex_bridge.cli.soap_options import SOAP, progress, soap_of
-from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
+    from uspex_bridge.base.data import Structure
     from uspex_bridge.learn.evaluations import Model
     from uspex_bridge.learn.screen import Screening
-    from uspex_bridge.records import Structure
     from uspex_bridge.results.model import Entry, Pool
 
 _FLAGS = ("short", "dense", "elongated", "far", "unconverged", "outside", "failed")
@@ -85,9 +85,9 @@ def command(
     screen.csv, screen.json, screen.png, the list to compute as label.extxyz with reasons, and all answers: a run
     that was stopped, or is repeated with other thresholds, computes only what is missing.
     """  # noqa: D301 (click's mark for lines that stay as they are)
+    from uspex_bridge.base.errors import ConfigError
+    from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.cli.vasp import read_settings
-    from uspex_bridge.errors import ConfigError
-    from uspex_bridge.threads import limit_threads
 
     if len(set(models)) < 2:
         raise ConfigError("screen compares models: give -m at least twice, with different models")
@@ -138,7 +138,7 @@ def _limits(options: dict[str, Any]) -> Any:
 
 
 def _readable(pool: Pool, references: Sequence[str]) -> list[tuple[Entry, Structure]]:
-    from uspex_bridge.errors import InputError
+    from uspex_bridge.base.errors import InputError
 
     own = [entry for entry in pool.entries if entry.run not in references]
     held = list(pool.structures(own))

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import CONFIG, DEVICE, THREADS
-from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Composition
@@ -55,7 +55,7 @@ def command(
     """
     from dataclasses import replace
 
-    from uspex_bridge.errors import ConfigError, InputError
+    from uspex_bridge.base.errors import ConfigError, InputError
     from uspex_bridge.results.seeds import choose, fit_for, format_seeds, write_seeds
     from uspex_bridge.results.stability import assess
 
@@ -108,13 +108,13 @@ def _scaled(seeds: list[Seed], options: dict[str, Any]) -> list[Seed]:
     """Scale seeds to the volume at the new pressure; one that has none there keeps its own, with a warning."""
     from dataclasses import replace
 
+    from uspex_bridge.base.errors import CalculationError
+    from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.cli.relax import with_model
     from uspex_bridge.cli.vasp import read_settings
-    from uspex_bridge.errors import CalculationError
     from uspex_bridge.relax.engine import to_atoms
     from uspex_bridge.results.seeds import at_new_pressure
     from uspex_bridge.run import Models
-    from uspex_bridge.threads import limit_threads
 
     given = {key: options[key] for key in ("config", "device", "threads")}
     config = with_model(read_settings(Path.cwd(), given), options["model"])

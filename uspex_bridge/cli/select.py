@@ -14,9 +14,9 @@ from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.soap_options import SOAP, describe
 
 if TYPE_CHECKING:
+    from uspex_bridge.base.data import Structure
     from uspex_bridge.learn.select import Selection
     from uspex_bridge.learn.structure_map import StructureMap
-    from uspex_bridge.records import Structure
     from uspex_bridge.results.model import Entry, Pool
 
 #: Structures closer than this in scaled features are the same training point; two unlike ones are about ten apart.
@@ -116,7 +116,7 @@ def _candidates(
     pool: Pool, drawn: StructureMap, training: Any, options: dict[str, Any]
 ) -> tuple[list[Entry], dict[str, int]]:
     """Return what may be chosen, and how many were left out for which reason."""
-    from uspex_bridge.errors import InputError
+    from uspex_bridge.base.errors import InputError
     from uspex_bridge.results.duplicates import find_phases
 
     own = [entry for entry in drawn.entries if entry.run not in options["references"]]
@@ -145,7 +145,7 @@ def _candidates(
 
 def _holdout(path: Path | None) -> Any:
     """Return the test whether a structure must not be taken: by name, or as the same phase at any volume."""
-    from uspex_bridge.errors import InputError
+    from uspex_bridge.base.errors import InputError
     from uspex_bridge.learn.candidates import title_of
     from uspex_bridge.results.matching import Catalogue
     from uspex_bridge.structures import read_structures

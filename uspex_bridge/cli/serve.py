@@ -93,11 +93,11 @@ def serve(
     Raises:
         ServiceError: it cannot listen, has no secret for TCP, or the Dask scheduler does not answer.
     """
-    from uspex_bridge.errors import ServiceError
+    from uspex_bridge.base.errors import ServiceError
+    from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.service import wire
     from uspex_bridge.service.daemon import Place, raise_file_limit
     from uspex_bridge.service.shape import choose_shape
-    from uspex_bridge.threads import limit_threads
 
     try:
         secret = wire.read_secret() if tcp else b""
@@ -139,9 +139,9 @@ async def _serve_dask(
     secret: bytes,
     listening: Callable[[], None],
 ) -> None:
-    from uspex_bridge.errors import ServiceError
+    from uspex_bridge.base.errors import ServiceError
+    from uspex_bridge.base.threads import VARIABLES
     from uspex_bridge.service.daemon import Daemon
-    from uspex_bridge.threads import VARIABLES
 
     try:
         from uspex_bridge.service.dask_crew import Cluster, DaskCrew

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
+from uspex_bridge.base.words import counted, duration
 from uspex_bridge.cli.options import SOCKET
-from uspex_bridge.words import counted, duration
 
 #: Seconds between two looks at a terminal.
 _EVERY = 1.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from uspex_bridge.base.words import counted
 from uspex_bridge.cli.options import SOCKET
-from uspex_bridge.words import counted
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.words import counted
 from uspex_bridge.cli.options import CONFIG, DEVICE, settings
-from uspex_bridge.words import counted
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.order import Data, Order
@@ -212,7 +212,7 @@ def _data(options: dict[str, Any]) -> Data:
     Raises:
         ConfigError: neither or both of a dataset and files.
     """
-    from uspex_bridge.errors import ConfigError
+    from uspex_bridge.base.errors import ConfigError
     from uspex_bridge.learn.order import from_dataset, from_files
 
     if (options["dataset"] is None) == (options["train_file"] is None):

@@ -33,10 +33,10 @@ def command(folder: Path, **options: Any) -> None:
 
 def run(path: Path, kind: Literal["vasp", "external"], options: dict[str, Any]) -> int:
     """Run the bridge in a folder of either kind, and return the exit code; signals end it cleanly."""
-    from uspex_bridge.halt import Halter
-    from uspex_bridge.publish import EXTERNAL_OUTPUTS, VASP_OUTPUTS
+    from uspex_bridge.base.files import EXTERNAL_OUTPUTS, VASP_OUTPUTS
+    from uspex_bridge.base.halt import Halter
+    from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.slot import run_in_slot
-    from uspex_bridge.threads import limit_threads
 
     halter = Halter()
     halter.catch_signals()

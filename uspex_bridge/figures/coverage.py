@@ -15,7 +15,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from uspex_bridge.errors import ConfigError
+from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.figures import style
 from uspex_bridge.figures.diagram import Diagram
 from uspex_bridge.figures.ternary import to_plane, triangle

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from uspex_bridge.errors import ConfigError
+from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.results.folder import Results
 from uspex_bridge.results.hull import TIE, Point
 from uspex_bridge.results.model import Composition, Entry

@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from uspex_bridge.base.data import Array
 from uspex_bridge.figures import style
 from uspex_bridge.learn.screen import UNFIT, Screening
-from uspex_bridge.records import Array
 
 #: Force components that are drawn at most.
 _MOST_FORCES = 20_000

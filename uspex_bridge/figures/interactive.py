@@ -11,12 +11,12 @@ from typing import Any
 import plotly.graph_objects as go
 from matplotlib.colors import Colormap, to_hex
 
+from uspex_bridge.base.files import writing
 from uspex_bridge.figures import hull as hull_figure
 from uspex_bridge.figures import style
 from uspex_bridge.figures import ternary as ternary_figure
 from uspex_bridge.figures.diagram import Diagram, Mark, is_tie
 from uspex_bridge.figures.volume import Quantity, Volumes, height
-from uspex_bridge.publish import writing
 
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "triangle-down", "cross", "x")
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
+from uspex_bridge.base.data import Array
 from uspex_bridge.figures import style
 from uspex_bridge.figures.structure_map import name_axes
 from uspex_bridge.learn.soap import Space, coverage
-from uspex_bridge.records import Array
 
 
 @style.styled

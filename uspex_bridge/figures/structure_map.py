@@ -10,10 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from uspex_bridge.errors import ConfigError
+from uspex_bridge.base.data import Array
+from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.figures import style
 from uspex_bridge.learn.structure_map import DATASETS, VIEWERS, Colour, StructureMap, write_dataset
-from uspex_bridge.records import Array
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.soap import Space

@@ -17,9 +17,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from uspex_bridge.errors import ConfigError
-from uspex_bridge.publish import replacing
-from uspex_bridge.records import Array
+from uspex_bridge.base.data import Array
+from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.base.files import replacing
 from uspex_bridge.results.model import Composition, formula_of
 
 #: Widths of a journal's column and page, mm.

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from uspex_bridge.base.words import counted
 from uspex_bridge.figures import style
 from uspex_bridge.figures.diagram import Diagram, Mark
 from uspex_bridge.results.outliers import Outlier, find_outliers
-from uspex_bridge.words import counted
 
 Quantity = Literal["enthalpy", "formation"]
 

@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args
 
 from ase import Atoms
 
+from uspex_bridge.base.errors import CalculationError, InputError
+from uspex_bridge.base.words import counted
 from uspex_bridge.cards import CalculatorSettings
-from uspex_bridge.errors import CalculationError, InputError
 from uspex_bridge.learn import metrics
 from uspex_bridge.learn.candidates import structure_of
 from uspex_bridge.learn.dataset import Dataset
@@ -19,7 +20,6 @@ from uspex_bridge.learn.identity import SPLITS, Split
 from uspex_bridge.learn.labels import problem_of, read_frames
 from uspex_bridge.learn.models import short_names
 from uspex_bridge.results.tables import layout
-from uspex_bridge.words import counted
 
 Offsets = Literal["auto", "on", "off"]
 #: Columns of the table: quantity -> heading and unit, and what eV are multiplied with.

@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 from ase import Atoms
 
-from uspex_bridge.errors import ConfigError
+from uspex_bridge.base.data import Array
+from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.learn.labels import identity_of
-from uspex_bridge.records import Array
 from uspex_bridge.relax.guards import closest_pair
 
 Shape = Literal["uniform", "gaussian"]

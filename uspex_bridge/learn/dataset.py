@@ -20,8 +20,13 @@ import numpy as np
 from ase import Atoms
 
 from uspex_bridge import journal
-from uspex_bridge.checksum import checksum
-from uspex_bridge.errors import ConfigError, InputError, OutputError
+from uspex_bridge.base.checksum import checksum
+from uspex_bridge.base.errors import ConfigError, InputError, OutputError
+from uspex_bridge.base.files import publish_files
+from uspex_bridge.base.locks import held
+from uspex_bridge.base.schema import build
+from uspex_bridge.base.units import pressure_of
+from uspex_bridge.base.words import counted
 from uspex_bridge.learn import repair
 from uspex_bridge.learn.exports import Keys, write_deepmd, write_extxyz
 from uspex_bridge.learn.identity import Split, split_of
@@ -38,11 +43,6 @@ from uspex_bridge.learn.labels import (
     read_frames,
     trained_on,
 )
-from uspex_bridge.locks import held
-from uspex_bridge.publish import publish_files
-from uspex_bridge.schema import build
-from uspex_bridge.units import pressure_of
-from uspex_bridge.words import counted
 
 MANIFEST = "manifest.jsonl"
 VERSION = 1

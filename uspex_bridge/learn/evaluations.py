@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from uspex_bridge import backends, journal
+from uspex_bridge.base.data import Array, Structure
+from uspex_bridge.base.errors import CalculationError, InputError, ModelError, OutOfMemoryError
+from uspex_bridge.base.parallel import spread
 from uspex_bridge.cards import CalculatorSettings, model_name
-from uspex_bridge.errors import CalculationError, InputError, ModelError, OutOfMemoryError
-from uspex_bridge.records import Array, Structure
 from uspex_bridge.relax.engine import to_atoms
-from uspex_bridge.spread import spread
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -11,9 +11,9 @@ from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
-from uspex_bridge.errors import ConfigError, InputError
+from uspex_bridge.base.errors import ConfigError, InputError
+from uspex_bridge.base.files import replacing
 from uspex_bridge.learn.labels import extxyz, free_energy, trained_on
-from uspex_bridge.publish import replacing
 
 Keys = Literal["ase", "mace"]
 #: Name of the file in every exported DeePMD system that says which label each frame is.

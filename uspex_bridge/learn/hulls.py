@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from uspex_bridge.errors import BridgeError
+from uspex_bridge.base.errors import BridgeError
 from uspex_bridge.results.hull import Point, at_pressure, build_hull, one_level
 from uspex_bridge.results.model import Pool
 from uspex_bridge.results.stability import blocks_of

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from uspex_bridge.records import Array
+from uspex_bridge.base.data import Array
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")

@@ -14,9 +14,9 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from uspex_bridge.errors import InputError
+from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.units import pressure_of
 from uspex_bridge.learn.identity import SPLITS, Split, content_id
-from uspex_bridge.units import pressure_of
 
 #: Beyond these no label is believed: eV/Å, GPa either way, Å³/atom, and eV/atom between F and E0.
 _MAX_FORCE, _MAX_PRESSURE, _VOLUMES, _MAX_ENTROPY = 1000.0, 5000.0, (1.0, 500.0), 0.5

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from uspex_bridge.errors import BridgeError
+from uspex_bridge.base.data import Array
+from uspex_bridge.base.errors import BridgeError
+from uspex_bridge.base.units import pressure_of, pv_energy
 from uspex_bridge.learn.screen import fit_offsets
-from uspex_bridge.records import Array
 from uspex_bridge.results.hull import Hull, build_hull
 from uspex_bridge.results.model import NAN, Entry, composition_of
 from uspex_bridge.results.rescore import rank_correlation
-from uspex_bridge.units import pressure_of, pv_energy
 
 #: Above this a reference pressure is ultra-high: trained on for its repulsion, not searched at. GPa.
 ULTRA_HIGH = 500.0

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from uspex_bridge.base.errors import ModelError
 from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.config import Config
-from uspex_bridge.errors import ModelError
 
 #: The card of a finished model.
 CARD = "model.json"

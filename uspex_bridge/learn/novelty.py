@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.learn.soap import Scaling, SoapSettings, Space, describe_all, fit_space
-from uspex_bridge.records import Array, Structure
 
 #: Part of the training structures that lie within the unit distance of another one.
 _USUAL = 0.99

@@ -15,9 +15,9 @@ from typing import Any
 from ase import Atoms
 
 from uspex_bridge import backends, weights
+from uspex_bridge.base.checksum import checksum
+from uspex_bridge.base.errors import CalculationError, ConfigError, InputError, ModelError
 from uspex_bridge.cards import CalculatorSettings
-from uspex_bridge.checksum import checksum
-from uspex_bridge.errors import CalculationError, ConfigError, InputError, ModelError
 from uspex_bridge.learn.accuracy import read_labelled
 from uspex_bridge.learn.dataset import MANIFEST, Dataset
 from uspex_bridge.learn.models import start_of

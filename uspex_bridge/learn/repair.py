@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from uspex_bridge.checksum import checksum
-from uspex_bridge.errors import InputError
+from uspex_bridge.base.checksum import checksum
+from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.units import pressure_of
 from uspex_bridge.learn.labels import Label, free_energy, identity_of, problem_of, read_frames
-from uspex_bridge.units import pressure_of
 
 
 def differences(path: Path, labels: Sequence[Label]) -> list[str]:

@@ -11,8 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from uspex_bridge.errors import ConfigError
-from uspex_bridge.records import Array
+from uspex_bridge.base.data import Array
+from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.results.hull import Point
 from uspex_bridge.results.model import Composition, Entry, formula_of
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from uspex_bridge.errors import ConfigError, InputError
-from uspex_bridge.records import Array, Structure
+from uspex_bridge.base.data import Array, Structure
+from uspex_bridge.base.errors import ConfigError, InputError
 
 Scaling = Literal["standard", "none"]
 SCALINGS: tuple[Scaling, ...] = ("standard", "none")

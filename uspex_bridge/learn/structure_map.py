@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from uspex_bridge.errors import ConfigError, InputError
+from uspex_bridge.base.data import Array, Structure
+from uspex_bridge.base.errors import ConfigError, InputError
+from uspex_bridge.base.files import replacing
 from uspex_bridge.learn.hulls import points_of
 from uspex_bridge.learn.soap import Coverage, Scaling, SoapSettings, Space, coverage, describe_all, fit_space
-from uspex_bridge.publish import replacing
-from uspex_bridge.records import Array, Structure
 from uspex_bridge.results.convert import to_ase
 from uspex_bridge.results.hull import Point
 from uspex_bridge.results.model import NAN, Entry, Pool

@@ -24,10 +24,13 @@ import numpy as np
 from ase import Atoms
 
 import uspex_bridge
+from uspex_bridge.base.checksum import checksum
+from uspex_bridge.base.data import Array
+from uspex_bridge.base.errors import ConfigError, Interrupted, OutputError
+from uspex_bridge.base.files import publish_files, replacing, writing
+from uspex_bridge.base.halt import Halter
+from uspex_bridge.base.locks import held
 from uspex_bridge.cards import CalculatorSettings
-from uspex_bridge.checksum import checksum
-from uspex_bridge.errors import ConfigError, Interrupted, OutputError
-from uspex_bridge.halt import Halter
 from uspex_bridge.learn import loss
 from uspex_bridge.learn.accuracy import judge
 from uspex_bridge.learn.labels import free_energy
@@ -35,9 +38,6 @@ from uspex_bridge.learn.models import CARD
 from uspex_bridge.learn.order import Order, plan
 from uspex_bridge.learn.trainers.base import Job, Trainer
 from uspex_bridge.learn.watch import Point, check_outcome, watch
-from uspex_bridge.locks import held
-from uspex_bridge.publish import publish_files, replacing, writing
-from uspex_bridge.records import Array
 
 #: What a training is about.
 REQUEST = "request.json"

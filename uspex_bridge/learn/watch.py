@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from uspex_bridge.errors import CalculationError, ModelError, OutputError
-from uspex_bridge.halt import Halter
+from uspex_bridge.base.errors import CalculationError, ModelError, OutputError
+from uspex_bridge.base.halt import Halter
 
 #: Seconds between looks at the trainer, and that it may take to end when asked.
 PACE, END_TIMEOUT = 0.5, 20.0

@@ -8,8 +8,8 @@ import numpy as np
 from ase import Atoms
 from ase.filters import FrechetCellFilter
 
-from uspex_bridge.records import Array
-from uspex_bridge.units import ev_a3_to_gpa, gpa_to_ev_a3
+from uspex_bridge.base.data import Array
+from uspex_bridge.base.units import ev_a3_to_gpa, gpa_to_ev_a3
 
 CellMode = Literal["fixed", "full", "shape", "volume"]
 

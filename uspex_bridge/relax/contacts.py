@@ -9,8 +9,8 @@ from ase import Atoms
 from ase.data import covalent_radii
 from numpy.typing import NDArray
 
-from uspex_bridge.neighbours import pairs
-from uspex_bridge.records import Array
+from uspex_bridge.base.data import Array
+from uspex_bridge.base.neighbours import pairs
 
 
 class Contacts(NamedTuple):

@@ -12,16 +12,16 @@ from ase import Atoms
 from ase.constraints import FixAtoms, FixScaled, FixSymmetry
 from ase.optimize import BFGS, FIRE, FIRE2, LBFGS, BFGSLineSearch
 
-from uspex_bridge.errors import CalculationError, Interrupted, Rejected
+from uspex_bridge.base.data import Frame, Outcome, RelaxResult, StageReport, Structure
+from uspex_bridge.base.errors import CalculationError, Interrupted, Rejected
+from uspex_bridge.base.symmetry import is_symmetric
+from uspex_bridge.base.units import gpa_to_ev_a3
 from uspex_bridge.protocol import Plan, Stage
-from uspex_bridge.records import Frame, Outcome, RelaxResult, StageReport, Structure
 from uspex_bridge.relax.cell import CellMode, largest_force, motion, movable, stress_left
 from uspex_bridge.relax.guards import check_geometry, check_result, check_start
 from uspex_bridge.relax.monitor import Halt, Model, Monitor, Why
 from uspex_bridge.relax.overlap import push_apart
 from uspex_bridge.relax.trqn import TRQN
-from uspex_bridge.symmetry import is_symmetric
-from uspex_bridge.units import gpa_to_ev_a3
 
 _OPTIMIZERS: dict[str, Any] = {
     "FIRE": FIRE,
@@ -37,7 +37,7 @@ _SYMPREC = 1e-3
 
 @dataclass(frozen=True)
 class Step:
-    """What an observer hears after every ionic step (units of :mod:`uspex_bridge.records`)."""
+    """What an observer hears after every ionic step (units of :mod:`uspex_bridge.base.data`)."""
 
     stage: str
     index: int

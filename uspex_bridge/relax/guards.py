@@ -1,6 +1,6 @@
 """Tests that keep holes of a potential and broken geometries out of a search.
 
-Each raises :class:`~uspex_bridge.errors.Rejected` with a short code and the number that was too large or too small.
+Each raises :class:`~uspex_bridge.base.errors.Rejected`, a short code and the number that was too large or too small.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii
 
-from uspex_bridge.errors import Rejected
+from uspex_bridge.base.data import Array
+from uspex_bridge.base.errors import Rejected
 from uspex_bridge.protocol import Guards
-from uspex_bridge.records import Array
 from uspex_bridge.relax.contacts import contacts
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
-from uspex_bridge.errors import BridgeError, CalculationError
+from uspex_bridge.base.data import Frame
+from uspex_bridge.base.errors import BridgeError, CalculationError
 from uspex_bridge.protocol import Guards
-from uspex_bridge.records import Frame
 from uspex_bridge.relax.guards import check_geometry, check_values
 
 

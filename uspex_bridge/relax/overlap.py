@@ -6,7 +6,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
 
-from uspex_bridge.errors import Rejected
+from uspex_bridge.base.errors import Rejected
 from uspex_bridge.relax.contacts import contacts
 from uspex_bridge.relax.guards import closest_pair
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from ase import Atoms
 
-from uspex_bridge.records import Array
+from uspex_bridge.base.data import Array
 from uspex_bridge.relax.contacts import contacts
 
 #: Pairs up to this many times the sum of their covalent radii have a spring.

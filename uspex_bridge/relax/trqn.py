@@ -17,7 +17,7 @@ from ase.constraints import FixAtoms, FixScaled
 from ase.filters import FrechetCellFilter
 from ase.optimize.optimize import Optimizer
 
-from uspex_bridge.records import Array
+from uspex_bridge.base.data import Array
 from uspex_bridge.relax.springs import spring_hessian
 
 #: Stiffness of a spring as long as the sum of its covalent radii, eV/Å², before any curvature was seen, and its bounds.

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from uspex_bridge.errors import InputError
+from uspex_bridge.base.errors import InputError
 from uspex_bridge.results.duplicates import find_phases
 from uspex_bridge.results.folder import Results
 from uspex_bridge.results.hull import TIE, Hull, at_pressure, build_hull, one_level

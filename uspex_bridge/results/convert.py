@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from uspex_bridge.records import Structure
+from uspex_bridge.base.data import Structure
 from uspex_bridge.results.model import Entry
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import spglib
 
-from uspex_bridge.records import Structure
+from uspex_bridge.base.data import Structure
 
 #: Highest space group number of each system.
 _SYSTEMS = (

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from uspex_bridge.records import Structure
+from uspex_bridge.base.data import Structure
 from uspex_bridge.results.convert import to_pymatgen
 from uspex_bridge.results.fingerprint import FingerprintSettings, cosine_distance, fingerprint
 from uspex_bridge.results.model import Composition, Entry, Pool

@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from uspex_bridge.records import Array, Structure
+from uspex_bridge.base.data import Array, Structure
 
 #: Points of the fine grid per bin: a distance is shared between its two neighbours before it is smeared.
 _FINE = 16

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from uspex_bridge.errors import InputError
-from uspex_bridge.records import Structure
+from uspex_bridge.base.data import Structure
+from uspex_bridge.base.errors import InputError
 from uspex_bridge.results import matlab, python_line
 from uspex_bridge.results.matlab import Notes, Ranked
 from uspex_bridge.results.model import Composition, Entry

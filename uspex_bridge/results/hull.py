@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from uspex_bridge.errors import ConfigError, InputError
-from uspex_bridge.records import Array
+from uspex_bridge.base.data import Array
+from uspex_bridge.base.errors import ConfigError, InputError
+from uspex_bridge.base.units import pv_energy
+from uspex_bridge.base.words import counted
 from uspex_bridge.results.model import NAN, Composition, Entry, formula_of, reduced_composition
-from uspex_bridge.units import pv_energy
 from uspex_bridge.vasp.structure import ELEMENTS
-from uspex_bridge.words import counted
 
 #: Pressures closer than this are the same, GPa.
 SAME_PRESSURE = 0.01

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from uspex_bridge.records import Structure
+from uspex_bridge.base.data import Structure
 from uspex_bridge.results.convert import to_pymatgen
 from uspex_bridge.results.duplicates import Tolerances, matcher
 from uspex_bridge.results.model import Composition, composition_of, reduced_composition

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Protocol
 
-from uspex_bridge.errors import InputError
-from uspex_bridge.records import Structure
-from uspex_bridge.units import pv_energy
+from uspex_bridge.base.data import Structure
+from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.units import pv_energy
 
 NAN = float("nan")
 #: USPEX gives 100000 eV to what it could not relax; above this nothing is a result.

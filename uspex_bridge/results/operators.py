@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from uspex_bridge.errors import InputError
+from uspex_bridge.base.errors import InputError
 from uspex_bridge.results.duplicates import KEPT
 from uspex_bridge.results.folder import Results
 from uspex_bridge.results.hull import Hull, Point

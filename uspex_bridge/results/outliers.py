@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from uspex_bridge.records import Array
+from uspex_bridge.base.data import Array
 from uspex_bridge.results.model import Entry
 
 Kind = Literal["small volume", "large volume", "low enthalpy"]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from uspex_bridge.errors import InputError
-from uspex_bridge.records import Structure
+from uspex_bridge.base.data import Structure
+from uspex_bridge.base.errors import InputError
 from uspex_bridge.results.model import Composition
 from uspex_bridge.vasp.structure import ELEMENTS, parse_poscar
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from uspex_bridge import journal
-from uspex_bridge.errors import ConfigError, InputError
-from uspex_bridge.records import Array, Structure
+from uspex_bridge.base.data import Array, Structure
+from uspex_bridge.base.errors import ConfigError, InputError
+from uspex_bridge.base.units import pv_energy
 from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.sources import Loose, open_sources
-from uspex_bridge.units import pv_energy
 
 if TYPE_CHECKING:
     from uspex_bridge.byhand import Relaxed, Task

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from uspex_bridge.records import Structure
+from uspex_bridge.base.data import Structure
+from uspex_bridge.base.units import pressure_of
 from uspex_bridge.results.hull import Hull, at_pressure, build_hull
 from uspex_bridge.results.model import NAN, Entry, Pool
 from uspex_bridge.results.record import line_of
 from uspex_bridge.results.stability import Question, blocks_of
-from uspex_bridge.units import pressure_of
 
 if TYPE_CHECKING:
     from uspex_bridge.byhand import Relaxed, Task

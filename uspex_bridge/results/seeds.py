@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from uspex_bridge.errors import CalculationError, InputError
-from uspex_bridge.publish import replacing
-from uspex_bridge.records import Structure
+from uspex_bridge.base.data import Structure
+from uspex_bridge.base.errors import CalculationError, InputError
+from uspex_bridge.base.files import replacing
+from uspex_bridge.base.units import pressure_of
 from uspex_bridge.results.duplicates import find_phases
 from uspex_bridge.results.hull import amounts_of
 from uspex_bridge.results.model import Composition, Entry, Pool, composition_of
 from uspex_bridge.results.stability import Assessment
-from uspex_bridge.units import pressure_of
 
 #: Largest deviation from the asked pressure that ends a search for the volume, GPa, and most evaluations.
 _PRESSURE_TOLERANCE, _EVALUATIONS = 0.2, 12

@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from uspex_bridge.records import Structure
+from uspex_bridge.base.data import Structure
+from uspex_bridge.base.symmetry import space_group
+from uspex_bridge.base.words import counted
 from uspex_bridge.results.duplicates import Method, Phase, Tolerances, find_phases
 from uspex_bridge.results.folder import Results
 from uspex_bridge.results.hull import TIE, Hull, Point, at_pressure, build_hull, levels_of, one_level
 from uspex_bridge.results.model import Composition, Entry, Pool
 from uspex_bridge.results.settings import Settings
-from uspex_bridge.symmetry import space_group
-from uspex_bridge.words import counted
 
 
 @dataclass(frozen=True)

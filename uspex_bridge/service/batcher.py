@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from uspex_bridge import messages
 from uspex_bridge.backends import Backend
+from uspex_bridge.base.errors import BridgeError, OutOfMemoryError
 from uspex_bridge.cards import CalculatorSettings
-from uspex_bridge.errors import BridgeError, OutOfMemoryError
 from uspex_bridge.pipe import START_TIMEOUT
 from uspex_bridge.pipe_worker import claim_pipe
 from uspex_bridge.service import wire

@@ -50,7 +50,7 @@ class Lost(Exception):
 
 
 class Failed(Exception):
-    """The service could not do the job: ``error`` names a class of :mod:`uspex_bridge.errors`."""
+    """The service could not do the job: ``error`` names a class of :mod:`uspex_bridge.base.errors`."""
 
     def __init__(self, error: str, message: str) -> None:
         super().__init__(message)

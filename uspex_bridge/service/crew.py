@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from uspex_bridge import errors
+from uspex_bridge.base import errors
 from uspex_bridge.service.bench import Bench, Seat
 from uspex_bridge.service.child import PATIENCE, Child
 from uspex_bridge.service.stats import Stats, resident_mb

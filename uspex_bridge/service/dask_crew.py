@@ -16,7 +16,7 @@ from typing import Any
 
 from distributed import Client
 
-from uspex_bridge.errors import ServiceError
+from uspex_bridge.base.errors import ServiceError
 from uspex_bridge.service import dask_side, wire
 from uspex_bridge.service.crew import Crew, Hand
 

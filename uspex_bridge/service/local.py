@@ -16,9 +16,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from uspex_bridge import errors
+from uspex_bridge.base import errors
+from uspex_bridge.base.files import OUTPUTS
 from uspex_bridge.config import ServiceSettings, load_config
-from uspex_bridge.publish import OUTPUTS
 from uspex_bridge.service import client, wire
 from uspex_bridge.slot import run_in_slot, sole_use
 

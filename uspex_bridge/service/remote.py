@@ -15,8 +15,8 @@ from typing import Any
 
 from uspex_bridge import messages
 from uspex_bridge.backends import Backend, remote_backend
+from uspex_bridge.base.errors import CalculationError
 from uspex_bridge.cards import CalculatorSettings
-from uspex_bridge.errors import CalculationError
 from uspex_bridge.service import wire
 from uspex_bridge.service.caller import KEYS
 from uspex_bridge.service.warm import Source

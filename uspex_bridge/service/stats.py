@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from uspex_bridge import errors
+from uspex_bridge.base import errors
 
 #: Throughput is counted over the last so many seconds.
 WINDOW = 600.0

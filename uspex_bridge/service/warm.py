@@ -7,11 +7,11 @@ from collections import OrderedDict
 from typing import Any
 
 from uspex_bridge import backends
+from uspex_bridge.base.errors import BridgeError
+from uspex_bridge.base.threads import limit_threads
 from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.config import Config
-from uspex_bridge.errors import BridgeError
 from uspex_bridge.run import Models
-from uspex_bridge.threads import limit_threads
 
 #: Most models that are kept at once.
 MOST = 4

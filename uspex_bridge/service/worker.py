@@ -19,13 +19,13 @@ from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from uspex_bridge import errors
+from uspex_bridge.base import errors
+from uspex_bridge.base.data import VaspRun
+from uspex_bridge.base.files import OUTPUTS
+from uspex_bridge.base.halt import Halter
 from uspex_bridge.config import Config
 from uspex_bridge.folders import ExternalFolder, Folder, Request, VaspFolder
-from uspex_bridge.halt import Halter
 from uspex_bridge.pipe_worker import claim_pipe
-from uspex_bridge.publish import OUTPUTS
-from uspex_bridge.records import VaspRun
 from uspex_bridge.run import Models, Watcher, run_folder
 from uspex_bridge.service import wire
 from uspex_bridge.service.caller import as_caller

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from uspex_bridge.errors import InputError
-from uspex_bridge.records import Intent
-from uspex_bridge.units import gpa_to_kbar
+from uspex_bridge.base.data import Intent
+from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.units import gpa_to_kbar
 from uspex_bridge.uspex.findings import Finding, relative
 from uspex_bridge.uspex.inputs import read_text
 from uspex_bridge.uspex.setup import Setup, Step

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uspex_bridge.errors import InputError
+from uspex_bridge.base.errors import InputError
 
 
 def read_text(path: Path) -> str:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from uspex_bridge.errors import OutputError
+from uspex_bridge.base.errors import OutputError
 from uspex_bridge.uspex.inputs import read_text
 from uspex_bridge.vasp.structure import read_poscar
 
@@ -53,7 +53,7 @@ def read_as_python(folder: Path, pressure_gpa: float) -> Reading:
     """
     from ase.io.vasp import iread_vasp_out
 
-    from uspex_bridge.units import pv_energy
+    from uspex_bridge.base.units import pv_energy
 
     try:
         with (folder / "OUTCAR").open() as stream:

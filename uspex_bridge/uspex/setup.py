@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from uspex_bridge.errors import InputError
+from uspex_bridge.base.errors import InputError
 from uspex_bridge.uspex.inputs import InputTxt, InputUspex, Value, read_text
 
 #: The executables of the bridge and the code of the slot each of them fills.

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from uspex_bridge.errors import BridgeError
-from uspex_bridge.publish import VASP_OUTPUTS, publish_files, remove
-from uspex_bridge.records import VaspRun
+from uspex_bridge.base.data import VaspRun
+from uspex_bridge.base.errors import BridgeError
+from uspex_bridge.base.files import VASP_OUTPUTS, publish_files, remove
 from uspex_bridge.vasp.oszicar import format_oszicar
 from uspex_bridge.vasp.outcar import format_outcar
 from uspex_bridge.vasp.structure import format_contcar, parse_poscar

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from uspex_bridge.errors import InputError
-from uspex_bridge.records import Intent
-from uspex_bridge.units import kbar_to_gpa
+from uspex_bridge.base.data import Intent
+from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.units import kbar_to_gpa
 from uspex_bridge.vasp.text import fortran_number
 
 #: Tags that change what the bridge does; every other one is accepted and ignored.

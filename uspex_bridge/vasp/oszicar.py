@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uspex_bridge.records import VaspRun
+from uspex_bridge.base.data import VaspRun
 from uspex_bridge.vasp.text import exponent, magnetic, require_finite
 
 _HEADER = "       N       E                     dE             d eps       ncg     rms          rms(c)"

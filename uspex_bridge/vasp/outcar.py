@@ -11,8 +11,8 @@ from datetime import datetime
 import numpy as np
 
 import uspex_bridge
-from uspex_bridge.records import Array, Frame, VaspRun
-from uspex_bridge.units import gpa_to_ev_a3, gpa_to_kbar, kbar_to_gpa, pv_energy, stress_to_vasp
+from uspex_bridge.base.data import Array, Frame, VaspRun
+from uspex_bridge.base.units import gpa_to_ev_a3, gpa_to_kbar, kbar_to_gpa, pv_energy, stress_to_vasp
 from uspex_bridge.vasp.text import join, magnetic, plain, require_finite, table
 
 #: Stands for the functional and the date in every ``POTCAR:`` line; readers take the word between.

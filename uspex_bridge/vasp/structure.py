@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from uspex_bridge.errors import InputError
-from uspex_bridge.records import Array, Frame, Structure
+from uspex_bridge.base.data import Array, Frame, Structure
+from uspex_bridge.base.errors import InputError
 from uspex_bridge.vasp.text import fortran_number, table, title
 
 _SYMBOLS = """

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uspex_bridge.errors import CalculationError
-from uspex_bridge.records import Array, Structure, VaspRun
+from uspex_bridge.base.data import Array, Structure, VaspRun
+from uspex_bridge.base.errors import CalculationError
 
 _FORTRAN = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))(?:[eEdDqQ]([+-]?\d+)|([+-]\d+))?", re.ASCII)
 #: Words that make some reader of OUTCAR or XDATCAR believe that a section starts, wherever they stand.

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import uspex_bridge
-from uspex_bridge.records import Frame, VaspRun
-from uspex_bridge.units import gpa_to_kbar, stress_to_vasp
+from uspex_bridge.base.data import Frame, VaspRun
+from uspex_bridge.base.units import gpa_to_kbar, stress_to_vasp
 from uspex_bridge.vasp.outcar import potential_titles
 from uspex_bridge.vasp.text import magnetic, plain, require_finite, table
 

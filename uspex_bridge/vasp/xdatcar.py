@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from uspex_bridge.records import VaspRun
+from uspex_bridge.base.data import VaspRun
 from uspex_bridge.vasp.text import require_finite, table, title
 
 

@@ -11,8 +11,9 @@ from contextlib import chdir
 from pathlib import Path
 
 from uspex_bridge import backends, journal
+from uspex_bridge.base.errors import BridgeError, ConfigError, InputError, ModelError
+from uspex_bridge.base.schema import nearest
 from uspex_bridge.config import Config, load_config
-from uspex_bridge.errors import BridgeError, ConfigError, InputError, ModelError
 from uspex_bridge.learn.cycle.settings import FILENAME, CycleSettings, LabelSettings, ModelSettings
 from uspex_bridge.learn.cycle.steps import folder_of
 from uspex_bridge.learn.label import vasp_inputs
@@ -22,7 +23,6 @@ from uspex_bridge.learn.models import settings_for
 from uspex_bridge.learn.order import TRAINERS, checkpoint, surroundings
 from uspex_bridge.learn.trainers.base import Trainer, read_settings
 from uspex_bridge.results.folder import results_folders
-from uspex_bridge.schema import nearest
 
 #: What is wrong where in cycle.toml.
 _Look = tuple[str, Callable[[], object]]

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from uspex_bridge import journal
-from uspex_bridge.errors import BusyError, CalculationError, Interrupted, OutputError
+from uspex_bridge.base.errors import BusyError, CalculationError, Interrupted, OutputError
+from uspex_bridge.base.words import counted
 from uspex_bridge.learn.cycle.settings import CycleSettings, read_settings
 from uspex_bridge.learn.cycle.steps import Step, current, evaluation, folder_of, steps_of, training
 from uspex_bridge.learn.cycle.verdict import judge
 from uspex_bridge.learn.dataset import MANIFEST, Dataset
-from uspex_bridge.words import counted
 
 #: Name of the journal in a cycle's folder.
 JOURNAL = "cycle.jsonl"

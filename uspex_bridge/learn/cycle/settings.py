@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from uspex_bridge.errors import ConfigError
-from uspex_bridge.schema import build, nearest, read_toml
+from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.base.schema import build, nearest, read_toml
 
 #: Name of the settings file in a cycle's folder.
 FILENAME = "cycle.toml"

@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from uspex_bridge.errors import InputError
-from uspex_bridge.words import counted
+from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.words import counted
 
 #: What is compared: mean absolute errors, eV/atom and eV/Å.
 QUANTITIES = ("energy", "forces", "pv")

@@ -11,7 +11,7 @@ from typing import Literal
 from ase import Atoms
 from filelock import FileLock, Timeout
 
-from uspex_bridge.errors import InputError
+from uspex_bridge.base.errors import InputError
 from uspex_bridge.learn.dataset import Dataset
 from uspex_bridge.learn.label import computed, vasp_runs
 from uspex_bridge.learn.label.tasks import RESULT, Task, folders, read_task

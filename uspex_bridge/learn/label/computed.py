@@ -14,9 +14,9 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from uspex_bridge.backends import Backend
-from uspex_bridge.errors import CalculationError, InputError
+from uspex_bridge.base.errors import CalculationError, InputError
+from uspex_bridge.base.files import publish_files
 from uspex_bridge.learn.label.tasks import RESULT, Task
-from uspex_bridge.publish import publish_files
 
 
 def read(folder: Path, task: Task) -> Atoms:

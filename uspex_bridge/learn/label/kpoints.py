@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from uspex_bridge.records import Array
+from uspex_bridge.base.data import Array
 
 #: Axes whose lengths differ relatively by less than this get the same number of points, as their symmetry may need.
 _SAME_LENGTH = 1e-3

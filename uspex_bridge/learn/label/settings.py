@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from uspex_bridge.errors import ConfigError
+from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.base.schema import build, read_toml
 from uspex_bridge.learn.labels import Level, settings_hash
-from uspex_bridge.schema import build, read_toml
 from uspex_bridge.templating import TEMPLATES, render
 from uspex_bridge.vasp.incar import parse_incar
 

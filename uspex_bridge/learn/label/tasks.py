@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from uspex_bridge.errors import InputError
+from uspex_bridge.base.data import Structure
+from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.schema import build
 from uspex_bridge.learn.labels import Level, settings_hash
-from uspex_bridge.records import Structure
-from uspex_bridge.schema import build
 
 STRUCTURE = "structure.json"
 SETTINGS = "labels.toml"

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from uspex_bridge.errors import ConfigError, InputError
+from uspex_bridge.base.data import Structure
+from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.learn.label import kpoints
 from uspex_bridge.learn.label.settings import LabelSettings
-from uspex_bridge.records import Structure
 from uspex_bridge.results.seeds import format_poscar
 from uspex_bridge.vasp.structure import element_of
 

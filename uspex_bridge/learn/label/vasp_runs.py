@@ -14,10 +14,10 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from uspex_bridge.errors import InputError
+from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.units import kbar_to_gpa, pressure_of, stress_from_vasp
 from uspex_bridge.learn.label import kpoints
 from uspex_bridge.learn.label.tasks import Task
-from uspex_bridge.units import kbar_to_gpa, pressure_of, stress_from_vasp
 
 #: Tags that change how a result is reached or what is printed, not the result.
 _HARMLESS = (

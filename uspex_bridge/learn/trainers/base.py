@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 
 from ase import Atoms
 
-from uspex_bridge.errors import ConfigError
+from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.base.files import writing
+from uspex_bridge.base.schema import build, nearest, read_toml
 from uspex_bridge.learn.watch import Point, Run, WatchSettings
 from uspex_bridge.pipe import command_in
-from uspex_bridge.publish import writing
-from uspex_bridge.schema import build, nearest, read_toml
 
 #: The settings of each trainer, as files to read and copy.
 TEMPLATES = Path(__file__).parents[2] / "templates" / "training"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from uspex_bridge.errors import CalculationError, ConfigError
+from uspex_bridge.base.errors import CalculationError, ConfigError
 from uspex_bridge.learn.exports import write_deepmd
 from uspex_bridge.learn.trainers.base import Job, Trainer, log_of, overlay, whole
 from uspex_bridge.learn.watch import Point, Run

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from uspex_bridge.errors import CalculationError, ConfigError
+from uspex_bridge.base.errors import CalculationError, ConfigError
+from uspex_bridge.base.units import ev_a3_to_gpa
 from uspex_bridge.learn.exports import write_extxyz
 from uspex_bridge.learn.trainers.base import Job, Trainer, log_of, whole
 from uspex_bridge.learn.watch import Point, Run
-from uspex_bridge.units import ev_a3_to_gpa
 
 _NAME = "model"
 #: Head of the new labels, and of the replay.

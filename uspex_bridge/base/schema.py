@@ -11,7 +11,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from uspex_bridge.errors import ConfigError
+from uspex_bridge.base.errors import ConfigError
 
 T = TypeVar("T")
 

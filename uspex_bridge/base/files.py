@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from uspex_bridge.errors import OutputError
+from uspex_bridge.base.errors import OutputError
 
 #: What the bridge leaves for USPEX, in the order of removal; they are published the other way round. USPEX takes a
 #: folder for finished when OSZICAR holds ``F=``, and its MATLAB line ends the whole search if CONTCAR is then missing.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from uspex_bridge.errors import BusyError
-from uspex_bridge.publish import writing
+from uspex_bridge.base.errors import BusyError
+from uspex_bridge.base.files import writing
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uspex_bridge.errors import CalculationError
-from uspex_bridge.records import Array
+from uspex_bridge.base.data import Array
+from uspex_bridge.base.errors import CalculationError
 
 Whole = NDArray[np.int64]
 #: More than any structure worth evaluating has; their list would take gigabytes.

@@ -1,7 +1,7 @@
 """The data that passes between the parts: a structure, what was asked, one ionic step, the result.
 
 No part of the bridge hands another one a file name or an ASE object; the text side (``vasp``) and the numerical
-side (``relax``) meet only here. Units as in :mod:`uspex_bridge.units`.
+side (``relax``) meet only here. Units as in :mod:`uspex_bridge.base.units`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from uspex_bridge.units import pv_energy
+from uspex_bridge.base.units import pv_energy
 
 Array = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any, Literal
 
-from uspex_bridge.errors import Interrupted
+from uspex_bridge.base.errors import Interrupted
 
 #: Seconds that a run may take beyond its time limit to finish the evaluation it is in and write its files.
 GRACE = 120.0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import spglib
 from ase.data import atomic_numbers
 
-from uspex_bridge.records import Array
+from uspex_bridge.base.data import Array
 
 
 def space_group(symbols: Sequence[str], cell: Array, scaled: Array, symprec: float = 0.1) -> str:

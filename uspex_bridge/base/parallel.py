@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
-from uspex_bridge.errors import ConfigError, ModelError, ServiceError
+from uspex_bridge.base.errors import ConfigError, ModelError, ServiceError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
