@@ -24,10 +24,10 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import all_changes
 
-from uspex_bridge import backends
 from uspex_bridge.base.neighbours import pairs
 from uspex_bridge.base.threads import limit_threads
-from uspex_bridge.cards import CalculatorSettings
+from uspex_bridge.models import backends
+from uspex_bridge.models.cards import CalculatorSettings
 
 #: Å³ per atom and smallest distance (Å) of the cells.
 VOLUME, APART = 11.0, 2.0

@@ -181,8 +181,8 @@ def torch_sim_loop(folders: list[Path]) -> None:
     from ase.stress import voigt_6_to_full_3x3_stress
     from ase.units import GPa
 
-    from uspex_bridge import backends
-    from uspex_bridge.cards import CalculatorSettings
+    from uspex_bridge.models import backends
+    from uspex_bridge.models.cards import CalculatorSettings
 
     class Batched(torch.nn.Module):
         """CHGNet's batched evaluation as torch-sim asks for one."""
@@ -237,9 +237,9 @@ def enthalpies(folders: list[Path]) -> list[float | None]:
     """Return the enthalpy of every end, eV/atom, by one and the same evaluation; None where there is none."""
     import ase.io
 
-    from uspex_bridge import backends
     from uspex_bridge.base.units import gpa_to_ev_a3
-    from uspex_bridge.cards import CalculatorSettings
+    from uspex_bridge.models import backends
+    from uspex_bridge.models.cards import CalculatorSettings
 
     backend = backends.load("chgnet", CalculatorSettings(device="cpu"))
     found: list[float | None] = []

@@ -18,7 +18,6 @@ import click
 import numpy as np
 from ase import Atoms
 
-from uspex_bridge import backends
 from uspex_bridge.base.data import Intent, RelaxResult, Structure
 from uspex_bridge.base.errors import BridgeError
 from uspex_bridge.base.threads import limit_threads
@@ -27,6 +26,7 @@ from uspex_bridge.learn.augment import Perturbation, augment
 from uspex_bridge.learn.candidates import candidate, structure_of
 from uspex_bridge.learn.dataset import Dataset
 from uspex_bridge.learn.models import settings_for
+from uspex_bridge.models import backends
 from uspex_bridge.protocol import Guards, Plan, Stage
 from uspex_bridge.relax.engine import relax
 from uspex_bridge.results.convert import to_pymatgen

@@ -28,10 +28,10 @@ from ase import Atoms  # noqa: E402
 from ase.cell import Cell  # noqa: E402
 from emulators.candidates import candidate, far_enough  # noqa: E402
 
-from uspex_bridge import backends  # noqa: E402
 from uspex_bridge.base.data import Intent, Structure  # noqa: E402
 from uspex_bridge.base.errors import BridgeError  # noqa: E402
-from uspex_bridge.cards import CalculatorSettings  # noqa: E402
+from uspex_bridge.models import backends  # noqa: E402
+from uspex_bridge.models.cards import CalculatorSettings  # noqa: E402
 from uspex_bridge.protocol import Plan, Stage, load_protocol  # noqa: E402
 from uspex_bridge.relax import engine, trqn  # noqa: E402
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from uspex_bridge.base import neighbours
-from uspex_bridge.cards import Batch, BuildRequest, Card, KnownModel, constructor_options
+from uspex_bridge.models.cards import Batch, BuildRequest, Card, KnownModel, constructor_options
 
 #: Weights as in the chgnet 0.4.2 wheel (``chgnet/pretrained``).
 CARD = Card(

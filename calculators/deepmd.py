@@ -13,7 +13,7 @@ import numpy as np
 
 from uspex_bridge.base import neighbours
 from uspex_bridge.base.errors import ModelError
-from uspex_bridge.cards import Batch, BuildRequest, Card, KnownModel, constructor_options
+from uspex_bridge.models.cards import Batch, BuildRequest, Card, KnownModel, constructor_options
 
 _HUBS = ("https://huggingface.co/deepmodelingcommunity", "https://hf-mirror.com/deepmodelingcommunity")
 _SCOPE = "https://modelscope.cn/models/DeepModelingCommunity"

@@ -9,7 +9,7 @@ import numpy as np
 
 from uspex_bridge.base import neighbours
 from uspex_bridge.base.errors import ModelError
-from uspex_bridge.cards import Batch, BuildRequest, Card, KnownModel, constructor_options, file_of_url
+from uspex_bridge.models.cards import Batch, BuildRequest, Card, KnownModel, constructor_options, file_of_url
 
 _MP = "https://github.com/ACEsuit/mace-mp/releases/download"
 _FOUNDATIONS = "https://github.com/ACEsuit/mace-foundations/releases/download"

@@ -9,7 +9,7 @@ import numpy as np
 
 from uspex_bridge.base import neighbours
 from uspex_bridge.base.errors import ModelError
-from uspex_bridge.cards import Batch, BuildRequest, Card, KnownModel, constructor_options
+from uspex_bridge.models.cards import Batch, BuildRequest, Card, KnownModel, constructor_options
 
 _URL = "https://github.com/MDIL-SNU/SevenNet/releases/download"
 

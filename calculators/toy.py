@@ -13,7 +13,7 @@ import numpy as np
 from uspex_bridge.base import neighbours
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import ConfigError
-from uspex_bridge.cards import Batch, BuildRequest, Card
+from uspex_bridge.models.cards import Batch, BuildRequest, Card
 
 CARD = Card(
     kind="toy",

@@ -9,8 +9,8 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from uspex_bridge.backends import load
-from uspex_bridge.cards import CalculatorSettings
+from uspex_bridge.models.backends import load
+from uspex_bridge.models.cards import CalculatorSettings
 
 ROOT = Path(__file__).parents[1]
 DEMO_MACE = ROOT / "examples" / "demo_weights" / "mace-demo-cafeni.model"

@@ -19,9 +19,9 @@ from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.logs import folder_log
 from uspex_bridge.base.parallel import spread
 from uspex_bridge.base.symmetry import space_group
-from uspex_bridge.cards import model_name
 from uspex_bridge.config import Config
 from uspex_bridge.folders import Request
+from uspex_bridge.models.cards import model_name
 from uspex_bridge.protocol import Plan, Protocol, make_plan
 from uspex_bridge.run import Entry, Models, choose_protocol, relax_structure, step_line, vasp_run
 from uspex_bridge.vasp import commit

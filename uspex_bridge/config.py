@@ -9,7 +9,7 @@ from typing import Literal
 
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.schema import build, read_toml
-from uspex_bridge.cards import CalculatorSettings
+from uspex_bridge.models.cards import CalculatorSettings
 
 #: Name of the settings file.
 FILENAME = "bridge.toml"

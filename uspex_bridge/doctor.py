@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import uspex_bridge
-from uspex_bridge import backends, registry
 from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError
-from uspex_bridge.cards import CalculatorSettings, Card, KnownModel
 from uspex_bridge.config import Config, find_config, load_config
+from uspex_bridge.models import backends, registry
+from uspex_bridge.models.cards import CalculatorSettings, Card, KnownModel
+from uspex_bridge.models.weights import fetch_command, package_folder
 from uspex_bridge.run import choose_protocol
 from uspex_bridge.uspex.checks import check_setup
 from uspex_bridge.uspex.findings import Finding
 from uspex_bridge.uspex.setup import EXECUTABLES, read_setups
-from uspex_bridge.weights import fetch_command, package_folder
 
 State = Literal["ok", "note", "bad"]
 #: What the trial relaxes where no folder says otherwise.

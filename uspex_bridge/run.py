@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uspex_bridge
-from uspex_bridge import backends, journal
+from uspex_bridge import journal
 from uspex_bridge.base.data import RelaxResult, Structure, VaspRun
 from uspex_bridge.base.errors import BridgeError, ConfigError, OutputError, Rejected
 from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.threads import limit_threads
-from uspex_bridge.cards import model_name
 from uspex_bridge.config import Config, read_config
 from uspex_bridge.folders import Folder, Request
 from uspex_bridge.gpu import take_turn
+from uspex_bridge.models import backends
+from uspex_bridge.models.cards import model_name
 from uspex_bridge.protocol import Plan, Protocol, load_protocol, make_plan
 
 if TYPE_CHECKING:

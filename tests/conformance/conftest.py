@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from uspex_bridge import backends
 from uspex_bridge.base.threads import limit_threads
-from uspex_bridge.cards import CalculatorSettings
+from uspex_bridge.models import backends
+from uspex_bridge.models.cards import CalculatorSettings
 
 HERE = Path(__file__).parent
 FAMILY = ("Ca", "Fe", "Ni")

@@ -16,7 +16,7 @@ from ase import Atoms
 
 from uspex_bridge.calculators import toy
 from uspex_bridge.calculators.deepmd import import_backend
-from uspex_bridge.cards import BuildRequest
+from uspex_bridge.models.cards import BuildRequest
 
 ELEMENTS = ["Ca", "Fe", "Ni"]
 SE_A = {

@@ -12,8 +12,8 @@ import pytest
 from ase import Atoms
 from scipy.spatial.transform import Rotation
 
-from uspex_bridge import backends
 from uspex_bridge.base.errors import InputError
+from uspex_bridge.models import backends
 
 FULL = ((0, 5, 4), (5, 1, 3), (4, 3, 2))
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uspex_bridge import backends
 from uspex_bridge.base.errors import CalculationError, ConfigError, ModelError
 from uspex_bridge.base.threads import limit_threads
-from uspex_bridge.cards import CalculatorSettings, file_of_url
+from uspex_bridge.models import backends
+from uspex_bridge.models.cards import CalculatorSettings, file_of_url
 
 
 @pytest.fixture(scope="session", autouse=True)

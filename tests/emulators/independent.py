@@ -40,7 +40,7 @@ def calculator(kind: str, weights: Path | None = None) -> Any:
     """
     if kind == "toy":
         from uspex_bridge.calculators import toy
-        from uspex_bridge.cards import BuildRequest
+        from uspex_bridge.models.cards import BuildRequest
 
         return toy.build(BuildRequest(model=None, path=None, device="cpu", dtype="float64"))
     if kind == "chgnet":

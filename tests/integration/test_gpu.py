@@ -25,7 +25,7 @@ CALCULATOR = """
 import time
 from dataclasses import replace
 from uspex_bridge.calculators import toy
-from uspex_bridge.cards import Card
+from uspex_bridge.models.cards import Card
 
 CARD = Card(kind="timed", title="timed", package="uspex_bridge", module="uspex_bridge", install="", takes_weights=False,
             dtypes=("float64",))

@@ -11,7 +11,7 @@ import pytest
 from calling import INCAR, TOY, make_folder, record
 from serving import STATIC, Service, alive, assert_no_result, has_result, held_until, wait_until
 
-from uspex_bridge import backends
+from uspex_bridge.models import backends
 from uspex_bridge.service import wire
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo_weights"

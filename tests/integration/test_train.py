@@ -15,12 +15,12 @@ import learning
 import numpy as np
 import pytest
 
-from uspex_bridge import backends
 from uspex_bridge.base.errors import CalculationError, ConfigError, InputError, ModelError
-from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.learn.order import Order, from_files
 from uspex_bridge.learn.train import train
 from uspex_bridge.learn.trainers.base import launched
+from uspex_bridge.models import backends
+from uspex_bridge.models.cards import CalculatorSettings
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from uspex_bridge import backends, cards, registry, weights
 from uspex_bridge.base.errors import CalculationError, ConfigError, InputError, ModelError
-from uspex_bridge.cards import BuildRequest, CalculatorSettings, Card, KnownModel
+from uspex_bridge.models import backends, cards, registry, weights
+from uspex_bridge.models.cards import BuildRequest, CalculatorSettings, Card, KnownModel
 
 DOCS = Path(__file__).parents[2] / "docs" / "calculators.md"
 IRON = Atoms("Fe2", scaled_positions=[[0, 0, 0], [0.5, 0.45, 0.5]], cell=[2.9, 2.9, 3.0], pbc=True)
@@ -69,7 +69,7 @@ def test_cards_of_all_kinds():
 def test_asking_imports_no_model_package():
     code = (
         "import sys\nfrom uspex_bridge import backends, registry\n"
-        "from uspex_bridge.cards import CalculatorSettings as S\n"
+        "from uspex_bridge.models.cards import CalculatorSettings as S\n"
         "backends.cards(); [backends.available(k, S()) for k in registry.BUILT_IN]\n"
         "print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'ase', 'mace', 'mattersim', 'deepmd',"
         "'sevenn', 'chgnet', 'numba', 'scipy', 'pymatgen'}))"
@@ -92,7 +92,7 @@ def test_a_table_of_any_name(places):
 
 PLUGIN = """
 from uspex_bridge.calculators import toy
-from uspex_bridge.cards import Card
+from uspex_bridge.models.cards import Card
 CARD = Card("theirs", "Plug-in", "uspex_bridge", "uspex_bridge", "", takes_weights=False, devices=("cpu",), dtypes=())
 build = toy.build
 elements = toy.elements

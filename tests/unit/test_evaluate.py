@@ -7,10 +7,10 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from uspex_bridge import backends
 from uspex_bridge.base.errors import CalculationError, OutOfMemoryError
-from uspex_bridge.cards import Batch, CalculatorSettings
-from uspex_bridge.evaluate import Evaluation
+from uspex_bridge.models import backends
+from uspex_bridge.models.cards import Batch, CalculatorSettings
+from uspex_bridge.models.evaluate import Evaluation
 
 TOO_SMALL = 6.0
 

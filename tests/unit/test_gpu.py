@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from uspex_bridge import backends
 from uspex_bridge.base.errors import Interrupted, ModelError
-from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.gpu import take_turn
+from uspex_bridge.models import backends
+from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.service import wire
 
 LOG = logging.getLogger("turns")

@@ -9,14 +9,15 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from uspex_bridge import backends, journal
+from uspex_bridge import journal
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, ModelError
-from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.learn.evaluations import Evaluation, evaluate_all, find_model, read_evaluations, structure_key
 from uspex_bridge.learn.novelty import reach_of
 from uspex_bridge.learn.screen import Limits, Seen, fit_offsets, screen
 from uspex_bridge.learn.soap import SoapSettings
+from uspex_bridge.models import backends
+from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.relax.engine import to_atoms
 from uspex_bridge.results.model import Entry, Recorded, composition_of
 

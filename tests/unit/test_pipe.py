@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from uspex_bridge import backends, messages, pipe
 from uspex_bridge.base.errors import CalculationError, ConfigError, ModelError
-from uspex_bridge.cards import CalculatorSettings
+from uspex_bridge.models import backends, messages
+from uspex_bridge.models import worker as pipe
+from uspex_bridge.models.cards import CalculatorSettings
 
 RNG = np.random.default_rng(5)
 CRYSTAL = Atoms(
@@ -330,7 +331,7 @@ def test_worker_ends_when_its_parent_is_killed(action, tmp_path):
 import time
 from ase import Atoms
 from uspex_bridge import backends
-from uspex_bridge.cards import CalculatorSettings
+from uspex_bridge.models.cards import CalculatorSettings
 options = {{"action": "{action}"}}
 settings = CalculatorSettings(kind="hostile:build", device="cpu", isolate=True, options=options)
 backend = backends.load("h", settings)

@@ -11,9 +11,9 @@ from ase.optimize import BFGS
 from ase.units import GPa
 from emulators.candidates import candidate
 
-from uspex_bridge.backends import load
 from uspex_bridge.base.symmetry import space_group
-from uspex_bridge.cards import CalculatorSettings
+from uspex_bridge.models.backends import load
+from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.relax import springs
 from uspex_bridge.relax.cell import movable
 from uspex_bridge.relax.contacts import contacts

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from uspex_bridge import backends
 from uspex_bridge.base.errors import CalculationError, ConfigError
-from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.cli.serve import BATCHER
+from uspex_bridge.models import backends
+from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.service.budget import Budget
 from uspex_bridge.service.remote import Remote
 
@@ -24,7 +24,7 @@ from uspex_bridge.service.remote import Remote
 NOTING = """
 import json, os, signal, time
 from uspex_bridge.calculators import toy
-from uspex_bridge.cards import Batch, Card
+from uspex_bridge.models.cards import Batch, Card
 
 CARD = Card(kind="noting", title="noting", package="uspex_bridge", module="uspex_bridge", install="",
             takes_weights=False, dtypes=("float64",), devices=("cpu",))
@@ -57,7 +57,7 @@ batch, elements = toy.batch, toy.elements
 WEIGHTY = """
 from dataclasses import replace
 from uspex_bridge.calculators import toy
-from uspex_bridge.cards import Card
+from uspex_bridge.models.cards import Card
 
 CARD = Card(kind="weighty", title="weighty", package="uspex_bridge", module="uspex_bridge", install="",
             dtypes=("float64",), devices=("cpu",))

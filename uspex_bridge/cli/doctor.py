@@ -91,7 +91,7 @@ def _fetch(entry: str) -> None:
         ConfigError: there is no such kind.
         ModelError: they could not be fetched.
     """
-    from uspex_bridge import backends
+    from uspex_bridge.models import backends
 
     kind, colon, model = entry.partition(":")
     if not colon or not model:

@@ -11,7 +11,6 @@ from ase import Atoms
 
 from uspex_bridge.base.errors import CalculationError, InputError
 from uspex_bridge.base.words import counted
-from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.learn import metrics
 from uspex_bridge.learn.candidates import structure_of
 from uspex_bridge.learn.dataset import Dataset
@@ -19,6 +18,7 @@ from uspex_bridge.learn.evaluations import Model, evaluate_all, find_model, stru
 from uspex_bridge.learn.identity import SPLITS, Split
 from uspex_bridge.learn.labels import problem_of, read_frames
 from uspex_bridge.learn.models import short_names
+from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.results.tables import layout
 
 Offsets = Literal["auto", "on", "off"]

@@ -10,10 +10,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import CalculationError
-from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.learn.dataset import MANIFEST, Dataset
 from uspex_bridge.learn.evaluations import evaluate_all, find_model, structure_key
 from uspex_bridge.learn.labels import Added, Level, settings_hash
+from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.relax.engine import to_atoms
 from uspex_bridge.results.model import Entry
 

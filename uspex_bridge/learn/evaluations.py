@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from uspex_bridge import backends, journal
+from uspex_bridge import journal
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import CalculationError, InputError, ModelError, OutOfMemoryError
 from uspex_bridge.base.parallel import spread
-from uspex_bridge.cards import CalculatorSettings, model_name
+from uspex_bridge.models import backends
+from uspex_bridge.models.cards import CalculatorSettings, model_name
 from uspex_bridge.relax.engine import to_atoms
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from uspex_bridge.backends import Backend
+    from uspex_bridge.models.backends import Backend
 
 #: Atoms that are handed to a model at once; where they do not fit the memory, half as many.
 _ATOMS_AT_ONCE = {"cpu": 200, "cuda": 4000}
@@ -59,7 +60,7 @@ class Model:
         settings: of its calculator.
         key: hash of everything that decides its answers: weights, kind, version, head, precision, options.
         title: kind, weights and the start of their hash.
-        energy_zero: as in :class:`uspex_bridge.cards.Card`.
+        energy_zero: as in :class:`uspex_bridge.models.cards.Card`.
     """
 
     name: str

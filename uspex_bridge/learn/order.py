@@ -14,10 +14,8 @@ from typing import Any
 
 from ase import Atoms
 
-from uspex_bridge import backends, weights
 from uspex_bridge.base.checksum import checksum
 from uspex_bridge.base.errors import CalculationError, ConfigError, InputError, ModelError
-from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.learn.accuracy import read_labelled
 from uspex_bridge.learn.dataset import MANIFEST, Dataset
 from uspex_bridge.learn.models import start_of
@@ -25,6 +23,8 @@ from uspex_bridge.learn.trainers.base import Job, Parent, Trainer, branch_of, la
 from uspex_bridge.learn.trainers.deepmd import Dpa3, Sea
 from uspex_bridge.learn.trainers.mace import Mace
 from uspex_bridge.learn.trainers.mattersim import MatterSim
+from uspex_bridge.models import backends, weights
+from uspex_bridge.models.cards import CalculatorSettings
 
 TRAINERS: dict[str, Trainer] = {trainer.name: trainer for trainer in (Dpa3(), Sea(), Mace(), MatterSim())}
 #: Seconds that a look at a checkpoint or an interpreter may take (imports on a busy network file system are slow).

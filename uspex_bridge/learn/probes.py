@@ -14,11 +14,11 @@ from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii
 
 from uspex_bridge.base.data import Structure
-from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.config import Config
 from uspex_bridge.learn.candidates import structure_of
 from uspex_bridge.learn.evaluations import Evaluation, evaluate_all, find_model, structure_key
 from uspex_bridge.learn.models import short_names
+from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.relax.guards import closest_pair
 from uspex_bridge.results.tables import layout
 

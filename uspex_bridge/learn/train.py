@@ -30,7 +30,6 @@ from uspex_bridge.base.errors import ConfigError, Interrupted, OutputError
 from uspex_bridge.base.files import publish_files, replacing, writing
 from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.locks import held
-from uspex_bridge.cards import CalculatorSettings
 from uspex_bridge.learn import loss
 from uspex_bridge.learn.accuracy import judge
 from uspex_bridge.learn.labels import free_energy
@@ -38,6 +37,7 @@ from uspex_bridge.learn.models import CARD
 from uspex_bridge.learn.order import Order, plan
 from uspex_bridge.learn.trainers.base import Job, Trainer
 from uspex_bridge.learn.watch import Point, check_outcome, watch
+from uspex_bridge.models.cards import CalculatorSettings
 
 #: What a training is about.
 REQUEST = "request.json"

@@ -16,7 +16,7 @@ from uspex_bridge.relax.guards import check_geometry, check_values
 
 
 class Model(Protocol):
-    """What the loop needs of a loaded calculator (:class:`uspex_bridge.backends.Backend` is one)."""
+    """What the loop needs of a loaded calculator (:class:`uspex_bridge.models.backends.Backend` is one)."""
 
     calculator: Any
     identity: dict[str, Any]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from uspex_bridge import journal
-from uspex_bridge.cards import model_name
+from uspex_bridge.models.cards import model_name
 from uspex_bridge.results.model import NAN, Composition, Entry, Recorded, composition_of
 
 #: Individuals prints enthalpies and volumes with 3 decimals.

@@ -22,12 +22,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from uspex_bridge import messages
-from uspex_bridge.backends import Backend
 from uspex_bridge.base.errors import BridgeError, OutOfMemoryError
-from uspex_bridge.cards import CalculatorSettings
-from uspex_bridge.pipe import START_TIMEOUT
-from uspex_bridge.pipe_worker import claim_pipe
+from uspex_bridge.models import messages
+from uspex_bridge.models.backends import Backend
+from uspex_bridge.models.cards import CalculatorSettings
+from uspex_bridge.models.worker import START_TIMEOUT
+from uspex_bridge.models.worker_main import claim_pipe
 from uspex_bridge.service import wire
 from uspex_bridge.service.budget import Budget
 from uspex_bridge.service.caller import as_caller
@@ -36,7 +36,7 @@ from uspex_bridge.service.warm import Warm
 from uspex_bridge.service.worker import expendable
 
 if TYPE_CHECKING:
-    from uspex_bridge.evaluate import Results
+    from uspex_bridge.models.evaluate import Results
 
 #: Waiting for a straggler may cost as much as another pass: what the shortest one lately took, within these bounds, s.
 SHORTEST, LONGEST = 0.002, 0.5

@@ -1,7 +1,7 @@
 """The models of a relaxation's process where they live in the batcher: asks it, and stands it dying.
 
-Messages are JSON lines over a Unix socket in the service's private folder, those of :mod:`uspex_bridge.messages` and:
-``load`` (answered with ``model``, a number to ask it by on this connection, and what there is to know of it), ``rest``
+Messages are JSON lines over a Unix socket in the service's private folder, those of :mod:`uspex_bridge.models.messages`
+and: ``load`` (answered with ``model``, a number to ask it by on this connection, and what there is to know of it), ``rest``
 (the structure is done, no answer), and the event ``alone`` before the answer to what was asked ``again``.
 """
 
@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from uspex_bridge import messages
-from uspex_bridge.backends import Backend, remote_backend
 from uspex_bridge.base.errors import CalculationError
-from uspex_bridge.cards import CalculatorSettings
+from uspex_bridge.models import messages
+from uspex_bridge.models.backends import Backend, remote_backend
+from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.service import wire
 from uspex_bridge.service.caller import KEYS
 from uspex_bridge.service.warm import Source
@@ -180,7 +180,7 @@ class _Model:
             )
 
     def evaluate(self, atoms: Any) -> dict[str, Any]:
-        """Evaluate a structure, as :class:`uspex_bridge.evaluate.Evaluator` wants it.
+        """Evaluate a structure, as :class:`uspex_bridge.models.evaluate.Evaluator` wants it.
 
         Raises:
             CalculationError: the model failed, or the batcher died of this structure.

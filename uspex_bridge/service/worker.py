@@ -25,7 +25,7 @@ from uspex_bridge.base.files import OUTPUTS
 from uspex_bridge.base.halt import Halter
 from uspex_bridge.config import Config
 from uspex_bridge.folders import ExternalFolder, Folder, Request, VaspFolder
-from uspex_bridge.pipe_worker import claim_pipe
+from uspex_bridge.models.worker_main import claim_pipe
 from uspex_bridge.run import Models, Watcher, run_folder
 from uspex_bridge.service import wire
 from uspex_bridge.service.caller import as_caller

@@ -152,8 +152,8 @@ def _check_names(setup: Setup) -> Iterator[Finding]:
 
 def _check_settings(setup: Setup) -> Iterator[Finding]:
     """Check bridge.toml, its protocol and the models that this one needs."""
-    from uspex_bridge import backends
     from uspex_bridge.config import find_config, load_config
+    from uspex_bridge.models import backends
     from uspex_bridge.run import choose_protocol
 
     steps = [step for step in setup.steps if step.executable]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
 
-from uspex_bridge import backends, journal
+from uspex_bridge import journal
 from uspex_bridge.base.errors import BridgeError, ConfigError, InputError, ModelError
 from uspex_bridge.base.schema import nearest
 from uspex_bridge.config import Config, load_config
@@ -22,6 +22,7 @@ from uspex_bridge.learn.label.settings import read_settings as read_label_settin
 from uspex_bridge.learn.models import settings_for
 from uspex_bridge.learn.order import TRAINERS, checkpoint, surroundings
 from uspex_bridge.learn.trainers.base import Trainer, read_settings
+from uspex_bridge.models import backends
 from uspex_bridge.results.folder import results_folders
 
 #: What is wrong where in cycle.toml.

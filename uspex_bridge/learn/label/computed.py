@@ -13,10 +13,10 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from uspex_bridge.backends import Backend
 from uspex_bridge.base.errors import CalculationError, InputError
 from uspex_bridge.base.files import publish_files
 from uspex_bridge.learn.label.tasks import RESULT, Task
+from uspex_bridge.models.backends import Backend
 
 
 def read(folder: Path, task: Task) -> Atoms:

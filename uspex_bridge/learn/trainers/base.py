@@ -18,7 +18,7 @@ from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.files import writing
 from uspex_bridge.base.schema import build, nearest, read_toml
 from uspex_bridge.learn.watch import Point, Run, WatchSettings
-from uspex_bridge.pipe import command_in
+from uspex_bridge.models.worker import command_in
 
 #: The settings of each trainer, as files to read and copy.
 TEMPLATES = Path(__file__).parents[2] / "templates" / "training"

@@ -1,7 +1,7 @@
 """What runs in the trainer's own interpreter: the upstream trainer, as its command line would start it.
 
-That interpreter needs the trainer's package, not uspex_bridge (see :func:`uspex_bridge.pipe.command_in`). The process
-ends with its parent, however that ends: stdin is a pipe from it.
+That interpreter needs the trainer's package, not uspex_bridge (see :func:`uspex_bridge.models.worker.command_in`).
+The process ends with its parent, however that ends: stdin is a pipe from it.
 """
 
 from __future__ import annotations

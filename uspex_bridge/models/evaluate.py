@@ -14,7 +14,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import BridgeError, CalculationError, OutOfMemoryError
-from uspex_bridge.cards import Batch
+from uspex_bridge.models.cards import Batch
 
 #: What is asked of every model.
 PROPERTIES = ("energy", "forces", "stress")

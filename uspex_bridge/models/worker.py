@@ -1,7 +1,7 @@
 """Run a model in a worker process, of this interpreter or another one, over a plain pipe.
 
-The worker (:mod:`uspex_bridge.pipe_worker`) imports the light modules of this very package from its folder; the other
-interpreter needs ASE, NumPy and the model's package, not uspex_bridge. Numbers cross as shortest decimal strings,
+The worker (:mod:`uspex_bridge.models.worker_main`) imports the light modules of this very package from its
+folder; the other interpreter needs ASE, NumPy and the model's package, not uspex_bridge. Numbers cross as shortest decimal strings,
 which give back the same float64.
 """
 
@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import uspex_bridge
-from uspex_bridge import messages
 from uspex_bridge.base import errors
-from uspex_bridge.cards import CalculatorSettings
+from uspex_bridge.models import messages
+from uspex_bridge.models.cards import CalculatorSettings
 
 #: Seconds that a worker may take to start, and to import and load its model (a busy network file system is slow).
 START_TIMEOUT = 600.0
@@ -71,7 +71,7 @@ class Worker:
         self.python = python
         self._tail: deque[str] = deque(maxlen=20)
         self._buffer = b""
-        command, environment = command_in(python, "uspex_bridge.pipe_worker")
+        command, environment = command_in(python, "uspex_bridge.models.worker_main")
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
@@ -182,7 +182,7 @@ class RemoteModel:
     """A model in a worker process: started at once, started again when it is needed after a death.
 
     Attributes:
-        identity, elements, energy_zero: as in :class:`uspex_bridge.backends.Backend`.
+        identity, elements, energy_zero: as in :class:`uspex_bridge.models.backends.Backend`.
     """
 
     def __init__(self, name: str, settings: CalculatorSettings) -> None:
@@ -191,7 +191,7 @@ class RemoteModel:
         self._start()
 
     def evaluate(self, atoms: Any) -> dict[str, Any]:
-        """Evaluate a structure, as :func:`uspex_bridge.evaluate.evaluate` does.
+        """Evaluate a structure, as :func:`uspex_bridge.models.evaluate.evaluate` does.
 
         Raises:
             CalculationError: the model failed, or its worker died or took too long.

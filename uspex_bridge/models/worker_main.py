@@ -1,4 +1,4 @@
-"""The child's side of :mod:`uspex_bridge.pipe`: a process that holds one model and evaluates it on request.
+"""The child's side of :mod:`uspex_bridge.models.worker`: a process that holds one model and evaluates it on request.
 
 It speaks newline-delimited JSON on the stdin and stdout it was born with; whatever a library prints goes to stderr.
 It ends when its stdin does, so it never outlives the bridge that started it.
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from uspex_bridge import messages
+from uspex_bridge.models import messages
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ class Session:
             return messages.failure(error)
 
     def _status(self, request: dict[str, Any]) -> dict[str, Any]:
-        from uspex_bridge.backends import available
+        from uspex_bridge.models.backends import available
 
         status = available(request["name"], _settings(request))
         weights = status.weights
@@ -83,7 +83,7 @@ class Session:
         }
 
     def _load(self, request: dict[str, Any]) -> dict[str, Any]:
-        from uspex_bridge.backends import load
+        from uspex_bridge.models.backends import load
 
         self.backend = load(request["name"], _settings(request))
         return {
@@ -99,6 +99,6 @@ class Session:
 
 
 def _settings(request: dict[str, Any]) -> Any:
-    from uspex_bridge.cards import CalculatorSettings
+    from uspex_bridge.models.cards import CalculatorSettings
 
     return CalculatorSettings(**request["settings"])

@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from uspex_bridge import weights
 from uspex_bridge.base.errors import BridgeError, CalculationError, ConfigError, InputError, ModelError
-from uspex_bridge.cards import Batch, BuildRequest, CalculatorSettings, Card
-from uspex_bridge.registry import BUILT_IN, GROUP, Maker, maker_of, package_version
-from uspex_bridge.weights import Weights
+from uspex_bridge.models import weights
+from uspex_bridge.models.cards import Batch, BuildRequest, CalculatorSettings, Card
+from uspex_bridge.models.registry import BUILT_IN, GROUP, Maker, maker_of, package_version
+from uspex_bridge.models.weights import Weights
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from uspex_bridge.evaluate import Answer, Results
+    from uspex_bridge.models.evaluate import Answer, Results
 
 #: Å, for the size of a structure of a model that does not batch.
 ASSUMED_CUTOFF = 6.0
@@ -70,7 +70,7 @@ class Backend:
         batch: how the model evaluates structures together, None where it takes one after the other.
         identity: kind, model, weights, sha256, package, torch, device, dtype, head, and worker where it runs in one.
         elements: the elements it may be used for, None where that is not known.
-        energy_zero: ``mp-pbe`` or ``model``, see :class:`uspex_bridge.cards.Card`.
+        energy_zero: ``mp-pbe`` or ``model``, see :class:`uspex_bridge.models.cards.Card`.
     """
 
     name: str
@@ -89,8 +89,8 @@ class Backend:
         themselves. What a structure gets does not depend on its company, but for float noise.
 
         Returns:
-            for each structure, in their order, its results as of :meth:`uspex_bridge.evaluate.Evaluation.one` (energy
-            and free_energy in eV, forces (N, 3) in eV/Å, stress (6,) in eV/Å³, magmoms where the model has them;
+            for each structure, in their order, its results as of
+            :meth:`uspex_bridge.models.evaluate.Evaluation.one` (energy and free_energy in eV, forces (N, 3) in eV/Å, stress (6,) in eV/Å³, magmoms where the model has them;
             float64, maybe not finite) or the CalculationError that it alone caused, which is not raised.
 
         Raises:
@@ -156,7 +156,9 @@ def card_of(name: str, settings: CalculatorSettings) -> Card:
 
 
 def find_weights(name: str, settings: CalculatorSettings) -> Weights:
-    """Find the weights of the calculator ``name`` as this environment sees them; see :func:`uspex_bridge.weights.find`.
+    """Find the weights of the calculator ``name`` as this environment sees them.
+
+    See :func:`uspex_bridge.models.weights.find`.
 
     Raises:
         ConfigError: there is no such kind.
@@ -171,7 +173,7 @@ def fetch(
     sha256: str | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Path:
-    """Download a known model or a URL and return the file; see :func:`uspex_bridge.weights.fetch`.
+    """Download a known model or a URL and return the file; see :func:`uspex_bridge.models.weights.fetch`.
 
     Raises:
         ConfigError: there is no such kind.
@@ -226,7 +228,7 @@ def load(name: str, settings: CalculatorSettings) -> Backend:
     known = maker.elements(calculator)
     if settings.elements:
         known = frozenset(settings.elements) if known is None else known & frozenset(settings.elements)
-    from uspex_bridge.evaluate import Evaluation, Evaluator
+    from uspex_bridge.models.evaluate import Evaluation, Evaluator
 
     evaluation = Evaluation(card.kind, calculator, maker.batch(calculator))
     return Backend(
@@ -253,7 +255,7 @@ class Remote(Protocol):
 
 def remote_backend(name: str, model: Remote, close: Callable[[], None] = lambda: None) -> Backend:
     """Return a model in another process, which takes one structure after the other, as a backend."""
-    from uspex_bridge.evaluate import Evaluator
+    from uspex_bridge.models.evaluate import Evaluator
 
     def answer(atoms: Atoms) -> Answer:
         try:
@@ -382,14 +384,14 @@ def _identity(card: Card, request: BuildRequest, found: Weights) -> dict[str, An
 
 
 def _load_in_worker(name: str, settings: CalculatorSettings) -> Backend:
-    from uspex_bridge.pipe import RemoteModel
+    from uspex_bridge.models.worker import RemoteModel
 
     model = RemoteModel(name, settings)
     return remote_backend(name, model, model.close)
 
 
 def _available_elsewhere(name: str, settings: CalculatorSettings, card: Card) -> Status:
-    from uspex_bridge.pipe import START_TIMEOUT, Worker, message
+    from uspex_bridge.models.worker import START_TIMEOUT, Worker, message
 
     try:
         worker = Worker(settings.python)

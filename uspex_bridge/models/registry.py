@@ -15,7 +15,7 @@ from typing import Any
 import uspex_bridge
 from uspex_bridge.base.errors import ConfigError, ModelError
 from uspex_bridge.base.schema import nearest
-from uspex_bridge.cards import Batch, BuildRequest, Card
+from uspex_bridge.models.cards import Batch, BuildRequest, Card
 
 #: Kinds that come with the bridge and the modules they live in.
 BUILT_IN = {

@@ -1,6 +1,7 @@
 """How a structure and a model's answer cross to another process: JSON whose numbers come back as the same float64.
 
-Shared by the pipe to one worker (:mod:`uspex_bridge.pipe`) and by the service's batcher (:mod:`uspex_bridge.service`).
+Shared by the pipe to one worker (:mod:`uspex_bridge.models.worker`) and by the service's batcher
+(:mod:`uspex_bridge.service`).
 """
 
 from __future__ import annotations

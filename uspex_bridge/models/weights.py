@@ -20,7 +20,7 @@ from pathlib import Path
 from uspex_bridge.base.checksum import checksum
 from uspex_bridge.base.errors import ModelError
 from uspex_bridge.base.schema import nearest
-from uspex_bridge.cards import CalculatorSettings, Card, KnownModel, file_of_url
+from uspex_bridge.models.cards import CalculatorSettings, Card, KnownModel, file_of_url
 
 #: Environment variable with folders of weights, separated as in PATH.
 VARIABLE = "USPEX_BRIDGE_MODELS"

@@ -1,7 +1,7 @@
 """What a calculator says of itself (its card) and what it is asked for (its settings).
 
 Every file in ``calculators/`` holds a ``CARD`` and a function ``build``; the registry that finds them is
-:mod:`uspex_bridge.backends`. Nothing here imports more than the standard library and the modules below it.
+:mod:`uspex_bridge.models.backends`. Nothing here imports more than the standard library and the modules below it.
 """
 
 from __future__ import annotations
