@@ -122,9 +122,9 @@ def prototypes(pressure: float) -> Iterator[tuple[str, Atoms]]:
 def relax(model: str, pressure: float, out: Path) -> None:
     """Relax every prototype with its symmetry kept; what ``out`` has already is kept."""
     from uspex_bridge.base.data import Structure
-    from uspex_bridge.byhand import Task, relax_all
+    from uspex_bridge.call.config import Config
+    from uspex_bridge.call.many import Task, relax_all
     from uspex_bridge.cli.relax import with_model
-    from uspex_bridge.config import Config
 
     jobs = [
         (Path(name), 1, Structure(tuple(atoms.symbols), atoms.cell.array, atoms.get_scaled_positions(), name))

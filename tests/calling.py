@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from uspex_bridge import journal
+from uspex_bridge.call import record as journal
 
 TOY = '[calculators.model]\nkind = "toy"\n'
 SLOW = TOY + "[calculators.model.options]\nsleep = 0.4\n"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from calling import INCAR, OUTPUTS, TOY, call, make_folder, record
 
-from uspex_bridge.journal import FILENAME
+from uspex_bridge.call.record import FILENAME
+from uspex_bridge.call.slot import LOCK
 from uspex_bridge.service import client, wire
-from uspex_bridge.slot import LOCK
 
 BIN = Path(sys.executable).parent
 STATIC = INCAR.replace("NSW = 400", "NSW = 0")

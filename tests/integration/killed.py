@@ -14,8 +14,8 @@ from pathlib import Path
 from ase.io.vasp import read_vasp_out
 from emulators.matlab_files import accept, read_contcar, read_enthalpy
 
-import uspex_bridge.relax.engine  # imported once, here, so that the calls are short
-import uspex_bridge.run  # noqa: F401
+import uspex_bridge.call.run
+import uspex_bridge.relax.engine  # noqa: F401 (imported once, here, so that the calls are short)
 from uspex_bridge.base.files import VASP_OUTPUTS
 from uspex_bridge.cli.vasp import main
 

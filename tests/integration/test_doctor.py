@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from calling import TOY, call, make_folder
 
-from uspex_bridge import doctor, templating
 from uspex_bridge.base.errors import BridgeError, CalculationError, OutputError
-from uspex_bridge.trial import _read_back, run_trial
+from uspex_bridge.doctor.checkup import checkup
+from uspex_bridge.doctor.trial import _read_back, run_trial
+from uspex_bridge.uspex import new_search
 from uspex_bridge.uspex.readback import read_as_matlab, read_as_python
 
 
@@ -78,8 +79,8 @@ def search(tmp_path, settings):
     """A sound USPEX set-up of Mg-O at 10 GPa with the toy potential."""
     folder = tmp_path / "search"
     executable = str(Path(sys.executable).parent / "uspex-bridge-vasp")
-    wanted = templating.Search("matlab", ("O", "Mg"), pressure=10.0, command=executable, protocol="single")
-    templating.write(folder, templating.files(wanted))
+    wanted = new_search.Search("matlab", ("O", "Mg"), pressure=10.0, command=executable, protocol="single")
+    new_search.write(folder, new_search.files(wanted))
     with (folder / "Specific" / "bridge.toml").open("a") as stream:
         stream.write(TOY)
     return folder
@@ -274,9 +275,9 @@ def said(items):
 
 def test_versions_that_fit(site):
     site("e3nn", "0.5.1")
-    found = doctor.versions()
+    found = checkup.versions()
     assert found["e3nn"] == "0.5.1"
-    assert not [line for line in said(doctor._pins(found)) if line.startswith("bad")]
+    assert not [line for line in said(checkup._pins(found)) if line.startswith("bad")]
 
 
 @pytest.mark.parametrize(
@@ -298,15 +299,15 @@ def test_versions_that_disagree(site, tmp_path, name, version, expected):
     compiled.parent.mkdir()
     compiled.write_text("[CONFIG]\nPT_VERSIOn = 2.11.0\n")
     site(name, version)
-    assert any(expected in line for line in said(doctor._pins(doctor.versions())))
+    assert any(expected in line for line in said(checkup._pins(checkup.versions())))
 
 
 def test_torchvision_beside_another_torch(site):
-    torch, cuda = doctor.built_for("torch")
+    torch, cuda = checkup.built_for("torch")
     site("torchaudio", "2.11.0", f"torch=={torch.split('+')[0]}", module="torchaudio", text=f"cuda = {cuda!r}\n")
-    assert not [line for line in said(doctor._pins(doctor.versions())) if "torchaudio" in line]
+    assert not [line for line in said(checkup._pins(checkup.versions())) if "torchaudio" in line]
     site("torchvision", "0.29.2", "torch==2.15.0", module="torchvision", text="__version__ = '0.29.2'\ncuda = '13.0'\n")
-    (line,) = [line for line in said(doctor._pins(doctor.versions())) if "torchvision" in line]
+    (line,) = [line for line in said(checkup._pins(checkup.versions())) if "torchvision" in line]
     assert line.startswith("bad: torchvision 0.29.2 (CUDA 13.0) does not fit torch")
     assert line.endswith("pip uninstall -y torchvision")
 
@@ -316,14 +317,14 @@ def test_gpu_and_its_memory(tmp_path, monkeypatch):
     program.write_text("#!/bin/sh\necho 'NVIDIA H200, 142000 MiB, 143771 MiB'\necho 'Other, Inc. X1, 1 MiB, 2 MiB'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    lines = said(doctor._gpus())
+    lines = said(checkup._gpus())
     assert lines[:2] == [
         "ok: GPU 0: NVIDIA H200, 142000 MiB of 143771 MiB free",
         "ok: GPU 1: Other, Inc. X1, 1 MiB of 2 MiB free",
     ]
-    assert any("CPU build" in line for line in lines) == (doctor.built_for("torch")[1] is None)
+    assert any("CPU build" in line for line in lines) == (checkup.built_for("torch")[1] is None)
     program.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
-    assert said(doctor._gpus()) == ["note: no GPU found: models run on the CPU"]
+    assert said(checkup._gpus()) == ["note: no GPU found: models run on the CPU"]
 
 
 # ---------------------------------------------------------------------------------------------------- models

@@ -6,7 +6,7 @@ import pytest
 from ase.io import read
 from calling import POSCAR, TOY, call, potcar
 
-from uspex_bridge import journal
+from uspex_bridge.call import record as journal
 
 VASP5 = POSCAR.replace("   1    2    1\n", "  Ca   Fe   Ni\n   1    2    1\n")
 

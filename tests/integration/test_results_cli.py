@@ -13,8 +13,8 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from results_making import DATA, Made, write_matlab
 
-from uspex_bridge import journal
-from uspex_bridge.structures import read_structures
+from uspex_bridge.call import record as journal
+from uspex_bridge.call.structures import read_structures
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from uspex_bridge import history
+from uspex_bridge.results import lookup
 from uspex_bridge.results.folder import open_results
 from uspex_bridge.results.model import Pool
 from uspex_bridge.results.stability import Question, assess
@@ -44,7 +44,7 @@ def test_search_and_what_the_commands_make_of_it(tmp_path, line):
     for entry in made:
         assert entry.record is not None
         assert entry.level == "toy"
-        steps = [call["enthalpy"] for call in history.find(folder, str(entry.id)) if call["status"] == "converged"]
+        steps = [call["enthalpy"] for call in lookup.find(folder, str(entry.id)) if call["status"] == "converged"]
         assert steps == pytest.approx(entry.steps, abs=6e-4)
     answer = assess(Pool([results]), Question(within=0.5))
     assert {"Ca", "Fe", "Ni"} <= {symbol for phase in answer.phases for symbol, _ in phase.entry.composition}

@@ -68,7 +68,7 @@ def test_cards_of_all_kinds():
 
 def test_asking_imports_no_model_package():
     code = (
-        "import sys\nfrom uspex_bridge import backends, registry\n"
+        "import sys\nfrom uspex_bridge.models import backends, registry\n"
         "from uspex_bridge.models.cards import CalculatorSettings as S\n"
         "backends.cards(); [backends.available(k, S()) for k in registry.BUILT_IN]\n"
         "print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'ase', 'mace', 'mattersim', 'deepmd',"

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from uspex_bridge.base.errors import Interrupted, ModelError
-from uspex_bridge.gpu import take_turn
+from uspex_bridge.call.gpu_turns import take_turn
 from uspex_bridge.models import backends
 from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.service import wire
@@ -72,7 +72,7 @@ def test_gpus_are_known_by_what_is_visible(monkeypatch):
 
 def test_who_is_killed_frees_its_place():
     code = (
-        "import logging, time\nfrom uspex_bridge.gpu import take_turn\n"
+        "import logging, time\nfrom uspex_bridge.call.gpu_turns import take_turn\n"
         "held = take_turn(['cuda:0'], 1, logging.getLogger(), lambda: None)\nprint('on', flush=True)\ntime.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)

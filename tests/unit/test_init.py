@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from uspex_bridge import templating
 from uspex_bridge.base.errors import ConfigError, OutputError
+from uspex_bridge.call.config import read_config
 from uspex_bridge.cli.init import command as init
-from uspex_bridge.config import read_config
+from uspex_bridge.uspex import new_search
 from uspex_bridge.uspex.inputs import InputTxt, InputUspex
 from uspex_bridge.vasp.incar import intent_from_incar
 from uspex_bridge.vasp.structure import read_potcar_symbols
@@ -40,11 +40,11 @@ KEYS = re.findall(
 
 def search(line="matlab", **fields):
     fields.setdefault("elements", ("Ca", "Fe", "Ni"))
-    return templating.Search(line, bin="/opt/bridge/bin", **fields)
+    return new_search.Search(line, bin="/opt/bridge/bin", **fields)
 
 
 def written(folder, wanted):
-    templating.write(folder, templating.files(wanted))
+    new_search.write(folder, new_search.files(wanted))
     return folder
 
 
@@ -259,22 +259,22 @@ def test_the_commented_settings_are_valid_too(tmp_path):
 
 def test_every_template_is_used(tmp_path, monkeypatch):
     used = set()
-    real = templating.render
+    real = new_search.render
 
     def recording(name, values):
         used.add(name)
         return real(name, values)
 
-    monkeypatch.setattr(templating, "render", recording)
+    monkeypatch.setattr(new_search, "render", recording)
     for line, scheduler, counts, parallel in itertools.product(
         ("matlab", "python"), ("local", "slurm", "pbs"), (None, (1, 1, 2)), (1, 4)
     ):
-        for item in templating.files(search(line, scheduler=scheduler, counts=counts, parallel=parallel)):
+        for item in new_search.files(search(line, scheduler=scheduler, counts=counts, parallel=parallel)):
             assert "@{" not in item.text
             assert item.text.endswith("\n")
     others = {"protocols", "training", "labels", "report", "cycle"}  # not of init
-    paths = (path for path in templating.TEMPLATES.rglob("*") if path.is_file() and "__" not in str(path))
-    assert used == {str(path.relative_to(templating.TEMPLATES)) for path in paths if path.parent.name not in others}
+    paths = (path for path in new_search.TEMPLATES.rglob("*") if path.is_file() and "__" not in str(path))
+    assert used == {str(path.relative_to(new_search.TEMPLATES)) for path in paths if path.parent.name not in others}
 
 
 # ------------------------------------------------------------------------------------- the background wrapper

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from uspex_bridge import history, journal
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError, OutputError
+from uspex_bridge.call import record as journal
 from uspex_bridge.cli.main import command
+from uspex_bridge.results import lookup
 
 
 def structure(shift=0.0):
@@ -137,12 +138,12 @@ def search(tmp_path):
 
 
 def test_structure_137_is_found_by_its_enthalpy_and_followed_back_through_its_slot(search):
-    assert [e["enthalpy"] for e in history.find(search, "137")] == [-5.5, -6.1234]
-    assert [e["enthalpy"] for e in history.find(search, "EA1")] == [-5.0, -6.0004]
-    assert [e["status"] for e in history.find(search, "2")] == ["converged", "rejected", "converged"]
-    assert history.find(search, "999") == []
-    assert len(history.find(search, "CalcFold2")) == 3
-    assert len(history.find(search)) == 7
+    assert [e["enthalpy"] for e in lookup.find(search, "137")] == [-5.5, -6.1234]
+    assert [e["enthalpy"] for e in lookup.find(search, "EA1")] == [-5.0, -6.0004]
+    assert [e["status"] for e in lookup.find(search, "2")] == ["converged", "rejected", "converged"]
+    assert lookup.find(search, "999") == []
+    assert len(lookup.find(search, "CalcFold2")) == 3
+    assert len(lookup.find(search)) == 7
 
 
 def test_structures_that_end_alike_are_told_apart_by_their_steps(search):
@@ -150,11 +151,11 @@ def test_structures_that_end_alike_are_told_apart_by_their_steps(search):
         journal.append(search / "bridge_record.jsonl", line)
     journal.append(search / "bridge_record.jsonl", entry("CalcFold2", 2, -6.0))
     (search / "results1" / "enthalpies_complete.dat").write_text("-5.000 -6.000\n-4.000 -4.500\n-5.500 -6.123\n")
-    assert [e["enthalpy"] for e in history.find(search, "1")] == [-5.0, -6.0004]
+    assert [e["enthalpy"] for e in lookup.find(search, "1")] == [-5.0, -6.0004]
     (search / "results1" / "enthalpies_complete.dat").write_text("-5.100 -6.000\n")
-    assert [e["enthalpy"] for e in history.find(search, "1")] == [-5.1, -6.0]
+    assert [e["enthalpy"] for e in lookup.find(search, "1")] == [-5.1, -6.0]
     (search / "results1" / "enthalpies_complete.dat").write_text("-6.000 -6.000\n")
-    assert [e["enthalpy"] for e in history.find(search, "1")] == [-6.0, -6.0]
+    assert [e["enthalpy"] for e in lookup.find(search, "1")] == [-6.0, -6.0]
 
 
 def test_failed_tries_belong_to_the_structure_that_they_began(search):
@@ -165,10 +166,10 @@ def test_failed_tries_belong_to_the_structure_that_they_began(search):
         journal.append(search / "bridge_record.jsonl", line)
     with (search / "results1" / "Individuals").open("a") as stream:
         stream.write("  2  140   Random    [  1  0  1 ]    -8.000   20.000   3.041    -3.1 [ 5  4  3]  63\n")
-    assert [e["status"] for e in history.find(search, "140")] == ["rejected", "rejected", "converged", "converged"]
+    assert [e["status"] for e in lookup.find(search, "140")] == ["rejected", "rejected", "converged", "converged"]
     steps = "-5.000 -6.000\n-4.000 -4.500\n-5.500 -6.123\n-7.000 -8.000\n"
     (search / "results1" / "enthalpies_complete.dat").write_text(steps)
-    assert [e["status"] for e in history.find(search, "140")] == ["rejected", "converged", "converged"]
+    assert [e["status"] for e in lookup.find(search, "140")] == ["rejected", "converged", "converged"]
 
 
 def test_log_command(search):

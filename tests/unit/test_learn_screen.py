@@ -9,9 +9,9 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from uspex_bridge import journal
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, ModelError
+from uspex_bridge.call import record as journal
 from uspex_bridge.learn.evaluations import Evaluation, evaluate_all, find_model, read_evaluations, structure_key
 from uspex_bridge.learn.novelty import reach_of
 from uspex_bridge.learn.screen import Limits, Seen, fit_offsets, screen

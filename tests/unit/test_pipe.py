@@ -330,7 +330,7 @@ def test_worker_ends_when_its_parent_is_killed(action, tmp_path):
     parent = f"""
 import time
 from ase import Atoms
-from uspex_bridge import backends
+from uspex_bridge.models import backends
 from uspex_bridge.models.cards import CalculatorSettings
 options = {{"action": "{action}"}}
 settings = CalculatorSettings(kind="hostile:build", device="cpu", isolate=True, options=options)

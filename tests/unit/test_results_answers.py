@@ -16,6 +16,7 @@ from results_making import Made, write_matlab, write_python
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import CalculationError, ConfigError, InputError
 from uspex_bridge.base.units import gpa_to_ev_a3
+from uspex_bridge.call.structures import read_structures
 from uspex_bridge.results.compare import compare
 from uspex_bridge.results.converged import history
 from uspex_bridge.results.crystal import describe
@@ -29,7 +30,6 @@ from uspex_bridge.results.seeds import at_new_pressure, choose, fit_for, format_
 from uspex_bridge.results.settings import settings_of_input
 from uspex_bridge.results.sources import read_reference
 from uspex_bridge.results.stability import Question, assess, assess_per_level, stable_phases
-from uspex_bridge.structures import read_structures
 
 CA, NI = bulk("Ca", "fcc", 5.5), bulk("Ni", "fcc", 3.5)
 B2 = Atoms("CaNi", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[3.1] * 3, pbc=True)

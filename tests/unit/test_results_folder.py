@@ -8,10 +8,10 @@ from ase import Atoms
 from ase.build import bulk
 from results_making import DATA, Made, individuals, write_matlab, write_python
 
-from uspex_bridge import journal
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.history import find
+from uspex_bridge.call import record as journal
 from uspex_bridge.results.folder import open_all, open_results, results_folders
+from uspex_bridge.results.lookup import find
 from uspex_bridge.results.poscars import PoscarFile, parse_plain
 from uspex_bridge.vasp.structure import parse_poscar
 

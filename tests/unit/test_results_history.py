@@ -11,7 +11,8 @@ from results_making import Made, write_matlab
 
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
-from uspex_bridge.config import Config
+from uspex_bridge.call.config import Config
+from uspex_bridge.call.structures import read_structures
 from uspex_bridge.figures import family as family_figure
 from uspex_bridge.figures import pressure as pressure_figure
 from uspex_bridge.figures import progress as progress_figure
@@ -20,7 +21,6 @@ from uspex_bridge.results.folder import open_results
 from uspex_bridge.results.hull import build_hull
 from uspex_bridge.results.operators import progress
 from uspex_bridge.results.pressure import curves, differences, jumps, open_phases, relax_series, transitions
-from uspex_bridge.structures import read_structures
 
 CELL = bulk("Si", "diamond", 5.4)
 
@@ -182,7 +182,7 @@ def test_levels_keep_their_own_reference(tmp_path):
 
 
 def test_phases_relaxed_here_keep_their_symmetry(tmp_path):
-    from uspex_bridge.byhand import Task
+    from uspex_bridge.call.many import Task
     from uspex_bridge.cli.relax import with_model
 
     for name, atoms in {"fcc": bulk("Ca", "fcc", 5.5), "bcc": bulk("Ca", "bcc", 4.4)}.items():

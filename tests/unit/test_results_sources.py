@@ -8,9 +8,9 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from results_making import Made, write_matlab
 
-from uspex_bridge import journal
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
+from uspex_bridge.call import record as journal
 from uspex_bridge.results.convert import to_ase, to_pymatgen_entry
 from uspex_bridge.results.folder import open_results
 from uspex_bridge.results.model import Pool

@@ -6,9 +6,9 @@ import pytest
 from calling import TOY, make_folder, record
 
 from uspex_bridge.base.halt import Halter
-from uspex_bridge.config import read_config
-from uspex_bridge.folders import VaspFolder
-from uspex_bridge.run import run_folder
+from uspex_bridge.call.config import read_config
+from uspex_bridge.call.folders import VaspFolder
+from uspex_bridge.call.run import run_folder
 
 
 def test_an_unexpected_failure_is_recorded_as_one(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from uspex_bridge.config import Config, ServiceSettings
+from uspex_bridge.call.config import Config, ServiceSettings
 from uspex_bridge.service import shape
 
 

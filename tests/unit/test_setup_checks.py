@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from uspex_bridge import templating
 from uspex_bridge.base.errors import InputError
+from uspex_bridge.uspex import new_search
 from uspex_bridge.uspex.checks import check_setup
 from uspex_bridge.uspex.findings import Finding, in_order
 from uspex_bridge.uspex.setup import read_matlab, read_python
@@ -29,7 +29,7 @@ def make(tmp_path, monkeypatch):
     def write(line="matlab", **fields):
         defaults = {"elements": ("Ca", "Ni"), "pressure": 50.0, "command": str(executable), "protocol": str(protocol)}
         folder = tmp_path / "search"
-        templating.write(folder, templating.files(templating.Search(line, **{**defaults, **fields})))
+        new_search.write(folder, new_search.files(new_search.Search(line, **{**defaults, **fields})))
         return folder
 
     return write

@@ -5,7 +5,7 @@ import pytest
 
 from uspex_bridge.base.data import Frame, Structure
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.structures import read_structures
+from uspex_bridge.call.structures import read_structures
 from uspex_bridge.vasp.structure import (
     element_of,
     format_contcar,

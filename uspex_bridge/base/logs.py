@@ -22,7 +22,7 @@ def folder_log(folder: Path, level: int = logging.DEBUG) -> Iterator[logging.Log
 
     A log that cannot be written (disk full, no permission) is no reason to fail: stderr remains.
     """
-    log = logging.Logger(f"uspex_bridge.run{next(_runs)}", level)
+    log = logging.Logger(f"uspex_bridge.call.run{next(_runs)}", level)
     screen = logging.StreamHandler(sys.stderr)
     screen.setLevel(logging.WARNING)
     screen.setFormatter(logging.Formatter("uspex-bridge: %(message)s"))

@@ -41,7 +41,7 @@ def init(folder: Path) -> None:
     """
     from uspex_bridge.base.errors import ConfigError
     from uspex_bridge.learn.cycle.settings import FILENAME
-    from uspex_bridge.templating import TEMPLATES
+    from uspex_bridge.uspex.new_search import TEMPLATES
 
     path = folder / FILENAME
     if path.exists():

@@ -14,7 +14,7 @@ import click
 from uspex_bridge.cli.options import CONFIG
 
 if TYPE_CHECKING:
-    from uspex_bridge.doctor import Item
+    from uspex_bridge.doctor.checkup import Item
 
 _MARKS = {"ok": ("ok", "green"), "note": ("--", "yellow"), "bad": ("!!", "red")}
 
@@ -41,13 +41,15 @@ def command(
         for entry in wanted:
             _fetch(entry)
         return
-    from uspex_bridge import doctor
+    from uspex_bridge.doctor import checkup
 
     if models:
-        listed = list(doctor.known_models())
+        listed = list(checkup.known_models())
         click.echo(json.dumps(listed, indent=1, ensure_ascii=False) if as_json else _table(listed))
         return
-    report = doctor.examine(folder, config, relax=not no_trial, tell=(lambda item: None) if as_json else _Screen().tell)
+    report = checkup.examine(
+        folder, config, relax=not no_trial, tell=(lambda item: None) if as_json else _Screen().tell
+    )
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=1, ensure_ascii=False))
     else:
@@ -74,7 +76,7 @@ class _Screen:
 
 
 def _table(models: list[dict[str, Any]]) -> str:
-    from uspex_bridge.doctor import describe
+    from uspex_bridge.doctor.checkup import describe
 
     lines = []
     for model in models:

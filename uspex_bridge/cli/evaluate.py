@@ -13,7 +13,7 @@ from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import CONFIG, DEVICE, THREADS
 
 if TYPE_CHECKING:
-    from uspex_bridge.config import Config
+    from uspex_bridge.call.config import Config
     from uspex_bridge.learn.accuracy import Report
     from uspex_bridge.learn.probes import Probed
     from uspex_bridge.models.cards import CalculatorSettings

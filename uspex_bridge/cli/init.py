@@ -51,28 +51,28 @@ def command(folder: Path, elements: str | None, composition: str | None, force: 
 
     Example: uspex-bridge init matlab search --elements Ca,Fe,Ni --pressure 50
     """
-    from uspex_bridge import templating
+    from uspex_bridge.uspex import new_search
 
-    search = templating.Search(
+    search = new_search.Search(
         **_composition(elements, composition, options.pop("atoms")),
         protocol=_protocol(options.pop("protocol")),
         command=options.pop("executable") or _executable("uspex-bridge-vasp"),
         bin=str(Path(sys.executable).parent),
         **options,
     )
-    rendered = templating.files(search)
-    templating.write(folder, rendered, force=force)
+    rendered = new_search.files(search)
+    new_search.write(folder, rendered, force=force)
     click.echo(f"{folder}: wrote {', '.join(str(item.path) for item in rendered)}")
     click.echo("The POTCAR files are stubs: enough for the bridge, no pseudopotentials for VASP.")
     click.echo("Next:")
-    for number, text in enumerate(templating.next_steps(search, folder), 1):
+    for number, text in enumerate(new_search.next_steps(search, folder), 1):
         click.echo(f"  {number}. {text}")
 
 
 def _composition(elements: str | None, composition: str | None, atoms: str | None) -> dict[str, Any]:
     """Return the fields of a Search that say what it is made of."""
     from uspex_bridge.base.errors import ConfigError
-    from uspex_bridge.templating import parse_atoms, parse_composition, parse_elements
+    from uspex_bridge.uspex.new_search import parse_atoms, parse_composition, parse_elements
 
     if composition is None:
         if elements is None:
@@ -93,7 +93,7 @@ def _protocol(name: str) -> str:
     Raises:
         ConfigError: there is no such protocol.
     """
-    from uspex_bridge.protocol import load_protocol, protocol_names
+    from uspex_bridge.relax.protocol import load_protocol, protocol_names
 
     if name == "auto":
         return name

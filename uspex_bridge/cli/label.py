@@ -110,7 +110,7 @@ def settings(code: str) -> None:
 
     Example: uspex-bridge label settings vasp > labels.toml
     """
-    from uspex_bridge.templating import TEMPLATES
+    from uspex_bridge.uspex.new_search import TEMPLATES
 
     click.echo((TEMPLATES / "labels" / f"{code}.toml").read_text(encoding="utf-8"), nl=False)
 
@@ -132,7 +132,7 @@ def run(labels: Path, line: str | None, python: Path | None, retry: bool, config
 
     from uspex_bridge.base.errors import CalculationError
     from uspex_bridge.base.threads import limit_threads
-    from uspex_bridge.config import load_config
+    from uspex_bridge.call.config import load_config
 
     chosen = load_config(Path.cwd(), config)
     limit_threads(chosen.threads)

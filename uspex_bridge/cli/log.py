@@ -35,7 +35,7 @@ def command(which: str | None, record: Path, status: str | None, last: int | Non
 
     Example: uspex-bridge log 137 --record search
     """
-    from uspex_bridge.history import find, summarise
+    from uspex_bridge.results.lookup import find, summarise
 
     entries = find(record, which)
     if status:
@@ -58,7 +58,7 @@ def command(which: str | None, record: Path, status: str | None, last: int | Non
 
 def detail(entry: dict[str, Any]) -> str:
     """Return an entry in a few lines: the summary, then a line per stage."""
-    from uspex_bridge.history import summarise
+    from uspex_bridge.results.lookup import summarise
 
     lines = [summarise(entry)]
     for stage in entry.get("stages", []):

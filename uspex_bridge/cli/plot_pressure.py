@@ -87,9 +87,9 @@ def _relaxed(places: tuple[Path, ...], pressures: str, model: str | None, keep: 
     steps = pressures_of(pressures)
     config = read_settings(Path.cwd(), options)
     limit_threads(config.threads)
-    from uspex_bridge.byhand import Task
+    from uspex_bridge.call.many import Task
+    from uspex_bridge.call.structures import read_structures
     from uspex_bridge.results.pressure import open_phases, relax_series
-    from uspex_bridge.structures import read_structures
 
     phases = {}
     for path in places:

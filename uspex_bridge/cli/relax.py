@@ -15,7 +15,7 @@ from uspex_bridge.cli.options import CREW, RUN_OPTIONS, pressures_of
 from uspex_bridge.cli.vasp import read_settings
 
 if TYPE_CHECKING:
-    from uspex_bridge.byhand import Relaxed
+    from uspex_bridge.call.many import Relaxed
 
 #: The options that go over bridge.toml; the others are the task's.
 _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
@@ -79,9 +79,9 @@ def command(
     config = read_settings(Path.cwd(), {key: options.pop(key) for key in _SETTINGS})
     limit_threads(config.threads)
     from uspex_bridge.base.errors import InputError
-    from uspex_bridge.byhand import Task, relax_all
-    from uspex_bridge.journal import FILENAME
-    from uspex_bridge.structures import read_structures
+    from uspex_bridge.call.many import Task, relax_all
+    from uspex_bridge.call.record import FILENAME
+    from uspex_bridge.call.structures import read_structures
 
     places = {at: out if len(steps) == 1 else out / f"{at:g}GPa" for at in steps}
     for place in places.values():

@@ -63,7 +63,7 @@ def command(
 
     config = read_settings(Path.cwd(), {key: options[key] for key in _SETTINGS})
     limit_threads(config.threads)
-    from uspex_bridge.byhand import Task
+    from uspex_bridge.call.many import Task
     from uspex_bridge.results.rescore import judge
 
     config = with_model(config, model) if model else config

@@ -146,9 +146,9 @@ def _candidates(
 def _holdout(path: Path | None) -> Any:
     """Return the test whether a structure must not be taken: by name, or as the same phase at any volume."""
     from uspex_bridge.base.errors import InputError
+    from uspex_bridge.call.structures import read_structures
     from uspex_bridge.learn.candidates import title_of
     from uspex_bridge.results.matching import Catalogue
-    from uspex_bridge.structures import read_structures
 
     if path is None:
         return lambda pool, entry, structure: False

@@ -18,7 +18,7 @@ import click
 from uspex_bridge.cli.options import CONFIG, THREADS
 
 if TYPE_CHECKING:
-    from uspex_bridge.config import Config, ServiceSettings
+    from uspex_bridge.call.config import Config, ServiceSettings
     from uspex_bridge.service.daemon import Place
     from uspex_bridge.service.shape import Shape
 
@@ -191,7 +191,7 @@ def parse(kind: str, argv: list[str]) -> tuple[Path, Callable[[], Config]]:
 
 
 def _settings(options: dict[str, Any]) -> Config:
-    from uspex_bridge.config import load_config
+    from uspex_bridge.call.config import load_config
 
     config = load_config(Path.cwd(), options["config"])
     given = {key: options[key] for key in ("workers", "batch", "idle_timeout") if options[key] is not None}

@@ -11,7 +11,7 @@ import click
 from uspex_bridge.cli.options import RUN_OPTIONS, SERVER
 
 if TYPE_CHECKING:
-    from uspex_bridge.config import Config
+    from uspex_bridge.call.config import Config
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,7 +36,7 @@ def run(path: Path, kind: Literal["vasp", "external"], options: dict[str, Any]) 
     from uspex_bridge.base.files import EXTERNAL_OUTPUTS, VASP_OUTPUTS
     from uspex_bridge.base.halt import Halter
     from uspex_bridge.base.threads import limit_threads
-    from uspex_bridge.slot import run_in_slot
+    from uspex_bridge.call.slot import run_in_slot
 
     halter = Halter()
     halter.catch_signals()
@@ -44,8 +44,8 @@ def run(path: Path, kind: Literal["vasp", "external"], options: dict[str, Any]) 
     def work(log: Any) -> None:
         config = read_settings(path, options)
         limit_threads(config.threads)
-        from uspex_bridge.folders import ExternalFolder, VaspFolder
-        from uspex_bridge.run import run_folder
+        from uspex_bridge.call.folders import ExternalFolder, VaspFolder
+        from uspex_bridge.call.run import run_folder
 
         run_folder(VaspFolder(path) if kind == "vasp" else ExternalFolder(path), config, log, halter)
 
@@ -62,7 +62,7 @@ def read_settings(path: Path, options: dict[str, Any]) -> Config:
     """
     from dataclasses import replace
 
-    from uspex_bridge.config import load_config
+    from uspex_bridge.call.config import load_config
 
     given = {key: value for key, value in options.items() if value is not None}
     explicit = given.pop("config", None)

@@ -24,7 +24,7 @@ from uspex_bridge.results.matching import Known
 from uspex_bridge.results.outcomes import Outcomes
 from uspex_bridge.results.stability import Assessment
 from uspex_bridge.results.tables import short_name
-from uspex_bridge.templating import render
+from uspex_bridge.uspex.new_search import render
 
 #: More Wyckoff sites than this are folded away on the screen.
 _SITES = 6

@@ -15,12 +15,12 @@ from ase import Atoms
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.files import replacing
+from uspex_bridge.call.structures import read_structures
 from uspex_bridge.learn.dataset import Dataset
 from uspex_bridge.learn.identity import Split, content_id
 from uspex_bridge.learn.labels import extxyz, identity_of, read_frames
 from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.sources import Loose
-from uspex_bridge.structures import read_structures
 
 
 def title_of(pool: Pool, entry: Entry) -> str:

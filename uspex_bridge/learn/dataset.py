@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from uspex_bridge import journal
 from uspex_bridge.base.checksum import checksum
 from uspex_bridge.base.errors import ConfigError, InputError, OutputError
 from uspex_bridge.base.files import publish_files
@@ -27,6 +26,7 @@ from uspex_bridge.base.locks import held
 from uspex_bridge.base.schema import build
 from uspex_bridge.base.units import pressure_of
 from uspex_bridge.base.words import counted
+from uspex_bridge.call import record as journal
 from uspex_bridge.learn import repair
 from uspex_bridge.learn.exports import Keys, write_deepmd, write_extxyz
 from uspex_bridge.learn.identity import Split, split_of

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from uspex_bridge import journal
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import CalculationError, InputError, ModelError, OutOfMemoryError
 from uspex_bridge.base.parallel import spread
+from uspex_bridge.call import record as journal
 from uspex_bridge.models import backends
 from uspex_bridge.models.cards import CalculatorSettings, model_name
 from uspex_bridge.relax.engine import to_atoms

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from uspex_bridge.base.errors import ModelError
-from uspex_bridge.config import Config
+from uspex_bridge.call.config import Config
 from uspex_bridge.models.cards import CalculatorSettings
 
 #: The card of a finished model.

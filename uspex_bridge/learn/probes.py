@@ -14,7 +14,7 @@ from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii
 
 from uspex_bridge.base.data import Structure
-from uspex_bridge.config import Config
+from uspex_bridge.call.config import Config
 from uspex_bridge.learn.candidates import structure_of
 from uspex_bridge.learn.evaluations import Evaluation, evaluate_all, find_model, structure_key
 from uspex_bridge.learn.models import short_names
@@ -196,7 +196,7 @@ def _relaxations(
     name: str, settings: CalculatorSettings, frames: Sequence[Atoms], config: Config, out: Path, count: int, seed: int
 ) -> dict[str, dict[str, int]]:
     """Relax random structures at each pressure through the bridge's own engine and its guards."""
-    from uspex_bridge.byhand import Task, relax_all
+    from uspex_bridge.call.many import Task, relax_all
 
     config = replace(config, protocol="single", stages=None, calculators={**config.calculators, "model": settings})
     ends: dict[str, dict[str, int]] = {}

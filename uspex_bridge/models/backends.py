@@ -90,8 +90,9 @@ class Backend:
 
         Returns:
             for each structure, in their order, its results as of
-            :meth:`uspex_bridge.models.evaluate.Evaluation.one` (energy and free_energy in eV, forces (N, 3) in eV/Å, stress (6,) in eV/Å³, magmoms where the model has them;
-            float64, maybe not finite) or the CalculationError that it alone caused, which is not raised.
+            :meth:`uspex_bridge.models.evaluate.Evaluation.one` (energy and free_energy in eV, forces (N, 3) in eV/Å,
+            stress (6,) in eV/Å³, magmoms where the model has them; float64, maybe not finite) or the
+            CalculationError that it alone caused, which is not raised.
 
         Raises:
             OutOfMemoryError: they do not fit the memory together. Fewer may: halve and try again; of one alone it is

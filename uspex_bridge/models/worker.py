@@ -1,8 +1,8 @@
 """Run a model in a worker process, of this interpreter or another one, over a plain pipe.
 
 The worker (:mod:`uspex_bridge.models.worker_main`) imports the light modules of this very package from its
-folder; the other interpreter needs ASE, NumPy and the model's package, not uspex_bridge. Numbers cross as shortest decimal strings,
-which give back the same float64.
+folder; the other interpreter needs ASE, NumPy and the model's package, not uspex_bridge. Numbers cross as
+shortest decimal strings, which give back the same float64.
 """
 
 from __future__ import annotations

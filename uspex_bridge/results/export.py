@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from uspex_bridge import journal
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.files import replacing, writing
+from uspex_bridge.call import record as journal
 from uspex_bridge.results.convert import to_ase, to_pymatgen
 from uspex_bridge.results.folder import Results
 from uspex_bridge.results.model import Entry, Pool

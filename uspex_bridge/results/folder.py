@@ -12,10 +12,10 @@ from typing import Any, Literal
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.results import matlab, python_line
+from uspex_bridge.results.join import attach, record_of
 from uspex_bridge.results.matlab import Notes, Ranked
 from uspex_bridge.results.model import Composition, Entry
 from uspex_bridge.results.poscars import PoscarFile
-from uspex_bridge.results.record import attach, record_of
 from uspex_bridge.results.settings import Line, Settings, settings_of_results
 
 State = Literal["finished", "running", "unfinished", "given up"]

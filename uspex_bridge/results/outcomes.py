@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uspex_bridge import journal
+from uspex_bridge.call import record as journal
 
 
 @dataclass(frozen=True)

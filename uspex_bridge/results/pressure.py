@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from uspex_bridge import journal
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
+from uspex_bridge.call import record as journal
 from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.sources import Loose, open_sources
 
 if TYPE_CHECKING:
-    from uspex_bridge.byhand import Relaxed, Task
+    from uspex_bridge.call.many import Relaxed, Task
 
 
 @dataclass(frozen=True)
@@ -208,9 +208,9 @@ def relax_series(
         pressure and outcome, failures included.
 
     Raises:
-        ConfigError, ModelError, OutputError: see :func:`uspex_bridge.byhand.relax_all`.
+        ConfigError, ModelError, OutputError: see :func:`uspex_bridge.call.many.relax_all`.
     """
-    from uspex_bridge.byhand import relax_all
+    from uspex_bridge.call.many import relax_all
 
     current = dict(phases)
     for pressure in (*pressures, *reversed(pressures[:-1])):

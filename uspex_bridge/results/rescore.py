@@ -12,12 +12,12 @@ import numpy as np
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.units import pressure_of
 from uspex_bridge.results.hull import Hull, at_pressure, build_hull
+from uspex_bridge.results.join import line_of
 from uspex_bridge.results.model import NAN, Entry, Pool
-from uspex_bridge.results.record import line_of
 from uspex_bridge.results.stability import Question, blocks_of
 
 if TYPE_CHECKING:
-    from uspex_bridge.byhand import Relaxed, Task
+    from uspex_bridge.call.many import Relaxed, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +45,9 @@ def rescore(pool: Pool, entries: Sequence[Entry], task: Task) -> Iterator[Again]
         one result per structure that can be read, as it is done.
 
     Raises:
-        ConfigError, ModelError, OutputError: see :func:`uspex_bridge.byhand.relax_all`.
+        ConfigError, ModelError, OutputError: see :func:`uspex_bridge.call.many.relax_all`.
     """
-    from uspex_bridge.byhand import relax_all
+    from uspex_bridge.call.many import relax_all
 
     wanted = {(entry.run, entry.id): entry for entry in entries}
     jobs = ((Path(entry.run), entry.id, _titled(entry, s)) for entry, s in pool.structures(list(wanted.values())))

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from uspex_bridge import journal
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
+from uspex_bridge.call import record as journal
+from uspex_bridge.call.structures import POSCAR_NAME, read_structures
 from uspex_bridge.results.folder import Results, open_all
+from uspex_bridge.results.join import line_of
 from uspex_bridge.results.model import NAN, Entry, Pool, Source, composition_of
-from uspex_bridge.results.record import line_of
-from uspex_bridge.structures import POSCAR_NAME, read_structures
 
 #: Names of a cell's energy in OPTIMADE attributes after the provider's prefix, and of an atom's.
 _PER_CELL, _PER_ATOM = ("energy", "total_energy", "energy_total"), ("energy_per_atom", "total_energy_per_atom")

@@ -21,12 +21,12 @@ from filelock import FileLock, Timeout
 from uspex_bridge.base.errors import BusyError, OutputError, ServiceError
 from uspex_bridge.base.files import OUTPUTS, remove
 from uspex_bridge.base.words import counted
-from uspex_bridge.config import ServiceSettings
+from uspex_bridge.call.config import ServiceSettings
+from uspex_bridge.call.slot import sole_use
 from uspex_bridge.service import wire
 from uspex_bridge.service.client import keep_alive
 from uspex_bridge.service.crew import Crew, Job
 from uspex_bridge.service.stats import resident_mb
-from uspex_bridge.slot import sole_use
 
 #: Seconds that a caller may take to say what it wants.
 _ASKING = 10.0

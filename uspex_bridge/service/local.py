@@ -18,9 +18,9 @@ from filelock import FileLock
 
 from uspex_bridge.base import errors
 from uspex_bridge.base.files import OUTPUTS
-from uspex_bridge.config import ServiceSettings, load_config
+from uspex_bridge.call.config import ServiceSettings, load_config
+from uspex_bridge.call.slot import run_in_slot, sole_use
 from uspex_bridge.service import client, wire
-from uspex_bridge.slot import run_in_slot, sole_use
 
 #: Seconds that a service may take until it answers (it loads no model before the first job).
 START = 60.0

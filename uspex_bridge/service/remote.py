@@ -1,8 +1,8 @@
 """The models of a relaxation's process where they live in the batcher: asks it, and stands it dying.
 
 Messages are JSON lines over a Unix socket in the service's private folder, those of :mod:`uspex_bridge.models.messages`
-and: ``load`` (answered with ``model``, a number to ask it by on this connection, and what there is to know of it), ``rest``
-(the structure is done, no answer), and the event ``alone`` before the answer to what was asked ``again``.
+and: ``load`` (answered with ``model``, a number to ask it by on this connection, and what there is to know of it),
+``rest`` (the structure is done, no answer), and the event ``alone`` before the answer to what was asked ``again``.
 """
 
 from __future__ import annotations

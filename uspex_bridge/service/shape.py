@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from uspex_bridge.config import Config
+from uspex_bridge.call.config import Config
 
 #: Processes that relax for one batcher: what one of them does between two evaluations must not hold up a GPU.
 PER_BATCHER = 32

@@ -8,10 +8,10 @@ from typing import Any
 
 from uspex_bridge.base.errors import BridgeError
 from uspex_bridge.base.threads import limit_threads
-from uspex_bridge.config import Config
+from uspex_bridge.call.config import Config
+from uspex_bridge.call.run import Models
 from uspex_bridge.models import backends
 from uspex_bridge.models.cards import CalculatorSettings
-from uspex_bridge.run import Models
 
 #: Most models that are kept at once.
 MOST = 4

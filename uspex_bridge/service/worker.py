@@ -23,15 +23,15 @@ from uspex_bridge.base import errors
 from uspex_bridge.base.data import VaspRun
 from uspex_bridge.base.files import OUTPUTS
 from uspex_bridge.base.halt import Halter
-from uspex_bridge.config import Config
-from uspex_bridge.folders import ExternalFolder, Folder, Request, VaspFolder
+from uspex_bridge.call.config import Config
+from uspex_bridge.call.folders import ExternalFolder, Folder, Request, VaspFolder
+from uspex_bridge.call.run import Models, Watcher, run_folder
+from uspex_bridge.call.slot import run_in_slot
 from uspex_bridge.models.worker_main import claim_pipe
-from uspex_bridge.run import Models, Watcher, run_folder
 from uspex_bridge.service import wire
 from uspex_bridge.service.caller import as_caller
 from uspex_bridge.service.remote import Remote
 from uspex_bridge.service.warm import Source, Warm, lend
-from uspex_bridge.slot import run_in_slot
 
 if TYPE_CHECKING:
     from uspex_bridge.relax.engine import Step

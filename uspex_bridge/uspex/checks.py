@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from uspex_bridge.base.errors import BridgeError, ConfigError, InputError
-from uspex_bridge.protocol import Stage, select_stages
+from uspex_bridge.relax.protocol import Stage, select_stages
 from uspex_bridge.uspex.command_checks import check_commands, check_waiting
 from uspex_bridge.uspex.findings import Finding, in_order, relative
 from uspex_bridge.uspex.incar_checks import check_incars
@@ -152,9 +152,9 @@ def _check_names(setup: Setup) -> Iterator[Finding]:
 
 def _check_settings(setup: Setup) -> Iterator[Finding]:
     """Check bridge.toml, its protocol and the models that this one needs."""
-    from uspex_bridge.config import find_config, load_config
+    from uspex_bridge.call.config import find_config, load_config
+    from uspex_bridge.call.run import choose_protocol
     from uspex_bridge.models import backends
-    from uspex_bridge.run import choose_protocol
 
     steps = [step for step in setup.steps if step.executable]
     if not steps:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
 
-from uspex_bridge import journal
 from uspex_bridge.base.errors import BridgeError, ConfigError, InputError, ModelError
 from uspex_bridge.base.schema import nearest
-from uspex_bridge.config import Config, load_config
+from uspex_bridge.call import record as journal
+from uspex_bridge.call.config import Config, load_config
 from uspex_bridge.learn.cycle.settings import FILENAME, CycleSettings, LabelSettings, ModelSettings
 from uspex_bridge.learn.cycle.steps import folder_of
 from uspex_bridge.learn.label import vasp_inputs

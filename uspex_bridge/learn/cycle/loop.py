@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from uspex_bridge import journal
 from uspex_bridge.base.errors import BusyError, CalculationError, Interrupted, OutputError
 from uspex_bridge.base.words import counted
+from uspex_bridge.call import record as journal
 from uspex_bridge.learn.cycle.settings import CycleSettings, read_settings
 from uspex_bridge.learn.cycle.steps import Step, current, evaluation, folder_of, steps_of, training
 from uspex_bridge.learn.cycle.verdict import judge

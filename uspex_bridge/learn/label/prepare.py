@@ -20,7 +20,7 @@ from uspex_bridge.learn.label.settings import LabelSettings, format_settings, re
 from uspex_bridge.learn.label.tasks import RESULT, SETTINGS, STRUCTURE, Task, folders
 from uspex_bridge.learn.labels import read_frames
 from uspex_bridge.results.sources import open_sources
-from uspex_bridge.templating import TEMPLATES, render
+from uspex_bridge.uspex.new_search import TEMPLATES, render
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from uspex_bridge.base.errors import ConfigError, ModelError
-from uspex_bridge.config import Config
+from uspex_bridge.call.config import Config
 from uspex_bridge.learn.label import computed
 from uspex_bridge.learn.label.collect import EXIT, LOCK, LOG, Job, inspect
 from uspex_bridge.learn.label.settings import read_settings

@@ -13,7 +13,7 @@ from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.schema import build, nearest, read_toml
 
 #: Named protocols ship here, one TOML file each.
-PROTOCOLS = Path(__file__).parent / "templates" / "protocols"
+PROTOCOLS = Path(__file__).parents[1] / "templates" / "protocols"
 
 #: No stage may leave a pressure further from the asked one than this, GPa, however loose EDIFFG is.
 LOOSEST_STRESS = 0.5

@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uspex_bridge
-from uspex_bridge import journal
 from uspex_bridge.base.data import RelaxResult, Structure, VaspRun
 from uspex_bridge.base.errors import BridgeError, ConfigError, OutputError, Rejected
 from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.threads import limit_threads
-from uspex_bridge.config import Config, read_config
-from uspex_bridge.folders import Folder, Request
-from uspex_bridge.gpu import take_turn
+from uspex_bridge.call import record as journal
+from uspex_bridge.call.config import Config, read_config
+from uspex_bridge.call.folders import Folder, Request
+from uspex_bridge.call.gpu_turns import take_turn
 from uspex_bridge.models import backends
 from uspex_bridge.models.cards import model_name
-from uspex_bridge.protocol import Plan, Protocol, load_protocol, make_plan
+from uspex_bridge.relax.protocol import Plan, Protocol, load_protocol, make_plan
 
 if TYPE_CHECKING:
     from uspex_bridge.relax.engine import Step
@@ -127,7 +127,7 @@ def run_folder(
     models: Callable[[Config], Models] = OneShotModels,
     watcher: Watcher | None = None,
 ) -> None:
-    """Do what USPEX asks for in ``folder``, whose old results are gone (:func:`uspex_bridge.slot.run_in_slot`).
+    """Do what USPEX asks for in ``folder``, whose old results are gone (:func:`uspex_bridge.call.slot.run_in_slot`).
 
     Raises:
         BridgeError: of the kind that says what went wrong; then no result was written.
@@ -235,7 +235,7 @@ def _publish_penalty(
     folder: Folder, request: Request, config: Config, error: Rejected, log: logging.Logger
 ) -> dict[str, float]:
     """Write a penalty for a refused structure; return what USPEX reads, by which results are found in the record."""
-    from uspex_bridge.penalty import penalty_run
+    from uspex_bridge.call.penalty import penalty_run
 
     run = penalty_run(request, config.penalty, f"penalty, {error.code}")
     folder.publish(run, config)

@@ -1,4 +1,4 @@
-"""Looking things up in the run-wide record (see :mod:`uspex_bridge.journal`)."""
+"""Looking things up in the run-wide record (see :mod:`uspex_bridge.call.record`)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from uspex_bridge import journal
 from uspex_bridge.base.errors import InputError
+from uspex_bridge.call import record as journal
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Entry as Individual
@@ -54,7 +54,7 @@ def _by_enthalpies(run: Path, entries: list[Entry], number: int) -> list[Entry]:
     wanted = _individual(run, number)
     if wanted is None:
         return []
-    from uspex_bridge.results.record import composition_in
+    from uspex_bridge.results.join import composition_in
 
     composition = tuple(sorted(wanted.composition))
     lives = [

@@ -11,7 +11,7 @@ from ase.data import atomic_numbers, covalent_radii
 
 from uspex_bridge.base.data import Frame, VaspRun
 from uspex_bridge.base.units import pv_energy
-from uspex_bridge.folders import Request
+from uspex_bridge.call.folders import Request
 
 #: Å of spacing between the atoms of a penalty structure, as a multiple of the largest covalent diameter.
 _SPACING = 1.3

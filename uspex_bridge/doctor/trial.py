@@ -1,7 +1,7 @@
 """A small relaxation in a scratch folder, by the path that the executables take, read back as USPEX does.
 
-The relaxation runs in a process of its own (``python -m uspex_bridge.trial``), as it would under USPEX: a model that
-crashes there does not take the caller with it.
+The relaxation runs in a process of its own (``python -m uspex_bridge.doctor.trial``), as it would under USPEX: a model
+that crashes there does not take the caller with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from uspex_bridge.base.errors import BridgeError, CalculationError
 from uspex_bridge.base.units import gpa_to_kbar
-from uspex_bridge.config import load_config
+from uspex_bridge.call.config import load_config
 
 #: Seconds for the relaxation, and for the process that does it.
 TIME_LIMIT = 300.0
@@ -87,7 +87,7 @@ def _write_inputs(folder: Path, atoms: list[str], pressure: float) -> None:
     """Write what USPEX's MATLAB line writes: no element line in POSCAR, PSTRESS at the end of INCAR."""
     from ase.data import atomic_numbers, covalent_radii
 
-    from uspex_bridge.templating import render
+    from uspex_bridge.uspex.new_search import render
 
     # With 1.7 times the volume of the covalent spheres, neighbours in fcc are 8 % further apart than bonded ones.
     spheres = [4.19 * float(covalent_radii[atomic_numbers[symbol]]) ** 3 for symbol in atoms]
@@ -106,7 +106,7 @@ def _write_inputs(folder: Path, atoms: list[str], pressure: float) -> None:
 
 def _in_own_process(folder: Path, near: Path, explicit: Path | None) -> str:
     """Run :func:`main` and return what went wrong, empty where nothing did."""
-    command = [sys.executable, "-m", "uspex_bridge.trial", str(folder), str(near.absolute())]
+    command = [sys.executable, "-m", "uspex_bridge.doctor.trial", str(folder), str(near.absolute())]
     if explicit is not None:
         command.append(str(explicit.absolute()))
     try:
@@ -130,7 +130,7 @@ def _in_own_process(folder: Path, near: Path, explicit: Path | None) -> str:
 
 
 def _recorded(scratch: Path) -> dict[str, Any]:
-    from uspex_bridge import journal
+    from uspex_bridge.call import record as journal
 
     path = scratch / journal.FILENAME
     for entry in journal.read(path) if path.exists() else ():
@@ -166,9 +166,9 @@ def main(folder: Path, near: Path, explicit: Path | None) -> int:
     """Relax in ``folder`` with the settings of ``near``; the record stays in the scratch folder."""
     from uspex_bridge.base.files import VASP_OUTPUTS
     from uspex_bridge.base.halt import Halter
-    from uspex_bridge.folders import VaspFolder
-    from uspex_bridge.run import run_folder
-    from uspex_bridge.slot import run_in_slot
+    from uspex_bridge.call.folders import VaspFolder
+    from uspex_bridge.call.run import run_folder
+    from uspex_bridge.call.slot import run_in_slot
 
     def work(log: logging.Logger) -> None:
         config = load_config(near, explicit)

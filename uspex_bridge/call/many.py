@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from uspex_bridge import journal
 from uspex_bridge.base.data import Frame, Intent, RelaxResult, Structure
 from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError, OutputError
 from uspex_bridge.base.files import writing
@@ -19,11 +18,12 @@ from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.logs import folder_log
 from uspex_bridge.base.parallel import spread
 from uspex_bridge.base.symmetry import space_group
-from uspex_bridge.config import Config
-from uspex_bridge.folders import Request
+from uspex_bridge.call import record as journal
+from uspex_bridge.call.config import Config
+from uspex_bridge.call.folders import Request
+from uspex_bridge.call.run import Entry, Models, choose_protocol, relax_structure, step_line, vasp_run
 from uspex_bridge.models.cards import model_name
-from uspex_bridge.protocol import Plan, Protocol, make_plan
-from uspex_bridge.run import Entry, Models, choose_protocol, relax_structure, step_line, vasp_run
+from uspex_bridge.relax.protocol import Plan, Protocol, make_plan
 from uspex_bridge.vasp import commit
 from uspex_bridge.vasp.structure import format_contcar
 

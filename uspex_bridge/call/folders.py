@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from uspex_bridge.base.data import Intent, Structure, VaspRun
 from uspex_bridge.base.errors import InputError, OutputError
 from uspex_bridge.base.files import publish_files
-from uspex_bridge.config import Config
+from uspex_bridge.call.config import Config
 from uspex_bridge.vasp import commit
 from uspex_bridge.vasp.incar import intent_from_incar, parse_incar
 from uspex_bridge.vasp.structure import format_contcar, format_vasp4, read_poscar, read_potcar_symbols

@@ -18,7 +18,7 @@ from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.files import writing
 from uspex_bridge.vasp.structure import ELEMENTS
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parents[1] / "templates"
 
 Line = Literal["matlab", "python"]
 Scheduler = Literal["local", "slurm", "pbs"]

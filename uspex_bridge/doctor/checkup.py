@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import uspex_bridge
 from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError
-from uspex_bridge.config import Config, find_config, load_config
+from uspex_bridge.call.config import Config, find_config, load_config
+from uspex_bridge.call.run import choose_protocol
 from uspex_bridge.models import backends, registry
 from uspex_bridge.models.cards import CalculatorSettings, Card, KnownModel
 from uspex_bridge.models.weights import fetch_command, package_folder
-from uspex_bridge.run import choose_protocol
 from uspex_bridge.uspex.checks import check_setup
 from uspex_bridge.uspex.findings import Finding
 from uspex_bridge.uspex.setup import EXECUTABLES, read_setups
@@ -359,7 +359,7 @@ def _trainers(near: Path, explicit: Path | None) -> Iterator[Item]:
 
 
 def _trial(report: Report, folder: Path | None, near: Path, explicit: Path | None) -> Iterator[Item]:
-    from uspex_bridge.trial import run_trial
+    from uspex_bridge.doctor.trial import run_trial
 
     elements: tuple[str, ...] = DEFAULT_ELEMENTS
     pressure = DEFAULT_PRESSURE

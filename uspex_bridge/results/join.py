@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from uspex_bridge import journal
+from uspex_bridge.call import record as journal
 from uspex_bridge.models.cards import model_name
 from uspex_bridge.results.model import NAN, Composition, Entry, Recorded, composition_of
 
