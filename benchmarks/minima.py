@@ -22,10 +22,10 @@ from uspex_bridge.base.data import Intent, RelaxResult, Structure
 from uspex_bridge.base.errors import BridgeError
 from uspex_bridge.base.threads import limit_threads
 from uspex_bridge.call.config import Config
-from uspex_bridge.learn.augment import Perturbation, augment
-from uspex_bridge.learn.candidates import candidate, structure_of
-from uspex_bridge.learn.dataset import Dataset
-from uspex_bridge.learn.models import settings_for
+from uspex_bridge.call.model_names import settings_for
+from uspex_bridge.learn.choose.augment import Perturbation, augment
+from uspex_bridge.learn.data.dataset import Dataset
+from uspex_bridge.learn.judge.candidates import candidate, structure_of
 from uspex_bridge.models import backends
 from uspex_bridge.relax.engine import relax
 from uspex_bridge.relax.protocol import Guards, Plan, Stage

@@ -17,7 +17,7 @@ from uspex_bridge.base.errors import BridgeError
 from uspex_bridge.cli.main import command
 from uspex_bridge.learn.cycle.history import cycles_of
 from uspex_bridge.learn.cycle.loop import JOURNAL, Loop, read_journal
-from uspex_bridge.learn.dataset import Dataset
+from uspex_bridge.learn.data.dataset import Dataset
 
 SETTINGS = """
 [search]

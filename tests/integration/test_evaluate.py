@@ -10,8 +10,8 @@ import ase.io
 import learning
 import pytest
 
-from uspex_bridge.learn.dataset import Dataset
-from uspex_bridge.learn.labels import Level
+from uspex_bridge.learn.data.dataset import Dataset
+from uspex_bridge.learn.data.labels import Level
 
 
 @pytest.fixture(scope="module")

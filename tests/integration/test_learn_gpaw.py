@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from uspex_bridge.base.units import gpa_to_ev_a3
 from uspex_bridge.cli import main
-from uspex_bridge.learn.dataset import Dataset
+from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.label.collect import inspect
 
 PYTHON = os.environ.get("USPEX_BRIDGE_GPAW_PYTHON", sys.executable)

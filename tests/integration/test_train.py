@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from uspex_bridge.base.errors import CalculationError, ConfigError, InputError, ModelError
-from uspex_bridge.learn.order import Order, from_files
-from uspex_bridge.learn.train import train
-from uspex_bridge.learn.trainers.base import launched
+from uspex_bridge.learn.training.order import Order, from_files
+from uspex_bridge.learn.training.run import train
+from uspex_bridge.learn.training.trainers.base import launched
 from uspex_bridge.models import backends
 from uspex_bridge.models.cards import CalculatorSettings
 
@@ -143,8 +143,8 @@ def two_branches(tmp_path_factory, data):
     """A tiny DPA-3 pretrained with two heads by DeePMD-kit itself."""
     import tomllib
 
-    from uspex_bridge.learn.exports import write_deepmd
-    from uspex_bridge.learn.trainers.base import overlay, read_settings
+    from uspex_bridge.learn.data.exports import write_deepmd
+    from uspex_bridge.learn.training.trainers.base import overlay, read_settings
 
     folder = tmp_path_factory.mktemp("pretrained")
     write_deepmd(data.train, folder / "data", mixed=True)

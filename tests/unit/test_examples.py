@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from uspex_bridge.learn.cycle.settings import read_settings
-from uspex_bridge.learn.dataset import Dataset
+from uspex_bridge.learn.data.dataset import Dataset
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -101,6 +101,18 @@ def replacing(place: Path) -> Iterator[Path]:
             _delete(draft)
 
 
+def checksum(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    import hashlib
+
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def _delete(path: Path) -> None:
     """Delete a file or a folder with all that is in it, or nothing."""
     if path.is_dir():

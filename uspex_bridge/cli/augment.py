@@ -46,8 +46,8 @@ def command(files: tuple[Path, ...], out: Path, as_json: bool, copies_only: bool
     Atoms are displaced and cells strained at random; with the same seed a structure's copies are always the same. All
     copies share the family of their structure, which keeps them on one side of a dataset's split.
     """  # noqa: D301 (click's mark for lines that stay as they are)
-    from uspex_bridge.learn.augment import augment
-    from uspex_bridge.learn.candidates import read_frames_of, write_frames
+    from uspex_bridge.learn.choose.augment import augment
+    from uspex_bridge.learn.judge.candidates import read_frames_of, write_frames
 
     how = _perturbation(options)
     frames: dict[str, Any] = {}
@@ -84,7 +84,7 @@ def command(files: tuple[Path, ...], out: Path, as_json: bool, copies_only: bool
 
 def _perturbation(options: dict[str, Any]) -> Any:
     from uspex_bridge.base.errors import ConfigError
-    from uspex_bridge.learn.augment import Perturbation
+    from uspex_bridge.learn.choose.augment import Perturbation
 
     try:
         volumes = tuple(float(word) for word in (options["volumes"] or "").split(",") if word.strip())

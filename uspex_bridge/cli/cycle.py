@@ -40,8 +40,8 @@ def init(folder: Path) -> None:
     Example: uspex-bridge cycle init loop
     """
     from uspex_bridge.base.errors import ConfigError
+    from uspex_bridge.base.templates import TEMPLATES
     from uspex_bridge.learn.cycle.settings import FILENAME
-    from uspex_bridge.uspex.new_search import TEMPLATES
 
     path = folder / FILENAME
     if path.exists():

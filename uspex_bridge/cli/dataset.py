@@ -12,8 +12,8 @@ from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
 
 if TYPE_CHECKING:
-    from uspex_bridge.learn.dataset import Dataset
-    from uspex_bridge.learn.labels import Added, Label
+    from uspex_bridge.learn.data.dataset import Dataset
+    from uspex_bridge.learn.data.labels import Added, Label
 
 FOLDER = click.argument("folder", type=click.Path(path_type=Path))
 SPLIT = click.option("--split", type=click.Choice(["train", "valid", "test"]), help="Only this one.  [default: all]")
@@ -32,7 +32,7 @@ def summary(folder: Path, as_json: bool) -> None:
 
     Example: uspex-bridge dataset summary dataset
     """
-    from uspex_bridge.learn.dataset import Dataset
+    from uspex_bridge.learn.data.dataset import Dataset
 
     facts = facts_of(Dataset.open(folder))
     click.echo(json.dumps(facts, indent=1, ensure_ascii=False) if as_json else describe(facts))
@@ -49,7 +49,7 @@ def check(folder: Path, accept: bool) -> None:
     Example: uspex-bridge dataset check dataset
     """
     from uspex_bridge.base.errors import InputError
-    from uspex_bridge.learn.dataset import Dataset
+    from uspex_bridge.learn.data.dataset import Dataset
 
     dataset = Dataset.open(folder, verify=False)
     before = len(dataset.labels)
@@ -82,7 +82,7 @@ def export(folder: Path, target: Path, kind: str, split: Any) -> None:
 
     Example: uspex-bridge dataset export dataset train.extxyz --format mace --split train
     """
-    from uspex_bridge.learn.dataset import Dataset
+    from uspex_bridge.learn.data.dataset import Dataset
 
     dataset = Dataset.open(folder)
     if kind.startswith("deepmd"):
@@ -111,8 +111,8 @@ def add(folder: Path, files: tuple[Path, ...], pressure: float | None, as_json: 
 
     Example: uspex-bridge dataset add dataset more.extxyz --generation 0 --code vasp --functional PBE
     """
-    from uspex_bridge.learn.dataset import MANIFEST, Dataset
-    from uspex_bridge.learn.labels import Level, read_frames, settings_hash
+    from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
+    from uspex_bridge.learn.data.labels import Level, read_frames, settings_hash
 
     frames = [atoms for path in files for atoms in read_frames(path)]
     for atoms in frames:

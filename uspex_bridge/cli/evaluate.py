@@ -14,8 +14,8 @@ from uspex_bridge.cli.options import CONFIG, DEVICE, THREADS
 
 if TYPE_CHECKING:
     from uspex_bridge.call.config import Config
-    from uspex_bridge.learn.accuracy import Report
-    from uspex_bridge.learn.probes import Probed
+    from uspex_bridge.learn.judge.accuracy import Report
+    from uspex_bridge.learn.judge.probes import Probed
     from uspex_bridge.models.cards import CalculatorSettings
 
 _PATH = click.Path(path_type=Path)
@@ -90,7 +90,7 @@ def command(
 
     config = read_settings(Path.cwd(), {key: options[key] for key in ("config", "device", "threads")})
     limit_threads(config.threads)
-    from uspex_bridge.learn.accuracy import judge, read_labelled, tables
+    from uspex_bridge.learn.judge.accuracy import judge, read_labelled, tables
 
     split = None if options["split"] == "all" else options["split"]
     frames = read_labelled(place, split, options["generation"])
@@ -114,7 +114,7 @@ def command(
     else:
         click.echo(tables(report))
         if probed:
-            from uspex_bridge.learn.probes import table
+            from uspex_bridge.learn.judge.probes import table
 
             click.echo("\n" + table(probed))
         click.echo(f"{out}/: evaluation.json, errors.csv, parity.png" + (", compression.png" if probed else ""))
@@ -123,13 +123,13 @@ def command(
 
 def _named(models: tuple[str, ...], config: Config) -> dict[str, CalculatorSettings]:
     """Return the settings of each model, once."""
-    from uspex_bridge.learn.models import settings_for
+    from uspex_bridge.call.model_names import settings_for
 
     return {name.rstrip("/"): settings_for(name, config) for name in models}
 
 
 def _probe(models: dict[str, CalculatorSettings], frames: Any, config: Config, out: Path, count: int) -> list[Probed]:
-    from uspex_bridge.learn.probes import probe
+    from uspex_bridge.learn.judge.probes import probe
 
     return [probe(name, settings, frames, config, out / "probes", count) for name, settings in models.items()]
 
@@ -141,7 +141,7 @@ def _document(report: Report, probed: list[Probed]) -> dict[str, Any]:
 def _write(report: Report, probed: list[Probed], out: Path) -> None:
     from uspex_bridge.base.files import publish_files
     from uspex_bridge.figures import parity, style
-    from uspex_bridge.learn.accuracy import error_rows
+    from uspex_bridge.learn.judge.accuracy import error_rows
     from uspex_bridge.results.tables import as_csv
 
     text = json.dumps(_document(report, probed), indent=1, ensure_ascii=False) + "\n"

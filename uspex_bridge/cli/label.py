@@ -70,7 +70,7 @@ def prepare(
     from dataclasses import asdict, replace
 
     from uspex_bridge.base.errors import ConfigError
-    from uspex_bridge.learn.dataset import Dataset
+    from uspex_bridge.learn.data.dataset import Dataset
     from uspex_bridge.learn.label import prepare as preparing
     from uspex_bridge.learn.label.settings import read_settings
 
@@ -110,7 +110,7 @@ def settings(code: str) -> None:
 
     Example: uspex-bridge label settings vasp > labels.toml
     """
-    from uspex_bridge.uspex.new_search import TEMPLATES
+    from uspex_bridge.base.templates import TEMPLATES
 
     click.echo((TEMPLATES / "labels" / f"{code}.toml").read_text(encoding="utf-8"), nl=False)
 
@@ -188,7 +188,7 @@ def collect(labels: Path, dataset: Path, stale: float, valid: float, test: float
     Example: uspex-bridge label collect labels dataset
     """
     from uspex_bridge.cli.dataset import describe_added
-    from uspex_bridge.learn.dataset import MANIFEST, Dataset
+    from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
     from uspex_bridge.learn.label.collect import collect as file_labels
 
     there = (dataset / MANIFEST).exists()

@@ -13,7 +13,7 @@ from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.soap_options import SOAP, describe
 
 if TYPE_CHECKING:
-    from uspex_bridge.learn.structure_map import StructureMap
+    from uspex_bridge.learn.choose.structure_map import StructureMap
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -74,7 +74,7 @@ def _chosen(drawn: StructureMap, place: str | None) -> set[str]:
         return set()
     import numpy as np
 
-    from uspex_bridge.learn.soap import describe_all
+    from uspex_bridge.learn.choose.soap import describe_all
     from uspex_bridge.results.sources import open_sources
 
     names = set()

@@ -16,8 +16,8 @@ from uspex_bridge.cli.soap_options import SOAP, progress, soap_of
 
 if TYPE_CHECKING:
     from uspex_bridge.base.data import Structure
-    from uspex_bridge.learn.evaluations import Model
-    from uspex_bridge.learn.screen import Screening
+    from uspex_bridge.learn.choose.screen import Screening
+    from uspex_bridge.learn.data.evaluations import Model
     from uspex_bridge.results.model import Entry, Pool
 
 _FLAGS = ("short", "dense", "elongated", "far", "unconverged", "outside", "failed")
@@ -93,9 +93,9 @@ def command(
         raise ConfigError("screen compares models: give -m at least twice, with different models")
     config = read_settings(Path.cwd(), {key: options[key] for key in ("config", "device", "threads")})
     limit_threads(config.threads)
-    from uspex_bridge.learn.evaluations import find_model
-    from uspex_bridge.learn.models import settings_for
-    from uspex_bridge.learn.screen import screen
+    from uspex_bridge.call.model_names import settings_for
+    from uspex_bridge.learn.choose.screen import screen
+    from uspex_bridge.learn.data.evaluations import find_model
 
     limits = _limits(options)
     asked = [find_model(name, settings_for(name, config)) for name in models]
@@ -123,7 +123,7 @@ def command(
 
 
 def _limits(options: dict[str, Any]) -> Any:
-    from uspex_bridge.learn.screen import Limits
+    from uspex_bridge.learn.choose.screen import Limits
 
     return Limits(
         pv=options["pv"] or None,
@@ -153,9 +153,9 @@ def _ask(
     pool: Pool, held: list[tuple[Entry, Structure]], models: list[Model], out: Path, options: dict[str, Any]
 ) -> tuple[list[Any], list[str]]:
     """Gather everything that is to be known of each structure."""
-    from uspex_bridge.learn.evaluations import evaluate_all, structure_key
-    from uspex_bridge.learn.hulls import points_of
-    from uspex_bridge.learn.screen import Seen
+    from uspex_bridge.learn.choose.hulls import points_of
+    from uspex_bridge.learn.choose.screen import Seen
+    from uspex_bridge.learn.data.evaluations import evaluate_all, structure_key
 
     keys = [structure_key(structure) for _, structure in held]
     structures = {key: structure for key, (_, structure) in zip(keys, held, strict=True)}
@@ -186,8 +186,8 @@ def _novelty(structures: list[Structure], options: dict[str, Any]) -> list[float
     """Return each structure's distance to the training set, NaN where none is given."""
     if options["training"] is None:
         return [float("nan")] * len(structures)
-    from uspex_bridge.learn.candidates import read_labelled_structures
-    from uspex_bridge.learn.novelty import reach_of
+    from uspex_bridge.learn.choose.novelty import reach_of
+    from uspex_bridge.learn.judge.candidates import read_labelled_structures
 
     training = read_labelled_structures(options["training"], "train")
     settings = soap_of(options, {symbol for structure in training for symbol in structure.symbols})
@@ -196,7 +196,7 @@ def _novelty(structures: list[Structure], options: dict[str, Any]) -> list[float
 
 def _write(found: Screening, summary: dict[str, Any], pool: Pool, out: Path) -> None:
     from uspex_bridge.figures import disagreement, style
-    from uspex_bridge.learn.candidates import candidate, title_of, write_frames
+    from uspex_bridge.learn.judge.candidates import candidate, title_of, write_frames
     from uspex_bridge.results.tables import as_csv
 
     q.write_text(
@@ -216,7 +216,7 @@ def document(found: Screening, models: list[Model], pool: Pool) -> dict[str, Any
     """Return the result as plain values."""
     from dataclasses import asdict
 
-    from uspex_bridge.learn.candidates import title_of
+    from uspex_bridge.learn.judge.candidates import title_of
 
     return {
         "models": [{"name": m.name, "what": m.title, "key": m.key, "energy_zero": m.energy_zero} for m in models],
@@ -252,7 +252,7 @@ def _mean(found: Screening, name: str) -> float | None:
 
 def report(found: Screening, models: list[Model], pool: Pool, most: int) -> str:
     """Return the result as text: the worst structures, then the counts."""
-    from uspex_bridge.learn.candidates import title_of
+    from uspex_bridge.learn.judge.candidates import title_of
     from uspex_bridge.results.tables import layout
 
     headings = [

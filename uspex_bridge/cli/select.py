@@ -15,8 +15,8 @@ from uspex_bridge.cli.soap_options import SOAP, describe
 
 if TYPE_CHECKING:
     from uspex_bridge.base.data import Structure
-    from uspex_bridge.learn.select import Selection
-    from uspex_bridge.learn.structure_map import StructureMap
+    from uspex_bridge.learn.choose.select import Selection
+    from uspex_bridge.learn.choose.structure_map import StructureMap
     from uspex_bridge.results.model import Entry, Pool
 
 #: Structures closer than this in scaled features are the same training point; two unlike ones are about ten apart.
@@ -75,8 +75,8 @@ def command(places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -
     SOAP space from all taken before and all that is there (--have). Duplicates are left out. References span the hull
     and are not chosen from. The folder --out gets selected.extxyz, selected.csv, selected.json and coverage.png.
     """  # noqa: D301 (click's mark for lines that stay as they are)
-    from uspex_bridge.learn.candidates import read_labelled_structures
-    from uspex_bridge.learn.select import select
+    from uspex_bridge.learn.choose.select import select
+    from uspex_bridge.learn.judge.candidates import read_labelled_structures
 
     quota = _quota(options)
     pool = q.open_pool(places, options)
@@ -99,7 +99,7 @@ def command(places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -
 
 
 def _quota(options: dict[str, Any]) -> Any:
-    from uspex_bridge.learn.select import Quota
+    from uspex_bridge.learn.choose.select import Quota
 
     return Quota(
         budget=options["budget"],
@@ -147,7 +147,7 @@ def _holdout(path: Path | None) -> Any:
     """Return the test whether a structure must not be taken: by name, or as the same phase at any volume."""
     from uspex_bridge.base.errors import InputError
     from uspex_bridge.call.structures import read_structures
-    from uspex_bridge.learn.candidates import title_of
+    from uspex_bridge.learn.judge.candidates import title_of
     from uspex_bridge.results.matching import Catalogue
 
     if path is None:
@@ -168,7 +168,7 @@ def _described(drawn: StructureMap, structures: Sequence[Structure]) -> Any:
     """Return the features (N, F) of structures as the map has them."""
     import numpy as np
 
-    from uspex_bridge.learn.soap import describe_all
+    from uspex_bridge.learn.choose.soap import describe_all
 
     rows = list(describe_all(structures, drawn.elements, drawn.settings))
     return np.array(rows).reshape(-1, drawn.features.shape[1])
@@ -212,8 +212,8 @@ def document(
 
     import numpy as np
 
-    from uspex_bridge.learn.candidates import title_of
-    from uspex_bridge.learn.soap import coverage
+    from uspex_bridge.learn.choose.soap import coverage
+    from uspex_bridge.learn.judge.candidates import title_of
 
     kinds = _kinds(found, drawn)
     after = len(have) + len(found.chosen)
@@ -243,7 +243,7 @@ def document(
 
 def _write(found: Selection, summary: dict[str, Any], pool: Pool, drawn: StructureMap, have: Any, out: Path) -> None:
     from uspex_bridge.figures import selection, style
-    from uspex_bridge.learn.candidates import candidate, known_of, title_of, write_frames
+    from uspex_bridge.learn.judge.candidates import candidate, known_of, title_of, write_frames
     from uspex_bridge.results.tables import as_csv
 
     known = known_of(pool)
@@ -261,7 +261,7 @@ def _write(found: Selection, summary: dict[str, Any], pool: Pool, drawn: Structu
 
 def report(found: Selection, summary: dict[str, Any], pool: Pool) -> str:
     """Return the selection as text."""
-    from uspex_bridge.learn.candidates import title_of
+    from uspex_bridge.learn.judge.candidates import title_of
     from uspex_bridge.results.tables import layout
 
     rows = [[title_of(pool, c.entry), c.entry.formula, c.reason] for c in found.chosen]

@@ -12,8 +12,8 @@ import click
 from uspex_bridge.cli.options import settings
 
 if TYPE_CHECKING:
-    from uspex_bridge.learn.soap import SoapSettings
-    from uspex_bridge.learn.structure_map import StructureMap
+    from uspex_bridge.learn.choose.soap import SoapSettings
+    from uspex_bridge.learn.choose.structure_map import StructureMap
     from uspex_bridge.results.model import Pool
 
 SOAP = settings(
@@ -43,7 +43,7 @@ def soap_of(options: Mapping[str, Any], elements: Iterable[str]) -> SoapSettings
     """Return the descriptor's settings that the options ask for."""
     from dataclasses import replace
 
-    from uspex_bridge.learn.soap import SoapSettings, minimal_settings
+    from uspex_bridge.learn.choose.soap import SoapSettings, minimal_settings
 
     base = minimal_settings(elements) if options["soap"] == "minimal" else SoapSettings()
     given = {key: options[key] for key in ("r_cut", "sigma", "n_max", "l_max") if options[key] is not None}
@@ -59,7 +59,7 @@ def describe(
     pool: Pool, options: Mapping[str, Any], references: Iterable[str] = (), more: Iterable[str] = ()
 ) -> StructureMap:
     """Make the map of everything in ``pool``, with a progress bar; ``more`` are elements to tell apart besides."""
-    from uspex_bridge.learn.structure_map import make_map
+    from uspex_bridge.learn.choose.structure_map import make_map
 
     elements = sorted({*elements_of(pool), *more})
     with progress("describing", len(pool.entries)) as step:

@@ -13,8 +13,8 @@ from uspex_bridge.base.words import counted
 from uspex_bridge.cli.options import CONFIG, DEVICE, settings
 
 if TYPE_CHECKING:
-    from uspex_bridge.learn.order import Data, Order
-    from uspex_bridge.learn.watch import Point
+    from uspex_bridge.learn.training.order import Data, Order
+    from uspex_bridge.learn.training.watch import Point
 
 _PATH = click.Path(path_type=Path)
 _DATA = settings(
@@ -134,10 +134,10 @@ def distill(teacher: str, places: tuple[str, ...], student: str, workers: int, *
     FOLDER/dataset and are not made twice. Do not screen with a student and its own teacher: they agree where both
     are wrong.
     """  # noqa: D301 (click's mark for lines that stay as they are)
+    from uspex_bridge.call.model_names import settings_for
     from uspex_bridge.cli import questions as q
     from uspex_bridge.cli.vasp import read_settings
-    from uspex_bridge.learn.distill import teach
-    from uspex_bridge.learn.models import settings_for
+    from uspex_bridge.learn.training.distill import teach
 
     config = read_settings(Path.cwd(), {"config": options["config"], "device": options["device"]})
     pool = q.open_pool(places, {})
@@ -168,8 +168,8 @@ def distill(teacher: str, places: tuple[str, ...], student: str, workers: int, *
 def _train(trainer: str, options: dict[str, Any]) -> None:
     as_json, dry_run = options.pop("as_json"), options.pop("dry_run")
     order = _order(trainer, options)
-    from uspex_bridge.learn.order import plan
-    from uspex_bridge.learn.train import train
+    from uspex_bridge.learn.training.order import plan
+    from uspex_bridge.learn.training.run import train
 
     if dry_run:
         chosen, job, _ = plan(order)
@@ -195,7 +195,7 @@ def _train(trainer: str, options: dict[str, Any]) -> None:
 def _order(trainer: str, options: dict[str, Any]) -> Order:
     """Turn the options into an order; the interpreter may stand in bridge.toml."""
     from uspex_bridge.cli.vasp import read_settings
-    from uspex_bridge.learn.order import TRAINERS, Order
+    from uspex_bridge.learn.training.order import TRAINERS, Order
 
     config = read_settings(Path.cwd(), {"config": options.pop("config"), "device": options.get("device")})
     data = _data({key: options.pop(key) for key in ("dataset", "generation", "train_file", "valid_file")})
@@ -213,7 +213,7 @@ def _data(options: dict[str, Any]) -> Data:
         ConfigError: neither or both of a dataset and files.
     """
     from uspex_bridge.base.errors import ConfigError
-    from uspex_bridge.learn.order import from_dataset, from_files
+    from uspex_bridge.learn.training.order import from_dataset, from_files
 
     if (options["dataset"] is None) == (options["train_file"] is None):
         raise ConfigError("name one of DATASET and --train-file")
@@ -226,7 +226,7 @@ def _data(options: dict[str, Any]) -> Data:
 
 def _watched(order: Order, train: Any) -> dict[str, Any]:
     """Train with a progress bar where there is a terminal."""
-    from uspex_bridge.learn.loss import summary
+    from uspex_bridge.learn.training.loss import summary
 
     done, text = 0, ""
     bar: Any

@@ -337,7 +337,7 @@ def _settings(near: Path, explicit: Path | None) -> Iterator[Item]:
 
 def _trainers(near: Path, explicit: Path | None) -> Iterator[Item]:
     """Say which of ``uspex-bridge train``'s trainers can run, and in which interpreter."""
-    from uspex_bridge.learn.order import TRAINERS
+    from uspex_bridge.learn.training.order import TRAINERS
 
     try:
         config = load_config(near, explicit)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from uspex_bridge.call.model_names import short_names
 from uspex_bridge.figures import style
-from uspex_bridge.learn.models import short_names
-from uspex_bridge.learn.probes import Curve, Probed
+from uspex_bridge.learn.judge.probes import Curve, Probed
 
 #: Energies further from the first one are cut off, eV/atom: what matters is whether the curve falls.
 _TOP = 30.0

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.figures import style
-from uspex_bridge.learn.screen import UNFIT, Screening
+from uspex_bridge.learn.choose.screen import UNFIT, Screening
 
 #: Force components that are drawn at most.
 _MOST_FORCES = 20_000

@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from uspex_bridge.figures import style
-from uspex_bridge.learn.loss import SHOWN
-from uspex_bridge.learn.watch import FOLLOWED, Point
+from uspex_bridge.learn.training.loss import SHOWN
+from uspex_bridge.learn.training.watch import FOLLOWED, Point
 
 #: Split -> how its line looks.
 _LOOKS: dict[str, dict[str, Any]] = {

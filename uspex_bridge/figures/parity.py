@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from uspex_bridge.figures import style
-from uspex_bridge.learn.accuracy import Judged
-from uspex_bridge.learn.metrics import Case, Values, pressures_of
+from uspex_bridge.learn.judge.accuracy import Judged
+from uspex_bridge.learn.judge.metrics import Case, Values, pressures_of
 
 #: Quantity -> title, unit and how it is taken from values.
 _PANELS: dict[str, tuple[str, str, Callable[[Values], Any]]] = {

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from uspex_bridge.base.data import Array
 from uspex_bridge.figures import style
 from uspex_bridge.figures.structure_map import name_axes
-from uspex_bridge.learn.soap import Space, coverage
+from uspex_bridge.learn.choose.soap import Space, coverage
 
 
 @style.styled

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.figures import style
-from uspex_bridge.learn.structure_map import DATASETS, VIEWERS, Colour, StructureMap, write_dataset
+from uspex_bridge.learn.choose.structure_map import DATASETS, VIEWERS, Colour, StructureMap, write_dataset
 
 if TYPE_CHECKING:
-    from uspex_bridge.learn.soap import Space
+    from uspex_bridge.learn.choose.soap import Space
     from uspex_bridge.results.model import Pool
 
 #: Distances to the hull beyond this have one colour, as in the paper's figures, eV/atom.

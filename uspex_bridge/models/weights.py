@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from uspex_bridge.base.checksum import checksum
 from uspex_bridge.base.errors import ModelError
+from uspex_bridge.base.files import checksum
 from uspex_bridge.base.schema import nearest
 from uspex_bridge.models.cards import CalculatorSettings, Card, KnownModel, file_of_url
 

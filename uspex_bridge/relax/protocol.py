@@ -11,9 +11,10 @@ from typing import Any, Literal
 from uspex_bridge.base.data import Intent
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.schema import build, nearest, read_toml
+from uspex_bridge.base.templates import TEMPLATES
 
 #: Named protocols ship here, one TOML file each.
-PROTOCOLS = Path(__file__).parents[1] / "templates" / "protocols"
+PROTOCOLS = TEMPLATES / "protocols"
 
 #: No stage may leave a pressure further from the asked one than this, GPa, however loose EDIFFG is.
 LOOSEST_STRESS = 0.5

@@ -1,24 +1,18 @@
-"""Ready USPEX folders from the text files in ``templates/``.
-
-Placeholders are written ``@{name}``, so that shell scripts and INPUT.txt keep their own ``$`` and ``%``.
-"""
+"""Ready USPEX folders from the text files in ``templates/``."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-import string
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.files import writing
+from uspex_bridge.base.templates import render
 from uspex_bridge.vasp.structure import ELEMENTS
-
-TEMPLATES = Path(__file__).parents[1] / "templates"
 
 Line = Literal["matlab", "python"]
 Scheduler = Literal["local", "slurm", "pbs"]
@@ -50,13 +44,6 @@ _SUBMISSION: dict[str, dict[str, object]] = {
         "forgotten": "unknown job|has finished",
     },
 }
-
-
-class _Text(string.Template):
-    """``@{name}`` and nothing else is a placeholder; a lone @ stays."""
-
-    delimiter = "@"
-    pattern = r"@(?:\{(?P<braced>[a-z_]+)\}|(?P<named>(?!))|(?P<escaped>(?!))|(?P<invalid>(?!)))"  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -122,21 +109,6 @@ class Search:
     def background(self) -> bool:
         """Whether USPEX wants the command back at once (whichCluster 0, several calculations)."""
         return self.line == "matlab" and self.scheduler == "local" and self.parallel > 1
-
-
-def render(name: str, values: Mapping[str, object]) -> str:
-    """Fill in the template ``name`` (a path below ``templates/``).
-
-    Raises:
-        ConfigError: there is no such template.
-        KeyError: a placeholder has no value.
-    """
-    path = TEMPLATES / name
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"there is no template {name}; the installation is incomplete") from None
-    return _Text(text).substitute(values)
 
 
 def parse_elements(text: str) -> tuple[str, ...]:

@@ -14,14 +14,14 @@ from uspex_bridge.base.errors import BridgeError, ConfigError, InputError, Model
 from uspex_bridge.base.schema import nearest
 from uspex_bridge.call import record as journal
 from uspex_bridge.call.config import Config, load_config
+from uspex_bridge.call.model_names import settings_for
 from uspex_bridge.learn.cycle.settings import FILENAME, CycleSettings, LabelSettings, ModelSettings
 from uspex_bridge.learn.cycle.steps import folder_of
 from uspex_bridge.learn.label import vasp_inputs
 from uspex_bridge.learn.label.run import refuse_without_gpaw
 from uspex_bridge.learn.label.settings import read_settings as read_label_settings
-from uspex_bridge.learn.models import settings_for
-from uspex_bridge.learn.order import TRAINERS, checkpoint, surroundings
-from uspex_bridge.learn.trainers.base import Trainer, read_settings
+from uspex_bridge.learn.training.order import TRAINERS, checkpoint, surroundings
+from uspex_bridge.learn.training.trainers.base import Trainer, read_settings
 from uspex_bridge.models import backends
 from uspex_bridge.results.folder import results_folders
 

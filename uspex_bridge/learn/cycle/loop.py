@@ -25,7 +25,7 @@ from uspex_bridge.call import record as journal
 from uspex_bridge.learn.cycle.settings import CycleSettings, read_settings
 from uspex_bridge.learn.cycle.steps import Step, current, evaluation, folder_of, steps_of, training
 from uspex_bridge.learn.cycle.verdict import judge
-from uspex_bridge.learn.dataset import MANIFEST, Dataset
+from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
 
 #: Name of the journal in a cycle's folder.
 JOURNAL = "cycle.jsonl"

@@ -12,10 +12,10 @@ from ase import Atoms
 from filelock import FileLock, Timeout
 
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.learn.dataset import Dataset
+from uspex_bridge.learn.data.dataset import Dataset
+from uspex_bridge.learn.data.labels import Added, Label, Level, Refused, problem_of
 from uspex_bridge.learn.label import computed, vasp_runs
 from uspex_bridge.learn.label.tasks import RESULT, Task, folders, read_task
-from uspex_bridge.learn.labels import Added, Label, Level, Refused, problem_of
 
 State = Literal["prepared", "running", "done", "failed"]
 #: What the command of ``label run`` or of a job prints.

@@ -14,13 +14,13 @@ import numpy as np
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError, OutputError
 from uspex_bridge.base.files import publish_files
-from uspex_bridge.learn.identity import content_id
+from uspex_bridge.base.templates import TEMPLATES, render
+from uspex_bridge.learn.data.identity import content_id
+from uspex_bridge.learn.data.labels import read_frames
 from uspex_bridge.learn.label import kpoints, vasp_inputs
 from uspex_bridge.learn.label.settings import LabelSettings, format_settings, read_settings
 from uspex_bridge.learn.label.tasks import RESULT, SETTINGS, STRUCTURE, Task, folders
-from uspex_bridge.learn.labels import read_frames
 from uspex_bridge.results.sources import open_sources
-from uspex_bridge.uspex.new_search import TEMPLATES, render
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,11 +10,11 @@ from filelock import FileLock, Timeout
 
 from uspex_bridge.base.errors import ConfigError, ModelError
 from uspex_bridge.call.config import Config
+from uspex_bridge.call.model_names import settings_for
 from uspex_bridge.learn.label import computed
 from uspex_bridge.learn.label.collect import EXIT, LOCK, LOG, Job, inspect
 from uspex_bridge.learn.label.settings import read_settings
 from uspex_bridge.learn.label.tasks import RESULT, SETTINGS, folders, read_task
-from uspex_bridge.learn.models import settings_for
 from uspex_bridge.models.backends import Backend, load
 
 #: What a command that computes labels with GPAW calls, from a structure's folder.

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.schema import build, read_toml
-from uspex_bridge.learn.labels import Level, settings_hash
-from uspex_bridge.uspex.new_search import TEMPLATES, render
+from uspex_bridge.base.templates import TEMPLATES, render
+from uspex_bridge.learn.data.labels import Level, settings_hash
 from uspex_bridge.vasp.incar import parse_incar
 
 Code = Literal["vasp", "gpaw", "model"]

@@ -19,7 +19,7 @@ from ase import Atoms
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.schema import build
-from uspex_bridge.learn.labels import Level, settings_hash
+from uspex_bridge.learn.data.labels import Level, settings_hash
 
 STRUCTURE = "structure.json"
 SETTINGS = "labels.toml"
@@ -32,7 +32,7 @@ class Task:
     """What ``structure.json`` says.
 
     Attributes:
-        id: see :func:`uspex_bridge.learn.identity.content_id`; the folder's name.
+        id: see :func:`uspex_bridge.learn.data.identity.content_id`; the folder's name.
         family: of structures that must not straddle splits.
         generation: of the search, or number of the cycle.
         origin: the structure's name where it comes from; ``reason``: why it was chosen.

@@ -1,0 +1,95 @@
+"""Choosing structures: quotas near the hull, farthest points, clusters, and what is there already."""
+
+import numpy as np
+import pytest
+
+from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.learn.choose.select import Quota, clusters, farthest_points, select
+from uspex_bridge.results.hull import Point
+from uspex_bridge.results.model import Entry
+
+NOTHING = np.zeros((0, 2))
+
+
+def entries(*above: tuple[str, float]) -> tuple[list[Entry], dict[str, Point]]:
+    """Entries of one-element compositions and their places on the hull."""
+    made = [Entry("r", k, ((symbol, 1 + k % 3),), -1.0, 10.0) for k, (symbol, _) in enumerate(above)]
+    return made, {e.name: Point(e, (1.0,), 0.0, distance, False) for e, (_, distance) in zip(made, above, strict=True)}
+
+
+def grid(count: int) -> dict[str, np.ndarray]:
+    return {f"r:EA{k}": np.array([float(k), 0.0]) for k in range(count)}
+
+
+def test_near_the_hull_by_composition():
+    made, points = entries(("Ca", 0.0), ("Ca", 0.02), ("Ca", 0.01), ("Fe", 0.03), ("Ni", 0.04), ("Ni", 0.2))
+    found = select(made, grid(6), points, NOTHING, Quota(budget=10, near=1, each=2))
+    assert [c.entry.id for c in found.chosen[:4]] == [0, 2, 3, 4]
+    assert found.chosen[0].reason == "on the hull, no. 1 of Ca"
+    assert found.chosen[1].reason == "0.0100 eV/atom above the hull, no. 2 of Ca"
+    assert {c.entry.id for c in found.chosen[4:]} == {1, 5}
+    two = select(made, grid(6), points, NOTHING, Quota(budget=3, near=1, each=2, compositions=1))
+    assert [c.entry.id for c in two.chosen[:2]] == [0, 2]
+    assert "farthest" in two.chosen[2].reason
+
+
+def test_the_budget_is_shared():
+    made, points = entries(*[("Ca", 0.001 * k) for k in range(10)])
+    found = select(made, grid(10), points, NOTHING, Quota(budget=4, near=0.5, each=10))
+    assert [c.entry.id for c in found.chosen] == [0, 1, 9, 5]
+    assert found.left == 6
+    assert found.spread == (8.0, 4.0)
+    alone = select(made, grid(10), points, NOTHING, Quota(budget=4, near=0))
+    assert not [c for c in alone.chosen if "hull" in c.reason]
+
+
+def test_farthest_points_spread_out_and_mind_what_is_there():
+    line = np.array([[float(k), 0.0] for k in range(11)])
+    assert [k for k, _ in farthest_points(line, NOTHING, 3)] == [5, 0, 10]
+    assert farthest_points(line, np.array([[0.0, 0.0]]), 2) == [(10, 10.0), (5, 5.0)]
+    same = np.zeros((5, 2))
+    assert len(farthest_points(same, NOTHING, 4)) == 1
+    assert farthest_points(same, same[:1], 4) == []
+
+
+def test_farthest_points_cover_more_than_random_ones():
+    rng = np.random.default_rng(4)
+    cloud = np.vstack([rng.normal(0, 0.1, (200, 2)), rng.uniform(-5, 5, (20, 2))])
+    far = [k for k, _ in farthest_points(cloud, NOTHING, 15)]
+    random = rng.permutation(220)[:15]
+
+    def reach(chosen):
+        return max(np.linalg.norm(cloud[chosen] - point, axis=1).min() for point in cloud)
+
+    assert reach(far) < 0.5 * reach(random)
+
+
+def test_clusters_take_one_of_each_and_skip_what_is_there():
+    rng = np.random.default_rng(5)
+    middles = np.array([[0, 0], [10, 0], [0, 10], [10, 10]])
+    cloud = np.vstack([middle + rng.normal(0, 0.1, (n, 2)) for middle, n in zip(middles, (8, 5, 3, 2), strict=True)])
+    found = clusters(cloud, NOTHING, 4)
+    assert [size for _, size in found] == [8, 5, 3, 2]
+    assert {tuple(np.rint(cloud[k] / 10).astype(int)) for k, _ in found} == {(0, 0), (1, 0), (0, 1), (1, 1)}
+    rest = clusters(cloud, cloud[:8], 3)
+    assert {tuple(np.rint(cloud[k] / 10).astype(int)) for k, _ in rest} == {(1, 0), (0, 1), (1, 1)}
+    assert len(clusters(np.zeros((4, 2)), NOTHING, 3)) == 1
+
+
+@pytest.mark.parametrize("method", ["farthest", "clusters", "random"])
+def test_methods_keep_the_budget_and_the_seed(method):
+    made, points = entries(*[("Ca", 1.0)] * 30)
+    places = {e.name: row for e, row in zip(made, np.random.default_rng(1).normal(size=(30, 4)), strict=True)}
+    quota = Quota(budget=7, method=method, seed=3)
+    found = select(made, places, points, np.zeros((0, 4)), quota)
+    assert len({c.entry.id for c in found.chosen}) == 7
+    assert select(made, places, points, np.zeros((0, 4)), quota).chosen == found.chosen
+    other = select(made, places, points, np.zeros((0, 4)), Quota(budget=7, method=method, seed=4))
+    assert (other.chosen == found.chosen) == (method != "random")
+    assert len(select(made, places, points, np.zeros((0, 4)), Quota(budget=99, method=method)).chosen) == 30
+
+
+def test_impossible_quotas():
+    for wrong in ({"budget": 0}, {"near": 1.5}, {"each": 0}, {"within": -1}):
+        with pytest.raises(ConfigError):
+            Quota(**wrong)

@@ -1,0 +1,346 @@
+"""The labelled structures that models are trained on: a folder that only grows.
+
+``manifest.jsonl`` has one line per label: where it came from, what computed it, which split it is in, and where its
+frame lies; ``generation-003.extxyz`` holds the frames of generation 3. A file is never written a second time; labels
+of the same generation that arrive later go to ``generation-003.2.extxyz``. docs/learning.md describes the fields.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from uspex_bridge.base.errors import ConfigError, InputError, OutputError
+from uspex_bridge.base.files import checksum, publish_files
+from uspex_bridge.base.locks import held
+from uspex_bridge.base.schema import build
+from uspex_bridge.base.units import pressure_of
+from uspex_bridge.base.words import counted
+from uspex_bridge.call import record as journal
+from uspex_bridge.learn.data import repair
+from uspex_bridge.learn.data.exports import Keys, write_deepmd, write_extxyz
+from uspex_bridge.learn.data.identity import Split, split_of
+from uspex_bridge.learn.data.labels import (
+    Added,
+    Label,
+    Level,
+    Refused,
+    extxyz,
+    free_energy,
+    identity_of,
+    informed,
+    problem_of,
+    read_frames,
+    trained_on,
+)
+
+MANIFEST = "manifest.jsonl"
+VERSION = 1
+#: Seconds to wait for another command that changes the dataset.
+_WAIT = 600.0
+
+
+class Dataset:
+    """An open dataset.
+
+    Attributes:
+        path: its folder.
+        valid, test: fractions of families that validate and test.
+        labels: id -> label, in the order they were added.
+    """
+
+    def __init__(self, path: Path, valid: float, test: float, labels: dict[str, Label]) -> None:
+        self.path, self.valid, self.test, self.labels = path, valid, test, labels
+
+    @classmethod
+    def create(cls, path: Path, *, valid: float = 0.1, test: float = 0.1) -> Dataset:
+        """Make an empty dataset.
+
+        Raises:
+            ConfigError: the fractions are impossible.
+            InputError: there is a dataset already.
+            OutputError: the folder cannot be written.
+        """
+        if not (valid >= 0 and test >= 0 and valid + test < 1):
+            raise ConfigError(f"valid = {valid} and test = {test}: fractions of families, together below 1")
+        if (path / MANIFEST).exists():
+            raise InputError(f"{path}: there is a dataset already; open it, or name another folder")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be made: {error.strerror}") from error
+        journal.append(path / MANIFEST, {"dataset": VERSION, "valid": valid, "test": test})
+        return cls(path, valid, test, {})
+
+    @classmethod
+    def open(cls, path: Path, *, verify: bool = True) -> Dataset:
+        """Open a dataset.
+
+        Args:
+            path: its folder.
+            verify: compare every file with its checksum.
+
+        Raises:
+            InputError: there is none, or its files are not as they were written (see :meth:`changes`).
+        """
+        dataset = _read(path)
+        if verify and (changes := dataset.changes()):
+            raise InputError(
+                f"{path}: changed by hand: {'; '.join(changes[:3])}{' ...' if len(changes) > 3 else ''}. Put the files "
+                f"back, or look at 'uspex-bridge dataset check {path}' and accept it with --accept"
+            )
+        return dataset
+
+    @property
+    def level(self) -> Level | None:
+        """The level of theory, None while there is no label."""
+        return next((label.level for label in self.labels.values()), None)
+
+    @property
+    def elements(self) -> list[str]:
+        """The elements of all labels, in alphabetic order."""
+        return sorted({symbol for label in self.labels.values() for symbol in re.findall("[A-Z][a-z]?", label.formula)})
+
+    @property
+    def files(self) -> dict[str, list[Label]]:
+        """File -> its labels by index."""
+        found: dict[str, list[Label]] = {}
+        for label in sorted(self.labels.values(), key=lambda one: one.index):
+            found.setdefault(label.file, []).append(label)
+        return dict(sorted(found.items()))
+
+    def select(self, split: Split | None = None, generation: int | None = None) -> list[Label]:
+        """Return the labels of a split and a generation; None is all."""
+        return [
+            label
+            for label in self.labels.values()
+            if split in (None, label.split) and generation in (None, label.generation)
+        ]
+
+    def frames(self, split: Split | None = None, generation: int | None = None) -> Iterator[Atoms]:
+        """Yield labelled structures, file by file.
+
+        Each has a calculator with ``energy`` = ``free_energy`` = F (eV), forces (eV/Å), stress (eV/Å³, ASE's sign),
+        magnetic moments where known, and in ``info``: id, family, split, generation, origin, level, e0, pressure_gpa.
+
+        Raises:
+            InputError: a file is missing or shorter than the manifest says.
+        """
+        wanted = {label.id for label in self.select(split, generation)}
+        for name, labels in self.files.items():
+            if not any(label.id in wanted for label in labels):
+                continue
+            images = read_frames(self.path / name)
+            if len(images) <= labels[-1].index:
+                raise InputError(
+                    f"{self.path / name}: {len(images)} frames where the manifest has {labels[-1].index + 1}"
+                )
+            for label in labels:
+                if label.id in wanted:
+                    yield informed(images[label.index], label)
+
+    def add(
+        self,
+        frames: Iterable[Atoms],
+        *,
+        generation: int,
+        level: Level,
+        split: Split | None = None,
+    ) -> Added:
+        """Add labelled structures; what cannot be used is refused with its reason, everything else is kept.
+
+        Args:
+            frames: each with a calculator that holds energy, forces, stress and, where the code has it, free_energy
+                (ASE's meaning: ``energy`` is extrapolated to zero smearing). ``info`` may hold family, origin,
+                pressure_gpa, e0 (instead of ``energy``) and provenance (a dictionary).
+            generation: of the search, or number of the cycle.
+            level: what computed them.
+            split: for families that are new here, instead of the split that their name gives.
+
+        Raises:
+            InputError: the dataset has another level of theory.
+            OutputError: it cannot be written; nothing is added then.
+            BusyError: another command has been changing it for ten minutes.
+        """
+        with self._alone():
+            self.labels = _read(self.path).labels
+            if self.level not in (None, level):
+                raise InputError(
+                    f"{self.path}: its labels are {self.level}, these are {level}; energies of two levels of theory "
+                    "cannot be trained on together. Start another dataset"
+                )
+            draft = _Draft(self, generation, level, split)
+            for number, atoms in enumerate(frames, 1):
+                draft.take(atoms, number)
+            return draft.write()
+
+    def export_deepmd(self, folder: Path, split: Split | None = None, *, mixed: bool = False) -> int:
+        """Write the frames for DeePMD-kit, all splits with one type_map; see :mod:`uspex_bridge.learn.data.exports`."""
+        return write_deepmd(list(self.frames(split)), folder, mixed=mixed, elements=self.elements)
+
+    def export_extxyz(self, file: Path, split: Split | None = None, *, keys: Keys = "ase") -> int:
+        """Write the frames into one extxyz file; see :func:`uspex_bridge.learn.data.exports.write_extxyz`."""
+        return write_extxyz(list(self.frames(split)), file, keys)
+
+    def changes(self) -> list[str]:
+        """Return what is not as it was written, one line per file; empty for a sound dataset."""
+        found = []
+        for name, labels in self.files.items():
+            path = self.path / name
+            if not path.is_file():
+                found.append(f"{name} is gone, with {counted(len(labels), 'label')}")
+            elif checksum(path) != labels[0].sha256:
+                found.append(f"{name} is not as it was written: {'; '.join(repair.differences(path, labels))}")
+        return found
+
+    def strangers(self) -> list[str]:
+        """Return extxyz files in the folder that the manifest does not name: left by an addition that was killed."""
+        return sorted(path.name for path in self.path.glob("*.extxyz") if path.name not in self.files)
+
+    def accept(self) -> list[str]:
+        """Take the files as they are now and return what that changed; the manifest keeps the old lines.
+
+        Frames that are gone or have become other structures leave the dataset; other frames keep their label with
+        the numbers that now stand in the file. Frames without a label stay without.
+
+        Raises:
+            OutputError: the manifest cannot be written.
+            BusyError: another command has been changing it for ten minutes.
+        """
+        with self._alone():
+            self.labels = _read(self.path).labels
+            changes, lines = self.changes(), []
+            for name, labels in self.files.items():
+                path = self.path / name
+                if path.is_file() and checksum(path) == labels[0].sha256:
+                    continue
+                lines += repair.as_they_are(path, labels)
+            if lines:
+                journal.append(self.path / MANIFEST, *lines)
+                self.labels = _read(self.path).labels
+        return changes
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return held(self.path / ".lock", f"{self.path}: another command is changing it; run this again later", _WAIT)
+
+
+class _Draft:
+    """The labels of one addition, before they are written."""
+
+    def __init__(self, dataset: Dataset, generation: int, level: Level, split: Split | None) -> None:
+        self.dataset, self.generation, self.level, self.split = dataset, generation, level, split
+        self.families = {label.family: label.split for label in dataset.labels.values()}
+        self.potentials: dict[str, str] = {}
+        for label in dataset.labels.values():
+            self.potentials |= label.provenance.get("potentials", {})
+        self.accepted: dict[str, Atoms] = {}
+        self.fields: list[dict[str, Any]] = []
+        self.refused: list[Refused] = []
+
+    def take(self, atoms: Atoms, number: int) -> None:
+        name = str(atoms.info.get("origin") or atoms.info.get("name") or f"frame {number}")
+        identity = identity_of(atoms)
+        reason = self._known(identity) or problem_of(atoms) or self._other_potentials(atoms)
+        if reason:
+            self.refused.append(Refused(name, reason))
+            return
+        info, results = atoms.info, atoms.calc.results
+        family = str(info.get("family") or identity)
+        split = self.families.get(family) or self.split or split_of(family, self.dataset.valid, self.dataset.test)
+        self.families[family] = split
+        pressure = info.get("pressure_gpa")
+        provenance = dict(info.get("provenance") or {})
+        self.potentials |= provenance.get("potentials", {})
+        moments = results.get("magmoms")
+        moment = results.get("magmom", None if moments is None else float(np.sum(moments)))
+        self.accepted[identity] = atoms
+        self.fields.append(
+            {
+                "id": identity,
+                "family": family,
+                "split": split,
+                "generation": self.generation,
+                "origin": str(info.get("origin") or ""),
+                "pressure_gpa": None if pressure is None else float(pressure),
+                "own_pressure_gpa": round(pressure_of(results["stress"]), 6),
+                "formula": atoms.get_chemical_formula("metal"),
+                "natoms": len(atoms),
+                "level": self.level,
+                "energy": free_energy(atoms),
+                "e0": float(info.get("e0", results["energy"])),
+                "magmom": None if moment is None else float(moment),
+                "fmax": float(np.linalg.norm(results["forces"], axis=1).max()),
+                "time": datetime.now(UTC).isoformat(timespec="seconds"),
+                "provenance": provenance,
+            }
+        )
+
+    def _known(self, identity: str) -> str:
+        if identity in self.accepted:
+            return "the same structure as an earlier one of these"
+        if old := self.dataset.labels.get(identity):
+            return f"already in the dataset ({identity}, generation {old.generation}, {old.file})"
+        return ""
+
+    def _other_potentials(self, atoms: Atoms) -> str:
+        for symbol, title in (atoms.info.get("provenance") or {}).get("potentials", {}).items():
+            if self.potentials.get(symbol, title) != title:
+                return f"potential of {symbol} is '{title}', in the dataset '{self.potentials[symbol]}'"
+        return ""
+
+    def write(self) -> Added:
+        """Write the frames, then the manifest's lines; a frame without its line is as good as not there."""
+        folder = self.dataset.path
+        if not self.fields:
+            return Added((), tuple(self.refused))
+        stem, k = f"generation-{self.generation:03d}", 1
+        while (folder / (name := f"{stem}.extxyz" if k == 1 else f"{stem}.{k}.extxyz")).exists():
+            k += 1
+        images = list(self.accepted.values())
+        made = [Label(file=name, index=i, sha256="", **fields) for i, fields in enumerate(self.fields)]
+        text = extxyz([informed(trained_on(atoms), label) for atoms, label in zip(images, made, strict=True)])
+        labels = [replace(label, sha256=hashlib.sha256(text.encode()).hexdigest()) for label in made]
+        publish_files(folder, {name: text})
+        journal.append(folder / MANIFEST, *(asdict(label) for label in labels))
+        self.dataset.labels |= {label.id: label for label in labels}
+        return Added(tuple(labels), tuple(self.refused))
+
+
+def _read(path: Path) -> Dataset:
+    """Read the manifest; of an id's several lines the last one counts.
+
+    Raises:
+        InputError: there is no manifest, or one of another version.
+    """
+    manifest = path / MANIFEST
+    if not manifest.is_file():
+        raise InputError(f"{path}: no dataset there ({MANIFEST} is missing); 'uspex-bridge dataset add' makes one")
+    head: dict[str, Any] | None = None
+    labels: dict[str, Label] = {}
+    for number, line in enumerate(journal.read(manifest), 1):
+        line.pop("schema", None)
+        if head is None:
+            head = line
+            if head.get("dataset") != VERSION:
+                raise InputError(f"{manifest}: not a dataset of version {VERSION}")
+        elif "withdrawn" in line:
+            labels.pop(str(line.get("id")), None)
+        else:
+            label = build(
+                Label,
+                line | {"level": build(Level, line.get("level", {}), f"{manifest}, line {number}")},
+                f"{manifest}, line {number}",
+            )
+            labels[label.id] = label
+    if head is None:
+        raise InputError(f"{manifest}: empty; take the dataset from a copy")
+    return Dataset(path, float(head["valid"]), float(head["test"]), labels)

@@ -1,0 +1,113 @@
+"""Structures on their way to a label: ASE frames with where they come from in ``info``, and files of them.
+
+``name``, ``id`` (identity by content), ``family`` (identity of the structure a copy was made from, its own otherwise),
+``origin``, ``pressure_gpa``, ``reason``; and ``enthalpy`` (eV per cell) with its ``level`` where the search gave one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+
+from uspex_bridge.base.data import Structure
+from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.files import replacing
+from uspex_bridge.call.structures import read_structures
+from uspex_bridge.learn.data.dataset import Dataset
+from uspex_bridge.learn.data.identity import Split, content_id
+from uspex_bridge.learn.data.labels import extxyz, identity_of, read_frames
+from uspex_bridge.results.model import Entry, Pool
+from uspex_bridge.results.sources import Loose
+
+
+def title_of(pool: Pool, entry: Entry) -> str:
+    """Return what a structure is called: the name it has in its file, else run and ID."""
+    source = pool.sources[entry.run]
+    if isinstance(source, Loose):
+        return source.names.get(entry.id, entry.name)
+    return f"{Path(entry.run).name}:EA{entry.id}" if len(pool.sources) == 1 else entry.name
+
+
+def candidate(entry: Entry, structure: Structure, name: str, **info: Any) -> Atoms:
+    """Return a frame of a structure that is to be computed; ``info`` is added to what is known of it."""
+    atoms = Atoms(list(structure.symbols), scaled_positions=structure.scaled, cell=structure.cell, pbc=True)
+    identity = content_id(structure.symbols, structure.cell, structure.scaled)
+    atoms.info = {"name": name, "id": identity, "family": identity, "origin": f"{name} {entry.origin}".strip()}
+    if entry.pressure_gpa is not None:
+        atoms.info["pressure_gpa"] = entry.pressure_gpa
+    if entry.valid:
+        atoms.info["enthalpy"] = entry.enthalpy
+        if entry.level:
+            atoms.info["level"] = entry.level
+    atoms.info |= {key: value for key, value in info.items() if value is not None}
+    return atoms
+
+
+def known_of(pool: Pool) -> dict[str, dict[str, Any]]:
+    """Return what extxyz files in the pool say of their structures' family, origin and reason, by name of the entry."""
+    found = {}
+    for source in pool.sources.values():
+        path = Path(source.label)
+        if isinstance(source, Loose) and path.suffix in (".extxyz", ".xyz") and path.is_file():
+            for number, atoms in enumerate(read_frames(path), 1):
+                kept = {key: str(atoms.info[key]) for key in ("family", "origin", "reason") if key in atoms.info}
+                found[f"{source.label}:EA{number}"] = kept
+    return found
+
+
+def read_labelled_structures(place: Path, split: Split | None = None) -> list[Structure]:
+    """Read structures that have labels: a dataset's folder, or a file of structures.
+
+    Args:
+        place: folder or file.
+        split: only these of a dataset: ``train`` is what models were trained on; None is all.
+
+    Raises:
+        InputError: there are none.
+    """
+    if place.is_dir():
+        return [structure_of(atoms) for atoms in Dataset.open(place).frames(split)]
+    return read_structures(place)
+
+
+def structure_of(atoms: Atoms) -> Structure:
+    """Return the structure of a frame."""
+    return Structure(tuple(atoms.get_chemical_symbols()), atoms.cell.array, atoms.get_scaled_positions(wrap=False))
+
+
+def read_frames_of(path: Path) -> list[Atoms]:
+    """Read structures, without energies, with what ``info`` says of them; from other files than extxyz, their names.
+
+    ``name``, ``id`` and ``family`` are filled in where they are missing.
+
+    Raises:
+        InputError: the file is missing, or is no structure.
+    """
+    if path.suffix in (".extxyz", ".xyz"):
+        frames = read_frames(path)
+    else:
+        frames = []
+        for structure in read_structures(path):
+            frames.append(Atoms(structure.symbols, scaled_positions=structure.scaled, cell=structure.cell, pbc=True))
+            frames[-1].info["name"] = " ".join(structure.comment.split()[:1])
+    for number, atoms in enumerate(frames, 1):
+        if len(atoms) == 0 or atoms.cell.rank < 3:
+            raise InputError(f"{path}: structure {number} has no atoms or no cell in three dimensions")
+        atoms.calc = None
+        atoms.info["id"] = identity_of(atoms)
+        atoms.info["name"] = str(atoms.info.get("name") or f"{path.stem}-{number}")
+        atoms.info.setdefault("family", atoms.info["id"])
+    return frames
+
+
+def write_frames(path: Path, frames: Sequence[Atoms]) -> None:
+    """Write an extxyz file, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with replacing(path) as draft:
+        draft.write_text(extxyz(frames), encoding="utf-8")
