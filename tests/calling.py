@@ -4,7 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from uspex_bridge.call import record as journal
+from uspex_bridge.base import jsonl
+from uspex_bridge.call import record_file
 
 TOY = '[calculators.model]\nkind = "toy"\n'
 SLOW = TOY + "[calculators.model.options]\nsleep = 0.4\n"
@@ -57,4 +58,4 @@ def call(fold: Path, *args: str, executable="uspex-bridge-vasp", **kwargs):
 
 def record(fold: Path) -> list[dict]:
     """Return the entries of the record beside a CalcFold."""
-    return list(journal.read(fold.parent / journal.FILENAME))
+    return list(jsonl.read(fold.parent / record_file.FILENAME))

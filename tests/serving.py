@@ -13,7 +13,7 @@ from pathlib import Path
 
 from calling import INCAR, OUTPUTS, TOY, call, make_folder, record
 
-from uspex_bridge.call.record import FILENAME
+from uspex_bridge.call.record_file import FILENAME
 from uspex_bridge.call.slot import LOCK
 from uspex_bridge.service import client, wire
 

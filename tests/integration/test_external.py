@@ -6,7 +6,7 @@ import pytest
 from ase.io import read
 from calling import POSCAR, TOY, call, potcar
 
-from uspex_bridge.call import record as journal
+from uspex_bridge.base import jsonl
 
 VASP5 = POSCAR.replace("   1    2    1\n", "  Ca   Fe   Ni\n   1    2    1\n")
 
@@ -29,7 +29,7 @@ def run(fold, *args):
 
 
 def outcome(fold):
-    (entry,) = journal.read(fold.parent / "bridge_record.jsonl")
+    (entry,) = jsonl.read(fold.parent / "bridge_record.jsonl")
     return entry
 
 

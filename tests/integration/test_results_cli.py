@@ -13,7 +13,7 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from results_making import DATA, Made, write_matlab
 
-from uspex_bridge.call import record as journal
+from uspex_bridge.call import record_file
 from uspex_bridge.call.structures import read_structures
 
 
@@ -201,7 +201,7 @@ def test_rescore_goes_on_where_it_was(run, search):
     code, out, err = run(*words)
     assert code == 0, err
     assert "5 structures at 50 GPa, single points (before: not stated; now: toy)" in out
-    record = Path("again") / journal.FILENAME
+    record = Path("again") / record_file.FILENAME
     first = record.read_text()
     assert len(first.splitlines()) == 5
     code, out, _ = run(*words, "--json")
@@ -231,7 +231,7 @@ def test_rescore_by_several_processes(run, search):
     alone, shared = run(*words, "--out", "alone"), run(*words, "--out", "shared", "--workers", 2)
     assert (alone[0], shared[0]) == (0, 0)
     assert json.loads(shared[1]) == json.loads(alone[1])
-    record = Path("shared") / journal.FILENAME
+    record = Path("shared") / record_file.FILENAME
     first = record.read_text()
     assert run(*words, "--out", "shared", "--workers", 2)[1] == shared[1]
     assert record.read_text() == first

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Frame, Intent, RelaxResult, Structure
 from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError, OutputError
 from uspex_bridge.base.files import writing
@@ -18,7 +19,7 @@ from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.logs import folder_log
 from uspex_bridge.base.parallel import spread
 from uspex_bridge.base.symmetry import space_group
-from uspex_bridge.call import record as journal
+from uspex_bridge.call import record_file
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.folders import Request
 from uspex_bridge.call.run import Entry, Models, choose_protocol, relax_structure, step_line, vasp_run
@@ -79,11 +80,11 @@ def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: Task) -> 
     """
     with writing(task.out):
         task.out.mkdir(parents=True, exist_ok=True)
-        for old in () if task.resume else ("relaxed.extxyz", "relaxed.POSCARS", journal.FILENAME):
+        for old in () if task.resume else ("relaxed.extxyz", "relaxed.POSCARS", record_file.FILENAME):
             (task.out / old).unlink(missing_ok=True)
     protocol, notice = choose_protocol(task.config)
-    record = task.out / journal.FILENAME
-    places = journal.places(record) if record.is_file() else {}
+    record = task.out / record_file.FILENAME
+    places = record_file.places(record) if record.is_file() else {}
     before: list[Relaxed] = []
 
     def jobs() -> Iterator[_Job]:
@@ -92,7 +93,7 @@ def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: Task) -> 
             if (place := places.get(job.entry.key)) is None:
                 yield job
             else:
-                before.append(_done_before(job, journal.read_at(record, place)))
+                before.append(_done_before(job, jsonl.read_at(record, place)))
 
     try:
         with folder_log(task.out) as log:
@@ -203,7 +204,7 @@ def _keep(job: _Job, outcome: _Outcome, log: logging.Logger) -> Relaxed:
     else:
         after = _group(fields["output"], task.symprec)
         _write(job.structure, outcome.result, job.plan, job.name, job.number, task)
-    journal.append(task.out / journal.FILENAME, fields)
+    record_file.append(task.out / record_file.FILENAME, fields)
     return Relaxed(job.name, job.group, after, fields)
 
 

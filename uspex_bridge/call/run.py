@@ -21,7 +21,7 @@ from uspex_bridge.base.data import RelaxResult, Structure, VaspRun
 from uspex_bridge.base.errors import BridgeError, ConfigError, OutputError, Rejected
 from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.threads import limit_threads
-from uspex_bridge.call import record as journal
+from uspex_bridge.call import record_file
 from uspex_bridge.call.config import Config, read_config
 from uspex_bridge.call.folders import Folder, Request
 from uspex_bridge.call.gpu_turns import take_turn
@@ -136,8 +136,8 @@ def run_folder(
     protocol, notice = choose_protocol(config)
     plan = make_plan(protocol, request.intent, config.stages)
     _announce(request, plan, config, notice, log)
-    entry = Entry(request.structure, plan, config, journal.whereabouts(folder.path, request.structure.comment))
-    record = Path(config.base, config.record) if config.record else journal.default_path(folder.path)
+    entry = Entry(request.structure, plan, config, record_file.whereabouts(folder.path, request.structure.comment))
+    record = Path(config.base, config.record) if config.record else record_file.default_path(folder.path)
     watcher = watcher or Watcher()
     watcher.began(entry.fields)
 
@@ -172,7 +172,7 @@ def run_folder(
 
 def _refuse_again(record: Path, key: str) -> None:
     """Refuse what the record says was refused before, this very job for a lasting reason."""
-    if earlier := journal.earlier_refusal(record, key):
+    if earlier := record_file.earlier_refusal(record, key):
         reason = str(earlier.get("reason")).removeprefix(_AS_BEFORE)
         raise Rejected(str(earlier.get("code")), _AS_BEFORE + reason, lasting=True)
 
@@ -247,7 +247,7 @@ def _publish_penalty(
 def _keep(record: Path, entry: Entry, log: logging.Logger) -> None:
     """Append to the record; a record that cannot be written is no reason to lose a result."""
     try:
-        journal.append(record, entry.fields)
+        record_file.append(record, entry.fields)
     except OutputError as error:
         log.warning("%s", error)
 
@@ -260,7 +260,7 @@ class Entry:
         calculators = [_weights_state(name, config) for name in dict.fromkeys(s.calculator for s in plan.stages)]
         intent = plan.intent
         asked = (intent.isif, intent.nsw, intent.ibrion, intent.ediffg, round(intent.pressure_gpa, 6), intent.symprec)
-        self.key = journal.job_key(structure, (asked, plan.stages, plan.guards, calculators))
+        self.key = record_file.job_key(structure, (asked, plan.stages, plan.guards, calculators))
         self.fields: dict[str, Any] = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "host": socket.gethostname(),

@@ -80,7 +80,7 @@ def command(
     limit_threads(config.threads)
     from uspex_bridge.base.errors import InputError
     from uspex_bridge.call.many import Task, relax_all
-    from uspex_bridge.call.record import FILENAME
+    from uspex_bridge.call.record_file import FILENAME
     from uspex_bridge.call.structures import read_structures
 
     places = {at: out if len(steps) == 1 else out / f"{at:g}GPa" for at in steps}

@@ -130,10 +130,11 @@ def _in_own_process(folder: Path, near: Path, explicit: Path | None) -> str:
 
 
 def _recorded(scratch: Path) -> dict[str, Any]:
-    from uspex_bridge.call import record as journal
+    from uspex_bridge.base import jsonl
+    from uspex_bridge.call import record_file
 
-    path = scratch / journal.FILENAME
-    for entry in journal.read(path) if path.exists() else ():
+    path = scratch / record_file.FILENAME
+    for entry in jsonl.read(path) if path.exists() else ():
         keys = ("name", "calculator", "model", "steps", "outcome", "evaluations")
         stages = [{key: stage[key] for key in keys} for stage in entry.get("stages", [])]
         return {"stages": stages, "models": entry.get("models", {}), "seconds": entry.get("seconds", 0.0)}

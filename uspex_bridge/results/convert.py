@@ -38,7 +38,7 @@ def to_ase(entry: Entry, structure: Structure, recorded: dict[str, Any] | None =
     """Return ASE atoms with what is known of them in ``info``.
 
     Where E is known, a calculator holds it, with the forces and stress of ``recorded`` (a line of the bridge's record,
-    see :func:`uspex_bridge.call.record.read_at`) if that has the same atoms in the same order; ``info`` holds
+    see :func:`uspex_bridge.call.record_file.read_at`) if that has the same atoms in the same order; ``info`` holds
     the enthalpy.
     """
     from ase import Atoms

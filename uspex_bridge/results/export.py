@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.files import replacing, writing
-from uspex_bridge.call import record as journal
 from uspex_bridge.results.convert import to_ase, to_pymatgen
 from uspex_bridge.results.folder import Results
 from uspex_bridge.results.model import Entry, Pool
@@ -110,7 +110,7 @@ def _recorded(pool: Pool, entry: Entry) -> dict[str, Any] | None:
     source = pool.sources[entry.run]
     if entry.record is None or not isinstance(source, Results) or source.record is None:
         return None
-    return journal.read_at(source.record, entry.record.offset)
+    return jsonl.read_at(source.record, entry.record.offset)
 
 
 def _write_extxyz(pool: Pool, pairs: Pairs, path: Path, *, forces: bool) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from uspex_bridge.call import record as journal
+from uspex_bridge.call import record_file
 from uspex_bridge.models.cards import model_name
 from uspex_bridge.results.model import NAN, Composition, Entry, Recorded, composition_of
 
@@ -34,8 +34,8 @@ class Line:
 def record_of(results: Path) -> Path | None:
     """Return the record of the search that a results folder belongs to, None where there is none."""
     for place in (results.parent, results):
-        if (place / journal.FILENAME).is_file():
-            return place / journal.FILENAME
+        if (place / record_file.FILENAME).is_file():
+            return place / record_file.FILENAME
     return None
 
 

@@ -1,4 +1,4 @@
-"""Looking things up in the run-wide record (see :mod:`uspex_bridge.call.record`)."""
+"""Looking things up in the run-wide record (see :mod:`uspex_bridge.call.record_file`)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.call import record as journal
+from uspex_bridge.call import record_file
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Entry as Individual
@@ -19,13 +20,13 @@ Entry = dict[str, Any]
 _TOLERANCE = 6e-4
 
 
-def record_file(place: Path) -> Path:
+def find_record(place: Path) -> Path:
     """Return the record at ``place``, a file or a folder that holds one.
 
     Raises:
         InputError: there is none.
     """
-    path = place / journal.FILENAME if place.is_dir() else place
+    path = place / record_file.FILENAME if place.is_dir() else place
     if not path.is_file():
         raise InputError(f"{path}: there is no record; name one with --record, or the folder of the search")
     return path
@@ -37,8 +38,8 @@ def find(place: Path, which: str | None = None) -> list[Entry]:
     Raises:
         InputError: there is no record.
     """
-    path = record_file(place)
-    entries = list(journal.read(path))
+    path = find_record(place)
+    entries = list(jsonl.read(path))
     if which is None:
         return entries
     label = re.fullmatch(r"(?:EA)?(\d+)", which)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uspex_bridge.call import record as journal
+from uspex_bridge.base import jsonl
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def read_outcomes(path: Path) -> Outcomes:
     protocols: Counter[str] = Counter()
     versions: Counter[str] = Counter()
     seconds = 0.0
-    for line in journal.read(path):
+    for line in jsonl.read(path):
         if not line.get("status"):
             continue
         status[line["status"]] += 1

@@ -14,7 +14,7 @@ import numpy as np
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
-from uspex_bridge.call import record as journal
+from uspex_bridge.call import record_file
 from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.sources import Loose, open_sources
 
@@ -74,8 +74,8 @@ def open_phases(places: Iterable[Path]) -> Pool:
     """
     found = []
     for place in places:
-        inner = sorted(path.parent for path in place.glob(f"*/{journal.FILENAME}")) if place.is_dir() else []
-        found += [place] if not inner or (place / journal.FILENAME).is_file() else inner
+        inner = sorted(path.parent for path in place.glob(f"*/{record_file.FILENAME}")) if place.is_dir() else []
+        found += [place] if not inner or (place / record_file.FILENAME).is_file() else inner
     return open_sources([str(path) for path in found])
 
 

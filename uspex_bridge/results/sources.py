@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
-from uspex_bridge.call import record as journal
+from uspex_bridge.call import record_file
 from uspex_bridge.call.structures import POSCAR_NAME, read_structures
 from uspex_bridge.results.folder import Results, open_all
 from uspex_bridge.results.join import line_of
@@ -110,11 +111,11 @@ def read_relaxed(folder: Path, label: str | None = None) -> Loose:
     Raises:
         InputError: there is no record.
     """
-    path = folder / journal.FILENAME
+    path = folder / record_file.FILENAME
     if not path.is_file():
-        raise InputError(f"{folder}: there is no {journal.FILENAME} in it")
+        raise InputError(f"{folder}: there is no {record_file.FILENAME} in it")
     name = label or str(folder)
-    lines = [(k, f) for k, f in enumerate(journal.read(path), 1) if "enthalpy" in f and "output" in f]
+    lines = [(k, f) for k, f in enumerate(jsonl.read(path), 1) if "enthalpy" in f and "output" in f]
     ids = _uspex_ids([str(fields.get("label", "")) for _, fields in lines]) or [number for number, _ in lines]
     entries, held, names = [], {}, {}
     for number, (_, fields) in zip(ids, lines, strict=True):
@@ -148,7 +149,7 @@ def _open(place: str, *, record: bool) -> list[Source]:
     path = Path(place)
     if path.is_file():
         return [read_reference(path, place)]
-    if (path / journal.FILENAME).is_file() and not _has_results(path):
+    if (path / record_file.FILENAME).is_file() and not _has_results(path):
         return [read_relaxed(path, place)]
     return list(open_all([path], record=record))
 

@@ -8,8 +8,9 @@ from ase import Atoms
 from ase.build import bulk
 from results_making import DATA, Made, individuals, write_matlab, write_python
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.call import record as journal
+from uspex_bridge.call import record_file
 from uspex_bridge.results.folder import open_all, open_results, results_folders
 from uspex_bridge.results.lookup import find
 from uspex_bridge.results.poscars import PoscarFile, parse_plain
@@ -275,14 +276,14 @@ def test_the_record_is_joined_by_composition_enthalpy_and_volume(tmp_path):
         {"status": "failed", "formula": "Ca7Ni"},
         record_line(plain.by_id[1], shift=-2e-4),
     ]
-    (tmp_path / journal.FILENAME).write_text("\n".join(json.dumps(line) for line in lines) + "\nhalf a li")
+    (tmp_path / record_file.FILENAME).write_text("\n".join(json.dumps(line) for line in lines) + "\nhalf a li")
     results = open_results(folder)
     entry = results.by_id[7]
     assert entry.level == "mace small 01234567"
     assert entry.pressure_gpa == 50.0
     assert entry.energy == pytest.approx(46.138)
     assert entry.row()["flags"] == "elongated"
-    fields = journal.read_at(results.record, results.by_id[1].record.offset)
+    fields = jsonl.read_at(results.record, results.by_id[1].record.offset)
     assert fields == lines[3]
     assert results.by_id[8].record == results.by_id[1].record  # EA8 is EA1 kept under another ID
     assert results.by_id[2].record is None
@@ -294,7 +295,7 @@ def test_a_record_of_two_models_gives_no_level_to_what_it_lacks(tmp_path):
     shutil.copytree(DATA / "301", folder)
     plain = open_results(folder)
     lines = [record_line(plain.by_id[7]), record_line(plain.by_id[3], model="large")]
-    (tmp_path / journal.FILENAME).write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+    (tmp_path / record_file.FILENAME).write_text("\n".join(json.dumps(line) for line in lines) + "\n")
     results = open_results(folder)
     assert {results.by_id[i].level for i in (7, 3)} == {"mace small 01234567", "mace large 01234567"}
     assert results.by_id[2].level == ""
@@ -360,7 +361,7 @@ def test_a_penalty_is_no_enthalpy(tmp_path):
     folder = write_matlab(tmp_path / "results1", made_search(), ("Ca", "Ni"), 50.0)
     line = {"status": "penalty", "code": "overlap", "steps": ["1", "2"], "pressure_gpa": 50.0}
     line |= {"input": {"symbols": ["Ca", "Ni"]}, "enthalpy": -7.6, "volume": 3.3**3}
-    journal.append(tmp_path / journal.FILENAME, line)
+    record_file.append(tmp_path / record_file.FILENAME, line)
     results = open_results(folder)
     assert [entry.valid for entry in results.entries] == [True, True, False, True]
     assert results.by_id[3].record.status == "penalty"

@@ -8,9 +8,10 @@ from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from results_making import Made, write_matlab
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
-from uspex_bridge.call import record as journal
+from uspex_bridge.call import record_file
 from uspex_bridge.results.convert import to_ase, to_pymatgen_entry
 from uspex_bridge.results.folder import open_results
 from uspex_bridge.results.model import Pool
@@ -172,7 +173,7 @@ def test_a_relaxed_folder_is_its_record(tmp_path):
         "models": {"toy": {"kind": "toy"}},
         "output": {"symbols": ["Ni"], "cell": atoms.cell.tolist(), "scaled": [[0, 0, 0]]},
     }
-    (tmp_path / journal.FILENAME).write_text(json.dumps({"status": "failed"}) + "\n" + json.dumps(fields) + "\n")
+    (tmp_path / record_file.FILENAME).write_text(json.dumps({"status": "failed"}) + "\n" + json.dumps(fields) + "\n")
     pool = open_sources([str(tmp_path)])
     (entry,) = pool.entries
     assert (entry.id, entry.enthalpy, entry.energy, entry.pressure_gpa, entry.level) == (12, -4.0, -5.0, 20.0, "toy")
@@ -200,12 +201,12 @@ def test_ase_and_pymatgen(tmp_path):
             "stress": [0.1] * 6,
         },
     }
-    (tmp_path / journal.FILENAME).write_text(json.dumps(line) + "\n")
+    (tmp_path / record_file.FILENAME).write_text(json.dumps(line) + "\n")
     results = open_results(folder, "run")
     pool = Pool([results])
     first, second = results.entries
     structure = pool.structure(first)
-    atoms = to_ase(first, structure, journal.read_at(results.record, first.record.offset))
+    atoms = to_ase(first, structure, jsonl.read_at(results.record, first.record.offset))
     assert atoms.get_potential_energy() == pytest.approx(-19.1)
     np.testing.assert_allclose(atoms.get_forces(), forces)
     assert atoms.info["enthalpy"] == -7.5

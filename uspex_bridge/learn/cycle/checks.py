@@ -12,7 +12,7 @@ from pathlib import Path
 
 from uspex_bridge.base.errors import BridgeError, ConfigError, InputError, ModelError
 from uspex_bridge.base.schema import nearest
-from uspex_bridge.call import record as journal
+from uspex_bridge.call import record_file
 from uspex_bridge.call.config import Config, load_config
 from uspex_bridge.call.model_names import settings_for
 from uspex_bridge.learn.cycle.settings import FILENAME, CycleSettings, LabelSettings, ModelSettings
@@ -96,7 +96,7 @@ def _place(place: str) -> None:
     path = Path(place)
     if not path.exists():
         raise InputError(f"there is no {place}; name results folders of the search, or files of structures")
-    if path.is_dir() and not (path / journal.FILENAME).is_file():
+    if path.is_dir() and not (path / record_file.FILENAME).is_file():
         results_folders(path)
 
 

@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.errors import BusyError, CalculationError, Interrupted, OutputError
 from uspex_bridge.base.words import counted
-from uspex_bridge.call import record as journal
 from uspex_bridge.learn.cycle.settings import CycleSettings, read_settings
 from uspex_bridge.learn.cycle.steps import Step, current, evaluation, folder_of, steps_of, training
 from uspex_bridge.learn.cycle.verdict import judge
@@ -69,7 +69,7 @@ def state_of(entries: list[dict[str, Any]]) -> State:
 def read_journal(folder: Path) -> list[dict[str, Any]]:
     """Return what a cycle's journal holds, nothing where there is none."""
     path = folder / JOURNAL
-    return list(journal.read(path)) if path.is_file() else []
+    return list(jsonl.read(path)) if path.is_file() else []
 
 
 class Loop:
@@ -253,7 +253,7 @@ class Loop:
         entries = [{"time": now, "event": event, **more}]
         if over:
             entries.append({"time": now, "event": "ended", "cycle": more["cycle"], "detail": over})
-        journal.append(self.folder / JOURNAL, *entries)
+        jsonl.append(self.folder / JOURNAL, *entries)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.errors import ConfigError, InputError, OutputError
 from uspex_bridge.base.files import checksum, publish_files
 from uspex_bridge.base.locks import held
 from uspex_bridge.base.schema import build
 from uspex_bridge.base.units import pressure_of
 from uspex_bridge.base.words import counted
-from uspex_bridge.call import record as journal
 from uspex_bridge.learn.data import repair
 from uspex_bridge.learn.data.exports import Keys, write_deepmd, write_extxyz
 from uspex_bridge.learn.data.identity import Split, split_of
@@ -78,7 +78,7 @@ class Dataset:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{path}: cannot be made: {error.strerror}") from error
-        journal.append(path / MANIFEST, {"dataset": VERSION, "valid": valid, "test": test})
+        jsonl.append(path / MANIFEST, {"dataset": VERSION, "valid": valid, "test": test})
         return cls(path, valid, test, {})
 
     @classmethod
@@ -225,7 +225,7 @@ class Dataset:
                     continue
                 lines += repair.as_they_are(path, labels)
             if lines:
-                journal.append(self.path / MANIFEST, *lines)
+                jsonl.append(self.path / MANIFEST, *lines)
                 self.labels = _read(self.path).labels
         return changes
 
@@ -310,7 +310,7 @@ class _Draft:
         text = extxyz([informed(trained_on(atoms), label) for atoms, label in zip(images, made, strict=True)])
         labels = [replace(label, sha256=hashlib.sha256(text.encode()).hexdigest()) for label in made]
         publish_files(folder, {name: text})
-        journal.append(folder / MANIFEST, *(asdict(label) for label in labels))
+        jsonl.append(folder / MANIFEST, *(asdict(label) for label in labels))
         self.dataset.labels |= {label.id: label for label in labels}
         return Added(tuple(labels), tuple(self.refused))
 
@@ -326,7 +326,7 @@ def _read(path: Path) -> Dataset:
         raise InputError(f"{path}: no dataset there ({MANIFEST} is missing); 'uspex-bridge dataset add' makes one")
     head: dict[str, Any] | None = None
     labels: dict[str, Label] = {}
-    for number, line in enumerate(journal.read(manifest), 1):
+    for number, line in enumerate(jsonl.read(manifest), 1):
         line.pop("schema", None)
         if head is None:
             head = line

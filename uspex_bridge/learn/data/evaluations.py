@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import CalculationError, InputError, ModelError, OutOfMemoryError
 from uspex_bridge.base.parallel import spread
-from uspex_bridge.call import record as journal
+from uspex_bridge.call import record_file
 from uspex_bridge.models import backends
 from uspex_bridge.models.cards import CalculatorSettings, model_name
 from uspex_bridge.relax.engine import to_atoms
@@ -98,14 +99,14 @@ def find_model(name: str, settings: CalculatorSettings) -> Model:
 
 def structure_key(structure: Structure) -> str:
     """Return a structure's key: equal where atoms, their order and the cell's orientation are (to 1e-5)."""
-    return journal.job_key(structure, "")
+    return record_file.job_key(structure, "")
 
 
 def read_evaluations(folder: Path, model: Model, keys: Mapping[str, Any]) -> dict[str, Evaluation]:
     """Return what ``folder`` holds of a model about the structures with these keys; the latest answer counts."""
     path = _file(folder, model)
     found = {}
-    for line in journal.read(path) if path.is_file() else ():
+    for line in jsonl.read(path) if path.is_file() else ():
         if line.get("structure") in keys:
             found[line["structure"]] = _from_line(line)
     return found
@@ -148,7 +149,7 @@ def evaluate_all(
     path.parent.mkdir(parents=True, exist_ok=True)
     found = _answers(model, jobs, min(workers, len(jobs))) if scheduler is None else _spread(model, jobs, scheduler)
     for answers in found:
-        journal.append(path, *(_line(key, answer) for key, answer in answers.items()))
+        jsonl.append(path, *(_line(key, answer) for key, answer in answers.items()))
         known |= answers
         progress(len(answers))
     return known

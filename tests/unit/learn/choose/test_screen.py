@@ -11,7 +11,7 @@ from ase.build import bulk
 
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, ModelError
-from uspex_bridge.call import record as journal
+from uspex_bridge.call import record_file
 from uspex_bridge.learn.choose.novelty import reach_of
 from uspex_bridge.learn.choose.screen import Limits, Seen, fit_offsets, screen
 from uspex_bridge.learn.choose.soap import SoapSettings
@@ -250,7 +250,7 @@ def test_a_model_that_fails_is_an_answer(jobs, tmp_path, workers):
 def test_failures_are_kept_until_they_are_tried_again(jobs, tmp_path):
     model = find_model(*toy("a"))
     key = next(iter(jobs))
-    journal.append(tmp_path / f"{model.key}.jsonl", {"structure": key, "problem": "out of memory"})
+    record_file.append(tmp_path / f"{model.key}.jsonl", {"structure": key, "problem": "out of memory"})
     assert evaluate_all(model, jobs, tmp_path)[key].problem == "out of memory"
     assert evaluate_all(model, jobs, tmp_path, retry=True)[key].problem == ""
     assert evaluate_all(model, jobs, tmp_path)[key].problem == ""

@@ -10,14 +10,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
-from uspex_bridge.base.errors import InputError, OutputError
 
 #: Name of the record and version of its lines.
 FILENAME = "bridge_record.jsonl"
@@ -32,36 +29,16 @@ def default_path(folder: Path) -> Path:
 
 
 def append(path: Path, *entries: dict[str, Any]) -> None:
-    """Append entries under a file lock; a half line left by a full disk is closed off first.
+    """Append entries to the record.
 
     Raises:
         OutputError: the record cannot be written.
     """
-    lines = b"".join(
-        json.dumps({"schema": SCHEMA, **entry}, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
-        for entry in entries
-    )
-    try:
-        with FileLock(f"{path}.lock", timeout=60), path.open("a+b") as stream:
-            if stream.tell() > 0:
-                stream.seek(-1, os.SEEK_END)
-                if stream.read(1) != b"\n":
-                    lines = b"\n" + lines
-            stream.write(lines)
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError as error:
-        raise OutputError(f"{path}: the record cannot be written: {error}") from error
-
-
-def read(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the entries of a record in order; lines that are not whole JSON objects are passed over."""
-    with path.open("rb") as stream:
-        yield from _entries(stream)
+    jsonl.append(path, *({"schema": SCHEMA, **entry} for entry in entries))
 
 
 def places(path: Path) -> dict[str, int]:
-    """Return where the last line of each job begins in a record: key -> bytes (see :func:`read_at`)."""
+    """Return where the last line of each job begins: key -> byte, for :func:`uspex_bridge.base.jsonl.read_at`."""
     found, offset = {}, 0
     with path.open("rb") as stream:
         for line in stream:
@@ -69,29 +46,6 @@ def places(path: Path) -> dict[str, int]:
                 found[match[1].decode()] = offset
             offset += len(line)
     return found
-
-
-def read_at(path: Path, offset: int) -> dict[str, Any]:
-    """Return the entry whose line begins at a byte of the record.
-
-    Raises:
-        InputError: there is none, since the record has changed.
-    """
-    with path.open("rb") as stream:
-        stream.seek(offset)
-        for entry in _entries([stream.readline()]):
-            return entry
-    raise InputError(f"{path}: it has changed while it was read; try again")
-
-
-def _entries(lines: Any) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            yield entry
 
 
 def job_key(structure: Structure, what: Any) -> str:
@@ -112,7 +66,7 @@ def earlier_refusal(path: Path, key: str) -> dict[str, Any] | None:
     if at < 0:
         return None
     line = tail[tail.rfind(b"\n", 0, at) + 1 :].partition(b"\n")[0]
-    entry = next(_entries([line]), None)
+    entry = next(jsonl.parse([line]), None)
     return entry if entry and entry.get("lasting") else None
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError, OutputError
-from uspex_bridge.call import record as journal
+from uspex_bridge.call import record_file
 from uspex_bridge.cli.main import command
 from uspex_bridge.results import lookup
 
@@ -19,7 +20,7 @@ def structure(shift=0.0):
 
 def _append_many(path, who):
     for k in range(50):
-        journal.append(path, {"who": who, "k": k, "text": "x" * 5000})
+        record_file.append(path, {"who": who, "k": k, "text": "x" * 5000})
 
 
 def test_many_writers_lose_nothing(tmp_path):
@@ -29,42 +30,42 @@ def test_many_writers_lose_nothing(tmp_path):
         process.start()
     for process in crew:
         process.join()
-    entries = list(journal.read(path))
+    entries = list(jsonl.read(path))
     assert sorted((e["who"], e["k"]) for e in entries) == [(w, k) for w in range(4) for k in range(50)]
 
 
 def test_a_half_line_costs_only_itself(tmp_path):
     path = tmp_path / "record.jsonl"
-    journal.append(path, {"k": 1})
+    record_file.append(path, {"k": 1})
     with path.open("a") as stream:
         stream.write('{"k": 2, "tex')
-    journal.append(path, {"k": 3})
-    assert [e["k"] for e in journal.read(path)] == [1, 3]
+    record_file.append(path, {"k": 3})
+    assert [e["k"] for e in jsonl.read(path)] == [1, 3]
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_record_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "record.jsonl").symlink_to("/dev/full")
-    with pytest.raises(OutputError, match="record cannot be written"):
-        journal.append(tmp_path / "record.jsonl", {"k": 1})
+    with pytest.raises(OutputError, match="cannot be written"):
+        record_file.append(tmp_path / "record.jsonl", {"k": 1})
 
 
 def test_key_depends_on_structure_and_task_but_not_on_noise():
-    assert journal.job_key(structure(), 1) == journal.job_key(structure(1e-7), 1)
-    assert journal.job_key(structure(), 1) != journal.job_key(structure(1e-3), 1)
-    assert journal.job_key(structure(), 1) != journal.job_key(structure(), 2)
+    assert record_file.job_key(structure(), 1) == record_file.job_key(structure(1e-7), 1)
+    assert record_file.job_key(structure(), 1) != record_file.job_key(structure(1e-3), 1)
+    assert record_file.job_key(structure(), 1) != record_file.job_key(structure(), 2)
 
 
 def test_only_lasting_refusals_count(tmp_path):
     path = tmp_path / "record.jsonl"
-    assert journal.earlier_refusal(path, "abc") is None
-    journal.append(path, {"key": "abc", "lasting": False, "reason": "disk full"})
-    assert journal.earlier_refusal(path, "abc") is None
-    journal.append(path, {"key": "abc", "lasting": True, "reason": "overlap"})
-    journal.append(path, {"key": "xyz", "lasting": False})
-    assert journal.earlier_refusal(path, "abc")["reason"] == "overlap"
-    journal.append(path, {"key": "abc", "status": "converged"})
-    assert journal.earlier_refusal(path, "abc") is None
+    assert record_file.earlier_refusal(path, "abc") is None
+    record_file.append(path, {"key": "abc", "lasting": False, "reason": "disk full"})
+    assert record_file.earlier_refusal(path, "abc") is None
+    record_file.append(path, {"key": "abc", "lasting": True, "reason": "overlap"})
+    record_file.append(path, {"key": "xyz", "lasting": False})
+    assert record_file.earlier_refusal(path, "abc")["reason"] == "overlap"
+    record_file.append(path, {"key": "abc", "status": "converged"})
+    assert record_file.earlier_refusal(path, "abc") is None
 
 
 def test_whereabouts_of_both_lines(tmp_path):
@@ -76,14 +77,14 @@ def test_whereabouts_of_both_lines(tmp_path):
     slot = tmp_path / "CalcFold4"
     slot.mkdir()
     (slot / "INCAR").write_text("ISIF=3\nPSTRESS=500\n")
-    where = journal.whereabouts(slot, "EA0   4.2  4.2  4.2 90 90 90 Sym.group:    0")
+    where = record_file.whereabouts(slot, "EA0   4.2  4.2  4.2 90 90 90 Sym.group:    0")
     assert where == {"folder": str(slot), "slot": "CalcFold4", "step": "2", "generation": 12}
     named = tmp_path / "CalcFold137_2"
     named.mkdir()
-    assert journal.whereabouts(named, "EA137")["id"] == 137
-    assert journal.whereabouts(named, "EA137")["step"] == "2"
-    assert journal.default_path(slot) == tmp_path / "bridge_record.jsonl"
-    assert journal.default_path(tmp_path) == tmp_path / "bridge_record.jsonl"
+    assert record_file.whereabouts(named, "EA137")["id"] == 137
+    assert record_file.whereabouts(named, "EA137")["step"] == "2"
+    assert record_file.default_path(slot) == tmp_path / "bridge_record.jsonl"
+    assert record_file.default_path(tmp_path) == tmp_path / "bridge_record.jsonl"
 
 
 # --- uspex-bridge log ----------------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ def search(tmp_path):
         entry("CalcFold1", 1, -5.5),
         entry("CalcFold1", 2, -6.1234),
     ):
-        journal.append(path, line)
+        record_file.append(path, line)
     results = tmp_path / "results1"
     results.mkdir()
     (results / "Parameters.txt").write_text("% atomType\nCa Fe Ni\n% EndAtomType\n")
@@ -148,8 +149,8 @@ def test_structure_137_is_found_by_its_enthalpy_and_followed_back_through_its_sl
 
 def test_structures_that_end_alike_are_told_apart_by_their_steps(search):
     for line in (entry("CalcFold1", 1, -5.1), entry("CalcFold1", 2, -6.0), entry("CalcFold2", 1, -6.0)):
-        journal.append(search / "bridge_record.jsonl", line)
-    journal.append(search / "bridge_record.jsonl", entry("CalcFold2", 2, -6.0))
+        record_file.append(search / "bridge_record.jsonl", line)
+    record_file.append(search / "bridge_record.jsonl", entry("CalcFold2", 2, -6.0))
     (search / "results1" / "enthalpies_complete.dat").write_text("-5.000 -6.000\n-4.000 -4.500\n-5.500 -6.123\n")
     assert [e["enthalpy"] for e in lookup.find(search, "1")] == [-5.0, -6.0004]
     (search / "results1" / "enthalpies_complete.dat").write_text("-5.100 -6.000\n")
@@ -163,7 +164,7 @@ def test_failed_tries_belong_to_the_structure_that_they_began(search):
     refused = {"status": "rejected", "code": "overlap", "reason": "too close"}
     bare = {k: v for k, v in entry("CalcFold1", 1, 0).items() if "enthalpy" not in k} | refused
     for line in (bare | other, bare, entry("CalcFold1", 1, -7.0), entry("CalcFold1", 2, -8.0)):
-        journal.append(search / "bridge_record.jsonl", line)
+        record_file.append(search / "bridge_record.jsonl", line)
     with (search / "results1" / "Individuals").open("a") as stream:
         stream.write("  2  140   Random    [  1  0  1 ]    -8.000   20.000   3.041    -3.1 [ 5  4  3]  63\n")
     assert [e["status"] for e in lookup.find(search, "140")] == ["rejected", "rejected", "converged", "converged"]

@@ -1,0 +1,63 @@
+"""Files of JSON lines that several processes append to: a line is whole or it is passed over."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from uspex_bridge.base.errors import InputError, OutputError
+
+
+def append(path: Path, *entries: dict[str, Any]) -> None:
+    """Append entries under a file lock; a half line left by a full disk is closed off first.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    lines = b"".join(json.dumps(e, separators=(",", ":"), ensure_ascii=False).encode() + b"\n" for e in entries)
+    try:
+        with FileLock(f"{path}.lock", timeout=60), path.open("a+b") as stream:
+            if stream.tell() > 0:
+                stream.seek(-1, os.SEEK_END)
+                if stream.read(1) != b"\n":
+                    lines = b"\n" + lines
+            stream.write(lines)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error}") from error
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the entries of a file in order; lines that are not whole JSON objects are passed over."""
+    with path.open("rb") as stream:
+        yield from parse(stream)
+
+
+def read_at(path: Path, offset: int) -> dict[str, Any]:
+    """Return the entry whose line begins at a byte of the file.
+
+    Raises:
+        InputError: there is none, since the file has changed.
+    """
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        for entry in parse([stream.readline()]):
+            return entry
+    raise InputError(f"{path}: it has changed while it was read; try again")
+
+
+def parse(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield the lines that are whole JSON objects."""
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict):
+            yield entry
