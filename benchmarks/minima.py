@@ -18,6 +18,7 @@ import click
 import numpy as np
 from ase import Atoms
 
+from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.data import Intent, RelaxResult, Structure
 from uspex_bridge.base.errors import BridgeError
 from uspex_bridge.base.threads import limit_threads
@@ -25,7 +26,7 @@ from uspex_bridge.call.config import Config
 from uspex_bridge.call.model_names import settings_for
 from uspex_bridge.learn.choose.augment import Perturbation, augment
 from uspex_bridge.learn.data.dataset import Dataset
-from uspex_bridge.learn.judge.candidates import candidate, structure_of
+from uspex_bridge.learn.judge.candidates import candidate
 from uspex_bridge.models import backends
 from uspex_bridge.relax.engine import relax
 from uspex_bridge.relax.protocol import Guards, Plan, Stage
@@ -56,7 +57,7 @@ def disturbed(structure: Structure, seed: int) -> Structure:
     how = Perturbation(copies=1, displace=0.15, strain=0.03, seed=seed)
     copy = [made.atoms for made in augment(atoms, how)][-1]
     assert copy is not None
-    return structure_of(copy)
+    return to_structure(copy)
 
 
 def relaxed(structure: Structure, pressure: float, backend: Any) -> RelaxResult | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from overhead import BIN
 
+from uspex_bridge.base import private
 from uspex_bridge.service import client, wire
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -32,7 +33,7 @@ class Service:
     def __init__(self, *options: str, settings: str = "") -> None:
         self.top = Path(tempfile.mkdtemp(prefix="serving-", dir="/tmp"))
         self.socket = str(self.top / "service.sock")
-        self.environment = {**os.environ, wire.SOCKET: self.socket, wire.MODE: "require"}
+        self.environment = {**os.environ, private.SOCKET: self.socket, wire.MODE: "require"}
         (self.top / "service.toml").write_text(settings)
         command = [BIN / "uspex-bridge", "serve", "--config", self.top / "service.toml", *options]
         began = time.perf_counter()

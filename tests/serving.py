@@ -13,6 +13,7 @@ from pathlib import Path
 
 from calling import INCAR, OUTPUTS, TOY, call, make_folder, record
 
+from uspex_bridge.base import private
 from uspex_bridge.call.record_file import FILENAME
 from uspex_bridge.call.slot import LOCK
 from uspex_bridge.service import client, wire
@@ -35,7 +36,7 @@ class Service:
         environment = {**os.environ, **popen.pop("env", {})}
         command = [BIN / "uspex-bridge", "serve", "--socket", self.path, "--workers", "2", *options]
         self.process = subprocess.Popen(command, cwd=top, stderr=self.screen, env=environment, **popen)
-        self.environment = {**environment, wire.SOCKET: str(self.path)}
+        self.environment = {**environment, private.SOCKET: str(self.path)}
         wait_until(lambda: answers(self.path) or self.process.poll() is not None)
         assert self.process.poll() is None, (top / "screen").read_text()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from calling import INCAR, call, make_folder, record
 
-from uspex_bridge.service import wire
+from uspex_bridge.base import private
 
 TORCH = """
 __version__ = "none"
@@ -57,7 +57,7 @@ def pretended(tmp_path, monkeypatch):
     (tmp_path / "path" / "extra" / "__init__.py").write_text("from extra import timed\n")
     (tmp_path / "path" / "extra" / "timed.py").write_text(CALCULATOR)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
-    monkeypatch.setenv(wire.SOCKET, str(tmp_path / "private" / "service.sock"))
+    monkeypatch.setenv(private.SOCKET, str(tmp_path / "private" / "service.sock"))
 
     def settings(sleep: float = 0.5, **more: str) -> str:
         lines = "".join(f"{key} = {value}\n" for key, value in {"gpu_runs": "1", **more}.items())

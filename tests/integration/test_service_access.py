@@ -14,11 +14,12 @@ import pytest
 from calling import TOY, call, leave_stale_outputs, make_folder
 from serving import BIN, STATIC, assert_no_result, has_result, held_until, wait_until
 
+from uspex_bridge.base import private
 from uspex_bridge.service import client, wire
 
 
 def test_without_a_service(tmp_path, short, monkeypatch):
-    monkeypatch.setenv(wire.SOCKET, str(short / "none" / "service.sock"))
+    monkeypatch.setenv(private.SOCKET, str(short / "none" / "service.sock"))
     fold = make_folder(tmp_path)
     leave_stale_outputs(fold)
     done = call(fold, "--server", "require")
@@ -75,7 +76,7 @@ class Impostor:
 )
 def test_another_version_is_not_used_and_that_is_said(tmp_path, short, monkeypatch, greeting, words):
     top = Path(tempfile.mkdtemp(dir=short))
-    monkeypatch.setenv(wire.SOCKET, str(top / "service.sock"))
+    monkeypatch.setenv(private.SOCKET, str(top / "service.sock"))
     fold = make_folder(tmp_path, incar=STATIC)
     with Impostor(top / "service.sock", b"220 smtp\n" if greeting is None else wire.encode(greeting)):
         done = call(fold)
@@ -154,7 +155,7 @@ def test_over_tcp_with_the_secret(own, remote, tmp_path):
     place = f"tcp://127.0.0.1:{port}"
     go = tmp_path / "go"
     fold = make_folder(tmp_path / "run", settings=held_until(go))
-    process = service.start(fold, **{wire.SOCKET: place})
+    process = service.start(fold, **{private.SOCKET: place})
     service.running()
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
@@ -166,16 +167,16 @@ def test_over_tcp_with_the_secret(own, remote, tmp_path):
         place,
     ]
     secret.write_text("another secret of another user\n")
-    done = service.call(fold, **{wire.SOCKET: place})
+    done = service.call(fold, **{private.SOCKET: place})
     assert done.returncode == 11
     assert "holds another secret" in done.stderr
     assert service.tool("stop", "--socket", place).returncode == 11
     secret.chmod(0o644)
-    done = service.call(fold, **{wire.SOCKET: place})
+    done = service.call(fold, **{private.SOCKET: place})
     assert "must be mode" in done.stderr
     secret.unlink()
     go.touch()
-    done = service.call(fold, **{wire.SOCKET: place, wire.MODE: "auto"})
+    done = service.call(fold, **{private.SOCKET: place, wire.MODE: "auto"})
     assert done.returncode == 0
     assert "running here instead" in done.stderr
     assert service.status()["jobs"] == 1

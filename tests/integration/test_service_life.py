@@ -8,12 +8,13 @@ from pathlib import Path
 from calling import TOY, call, make_folder, record
 from serving import BIN, STATIC, has_result, held_until, wait_until
 
+from uspex_bridge.base import private
 from uspex_bridge.service import wire
 
 
 def test_the_first_call_starts_a_service_and_the_second_uses_it(tmp_path, short, monkeypatch):
     path = short / "auto" / "service.sock"
-    monkeypatch.setenv(wire.SOCKET, str(path))
+    monkeypatch.setenv(private.SOCKET, str(path))
     settings = '[service]\nmode = "start"\nidle_timeout = 3\nworkers = 1\n' + TOY
     folds = [make_folder(tmp_path, settings=settings if k == 1 else None, name=f"CalcFold{k}") for k in (1, 2, 3)]
     crew = [
@@ -36,7 +37,7 @@ def test_the_first_call_starts_a_service_and_the_second_uses_it(tmp_path, short,
 
 def test_daemon_status_metrics_and_a_second_service(short, tmp_path, monkeypatch):
     path = short / "background" / "service.sock"
-    monkeypatch.setenv(wire.SOCKET, str(path))
+    monkeypatch.setenv(private.SOCKET, str(path))
 
     def tool(*args: str):
         return subprocess.run([BIN / "uspex-bridge", *args], capture_output=True, text=True, timeout=90, check=False)

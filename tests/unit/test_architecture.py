@@ -1,9 +1,10 @@
-"""The layers of docs/architecture.md, held by reading the imports; and what a wheel installs."""
+"""The rooms of docs/architecture.md, the arrows between them as the imports draw them, and what a wheel installs."""
 
 import ast
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,42 +12,46 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "uspex_bridge"
 
-#: Module or sub-package -> what of the project it may import at module level, itself aside. Left out: anything goes.
-BASE = {"errors", "units", "records", "cards", "schema"}
-MAY_IMPORT = {
-    "errors": set(),
-    "units": set(),
-    "checksum": set(),
-    "cards": {"errors", "schema"},
-    "schema": {"errors"},
-    "records": {"units"},
-    "vasp": BASE | {"publish"},
-    "protocol": BASE,
-    "config": BASE,
-    "relax": BASE | {"protocol", "neighbours", "symmetry"},
-    "neighbours": {"errors", "records"},
-    "calculators": BASE | {"neighbours"},
-    "locks": {"errors", "publish"},
-    "slot": {"errors", "locks", "logs", "publish"},
-    "publish": {"errors"},
-    "logs": set(),
-    "threads": set(),
-    "halt": {"errors"},
-    "journal": BASE,
-    "messages": {"errors"},
+#: Room -> the rooms that it may import, from the ground up: an arrow runs only to a room that stands above it here.
+ARROWS: dict[str, set[str]] = {
+    "base": set(),
+    "models": {"base"},
+    "calculators": {"base", "models"},
+    "relax": {"base"},
+    "vasp": {"base"},
+    "call": {"base", "models", "relax", "vasp"},
+    "service": {"base", "models", "relax", "call"},
+    "uspex": {"base", "models", "relax", "vasp", "call"},
+    "results": {"base", "models", "vasp", "call", "uspex"},
+    "learn.data": {"base", "models", "call"},
+    "learn.choose": {"base", "relax", "results", "learn.data"},
+    "learn.judge": {"base", "models", "relax", "call", "results", "learn.data", "learn.choose"},
+    "learn.training": {"base", "models", "calculators", "call", "results", "learn.data", "learn.judge"},
+    "learn.label": {"base", "models", "vasp", "call", "results", "learn.data"},
+    "learn.cycle": {"base", "models", "call", "results", "learn.data", "learn.training", "learn.label"},
+    "doctor": {"base", "models", "call", "uspex", "learn.training"},
+    "figures": {"base", "results", "learn.choose", "learn.judge", "learn.training", "learn.cycle"},
+    "cli": {
+        *("base", "models", "relax", "call", "service", "uspex", "results", "doctor", "figures"),
+        *("learn.data", "learn.choose", "learn.judge", "learn.training", "learn.label", "learn.cycle"),
+    },
 }
 #: These may not even import numpy when they are loaded: they are what runs before anything can fail.
 LIGHT = [
-    "errors",
-    "cards",
-    "schema",
-    "slot",
-    "locks",
-    "publish",
-    "logs",
-    "halt",
-    "config",
-    "messages",
+    "base.errors",
+    "base.schema",
+    "base.locks",
+    "base.files",
+    "base.jsonl",
+    "base.logs",
+    "base.halt",
+    "base.private",
+    "base.templates",
+    "base.words",
+    "models.cards",
+    "models.messages",
+    "call.config",
+    "call.slot",
     "service.wire",
     "service.client",
     "service.local",
@@ -63,41 +68,76 @@ LIGHT = [
 ]
 
 
-def imported(path: Path, *, top_only: bool) -> set[str]:
-    """Names of the project's parts that a module imports (``uspex_bridge.vasp.incar`` counts as ``vasp``)."""
-    tree = ast.parse(path.read_text())
-    skipped = set()
-    for node in ast.walk(tree):
-        guarded = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        if guarded or (top_only and isinstance(node, ast.FunctionDef)):
-            skipped |= {id(inner) for inner in ast.walk(node)}
-    found = set()
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "uspex_bridge":
-            parts = node.module.split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+def room_of(parts: tuple[str, ...]) -> str:
+    """Return the room of a module, by the parts of its name below the package."""
+    return ".".join(parts[:2]) if parts[0] == "learn" else parts[0]
+
+
+def imported(path: Path) -> set[tuple[str, ...]]:
+    """Return the modules of the project that a file imports, anywhere in it, as the parts of their names."""
+    found: set[tuple[str, ...]] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("uspex_bridge.")}
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = tuple(name.split(".")[1:])
+            if name.startswith("uspex_bridge.") and is_module(parts):
+                found.add(parts)
     return found
 
 
-def parts() -> list[tuple[str, Path]]:
-    modules = [(p.stem, p) for p in PACKAGE.glob("*.py") if p.stem != "__init__"]
-    for folder in ("vasp", "relax", "service", "results", "learn"):
-        modules += [(folder, p) for p in (PACKAGE / folder).rglob("*.py")]
-    modules += [("calculators", p) for p in (ROOT / "calculators").glob("*.py")]
-    return modules
+@cache
+def is_module(parts: tuple[str, ...]) -> bool:
+    place = PACKAGE.joinpath(*parts)
+    return place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()
 
 
-@pytest.mark.parametrize(("part", "path"), parts(), ids=lambda v: v.name if isinstance(v, Path) else v)
-def test_layers(part, path):
-    if part not in MAY_IMPORT:
-        assert "cli" not in imported(path, top_only=False), f"{path.name} must not know the command line"
-        return
-    extra = imported(path, top_only=False) - MAY_IMPORT[part] - {part}
-    assert not extra, f"{path.name} imports {sorted(extra)}, which its layer may not"
+def rooms() -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[0] not in ("__init__", "api", "testing", "templates") and parts != ("learn", "__init__"):
+            found.setdefault(room_of(parts), []).append(path)
+    found["calculators"] = sorted((ROOT / "calculators").glob("*.py"))
+    return found
+
+
+def test_the_root_holds_rooms_and_no_loose_module():
+    assert {path.name for path in PACKAGE.glob("*.py")} <= {"__init__.py", "api.py", "testing.py"}
+    assert set(rooms()) == set(ARROWS)
+
+
+def test_arrows_run_down_only():
+    """Every allowed arrow runs to a room further up in the list, so there is no circle of rooms."""
+    names = list(ARROWS)
+    assert all(names.index(target) < names.index(room) for room, targets in ARROWS.items() for target in targets)
+
+
+@pytest.mark.parametrize("room", ARROWS)
+def test_every_arrow_is_allowed(room):
+    wrong = [
+        f"{path.relative_to(PACKAGE)} imports {'.'.join(parts)}"
+        for path in rooms()[room]
+        for parts in imported(path)
+        if parts != ("learn",) and room_of(parts) not in ARROWS[room] | {room}
+    ]
+    assert not wrong
+
+
+def test_no_arrow_is_allowed_for_nothing():
+    drawn = {room: {room_of(parts) for path in paths for parts in imported(path)} for room, paths in rooms().items()}
+    assert {room: targets - drawn[room] for room, targets in ARROWS.items() if targets - drawn[room]} == {}
+
+
+@pytest.mark.parametrize("room", ARROWS)
+def test_every_room_says_what_it_knows(room):
+    docstring = ast.get_docstring(ast.parse((PACKAGE.joinpath(*room.split(".")) / "__init__.py").read_text()))
+    assert docstring
+    assert "knows" in docstring
 
 
 @pytest.mark.parametrize("module", LIGHT)

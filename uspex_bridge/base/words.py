@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def counted(count: int, noun: str) -> str:
     """Return ``1 structure``, ``2 structures``, ``3 entries``."""
@@ -14,3 +16,13 @@ def duration(seconds: float) -> str:
     minutes, left = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {left:02d} s" if minutes else f"{seconds:.1f} s"
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Return the shortest ends of paths that tell the names apart."""
+    paths = {name: name.split("/") for name in names}
+    for parts in range(1, max(map(len, paths.values()), default=1)):
+        short = {name: "/".join(path[-parts:]) for name, path in paths.items()}
+        if len(set(short.values())) == len(paths):
+            return short
+    return {name: name for name in paths}

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from uspex_bridge.base import private
 from uspex_bridge.base.errors import Interrupted
-from uspex_bridge.service import wire
 
 #: Seconds between two looks for a free place.
 _LOOK = 0.25
@@ -83,7 +83,6 @@ def _folder() -> Path:
     Raises:
         OSError: it cannot be made, or is not private.
     """
-    place = wire.address()
-    folder = Path(wire.default_folder()) if place.startswith("tcp://") else Path(place).absolute().parent
-    wire.make_private(str(folder))
-    return folder
+    folder = private.folder()
+    private.make_private(folder)
+    return Path(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,16 +33,6 @@ def settings_for(name: str, config: Config) -> CalculatorSettings:
     kind, _, weights = name.partition(":")
     settings = config.settings_of(kind)
     return replace(settings, kind=settings.kind or kind, model=weights or settings.model)
-
-
-def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Return the shortest ends of paths that tell the names apart."""
-    paths = {name: name.split("/") for name in names}
-    for parts in range(1, max(map(len, paths.values()), default=1)):
-        short = {name: "/".join(path[-parts:]) for name, path in paths.items()}
-        if len(set(short.values())) == len(paths):
-            return short
-    return {name: name for name in paths}
 
 
 def start_of(name: str) -> tuple[str, str | None]:

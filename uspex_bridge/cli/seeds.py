@@ -108,12 +108,12 @@ def _scaled(seeds: list[Seed], options: dict[str, Any]) -> list[Seed]:
     """Scale seeds to the volume at the new pressure; one that has none there keeps its own, with a warning."""
     from dataclasses import replace
 
+    from uspex_bridge.base.atoms import to_atoms
     from uspex_bridge.base.errors import CalculationError
     from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.call.run import Models
     from uspex_bridge.cli.relax import with_model
     from uspex_bridge.cli.vasp import read_settings
-    from uspex_bridge.relax.engine import to_atoms
     from uspex_bridge.results.seeds import at_new_pressure
 
     given = {key: options[key] for key in ("config", "device", "threads")}

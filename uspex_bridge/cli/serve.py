@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.private import SOCKET
 from uspex_bridge.cli.options import CONFIG, THREADS
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def _default_socket() -> Path:
 
     place = wire.address()
     if place.startswith("tcp://"):
-        raise click.UsageError(f"{wire.SOCKET} is {place}; give --socket PATH, and --tcp HOST:PORT to listen there too")
+        raise click.UsageError(f"{SOCKET} is {place}; give --socket PATH, and --tcp HOST:PORT to listen there too")
     return Path(place)
 
 

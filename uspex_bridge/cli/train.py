@@ -14,6 +14,7 @@ from uspex_bridge.cli.options import CONFIG, DEVICE, settings
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.training.order import Data, Order
+    from uspex_bridge.learn.training.trainers.base import Trainer
     from uspex_bridge.learn.training.watch import Point
 
 _PATH = click.Path(path_type=Path)
@@ -240,5 +241,12 @@ def _watched(order: Order, train: Any) -> dict[str, Any]:
             bar.update(points[-1].step - done)
             done = points[-1].step
 
-        card: dict[str, Any] = train(order, tell)
+        card: dict[str, Any] = train(order, tell, _draw)
     return card
+
+
+def _draw(points: list[Point], trainer: Trainer, path: Path) -> None:
+    from uspex_bridge.figures import loss as figure
+    from uspex_bridge.figures import style
+
+    style.save(figure.draw(points, trainer.unit, trainer.measure), path, dpi=150)

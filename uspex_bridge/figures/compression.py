@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from uspex_bridge.call.model_names import short_names
+from uspex_bridge.base.words import short_names
 from uspex_bridge.figures import style
 from uspex_bridge.learn.judge.probes import Curve, Probed
 

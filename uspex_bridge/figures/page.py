@@ -13,6 +13,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from uspex_bridge.base.templates import render
 from uspex_bridge.figures import style
 from uspex_bridge.figures.diagram import in_order
 from uspex_bridge.results.converged import Convergence
@@ -24,7 +25,6 @@ from uspex_bridge.results.matching import Known
 from uspex_bridge.results.outcomes import Outcomes
 from uspex_bridge.results.stability import Assessment
 from uspex_bridge.results.tables import short_name
-from uspex_bridge.uspex.new_search import render
 
 #: More Wyckoff sites than this are folded away on the screen.
 _SITES = 6

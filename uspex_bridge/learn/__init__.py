@@ -1,0 +1,1 @@
+"""Between generations: labels, selection, training and the loop, a room each."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ase import Atoms
-from ase.constraints import FixAtoms, FixScaled, FixSymmetry
+from ase.constraints import FixSymmetry
 from ase.optimize import BFGS, FIRE, FIRE2, LBFGS, BFGSLineSearch
 
+from uspex_bridge.base.atoms import to_atoms
 from uspex_bridge.base.data import Frame, Outcome, RelaxResult, StageReport, Structure
 from uspex_bridge.base.errors import CalculationError, Interrupted, Rejected
 from uspex_bridge.base.symmetry import is_symmetric
@@ -75,17 +75,6 @@ def relax(
         Interrupted: told to stop before there was any step.
     """
     return _Relaxation(structure, plan, model_of, halt, observe).run()
-
-
-def to_atoms(structure: Structure) -> Atoms:
-    """Return ASE atoms of a structure, selective dynamics as constraints."""
-    atoms = Atoms(list(structure.symbols), scaled_positions=structure.scaled, cell=structure.cell, pbc=True)
-    if structure.free is not None:
-        fixed = ~structure.free
-        whole = np.flatnonzero(fixed.all(axis=1))
-        partly = np.flatnonzero(fixed.any(axis=1) & ~fixed.all(axis=1))
-        atoms.set_constraint([FixAtoms(whole), *(FixScaled(int(i), mask=fixed[i]) for i in partly)])
-    return atoms
 
 
 class _Relaxation:

@@ -16,6 +16,7 @@ except ImportError:
     import signal
     import socket  # type: ignore[no-redef]
 
+from uspex_bridge.base import private
 from uspex_bridge.service import wire
 
 TYPE_CHECKING = False
@@ -137,7 +138,7 @@ class Connection:
 def _local(path: str) -> Any:
     """Connect to a Unix socket whose folder and owner are this user's."""
     try:
-        if problem := wire.not_private(os.path.dirname(path) or "."):
+        if problem := private.not_private(os.path.dirname(path) or "."):
             raise Unusable(problem)
         connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connected.settimeout(ANSWER)

@@ -18,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from uspex_bridge.base import private
 from uspex_bridge.base.errors import BusyError, OutputError, ServiceError
 from uspex_bridge.base.files import OUTPUTS, remove
 from uspex_bridge.base.words import counted
@@ -124,7 +125,7 @@ class Daemon:
         path = self.place.socket
         lock = FileLock(f"{path}.lock", timeout=0)
         try:
-            wire.make_private(str(path.parent))
+            private.make_private(str(path.parent))
             lock.acquire()
             path.unlink(missing_ok=True)
             server = await asyncio.start_unix_server(self._welcome, path, limit=wire.MOST_ASKED, backlog=1024)

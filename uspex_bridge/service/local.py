@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from uspex_bridge.base import errors
+from uspex_bridge.base import errors, private
 from uspex_bridge.base.files import OUTPUTS
 from uspex_bridge.call.config import ServiceSettings, load_config
 from uspex_bridge.call.slot import run_in_slot, sole_use
@@ -77,7 +77,7 @@ def start(place: str, options: list[str]) -> int:
         raise errors.ServiceError(f"{place} is another machine's to start: uspex-bridge serve --tcp HOST:PORT there")
     folder, lock = Path(place).absolute().parent, f"{place}.start"
     try:
-        wire.make_private(str(folder))
+        private.make_private(str(folder))
         with FileLock(lock, timeout=START):  # of two first callers one starts it
             try:
                 return _answering(place) or _spawn(place, options)

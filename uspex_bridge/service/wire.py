@@ -6,9 +6,9 @@ Of the standard library only what a call needs at once: this is loaded by every 
 from __future__ import annotations
 
 import os
-import stat
 
 import uspex_bridge
+from uspex_bridge.base.private import SOCKET, default_folder, not_private
 
 TYPE_CHECKING = False  # as typing's, which takes longer to load than all of this
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 #: Longest line that the service takes from a caller, and a caller from the service, bytes.
 MOST_ASKED, MOST_TOLD = 1 << 16, 1 << 22
-#: Names the socket (a path, or tcp://HOST:PORT), the secret's file, and what a call does about services.
-SOCKET, SECRET, MODE = "USPEX_BRIDGE_SOCKET", "USPEX_BRIDGE_SECRET", "USPEX_BRIDGE_SERVER"
+#: Name the secret's file, and what a call does about services.
+SECRET, MODE = "USPEX_BRIDGE_SECRET", "USPEX_BRIDGE_SERVER"
 #: Fewest bytes of a secret.
 SHORTEST_SECRET = 16
 
@@ -93,11 +93,6 @@ def address() -> str:
     return os.environ.get(SOCKET) or f"{default_folder()}/service.sock"
 
 
-def default_folder() -> str:
-    """Return the folder of the user's own on this machine."""
-    return f"/tmp/uspex_bridge-{os.getuid()}"
-
-
 def split_tcp(place: str) -> tuple[str, int] | None:
     """Return host and port of ``tcp://HOST:PORT``, None for a path.
 
@@ -110,34 +105,6 @@ def split_tcp(place: str) -> tuple[str, int] | None:
     if not host or not port.isdecimal() or int(port) > 65535:
         raise WireError(f"'{place}' is not tcp://HOST:PORT")
     return host.strip("[]"), int(port)
-
-
-def not_private(path: str) -> str:
-    """Return what is wrong with a folder or file that only its user may touch, or an empty string.
-
-    Raises:
-        OSError: it is not there.
-    """
-    state = os.lstat(path)  # a link in /tmp may be another user's, wherever it points
-    if stat.S_ISLNK(state.st_mode):
-        return f"{path} is a link; name what it points to"
-    if state.st_uid != os.getuid():
-        return f"{path} belongs to another user"
-    if stat.S_IMODE(state.st_mode) & 0o077:
-        wanted = "700" if stat.S_ISDIR(state.st_mode) else "600"
-        return f"{path} must be mode {wanted}, so that no other user gets in: chmod {wanted} {path}"
-    return ""
-
-
-def make_private(folder: str) -> None:
-    """Make a folder for this user alone, or check that the one that is there is.
-
-    Raises:
-        OSError: it cannot be made; without ``strerror`` and with the whole message, it is open to others.
-    """
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    if problem := not_private(folder):
-        raise PermissionError(problem)
 
 
 def greeting() -> dict[str, Any]:

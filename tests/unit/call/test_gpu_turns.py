@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
+from uspex_bridge.base import private
 from uspex_bridge.base.errors import Interrupted, ModelError
 from uspex_bridge.call.gpu_turns import take_turn
 from uspex_bridge.models import backends
 from uspex_bridge.models.cards import CalculatorSettings
-from uspex_bridge.service import wire
 
 LOG = logging.getLogger("turns")
 
@@ -20,7 +20,7 @@ LOG = logging.getLogger("turns")
 def folder(tmp_path, monkeypatch):
     """The user's private folder."""
     place = tmp_path / "private"
-    monkeypatch.setenv(wire.SOCKET, str(place / "service.sock"))
+    monkeypatch.setenv(private.SOCKET, str(place / "service.sock"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return place
 

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from uspex_bridge.base.errors import ModelError
-from uspex_bridge.call.model_names import short_names, start_of
+from uspex_bridge.base.words import short_names
+from uspex_bridge.call.model_names import start_of
 
 
 def test_a_training_starts_from_a_file_or_from_where_another_ended(tmp_path):

@@ -64,6 +64,8 @@ def test_the_client_loads_next_to_nothing():
     loaded = set(json.loads(done.stdout.replace("'", '"')))
     ours = {name for name in loaded if name.startswith("uspex_bridge")}
     assert ours == {
+        "uspex_bridge.base",
+        "uspex_bridge.base.private",
         "uspex_bridge",
         "uspex_bridge.cli",
         "uspex_bridge.cli.entry",

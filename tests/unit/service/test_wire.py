@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import uspex_bridge
+from uspex_bridge.base import private
 from uspex_bridge.service import wire
 
 
@@ -52,9 +53,9 @@ def test_a_python_without_the_c_half_of_json_has_the_same_messages():
 
 
 def test_the_place_is_the_variable_else_one_of_this_user(monkeypatch):
-    monkeypatch.setenv(wire.SOCKET, "/some/where")
+    monkeypatch.setenv(private.SOCKET, "/some/where")
     assert wire.address() == "/some/where"
-    monkeypatch.setenv(wire.SOCKET, "")
+    monkeypatch.setenv(private.SOCKET, "")
     assert wire.address() == f"/tmp/uspex_bridge-{os.getuid()}/service.sock"
 
 
@@ -81,27 +82,27 @@ def test_only_the_same_version_and_installation_will_do():
 def test_private_files_and_folders(tmp_path):
     file = tmp_path / "secret"
     file.touch(0o600)
-    assert wire.not_private(str(file)) == ""
+    assert private.not_private(str(file)) == ""
     file.chmod(0o640)
-    assert "chmod 600" in wire.not_private(str(file))
+    assert "chmod 600" in private.not_private(str(file))
     folder = tmp_path / "folder"
     folder.mkdir(0o700)
-    assert wire.not_private(str(folder)) == ""
+    assert private.not_private(str(folder)) == ""
     folder.chmod(0o711)
-    assert "chmod 700" in wire.not_private(str(folder))
+    assert "chmod 700" in private.not_private(str(folder))
 
 
 def test_a_link_is_not_private(tmp_path):
     (tmp_path / "folder").mkdir(0o700)
     (tmp_path / "link").symlink_to("folder")
-    assert "is a link" in wire.not_private(str(tmp_path / "link"))
+    assert "is a link" in private.not_private(str(tmp_path / "link"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_what_belongs_to_another_user_is_not_private(tmp_path):
     tmp_path.chmod(0o700)
     os.chown(tmp_path, 12345, 12345)
-    assert "another user" in wire.not_private(str(tmp_path))
+    assert "another user" in private.not_private(str(tmp_path))
 
 
 def test_the_secret(tmp_path, monkeypatch):

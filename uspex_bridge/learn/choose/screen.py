@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from ase.data import covalent_radii
 
+from uspex_bridge.base.atoms import to_atoms
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.learn.data.evaluations import Evaluation
-from uspex_bridge.relax.engine import to_atoms
 from uspex_bridge.relax.guards import closest_pair
 from uspex_bridge.results.hull import Point
 from uspex_bridge.results.model import NAN, Entry

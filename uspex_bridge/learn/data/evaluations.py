@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from uspex_bridge.base import jsonl
+from uspex_bridge.base.atoms import to_atoms
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import CalculationError, InputError, ModelError, OutOfMemoryError
 from uspex_bridge.base.parallel import spread
 from uspex_bridge.call import record_file
 from uspex_bridge.models import backends
 from uspex_bridge.models.cards import CalculatorSettings, model_name
-from uspex_bridge.relax.engine import to_atoms
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -9,15 +9,14 @@ from typing import Any, Literal, get_args
 
 from ase import Atoms
 
+from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.errors import CalculationError, InputError
-from uspex_bridge.base.words import counted
-from uspex_bridge.call.model_names import short_names
+from uspex_bridge.base.words import counted, short_names
 from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.evaluations import Model, evaluate_all, find_model, structure_key
 from uspex_bridge.learn.data.identity import SPLITS, Split
 from uspex_bridge.learn.data.labels import problem_of, read_frames
 from uspex_bridge.learn.judge import metrics
-from uspex_bridge.learn.judge.candidates import structure_of
 from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.results.tables import layout
 
@@ -152,7 +151,7 @@ def judge(
         OutputError: the answers cannot be written.
     """
     cases = [metrics.case_of(atoms, number) for number, atoms in enumerate(frames, 1)]
-    structures = [structure_of(atoms) for atoms in frames]
+    structures = [to_structure(atoms) for atoms in frames]
     keys = [structure_key(structure) for structure in structures]
     judged, given = [], {}
     notes: list[str] = []

@@ -12,6 +12,7 @@ from typing import Any
 
 from ase import Atoms
 
+from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.files import replacing
@@ -69,13 +70,8 @@ def read_labelled_structures(place: Path, split: Split | None = None) -> list[St
         InputError: there are none.
     """
     if place.is_dir():
-        return [structure_of(atoms) for atoms in Dataset.open(place).frames(split)]
+        return [to_structure(atoms) for atoms in Dataset.open(place).frames(split)]
     return read_structures(place)
-
-
-def structure_of(atoms: Atoms) -> Structure:
-    """Return the structure of a frame."""
-    return Structure(tuple(atoms.get_chemical_symbols()), atoms.cell.array, atoms.get_scaled_positions(wrap=False))
 
 
 def read_frames_of(path: Path) -> list[Atoms]:

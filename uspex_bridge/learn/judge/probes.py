@@ -13,11 +13,11 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii
 
+from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.data import Structure
+from uspex_bridge.base.words import short_names
 from uspex_bridge.call.config import Config
-from uspex_bridge.call.model_names import short_names
 from uspex_bridge.learn.data.evaluations import Evaluation, evaluate_all, find_model, structure_key
-from uspex_bridge.learn.judge.candidates import structure_of
 from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.relax.guards import closest_pair
 from uspex_bridge.results.tables import layout
@@ -133,7 +133,7 @@ def compressions(frames: Sequence[Atoms]) -> dict[str, list[Structure]]:
 
 
 def _scaled(atoms: Atoms, ratio: float) -> Structure:
-    structure = structure_of(atoms)
+    structure = to_structure(atoms)
     return replace(structure, cell=structure.cell * ratio ** (1 / 3))
 
 
@@ -188,7 +188,7 @@ def random_structures(frames: Sequence[Atoms], count: int, seed: int) -> list[St
             if closest_pair(atoms, _CLOSEST) is None:
                 break
             cell *= 1.001  # so that it fits in the end, however dense the given structures are
-        made.append(replace(structure_of(atoms), comment=f"random-{len(made) + 1}"))
+        made.append(replace(to_structure(atoms), comment=f"random-{len(made) + 1}"))
     return made
 
 

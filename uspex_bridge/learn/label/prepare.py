@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError, OutputError
 from uspex_bridge.base.files import publish_files
@@ -77,7 +78,7 @@ def _from_extxyz(path: Path) -> Iterator[Candidate]:
             raise InputError(f"{path}: frame {number} has no cell in three dimensions")
         pressure = next((info[key] for key in ("pressure_gpa", "pressure_GPa") if key in info), None)
         yield Candidate(
-            Structure(tuple(atoms.symbols), atoms.cell.array, atoms.cell.scaled_positions(atoms.positions)),
+            to_structure(atoms),
             str(info.get("origin") or info.get("name") or f"{path.stem}-{number}"),
             str(info.get("family", "")),
             None if pressure is None else float(pressure),

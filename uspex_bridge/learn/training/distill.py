@@ -8,13 +8,13 @@ from pathlib import Path
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from uspex_bridge.base.atoms import to_atoms
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import CalculationError
 from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
 from uspex_bridge.learn.data.evaluations import evaluate_all, find_model, structure_key
 from uspex_bridge.learn.data.labels import Added, Level, settings_hash
 from uspex_bridge.models.cards import CalculatorSettings
-from uspex_bridge.relax.engine import to_atoms
 from uspex_bridge.results.model import Entry
 
 

@@ -44,12 +44,22 @@ REQUEST = "request.json"
 _DRAWN = 20.0
 
 
-def train(order: Order, tell: Callable[[int, list[Point]], None] = lambda total, points: None) -> dict[str, Any]:
+#: Called with a training's length and its curve so far, and with its curve, its trainer and the picture to draw.
+Tell = Callable[[int, list[Point]], None]
+Draw = Callable[[list[Point], Trainer, Path], None]
+
+
+def train(
+    order: Order,
+    tell: Tell = lambda total, points: None,
+    draw: Draw = lambda points, trainer, path: None,
+) -> dict[str, Any]:
     """Train a model and return its card; a training that has ended already is not done again.
 
     Args:
         order: what is asked for.
         tell: is called with the length and the curve so far whenever that grows.
+        draw: draws the curve now and then and at the end, to ``loss.png`` in the training's folder.
 
     Raises:
         ConfigError, InputError, ModelError: it cannot be begun.
@@ -67,7 +77,7 @@ def train(order: Order, tell: Callable[[int, list[Point]], None] = lambda total,
             return _finished(order, request)
         _begin(order, trainer, job, request)
         began = time.monotonic()
-        curve, run = _Curve(order.out, trainer, job, tell), trainer.task(job, resume=order.resume)
+        curve, run = _Curve(order.out, trainer, job, tell, draw), trainer.task(job, resume=order.resume)
         with _stopping(halter, order.time_limit):
             ending = watch(run, lambda: trainer.curve(job.work), job.settings.watch, halter, curve)
         points = trainer.curve(job.work)
@@ -79,7 +89,7 @@ def train(order: Order, tell: Callable[[int, list[Point]], None] = lambda total,
         trainer.check(points)
         check_outcome(points, trivial_errors(job.valid or job.train), job.settings.watch, trainer.title)
         files = trainer.finish(job)
-        return _publish(order, trainer, job, request, files, points, ending, time.monotonic() - began)
+        return _publish(order, trainer, job, request, files, points, ending, time.monotonic() - began, draw)
 
 
 @contextmanager
@@ -155,8 +165,8 @@ def _finished(order: Order, request: dict[str, Any]) -> dict[str, Any]:
 class _Curve:
     """Keeps ``loss.csv`` and ``loss.png`` of a running training up to date."""
 
-    def __init__(self, out: Path, trainer: Trainer, job: Job, tell: Callable[[int, list[Point]], None]) -> None:
-        self.out, self.trainer, self.job, self.tell = out, trainer, job, tell
+    def __init__(self, out: Path, trainer: Trainer, job: Job, tell: Tell, draw: Draw) -> None:
+        self.out, self.trainer, self.job, self.tell, self.draw = out, trainer, job, tell, draw
         self.drawn = 0.0
 
     def __call__(self, points: list[Point]) -> None:
@@ -166,7 +176,7 @@ class _Curve:
             with replacing(self.out / "loss.csv") as draft:
                 draft.write_text(loss.as_csv(points, self.trainer.unit), encoding="utf-8")
             if time.monotonic() - self.drawn > _DRAWN:
-                _draw(points, self.out, self.trainer)
+                self.draw(points, self.trainer, self.out / "loss.png")
                 self.drawn = time.monotonic()
         except OutputError as error:
             raise OutputError(f"{error}; the training was ended: make room, then --resume") from None
@@ -181,6 +191,7 @@ def _publish(
     points: list[Point],
     ending: str,
     seconds: float,
+    draw: Draw,
 ) -> dict[str, Any]:
     """Put model and card in their place, the card last.
 
@@ -193,7 +204,7 @@ def _publish(
     try:
         for role, path in files.items():
             _copy(path, order.out / names[role])
-        _draw(points, order.out, trainer)
+        draw(points, trainer, order.out / "loss.png")
         card = {
             "kind": trainer.kind,
             "trainer": trainer.name,
@@ -244,13 +255,6 @@ def _errors(trainer: Trainer, job: Job, model: Path, head: str | None) -> dict[s
     )
     report = judge(job.valid or job.train, {trainer.name: settings}, job.work / "answers", offsets="off")
     return {"on": "validation" if job.valid else "training", **asdict(report.models[0].total)}
-
-
-def _draw(points: list[Point], out: Path, trainer: Trainer) -> None:
-    from uspex_bridge.figures import loss as figure
-    from uspex_bridge.figures import style
-
-    style.save(figure.draw(points, trainer.unit, trainer.measure), out / "loss.png", dpi=150)
 
 
 def _copy(source: Path, target: Path) -> None:

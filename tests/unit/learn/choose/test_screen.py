@@ -9,6 +9,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
+from uspex_bridge.base.atoms import to_atoms
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, ModelError
 from uspex_bridge.call import record_file
@@ -18,7 +19,6 @@ from uspex_bridge.learn.choose.soap import SoapSettings
 from uspex_bridge.learn.data.evaluations import Evaluation, evaluate_all, find_model, read_evaluations, structure_key
 from uspex_bridge.models import backends
 from uspex_bridge.models.cards import CalculatorSettings
-from uspex_bridge.relax.engine import to_atoms
 from uspex_bridge.results.model import Entry, Recorded, composition_of
 
 
