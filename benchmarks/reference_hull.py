@@ -123,14 +123,14 @@ def relax(model: str, pressure: float, out: Path) -> None:
     """Relax every prototype with its symmetry kept; what ``out`` has already is kept."""
     from uspex_bridge.base.data import Structure
     from uspex_bridge.call.config import Config
-    from uspex_bridge.call.many import Task, relax_all
+    from uspex_bridge.call.many import RelaxTask, relax_all
     from uspex_bridge.cli.relax import with_model
 
     jobs = [
         (Path(name), 1, Structure(tuple(atoms.symbols), atoms.cell.array, atoms.get_scaled_positions(), name))
         for name, atoms in prototypes(pressure)
     ]
-    task = Task(with_model(Config(), model), out, pressure=pressure, keep_symmetry=True, symprec=0.01, resume=True)
+    task = RelaxTask(with_model(Config(), model), out, pressure=pressure, keep_symmetry=True, symprec=0.01, resume=True)
     hidden = not sys.stderr.isatty()
     with click.progressbar(length=len(jobs), label=f"{pressure:g} GPa", file=sys.stderr, hidden=hidden) as bar:
         for done in relax_all(jobs, task):

@@ -13,7 +13,7 @@ from ase import Atoms
 from ase.calculators.lj import LennardJones
 
 from uspex_bridge.base.data import Frame, Intent, Structure, VaspRun
-from uspex_bridge.learn.label.tasks import Task, read_task
+from uspex_bridge.learn.label.tasks import LabelTask, read_task
 from uspex_bridge.vasp.incar import parse_incar
 from uspex_bridge.vasp.outcar import format_outcar
 from uspex_bridge.vasp.vasprun import format_vasprun
@@ -31,7 +31,7 @@ def potcar(library: Path, flavour: str, title: str | None = None) -> None:
     (folder / "POTCAR").write_text(f"  {name}\n   VRHFIN ={element}: none\n   TITEL  = {name}\n   End of Dataset\n")
 
 
-def frame(task: Task) -> Frame:
+def frame(task: LabelTask) -> Frame:
     atoms = Atoms(list(task.symbols), cell=task.cell, scaled_positions=task.scaled, pbc=True)
     atoms.calc = LennardJones(sigma=2.1, epsilon=0.6, rc=5.0, smooth=True)
     moments = np.arange(1.0, len(atoms) + 1)
@@ -57,7 +57,7 @@ def leave_outputs(folder: Path, spoil: str = "") -> None:
     (folder / "vasprun.xml").write_text(xml)
 
 
-def _as_vasp(text: str, task: Task) -> str:
+def _as_vasp(text: str, task: LabelTask) -> str:
     """Give a file the titles and version that VASP's have, and F its distance from E0."""
     for symbol, flavour in task.inputs["sets"].items():
         text = text.replace(f"MLIP {symbol} uspex_bridge", f"PAW_PBE {flavour} 01Jan2000")
@@ -87,7 +87,7 @@ def _incar(folder: Path, spoil: str, count: int) -> str:
     return f' <incar>\n{"".join(lines)}  <v name="MAGMOM"> {magmom}</v>\n </incar>\n'
 
 
-def _grid(task: Task, spoil: str) -> str:
+def _grid(task: LabelTask, spoil: str) -> str:
     size = task.inputs["kpoints"]
     if spoil == "k-point list":
         return " <kpoints>\n"
@@ -99,7 +99,7 @@ def _grid(task: Task, spoil: str) -> str:
     return f' <kpoints>\n  <generation param="Gamma">\n   {row}\n  </generation>\n'
 
 
-def _spoilt(outcar: str, xml: str, spoil: str, task: Task) -> tuple[str, str]:
+def _spoilt(outcar: str, xml: str, spoil: str, task: LabelTask) -> tuple[str, str]:
     step = re.search(r"  <scstep>.*?</scstep>\n", xml, re.DOTALL)
     assert step
     match spoil:

@@ -144,12 +144,12 @@ def two_branches(tmp_path_factory, data):
     import tomllib
 
     from uspex_bridge.learn.data.exports import write_deepmd
-    from uspex_bridge.learn.training.trainers.base import overlay, read_settings
+    from uspex_bridge.learn.training.trainers.base import overlay, read_trainer_settings
 
     folder = tmp_path_factory.mktemp("pretrained")
     write_deepmd(data.train, folder / "data", mixed=True)
     tiny = settings(folder, learning.DPA3)
-    table = read_settings("deepmd-dpa3", tiny, scratch=True).input
+    table = read_trainer_settings("deepmd-dpa3", tiny, scratch=True).input
     assert tomllib.loads(learning.DPA3)["scratch"]
     model = {"type_map": "types", "descriptor": "descriptor", "fitting_net": table["model"]["fitting_net"]}
     heads = ("MP_traj_v024_alldata_mixu", "OMat24")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from uspex_bridge.learn.cycle.settings import read_settings
+from uspex_bridge.learn.cycle.settings import read_cycle_settings
 from uspex_bridge.learn.data.dataset import Dataset
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.mark.parametrize("name", ["cycle_cafeni", "dft_cafeni"])
 def test_a_loop_finds_what_it_names(name):
     folder = EXAMPLES / name
-    settings = read_settings(folder)
+    settings = read_cycle_settings(folder)
     files = [model.start for model in settings.models.values()]
     files += [model.settings for model in settings.models.values()]
     files += [*settings.search.places, settings.label.settings]

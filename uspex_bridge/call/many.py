@@ -22,7 +22,7 @@ from uspex_bridge.base.symmetry import space_group
 from uspex_bridge.call import record_file
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.folders import Request
-from uspex_bridge.call.run import Entry, Models, choose_protocol, relax_structure, step_line, vasp_run
+from uspex_bridge.call.run import Models, RecordLine, choose_protocol, relax_structure, step_line, vasp_run
 from uspex_bridge.models.cards import model_name
 from uspex_bridge.relax.protocol import Plan, Protocol, make_plan
 from uspex_bridge.vasp import commit
@@ -30,7 +30,7 @@ from uspex_bridge.vasp.structure import format_contcar
 
 
 @dataclass(frozen=True)
-class Task:
+class RelaxTask:
     """What to do with every structure; the fields are the options of ``uspex-bridge relax``.
 
     ``resume`` keeps what an earlier run left in ``out`` and does not compute again what its record already has: the
@@ -63,7 +63,7 @@ class Relaxed:
     fields: dict[str, Any]
 
 
-def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: Task) -> Iterator[Relaxed]:
+def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: RelaxTask) -> Iterator[Relaxed]:
     """Relax structures, each written to ``task.out`` as it is done.
 
     Args:
@@ -115,7 +115,7 @@ class _Job:
     source: Path
     number: int
     structure: Structure
-    task: Task
+    task: RelaxTask
     protocol: Protocol
 
     @property
@@ -125,9 +125,9 @@ class _Job:
         return make_plan(self.protocol, intent, task.config.stages, task.fmax)
 
     @property
-    def entry(self) -> Entry:
+    def entry(self) -> RecordLine:
         where = {"source": str(self.source), "index": self.number}
-        return Entry(self.structure, self.plan, self.task.config, where)
+        return RecordLine(self.structure, self.plan, self.task.config, where)
 
     @property
     def name(self) -> str:
@@ -218,7 +218,7 @@ def _group(geometry: dict[str, Any], symprec: float) -> str:
     return space_group(geometry["symbols"], np.array(geometry["cell"]), np.array(geometry["scaled"]), symprec)
 
 
-def _write(structure: Structure, result: RelaxResult, plan: Plan, name: str, number: int, task: Task) -> None:
+def _write(structure: Structure, result: RelaxResult, plan: Plan, name: str, number: int, task: RelaxTask) -> None:
     import ase.io
 
     stem = f"{number:03d}-{''.join(c if c.isalnum() or c in '-_' else '_' for c in name)}"

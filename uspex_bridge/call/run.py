@@ -30,7 +30,7 @@ from uspex_bridge.models.cards import model_name
 from uspex_bridge.relax.protocol import Plan, Protocol, load_protocol, make_plan
 
 if TYPE_CHECKING:
-    from uspex_bridge.relax.engine import Step
+    from uspex_bridge.relax.engine import IonicStep
 
 #: Begins the reason of a refusal that the record gave.
 _AS_BEFORE = "refused as before: "
@@ -86,7 +86,7 @@ class Watcher:
     def began(self, fields: dict[str, Any]) -> None:
         """Hear what the record's entry holds before the first step."""
 
-    def step(self, step: Step) -> None:
+    def step(self, step: IonicStep) -> None:
         """Hear of an ionic step."""
 
     def ended(self, fields: dict[str, Any]) -> None:
@@ -136,12 +136,12 @@ def run_folder(
     protocol, notice = choose_protocol(config)
     plan = make_plan(protocol, request.intent, config.stages)
     _announce(request, plan, config, notice, log)
-    entry = Entry(request.structure, plan, config, record_file.whereabouts(folder.path, request.structure.comment))
+    entry = RecordLine(request.structure, plan, config, record_file.whereabouts(folder.path, request.structure.comment))
     record = Path(config.base, config.record) if config.record else record_file.default_path(folder.path)
     watcher = watcher or Watcher()
     watcher.began(entry.fields)
 
-    def observe(step: Step) -> None:
+    def observe(step: IonicStep) -> None:
         log.debug("%s", step_line(step))
         watcher.step(step)
 
@@ -178,7 +178,7 @@ def _refuse_again(record: Path, key: str) -> None:
 
 
 def relax_structure(
-    structure: Structure, plan: Plan, models: Models, halter: Halter, observe: Callable[[Step], None]
+    structure: Structure, plan: Plan, models: Models, halter: Halter, observe: Callable[[IonicStep], None]
 ) -> RelaxResult:
     """Relax one structure with the loop of :mod:`uspex_bridge.relax.engine` (imported here: it brings ASE)."""
     from uspex_bridge.relax.engine import relax
@@ -186,7 +186,7 @@ def relax_structure(
     return relax(structure, plan, models, halt=halter, observe=observe)
 
 
-def step_line(step: Step) -> str:
+def step_line(step: IonicStep) -> str:
     """Return the log line of one ionic step."""
     return (
         f"{step.stage:>10} {step.index:5d}  E {step.energy:14.6f}  H {step.enthalpy:14.6f} eV  "
@@ -244,7 +244,7 @@ def _publish_penalty(
     return {"enthalpy": frame.enthalpy(request.intent.pressure_gpa), "volume": frame.volume}
 
 
-def _keep(record: Path, entry: Entry, log: logging.Logger) -> None:
+def _keep(record: Path, entry: RecordLine, log: logging.Logger) -> None:
     """Append to the record; a record that cannot be written is no reason to lose a result."""
     try:
         record_file.append(record, entry.fields)
@@ -252,7 +252,7 @@ def _keep(record: Path, entry: Entry, log: logging.Logger) -> None:
         log.warning("%s", error)
 
 
-class Entry:
+class RecordLine:
     """The record's line of one job, filled in as the job goes on."""
 
     def __init__(self, structure: Structure, plan: Plan, config: Config, where: dict[str, Any]) -> None:

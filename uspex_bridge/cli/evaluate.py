@@ -14,7 +14,7 @@ from uspex_bridge.cli.options import CONFIG, DEVICE, THREADS
 
 if TYPE_CHECKING:
     from uspex_bridge.call.config import Config
-    from uspex_bridge.learn.judge.accuracy import Report
+    from uspex_bridge.learn.judge.accuracy import Accuracy
     from uspex_bridge.learn.judge.probes import Probed
     from uspex_bridge.models.cards import CalculatorSettings
 
@@ -90,14 +90,14 @@ def command(
 
     config = read_settings(Path.cwd(), {key: options[key] for key in ("config", "device", "threads")})
     limit_threads(config.threads)
-    from uspex_bridge.learn.judge.accuracy import judge, read_labelled, tables
+    from uspex_bridge.learn.judge.accuracy import accuracy_of, read_labelled, tables
 
     split = None if options["split"] == "all" else options["split"]
     frames = read_labelled(place, split, options["generation"])
     chosen = _named(models, config)
     hidden = not sys.stderr.isatty()
     with click.progressbar(length=len(frames) * len(chosen), label="evaluating", file=sys.stderr, hidden=hidden) as bar:
-        report = judge(
+        report = accuracy_of(
             frames,
             chosen,
             out / "answers",
@@ -134,11 +134,11 @@ def _probe(models: dict[str, CalculatorSettings], frames: Any, config: Config, o
     return [probe(name, settings, frames, config, out / "probes", count) for name, settings in models.items()]
 
 
-def _document(report: Report, probed: list[Probed]) -> dict[str, Any]:
+def _document(report: Accuracy, probed: list[Probed]) -> dict[str, Any]:
     return report.as_dict() | ({"probes": [one.as_dict() for one in probed]} if probed else {})
 
 
-def _write(report: Report, probed: list[Probed], out: Path) -> None:
+def _write(report: Accuracy, probed: list[Probed], out: Path) -> None:
     from uspex_bridge.base.files import publish_files
     from uspex_bridge.figures import parity, style
     from uspex_bridge.learn.judge.accuracy import error_rows

@@ -15,7 +15,7 @@ from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import CONFIG
 
 if TYPE_CHECKING:
-    from uspex_bridge.learn.label.collect import Job
+    from uspex_bridge.learn.label.collect import LabelState
 
 LABELS = click.argument("labels", type=click.Path(path_type=Path))
 STALE = click.option(
@@ -72,9 +72,9 @@ def prepare(
     from uspex_bridge.base.errors import ConfigError
     from uspex_bridge.learn.data.dataset import Dataset
     from uspex_bridge.learn.label import prepare as preparing
-    from uspex_bridge.learn.label.settings import read_settings
+    from uspex_bridge.learn.label.settings import read_label_settings
 
-    settings = read_settings(file, code)
+    settings = read_label_settings(file, code)
     if model is not None:
         if settings.code != "model":
             raise ConfigError("--model goes with --code model")
@@ -206,7 +206,7 @@ def collect(labels: Path, dataset: Path, stale: float, valid: float, test: float
         click.echo(f"{counted(len(jobs), 'structure')}: {_counts(jobs)}")
 
 
-def _inspect(labels: Path, stale: float) -> list[Job]:
+def _inspect(labels: Path, stale: float) -> list[LabelState]:
     from uspex_bridge.learn.label.collect import inspect
     from uspex_bridge.learn.label.tasks import folders
 
@@ -215,12 +215,12 @@ def _inspect(labels: Path, stale: float) -> list[Job]:
         return [inspect(folder, 3600 * stale) for folder in bar]
 
 
-def _counts(jobs: list[Job]) -> str:
+def _counts(jobs: list[LabelState]) -> str:
     counts = Counter(job.state for job in jobs)
     return ", ".join(f"{counts[state]} {state}" for state in ("prepared", "running", "done", "failed") if counts[state])
 
 
-def _row(job: Job) -> dict[str, Any]:
+def _row(job: LabelState) -> dict[str, Any]:
     row: dict[str, Any] = {"id": job.folder.name, "state": job.state, "reason": job.reason or None}
     if job.task is not None:
         row |= {
@@ -238,7 +238,7 @@ def _row(job: Job) -> dict[str, Any]:
     return row
 
 
-def table(jobs: list[Job]) -> str:
+def table(jobs: list[LabelState]) -> str:
     """Return the jobs as a table."""
     from uspex_bridge.results.tables import layout
 

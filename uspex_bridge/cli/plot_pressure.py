@@ -87,7 +87,7 @@ def _relaxed(places: tuple[Path, ...], pressures: str, model: str | None, keep: 
     steps = pressures_of(pressures)
     config = read_settings(Path.cwd(), options)
     limit_threads(config.threads)
-    from uspex_bridge.call.many import Task
+    from uspex_bridge.call.many import RelaxTask
     from uspex_bridge.call.structures import read_structures
     from uspex_bridge.results.pressure import open_phases, relax_series
 
@@ -99,7 +99,7 @@ def _relaxed(places: tuple[Path, ...], pressures: str, model: str | None, keep: 
             if name in phases:
                 raise ConfigError(f"{path}: another file is called {name} too; phases are named after their files")
             phases[name] = structure
-    task = Task(config=with_model(config, model) if model else config, out=keep, resume=True)
+    task = RelaxTask(config=with_model(config, model) if model else config, out=keep, resume=True)
     hidden, total = not sys.stderr.isatty(), (2 * len(steps) - 1) * len(phases)
     with click.progressbar(length=total, label="relaxing", file=sys.stderr, hidden=hidden) as bar:
         for at, done in relax_series(phases, steps, task):

@@ -79,7 +79,7 @@ def command(
     config = read_settings(Path.cwd(), {key: options.pop(key) for key in _SETTINGS})
     limit_threads(config.threads)
     from uspex_bridge.base.errors import InputError
-    from uspex_bridge.call.many import Task, relax_all
+    from uspex_bridge.call.many import RelaxTask, relax_all
     from uspex_bridge.call.record_file import FILENAME
     from uspex_bridge.call.structures import read_structures
 
@@ -98,7 +98,7 @@ def command(
     results: list[Relaxed] = []
     with click.progressbar(length=total, label="relaxing", file=sys.stderr, hidden=shown) as bar:
         for at, place in places.items():
-            for result in relax_all(structures, Task(config, place, at, symprec=symprec, **options)):
+            for result in relax_all(structures, RelaxTask(config, place, at, symprec=symprec, **options)):
                 results.append(result if len(steps) == 1 else replace(result, name=f"{result.name} {at:g}GPa"))
                 bar.update(1)
     order = {(str(path), k): n for n, (path, k, _) in enumerate(structures)}

@@ -49,7 +49,7 @@ def command(place: str, html: Path, generations: int, symprec: float, **options:
     """
     from uspex_bridge import __version__
     from uspex_bridge.cli.hull import known_phases
-    from uspex_bridge.figures.page import Report, page
+    from uspex_bridge.figures.page import Page, page
     from uspex_bridge.results.outcomes import read_outcomes
     from uspex_bridge.results.stability import assess
 
@@ -57,7 +57,7 @@ def command(place: str, html: Path, generations: int, symprec: float, **options:
     results = d.last_search(pool, place)
     question = q.ask(options)
     answer = assess(pool, question)
-    report = Report(
+    report = Page(
         results=results,
         answer=answer,
         known=known_phases(answer, pool, options),

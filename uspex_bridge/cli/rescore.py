@@ -16,7 +16,7 @@ from uspex_bridge.cli.options import CREW, RUN_OPTIONS
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Entry, Pool
-    from uspex_bridge.results.rescore import Again, Verdict
+    from uspex_bridge.results.rescore import Again, Reranking
 
 _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 
@@ -63,8 +63,8 @@ def command(
 
     config = read_settings(Path.cwd(), {key: options[key] for key in _SETTINGS})
     limit_threads(config.threads)
-    from uspex_bridge.call.many import Task
-    from uspex_bridge.results.rescore import judge
+    from uspex_bridge.call.many import RelaxTask
+    from uspex_bridge.results.rescore import compare_rankings
 
     config = with_model(config, model) if model else config
     pool = q.open_pool(places, options)
@@ -73,9 +73,9 @@ def command(
         raise InputError("there is nothing to compute again; a wider --near takes more")
     pressure = _pressure(entries, options["pressure"])
     crew = {"workers": options["workers"], "scheduler": options["scheduler"]}
-    task = Task(config=config, out=out, pressure=pressure, nsw=5000 if relax else 0, resume=not force, **crew)
+    task = RelaxTask(config=config, out=out, pressure=pressure, nsw=5000 if relax else 0, resume=not force, **crew)
     results = _compute(pool, entries, task)
-    verdict = judge(pool, results, q.ask(options))
+    verdict = compare_rankings(pool, results, q.ask(options))
     if as_json:
         click.echo(json.dumps(document(verdict), indent=1, ensure_ascii=False))
     else:
@@ -118,7 +118,7 @@ def _compute(pool: Pool, entries: list[Entry], task: Any) -> list[Again]:
     return results
 
 
-def document(verdict: Verdict) -> dict[str, Any]:
+def document(verdict: Reranking) -> dict[str, Any]:
     """Return the verdict as plain values."""
     return {
         "structures": len(verdict.changes),
@@ -142,7 +142,7 @@ def document(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def report(verdict: Verdict, pressure: float, *, relax: bool, within: float, results: list[Again]) -> str:
+def report(verdict: Reranking, pressure: float, *, relax: bool, within: float, results: list[Again]) -> str:
     """Return the verdict as text."""
     from uspex_bridge.results.tables import layout
 
@@ -186,7 +186,7 @@ def report(verdict: Verdict, pressure: float, *, relax: bool, within: float, res
     return "\n".join(lines)
 
 
-def _levels(verdict: Verdict) -> str:
+def _levels(verdict: Reranking) -> str:
     from uspex_bridge.results.hull import levels_of
 
     before, after = (

@@ -17,7 +17,7 @@ from uspex_bridge.cli.soap_options import SOAP, progress, soap_of
 if TYPE_CHECKING:
     from uspex_bridge.base.data import Structure
     from uspex_bridge.learn.choose.screen import Screening
-    from uspex_bridge.learn.data.evaluations import Model
+    from uspex_bridge.learn.data.predictions import Predictor
     from uspex_bridge.results.model import Entry, Pool
 
 _FLAGS = ("short", "dense", "elongated", "far", "unconverged", "outside", "failed")
@@ -95,10 +95,10 @@ def command(
     limit_threads(config.threads)
     from uspex_bridge.call.model_names import settings_for
     from uspex_bridge.learn.choose.screen import screen
-    from uspex_bridge.learn.data.evaluations import find_model
+    from uspex_bridge.learn.data.predictions import find_predictor
 
     limits = _limits(options)
-    asked = [find_model(name, settings_for(name, config)) for name in models]
+    asked = [find_predictor(name, settings_for(name, config)) for name in models]
     if len({model.key for model in asked}) < len(asked):
         raise ConfigError(f"{' and '.join(models)} are the same model with the same weights; they cannot disagree")
     pool = q.open_pool(places, options)
@@ -150,12 +150,12 @@ def _readable(pool: Pool, references: Sequence[str]) -> list[tuple[Entry, Struct
 
 
 def _ask(
-    pool: Pool, held: list[tuple[Entry, Structure]], models: list[Model], out: Path, options: dict[str, Any]
+    pool: Pool, held: list[tuple[Entry, Structure]], models: list[Predictor], out: Path, options: dict[str, Any]
 ) -> tuple[list[Any], list[str]]:
     """Gather everything that is to be known of each structure."""
     from uspex_bridge.learn.choose.hulls import points_of
     from uspex_bridge.learn.choose.screen import Seen
-    from uspex_bridge.learn.data.evaluations import evaluate_all, structure_key
+    from uspex_bridge.learn.data.predictions import predict_all, structure_key
 
     keys = [structure_key(structure) for _, structure in held]
     structures = {key: structure for key, (_, structure) in zip(keys, held, strict=True)}
@@ -163,7 +163,7 @@ def _ask(
     for model in models:
         with progress(model.name, len(structures)) as step:
             answers.append(
-                evaluate_all(
+                predict_all(
                     model,
                     structures,
                     out / "evaluations",
@@ -212,7 +212,7 @@ def _write(found: Screening, summary: dict[str, Any], pool: Pool, out: Path) -> 
     style.save(disagreement.draw(found), out / "screen.png")
 
 
-def document(found: Screening, models: list[Model], pool: Pool) -> dict[str, Any]:
+def document(found: Screening, models: list[Predictor], pool: Pool) -> dict[str, Any]:
     """Return the result as plain values."""
     from dataclasses import asdict
 
@@ -250,7 +250,7 @@ def _mean(found: Screening, name: str) -> float | None:
     return float(np.nanmean(values)) if np.isfinite(values).any() else None
 
 
-def report(found: Screening, models: list[Model], pool: Pool, most: int) -> str:
+def report(found: Screening, models: list[Predictor], pool: Pool, most: int) -> str:
     """Return the result as text: the worst structures, then the counts."""
     from uspex_bridge.learn.judge.candidates import title_of
     from uspex_bridge.results.tables import layout

@@ -15,7 +15,7 @@ from uspex_bridge.cli.options import CONFIG, DEVICE, settings
 if TYPE_CHECKING:
     from uspex_bridge.learn.training.order import Data, Order
     from uspex_bridge.learn.training.trainers.base import Trainer
-    from uspex_bridge.learn.training.watch import Point
+    from uspex_bridge.learn.training.watch import CurvePoint
 
 _PATH = click.Path(path_type=Path)
 _DATA = settings(
@@ -235,7 +235,7 @@ def _watched(order: Order, train: Any) -> dict[str, Any]:
         length=1, label=order.trainer, file=sys.stderr, hidden=not sys.stderr.isatty(), item_show_func=lambda _: text
     ) as bar:
 
-        def tell(total: int, points: list[Point]) -> None:
+        def tell(total: int, points: list[CurvePoint]) -> None:
             nonlocal done, text
             bar.length, text = total, summary(points[-1])
             bar.update(points[-1].step - done)
@@ -245,7 +245,7 @@ def _watched(order: Order, train: Any) -> dict[str, Any]:
     return card
 
 
-def _draw(points: list[Point], trainer: Trainer, path: Path) -> None:
+def _draw(points: list[CurvePoint], trainer: Trainer, path: Path) -> None:
     from uspex_bridge.figures import loss as figure
     from uspex_bridge.figures import style
 

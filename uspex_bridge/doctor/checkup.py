@@ -42,7 +42,7 @@ class Item:
 
 
 @dataclass
-class Report:
+class Checkup:
     """Everything the doctor found; ``usable`` is the verdict."""
 
     items: list[Item] = field(default_factory=list)
@@ -63,7 +63,7 @@ def examine(
     *,
     relax: bool = True,
     tell: Callable[[Item], None] = lambda item: None,
-) -> Report:
+) -> Checkup:
     """Examine this environment, and the USPEX set-up in ``folder`` if one is given.
 
     Args:
@@ -72,7 +72,7 @@ def examine(
         relax: relax a small structure too; without that the verdict is a guess from the rest.
         tell: is called with each line of the report as soon as it is known.
     """
-    report = Report(packages=versions())
+    report = Checkup(packages=versions())
 
     def add(items: Iterator[Item]) -> bool:
         sound = True
@@ -358,7 +358,7 @@ def _trainers(near: Path, explicit: Path | None) -> Iterator[Item]:
             )
 
 
-def _trial(report: Report, folder: Path | None, near: Path, explicit: Path | None) -> Iterator[Item]:
+def _trial(report: Checkup, folder: Path | None, near: Path, explicit: Path | None) -> Iterator[Item]:
     from uspex_bridge.doctor.trial import run_trial
 
     elements: tuple[str, ...] = DEFAULT_ELEMENTS
@@ -389,7 +389,7 @@ def _trial(report: Report, folder: Path | None, near: Path, explicit: Path | Non
     )
 
 
-def _setup(report: Report, folder: Path) -> Iterator[Item]:
+def _setup(report: Checkup, folder: Path) -> Iterator[Item]:
     report.findings = check_setup(folder)
     said = {item.text for item in report.items}
     for finding in report.findings:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from uspex_bridge.base.words import short_names
 from uspex_bridge.figures import style
-from uspex_bridge.learn.judge.probes import Curve, Probed
+from uspex_bridge.learn.judge.probes import ProbeCurve, Probed
 
 #: Energies further from the first one are cut off, eV/atom: what matters is whether the curve falls.
 _TOP = 30.0
@@ -43,7 +43,7 @@ def draw(probed: Sequence[Probed], width: float = style.PAGE) -> Figure:
     return figure
 
 
-def _line(panel: Axes, curve: Curve, colour: str) -> None:
+def _line(panel: Axes, curve: ProbeCurve, colour: str) -> None:
     energy = [value - curve.energy[0] for value in curve.energy]
     panel.plot(curve.x, energy, color=colour, label=curve.name)
     if curve.breaks is not None:

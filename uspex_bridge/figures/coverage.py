@@ -22,7 +22,7 @@ from uspex_bridge.figures.ternary import to_plane, triangle
 
 
 @dataclass(frozen=True)
-class Coverage:
+class CompositionCounts:
     """Structures per composition.
 
     Attributes:
@@ -43,7 +43,7 @@ class Coverage:
         return len(self.counts) / len(self.possible)
 
 
-def gather(diagram: Diagram) -> Coverage:
+def gather(diagram: Diagram) -> CompositionCounts:
     """Count structures by composition.
 
     Raises:
@@ -59,7 +59,7 @@ def gather(diagram: Diagram) -> Coverage:
     blocks = [_whole(mark.fractions, mark.entry.natoms) for mark in diagram.marks]
     counts = Counter(_lowest(amounts) for amounts in blocks)
     largest = max(sum(amounts) for amounts in blocks)
-    return Coverage(diagram.components, dict(counts), tuple(_possible(number, largest)), largest)
+    return CompositionCounts(diagram.components, dict(counts), tuple(_possible(number, largest)), largest)
 
 
 def _whole(fractions: Sequence[float], natoms: int) -> tuple[int, ...]:
@@ -84,7 +84,7 @@ def _possible(number: int, largest: int) -> list[tuple[int, ...]]:
 
 
 @style.styled
-def draw(coverage: Coverage, *, width: float = style.COLUMN) -> Figure:
+def draw(coverage: CompositionCounts, *, width: float = style.COLUMN) -> Figure:
     """Draw the map: a triangle with one dot per composition, or bars along the axis of a binary system.
 
     Args:
@@ -94,7 +94,7 @@ def draw(coverage: Coverage, *, width: float = style.COLUMN) -> Figure:
     return _triangle(coverage, width) if len(coverage.components) == 3 else _bars(coverage, width)
 
 
-def _said(coverage: Coverage) -> str:
+def _said(coverage: CompositionCounts) -> str:
     unit = "atoms" if all(name.isalpha() and name.istitle() for name in coverage.components) else "blocks"
     return (
         f"{sum(coverage.counts.values())} structures at {len(coverage.counts)} of {len(coverage.possible)} "
@@ -102,7 +102,7 @@ def _said(coverage: Coverage) -> str:
     )
 
 
-def _triangle(coverage: Coverage, width: float) -> Figure:
+def _triangle(coverage: CompositionCounts, width: float) -> Figure:
     figure = style.new_figure(width, 0.98)
     axes = figure.add_subplot()
     triangle(axes, coverage.components)
@@ -138,7 +138,7 @@ def _fractions(amounts: Sequence[int]) -> list[float]:
     return [amount / sum(amounts) for amount in amounts]
 
 
-def _bars(coverage: Coverage, width: float) -> Figure:
+def _bars(coverage: CompositionCounts, width: float) -> Figure:
     figure = style.new_figure(width, 0.62)
     axes = figure.add_subplot()
     places = [_fractions(amounts)[1] for amounts in coverage.counts]
@@ -150,7 +150,7 @@ def _bars(coverage: Coverage, width: float) -> Figure:
     return figure
 
 
-def _name_axis(axes: Axes, coverage: Coverage) -> None:
+def _name_axis(axes: Axes, coverage: CompositionCounts) -> None:
     first, second = (style.subscripts(name) for name in coverage.components)
     axes.set_xlabel(f"fraction of {second} in {first}–{second}")
     axes.set_ylabel("structures")
@@ -158,7 +158,7 @@ def _name_axis(axes: Axes, coverage: Coverage) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def document(coverage: Coverage) -> dict[str, Any]:
+def document(coverage: CompositionCounts) -> dict[str, Any]:
     """Return the drawn numbers as plain values."""
     return {
         "components": list(coverage.components),

@@ -9,7 +9,7 @@ from typing import Any
 
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.results.folder import Results
-from uspex_bridge.results.hull import TIE, Point
+from uspex_bridge.results.hull import TIE, HullPoint
 from uspex_bridge.results.model import Composition, Entry
 from uspex_bridge.results.stability import Assessment, stable_phases
 
@@ -118,7 +118,7 @@ def make_diagram(answers: Mapping[str, Assessment]) -> Diagram:
     return Diagram(components, pressure, tuple(marks), tuple(name for name, _ in names), edges, tuple(labelled))
 
 
-def _mark(point: Point, order: Sequence[int], series: str) -> Mark:
+def _mark(point: HullPoint, order: Sequence[int], series: str) -> Mark:
     total = sum(point.amounts)
     fractions = tuple(point.amounts[k] / total for k in order)
     return Mark(point.entry, fractions, point.formation, point.above, point.vertex, series)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from uspex_bridge.figures import style
 from uspex_bridge.learn.training.loss import SHOWN
-from uspex_bridge.learn.training.watch import FOLLOWED, Point
+from uspex_bridge.learn.training.watch import FOLLOWED, CurvePoint
 
 #: Split -> how its line looks.
 _LOOKS: dict[str, dict[str, Any]] = {
@@ -19,7 +19,7 @@ _LOOKS: dict[str, dict[str, Any]] = {
 
 
 @style.styled
-def draw(points: Sequence[Point], unit: str, measure: str, width: float = style.PAGE) -> Figure:
+def draw(points: Sequence[CurvePoint], unit: str, measure: str, width: float = style.PAGE) -> Figure:
     """Draw the errors of a training.
 
     Args:

@@ -48,7 +48,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Report:
+class Page:
     """Everything on the page.
 
     Attributes:
@@ -72,7 +72,7 @@ class Report:
     made: str
 
 
-def page(report: Report) -> str:
+def page(report: Page) -> str:
     """Return the page as HTML that is well-formed XML too."""
     names, pressure = "–".join(in_order(report.answer)), report.answer.pressure_gpa
     title = f"{names} at {'unknown pressure' if pressure is None else f'{pressure:g} GPa'}"
@@ -95,13 +95,13 @@ def page(report: Report) -> str:
     return render("report/page.html", {"title": escape(title), "body": "\n".join(parts)})
 
 
-def _subtitle(report: Report) -> str:
+def _subtitle(report: Page) -> str:
     results = report.results
     line = "MATLAB/Octave line" if results.line == "matlab" else "Python line"
     return f"{results.label}: USPEX, {line}, {results.state}. {report.made}"
 
 
-def _facts(report: Report) -> Iterable[str]:
+def _facts(report: Page) -> Iterable[str]:
     entries, generations = report.results.entries, report.results.generations
     stable = sum(report.answer.point(phase).above <= TIE for phase in report.answer.phases)
     span = f"{generations[0]} to {generations[-1]}" if generations else "unknown"
@@ -134,7 +134,7 @@ _HEADINGS = (
 )
 
 
-def _phases(report: Report) -> str:
+def _phases(report: Page) -> str:
     headings = [pair for pair in _HEADINGS if report.known is not None or pair[0] != "known as"]
     rows = [_phase(report, phase, [name for name, _ in headings]) for phase in report.answer.phases]
     rule = report.answer.question.tolerances.describe(report.answer.question.method)
@@ -154,7 +154,7 @@ def _phases(report: Report) -> str:
     )
 
 
-def _phase(report: Report, phase: Phase, columns: Sequence[str]) -> str:
+def _phase(report: Page, phase: Phase, columns: Sequence[str]) -> str:
     answer, entry, point = report.answer, phase.entry, report.answer.point(phase)
     structure = answer.structures.get(entry.name)
     crystal = describe(structure, report.symprec) if structure is not None else None
@@ -255,7 +255,7 @@ def _convergence(history: Convergence | str) -> str:
     )
 
 
-def _failures(report: Report) -> str:
+def _failures(report: Page) -> str:
     failed = [entry for entry in report.results.entries if not entry.valid]
     said = f"{len(failed)} of {len(report.results.entries)} structures in the results have no enthalpy."
     outcomes = report.outcomes
@@ -270,7 +270,7 @@ def _failures(report: Report) -> str:
     return f"<p>{escape(said)}</p>{table}"
 
 
-def _settings(report: Report) -> str:
+def _settings(report: Page) -> str:
     question, outcomes = report.answer.question, report.outcomes
     pressure = report.answer.pressure_gpa
     facts = {

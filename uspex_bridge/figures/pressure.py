@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from uspex_bridge.figures import style
-from uspex_bridge.results.pressure import Curve, Difference, Transition
+from uspex_bridge.results.pressure import Difference, EnthalpyCurve, Transition
 
 _DASHES = ("-", "--", ":", "-.")
 
@@ -88,7 +88,7 @@ def _names(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
 
 
 def document(
-    found: Sequence[Difference], changes: Sequence[Transition], all_curves: Sequence[Curve], reference: str
+    found: Sequence[Difference], changes: Sequence[Transition], all_curves: Sequence[EnthalpyCurve], reference: str
 ) -> dict[str, Any]:
     """Return the drawn numbers as plain values."""
     rows = {

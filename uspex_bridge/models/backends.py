@@ -392,10 +392,10 @@ def _load_in_worker(name: str, settings: CalculatorSettings) -> Backend:
 
 
 def _available_elsewhere(name: str, settings: CalculatorSettings, card: Card) -> Status:
-    from uspex_bridge.models.worker import START_TIMEOUT, Worker, message
+    from uspex_bridge.models.worker import START_TIMEOUT, ModelProcess, message
 
     try:
-        worker = Worker(settings.python)
+        worker = ModelProcess(settings.python)
         try:
             answer = worker.request(message("status", name, settings), START_TIMEOUT)
         finally:

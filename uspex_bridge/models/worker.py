@@ -60,7 +60,7 @@ def command_in(python: str | None, module: str) -> tuple[list[str], dict[str, st
     return [_interpreter(python), "-c", _BOOT, str(Path(uspex_bridge.__file__).parent), module], environment
 
 
-class Worker:
+class ModelProcess:
     """A running worker process and the messages to and from it.
 
     Attributes:
@@ -187,7 +187,7 @@ class RemoteModel:
 
     def __init__(self, name: str, settings: CalculatorSettings) -> None:
         self._name, self._settings = name, settings
-        self._worker: Worker | None = None
+        self._worker: ModelProcess | None = None
         self._start()
 
     def evaluate(self, atoms: Any) -> dict[str, Any]:
@@ -209,7 +209,7 @@ class RemoteModel:
 
     def _start(self) -> None:
         self.close()
-        self._worker = Worker(self._settings.python)
+        self._worker = ModelProcess(self._settings.python)
         try:
             answer = self._worker.request(message("load", self._name, self._settings), START_TIMEOUT)
         except errors.ConfigError:

@@ -18,7 +18,7 @@ from uspex_bridge.base.symmetry import is_symmetric
 from uspex_bridge.base.units import gpa_to_ev_a3
 from uspex_bridge.relax.cell import CellMode, largest_force, motion, movable, stress_left
 from uspex_bridge.relax.guards import check_geometry, check_result, check_start
-from uspex_bridge.relax.monitor import Halt, Model, Monitor, Why
+from uspex_bridge.relax.monitor import Halt, Monitor, Potential, Why
 from uspex_bridge.relax.overlap import push_apart
 from uspex_bridge.relax.protocol import Plan, Stage
 from uspex_bridge.relax.trqn import TRQN
@@ -36,7 +36,7 @@ _SYMPREC = 1e-3
 
 
 @dataclass(frozen=True)
-class Step:
+class IonicStep:
     """What an observer hears after every ionic step (units of :mod:`uspex_bridge.base.data`)."""
 
     stage: str
@@ -51,10 +51,10 @@ class Step:
 def relax(
     structure: Structure,
     plan: Plan,
-    model_of: Callable[[str], Model],
+    model_of: Callable[[str], Potential],
     *,
     halt: Callable[[], Why | None] = lambda: None,
-    observe: Callable[[Step], None] = lambda step: None,
+    observe: Callable[[IonicStep], None] = lambda step: None,
 ) -> RelaxResult:
     """Relax ``structure`` as ``plan`` says.
 
@@ -84,9 +84,9 @@ class _Relaxation:
         self,
         structure: Structure,
         plan: Plan,
-        model_of: Callable[[str], Model],
+        model_of: Callable[[str], Potential],
         halt: Callable[[], Why | None],
-        observe: Callable[[Step], None],
+        observe: Callable[[IonicStep], None],
     ) -> None:
         self.plan = plan
         self.model_of = model_of
@@ -203,7 +203,7 @@ class _Relaxation:
         self.calculators.append(stage.calculator)
         fmax, stress = self._residuals(frame, ions, cell)
         enthalpy = frame.enthalpy(self.plan.pressure_gpa)
-        self.observe(Step(stage.name, len(self.frames), frame.energy, enthalpy, fmax, stress, frame.volume))
+        self.observe(IonicStep(stage.name, len(self.frames), frame.energy, enthalpy, fmax, stress, frame.volume))
         if stage.ediff is not None:
             recent = [f.enthalpy(self.plan.pressure_gpa) for f in self.frames[first:][-3:]]
             return len(recent) == 3 and float(np.abs(np.diff(recent)).max()) < stage.ediff

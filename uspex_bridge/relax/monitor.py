@@ -15,7 +15,7 @@ from uspex_bridge.relax.guards import check_geometry, check_values
 from uspex_bridge.relax.protocol import Guards
 
 
-class Model(Protocol):
+class Potential(Protocol):
     """What the loop needs of a loaded calculator (:class:`uspex_bridge.models.backends.Backend` is one)."""
 
     calculator: Any
@@ -42,7 +42,7 @@ class Monitor(Calculator):
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]
 
-    def __init__(self, model: Model, guards: Guards, start_volume: float, halt: Callable[[], Why | None]) -> None:
+    def __init__(self, model: Potential, guards: Guards, start_volume: float, halt: Callable[[], Why | None]) -> None:
         super().__init__()
         self.model = model
         self.guards = guards

@@ -16,7 +16,7 @@ from uspex_bridge.results.join import attach, record_of
 from uspex_bridge.results.matlab import Notes, Ranked
 from uspex_bridge.results.model import Composition, Entry
 from uspex_bridge.results.poscars import PoscarFile
-from uspex_bridge.results.settings import Line, Settings, settings_of_results
+from uspex_bridge.results.settings import Line, SearchSettings, settings_of_results
 
 State = Literal["finished", "running", "unfinished", "given up"]
 #: USPEX's words before it leaves because less than a third of a generation came out.
@@ -44,7 +44,7 @@ class Results:
     label: str
     line: Line
     state: State
-    settings: Settings
+    settings: SearchSettings
     entries: tuple[Entry, ...]
     best: dict[int, list[int]]
     relaxed: PoscarFile | None
@@ -312,7 +312,9 @@ def _named(counts: Sequence[int], species: Sequence[str]) -> Composition:
     return tuple((symbol, count) for symbol, count in zip(names, counts, strict=False) if count)
 
 
-def _entries(rows: Rows, label: str, settings: Settings, relaxed: PoscarFile | None, notes: Notes) -> tuple[Entry, ...]:
+def _entries(
+    rows: Rows, label: str, settings: SearchSettings, relaxed: PoscarFile | None, notes: Notes
+) -> tuple[Entry, ...]:
     entries = []
     for row in rows:
         block = relaxed.blocks.get(row["id"]) if relaxed is not None else None

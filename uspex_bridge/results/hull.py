@@ -29,7 +29,7 @@ TIE = 0.001
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class HullPoint:
     """An entry on the diagram.
 
     Attributes:
@@ -62,7 +62,7 @@ class Hull:
     """
 
     components: tuple[Composition, ...]
-    points: tuple[Point, ...]
+    points: tuple[HullPoint, ...]
     references: tuple[float, ...]
     planes: Array
     diagram: Any
@@ -74,7 +74,7 @@ class Hull:
         return tuple(formula_of(component) for component in self.components)
 
     @cached_property
-    def vertices(self) -> tuple[Point, ...]:
+    def vertices(self) -> tuple[HullPoint, ...]:
         """The corners of the hull: the stable phases, in the order of the components' amounts."""
         corners = (point for point in self.points if point.vertex)
         return tuple(
@@ -82,12 +82,12 @@ class Hull:
         )
 
     @cached_property
-    def by_name(self) -> dict[str, Point]:
+    def by_name(self) -> dict[str, HullPoint]:
         """Points by the name of their entry."""
         return {point.entry.name: point for point in self.points}
 
     @cached_property
-    def facets(self) -> tuple[tuple[Point, ...], ...]:
+    def facets(self) -> tuple[tuple[HullPoint, ...], ...]:
         """The facets of the hull, each by its corners."""
         corners = {_key(point.amounts): point for point in self.vertices}
         made = []
@@ -96,7 +96,7 @@ class Hull:
             made.append(tuple(corners[_key(a)] for a in amounts if _key(a) in corners))
         return tuple(made)
 
-    def within(self, distance: float) -> list[Point]:
+    def within(self, distance: float) -> list[HullPoint]:
         """Return the points at most ``distance`` eV/atom above the hull."""
         return [point for point in self.points if point.above <= distance + 1e-9]
 
@@ -156,7 +156,7 @@ def build_hull(
     above[list(corners)] = 0.0
     formation = (enthalpies - matrix @ np.array(references)) / natoms
     points = [
-        Point(entry, given, float(formation[k]), float(above[k]), k in corners)
+        HullPoint(entry, given, float(formation[k]), float(above[k]), k in corners)
         for k, (entry, given) in enumerate(placed)
     ]
     points.sort(key=lambda point: (point.above, not point.vertex, point.formation))

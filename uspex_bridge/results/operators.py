@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.results.duplicates import KEPT
 from uspex_bridge.results.folder import Results
-from uspex_bridge.results.hull import Hull, Point
+from uspex_bridge.results.hull import Hull, HullPoint
 from uspex_bridge.results.model import Composition, Entry
 
 #: What USPEX's files round away, eV/atom.
@@ -62,7 +62,7 @@ class Progress:
     """
 
     generations: tuple[int, int]
-    points: tuple[Point, ...]
+    points: tuple[HullPoint, ...]
     records: dict[Composition, tuple[Record, ...]]
     operators: tuple[Success, ...]
     within: float
@@ -95,7 +95,7 @@ def progress(results: Results, hull: Hull, within: float = 0.05) -> Progress:
     return Progress((min(numbers), max(numbers)), tuple(points), kept, tuple(operators), within)
 
 
-def _records(points: Sequence[Point]) -> tuple[Record, ...]:
+def _records(points: Sequence[HullPoint]) -> tuple[Record, ...]:
     """Return the best of each generation that was lower than all before it, by more than USPEX's files round away."""
     found: list[Record] = []
     for point in points:
@@ -106,7 +106,7 @@ def _records(points: Sequence[Point]) -> tuple[Record, ...]:
     return tuple(found)
 
 
-def _success(name: str, made: Sequence[Entry], mine: dict[int, Point], last: set[int], within: float) -> Success:
+def _success(name: str, made: Sequence[Entry], mine: dict[int, HullPoint], last: set[int], within: float) -> Success:
     entries = [entry for entry in made if entry.origin == name]
     family = [(mine[e.id], [mine[p] for p in e.parents if p in mine]) for e in entries if e.id in mine]
     compared = [(child, parents) for child, parents in family if parents]

@@ -19,11 +19,11 @@ from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.sources import Loose, open_sources
 
 if TYPE_CHECKING:
-    from uspex_bridge.call.many import Relaxed, Task
+    from uspex_bridge.call.many import Relaxed, RelaxTask
 
 
 @dataclass(frozen=True)
-class Curve:
+class EnthalpyCurve:
     """One phase in one level of theory.
 
     Attributes:
@@ -79,7 +79,7 @@ def open_phases(places: Iterable[Path]) -> Pool:
     return open_sources([str(path) for path in found])
 
 
-def curves(pool: Pool) -> list[Curve]:
+def curves(pool: Pool) -> list[EnthalpyCurve]:
     """Gather entries by phase and level of theory, in the order they come in.
 
     A phase's name is what the file calls the structure, else the file's own name.
@@ -104,7 +104,7 @@ def curves(pool: Pool) -> list[Curve]:
     for (phase, _), group in groups.items():
         if len({entry.reduced for entry in group.values()}) > 1:
             raise InputError(f"{phase}: several compositions bear this name; give every phase a name of its own")
-    return [Curve(p, level, tuple(group[x] for x in sorted(group))) for (p, level), group in groups.items()]
+    return [EnthalpyCurve(p, level, tuple(group[x] for x in sorted(group))) for (p, level), group in groups.items()]
 
 
 def _phase(pool: Pool, entry: Entry) -> str:
@@ -114,7 +114,7 @@ def _phase(pool: Pool, entry: Entry) -> str:
     return stem if name in ("", f"{stem}-{entry.id}") else name
 
 
-def differences(found: Sequence[Curve], reference: str | None = None) -> list[Difference]:
+def differences(found: Sequence[EnthalpyCurve], reference: str | None = None) -> list[Difference]:
     """Return every phase relative to the reference of its own level of theory.
 
     Where the reference was not computed at a phase's pressure, its enthalpy is interpolated (monotone cubics), never
@@ -165,7 +165,7 @@ def transitions(found: Sequence[Difference]) -> list[Transition]:
     return made
 
 
-def jumps(curve: Curve, tolerance: float = 0.01) -> list[str]:
+def jumps(curve: EnthalpyCurve, tolerance: float = 0.01) -> list[str]:
     """Return where a curve cannot be one state of one phase, a line each.
 
     A phase's enthalpy has the slope V and its volume falls with pressure, so that between two pressures H rises by
@@ -192,7 +192,7 @@ def jumps(curve: Curve, tolerance: float = 0.01) -> list[str]:
 
 
 def relax_series(
-    phases: Mapping[str, Structure], pressures: Sequence[float], task: Task
+    phases: Mapping[str, Structure], pressures: Sequence[float], task: RelaxTask
 ) -> Iterator[tuple[float, Relaxed]]:
     """Relax phases at one pressure after another, symmetry kept, each from its cell at the pressure before.
 

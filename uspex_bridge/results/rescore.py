@@ -17,7 +17,7 @@ from uspex_bridge.results.model import NAN, Entry, Pool
 from uspex_bridge.results.stability import Question, blocks_of
 
 if TYPE_CHECKING:
-    from uspex_bridge.call.many import Relaxed, Task
+    from uspex_bridge.call.many import Relaxed, RelaxTask
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Again:
     pressure_gpa: float = NAN
 
 
-def rescore(pool: Pool, entries: Sequence[Entry], task: Task) -> Iterator[Again]:
+def rescore(pool: Pool, entries: Sequence[Entry], task: RelaxTask) -> Iterator[Again]:
     """Compute entries again with ``task`` (its folder keeps what is done; with ``resume`` that is not done twice).
 
     Yields:
@@ -96,7 +96,7 @@ class Change:
 
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
+class Reranking:
     """What the first model had wrong, if the second one is right.
 
     Attributes:
@@ -122,7 +122,7 @@ class Verdict:
     failed: tuple[Again, ...]
 
 
-def judge(pool: Pool, again: Sequence[Again], question: Question) -> Verdict:
+def compare_rankings(pool: Pool, again: Sequence[Again], question: Question) -> Reranking:
     """Compare the two hulls of the structures that both models have.
 
     Raises:
@@ -150,7 +150,7 @@ def judge(pool: Pool, again: Sequence[Again], question: Question) -> Verdict:
     corners = [{point.entry.name: point.entry for point in hull.vertices} for hull in (before, after)]
     differences = np.array([change.shift for change in changes])
     near = [change.above[0] for change in changes if change.above[1] <= question.within + 1e-9]
-    return Verdict(
+    return Reranking(
         changes=tuple(changes),
         hulls=(before, after),
         appeared=tuple(entry for name, entry in corners[1].items() if name not in corners[0]),

@@ -15,7 +15,7 @@ Line = Literal["matlab", "python"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class SearchSettings:
     """What the folder says of the search.
 
     Attributes:
@@ -29,24 +29,24 @@ class Settings:
     blocks: tuple[tuple[int, ...], ...] = ()
 
 
-def settings_of_results(path: Path, line: Line, notes: Notes) -> Settings:
+def settings_of_results(path: Path, line: Line, notes: Notes) -> SearchSettings:
     """Gather what Parameters.txt, parameters.uspex, the input beside the folder and OUTPUT.txt say, in that order."""
     output = _output(path / "OUTPUT.txt")
     if line == "matlab":
         inputs = (path / "Parameters.txt", path.parent / "INPUT.txt")
-        found = next((_from_input_txt(file) for file in inputs if file.is_file()), Settings())
+        found = next((_from_input_txt(file) for file in inputs if file.is_file()), SearchSettings())
     else:
-        found = Settings()
+        found = SearchSettings()
         if (path / "parameters.uspex").is_file():
             p = python_line.read_parameters(path / "parameters.uspex", notes)
-            found = Settings(p.pressure_gpa, p.species, p.blocks)
+            found = SearchSettings(p.pressure_gpa, p.species, p.blocks)
         elif (path.parent / "input.uspex").is_file():
             found = _from_input_uspex(path.parent / "input.uspex")
     pressure = found.pressure_gpa if output.pressure_gpa is None else output.pressure_gpa
-    return Settings(pressure, found.species or output.species, found.blocks)
+    return SearchSettings(pressure, found.species or output.species, found.blocks)
 
 
-def settings_of_input(folder: Path) -> Settings:
+def settings_of_input(folder: Path) -> SearchSettings:
     """Return what the input of a search says, INPUT.txt or input.uspex; nothing where there is neither.
 
     Raises:
@@ -56,15 +56,15 @@ def settings_of_input(folder: Path) -> Settings:
         return _from_input_txt(folder / "INPUT.txt")
     if (folder / "input.uspex").is_file():
         return _from_input_uspex(folder / "input.uspex")
-    return Settings()
+    return SearchSettings()
 
 
-def _from_input_uspex(path: Path) -> Settings:
+def _from_input_uspex(path: Path) -> SearchSettings:
     p = python_line.parameters_of(InputUspex.read(path).main)
-    return Settings(p.pressure_gpa, p.species, p.blocks)
+    return SearchSettings(p.pressure_gpa, p.species, p.blocks)
 
 
-def _from_input_txt(path: Path) -> Settings:
+def _from_input_txt(path: Path) -> SearchSettings:
     """Read pressure (0 by default), atomType and numSpecies as USPEX does."""
     given = InputTxt.read(path)
     pressure = given.keyword("ExternalPressure")
@@ -77,15 +77,15 @@ def _from_input_txt(path: Path) -> Settings:
         gpa = float(pressure.text) if pressure is not None else 0.0
     except ValueError:
         gpa = 0.0
-    return Settings(gpa, tuple(species), whole if right else ())
+    return SearchSettings(gpa, tuple(species), whole if right else ())
 
 
-def _output(path: Path) -> Settings:
+def _output(path: Path) -> SearchSettings:
     """Read pressure and elements from the head of OUTPUT.txt (both lines write them alike)."""
     if not path.is_file():
-        return Settings()
+        return SearchSettings()
     with path.open(encoding="utf-8", errors="replace") as stream:
         text = stream.read(20_000)
     pressure = re.search(r"External Pressure is\s*:\s*([-\d.]+)\s*GPa", text)
     types = re.search(r"There are\s+\d+\s+types? of atoms in the system:(.*)", text)
-    return Settings(float(pressure[1]) if pressure else None, tuple(types[1].split()) if types else ())
+    return SearchSettings(float(pressure[1]) if pressure else None, tuple(types[1].split()) if types else ())

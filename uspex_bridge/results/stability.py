@@ -13,9 +13,9 @@ from uspex_bridge.base.symmetry import space_group
 from uspex_bridge.base.words import counted
 from uspex_bridge.results.duplicates import Method, Phase, Tolerances, find_phases
 from uspex_bridge.results.folder import Results
-from uspex_bridge.results.hull import TIE, Hull, Point, at_pressure, build_hull, levels_of, one_level
+from uspex_bridge.results.hull import TIE, Hull, HullPoint, at_pressure, build_hull, levels_of, one_level
 from uspex_bridge.results.model import Composition, Entry, Pool
-from uspex_bridge.results.settings import Settings
+from uspex_bridge.results.settings import SearchSettings
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Assessment:
         """Levels of theory of what the hull is built from."""
         return tuple(levels_of(self.entries))
 
-    def point(self, phase: Phase) -> Point:
+    def point(self, phase: Phase) -> HullPoint:
         """Where a phase lies."""
         return self.hull.by_name[phase.entry.name]
 
@@ -119,7 +119,7 @@ def blocks_of(pool: Pool) -> list[Composition]:
     return list(found.pop()) if len(found) == 1 else []
 
 
-def named_blocks(settings: Settings) -> list[Composition]:
+def named_blocks(settings: SearchSettings) -> list[Composition]:
     """Return the blocks of a search as compositions, none where they are unknown."""
     return [
         tuple((symbol, n) for symbol, n in zip(settings.species, block, strict=True) if n)

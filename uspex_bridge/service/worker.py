@@ -34,7 +34,7 @@ from uspex_bridge.service.remote import Remote
 from uspex_bridge.service.warm import Source, Warm, lend
 
 if TYPE_CHECKING:
-    from uspex_bridge.relax.engine import Step
+    from uspex_bridge.relax.engine import IonicStep
 
 #: Makes the folder and the reader of the settings of a call from the executable's name and arguments; what it raises
 #: is SystemExit, after printing what is wrong.
@@ -219,7 +219,7 @@ class Reporter(Watcher):
         about = {key: fields.get(key) for key in ("formula", "natoms", "pressure_gpa", "label", "id")}
         self._tell({"job": self._job, "event": "progress", **about})
 
-    def step(self, step: Step) -> None:
+    def step(self, step: IonicStep) -> None:
         """Tell where it is."""
         if time.monotonic() - self._last > _PROGRESS:
             self._last = time.monotonic()

@@ -13,7 +13,7 @@ from uspex_bridge.uspex.command_checks import check_commands, check_waiting
 from uspex_bridge.uspex.findings import Finding, in_order, relative
 from uspex_bridge.uspex.incar_checks import check_incars
 from uspex_bridge.uspex.inputs import read_text
-from uspex_bridge.uspex.setup import Setup, Step, read_setups
+from uspex_bridge.uspex.setup import SearchStep, Setup, read_setups
 from uspex_bridge.vasp.incar import parse_incar
 from uspex_bridge.vasp.structure import ELEMENTS, read_potcar_symbols
 
@@ -184,7 +184,7 @@ def _check_settings(setup: Setup) -> Iterator[Finding]:
         yield from _check_stages(step, setup, protocol.stage, config.stages)
 
 
-def _check_stages(step: Step, setup: Setup, stages: tuple[Stage, ...], choice: str | None) -> Iterator[Finding]:
+def _check_stages(step: SearchStep, setup: Setup, stages: tuple[Stage, ...], choice: str | None) -> Iterator[Finding]:
     """Check that the stages a step asks for are the protocol's."""
     own = parse_incar(read_text(step.incar)).get("BRIDGE_STAGES") if step.incar.is_file() else None
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from uspex_bridge.uspex.findings import Finding
 from uspex_bridge.uspex.inputs import read_text
-from uspex_bridge.uspex.setup import EXECUTABLES, Setup, Step
+from uspex_bridge.uspex.setup import EXECUTABLES, SearchStep, Setup
 
 _LAUNCHERS = {"mpirun", "mpiexec", "mpiexec.hydra", "orterun", "srun", "aprun", "ibrun"}
 _OUTPUTS = "OUTCAR|OSZICAR|CONTCAR|XDATCAR|vasprun.xml|POSCAR|INCAR|POTCAR|KPOINTS|bridge.log"
@@ -42,7 +42,7 @@ def check_commands(setup: Setup) -> Iterator[Finding]:
         yield from _check_line(setup, step, step.command)
 
 
-def _check_slot(setup: Setup, step: Step) -> Iterator[Finding]:
+def _check_slot(setup: Setup, step: SearchStep) -> Iterator[Finding]:
     """Check that the executable stands in the slot it is made for."""
     if step.executable is None or step.code == EXECUTABLES[step.executable]:
         return
@@ -58,7 +58,7 @@ def _check_slot(setup: Setup, step: Step) -> Iterator[Finding]:
     )
 
 
-def _check_line(setup: Setup, step: Step, command: str) -> Iterator[Finding]:
+def _check_line(setup: Setup, step: SearchStep, command: str) -> Iterator[Finding]:
     name = setup.path.name
     try:
         words = shlex.split(command)

@@ -10,7 +10,7 @@ from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.units import gpa_to_kbar
 from uspex_bridge.uspex.findings import Finding, relative
 from uspex_bridge.uspex.inputs import read_text
-from uspex_bridge.uspex.setup import Setup, Step
+from uspex_bridge.uspex.setup import SearchStep, Setup
 from uspex_bridge.vasp.incar import intent_from_incar, parse_incar
 from uspex_bridge.vasp.text import fortran_number
 
@@ -22,7 +22,7 @@ _FREE_VOLUME = (3, 6, 7, 8)
 
 def check_incars(setup: Setup) -> Iterator[Finding]:
     """Check the INCAR of every VASP step, and the series as a whole."""
-    asked: list[tuple[Step, Intent]] = []
+    asked: list[tuple[SearchStep, Intent]] = []
     bridged = any(step.executable for step in setup.steps)
     for step in setup.steps:
         if step.code != "1":
@@ -96,7 +96,7 @@ def _check_pressure(setup: Setup, name: str, text: str) -> Iterator[Finding]:
     )
 
 
-def _check_intent(setup: Setup, step: Step, intent: Intent, name: str, text: str) -> Iterator[Finding]:
+def _check_intent(setup: Setup, step: SearchStep, intent: Intent, name: str, text: str) -> Iterator[Finding]:
     if not intent.static and intent.nsw < FEW_STEPS:
         yield Finding(
             "warning",
@@ -110,7 +110,7 @@ def _check_intent(setup: Setup, step: Step, intent: Intent, name: str, text: str
         yield Finding("note", name, _line_of(text, "NSW"), f"{why}: this step relaxes nothing", "")
 
 
-def _check_series(setup: Setup, asked: list[tuple[Step, Intent]]) -> Iterator[Finding]:
+def _check_series(setup: Setup, asked: list[tuple[SearchStep, Intent]]) -> Iterator[Finding]:
     """Check what only the steps together show."""
     relaxing = [(step, intent) for step, intent in asked if not intent.static]
     file = relative(setup.specific, setup.folder)

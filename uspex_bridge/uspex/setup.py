@@ -17,7 +17,7 @@ _SCRIPT_SUFFIXES = (".sh", ".bash", ".py", ".csh")
 
 
 @dataclass(frozen=True)
-class Step:
+class SearchStep:
     """One relaxation step of every structure.
 
     Attributes:
@@ -74,7 +74,7 @@ class Setup:
 
     line: Literal["matlab", "python"]
     path: Path
-    steps: tuple[Step, ...]
+    steps: tuple[SearchStep, ...]
     elements: tuple[str, ...] = ()
     blocks: tuple[tuple[int, ...], ...] = ()
     varies: bool = False
@@ -161,13 +161,13 @@ def _codes(text: InputTxt) -> list[str]:
     return re.sub(r"[()]", " ", " ".join(row.text for row in rows)).split() or ["1"]
 
 
-def _matlab_step(folder: Path, number: int, codes: list[str], commands: list[Value], *, queued: bool) -> Step:
+def _matlab_step(folder: Path, number: int, codes: list[str], commands: list[Value], *, queued: bool) -> SearchStep:
     """Return a step; with fewer commands than steps USPEX takes the first for all."""
     value = None
     if commands:
         value = commands[number - 1] if len(commands) >= len(codes) else commands[0]
     command = value.text if value else None
-    return Step(
+    return SearchStep(
         number,
         codes[number - 1],
         command,
@@ -234,7 +234,7 @@ def _get(table: dict[str, Any], *names: str) -> dict[str, Any]:
     return table
 
 
-def _python_step(source: InputUspex, number: int, stage: Any) -> Step:
+def _python_step(source: InputUspex, number: int, stage: Any) -> SearchStep:
     path = source.path
     if not isinstance(stage, dict):
         raise InputError(
@@ -247,7 +247,7 @@ def _python_step(source: InputUspex, number: int, stage: Any) -> Step:
     kind = str(stage.get("type"))
     incar = stage.get("incar") or f"Specific/INCAR_{stage.get('tag', number)}"
     start = source.lines.get(str(stage.get("name")), 1)
-    return Step(
+    return SearchStep(
         number,
         "1" if kind == "vasp" else kind,
         command,

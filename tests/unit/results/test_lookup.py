@@ -182,13 +182,13 @@ def test_levels_keep_their_own_reference(tmp_path):
 
 
 def test_phases_relaxed_here_keep_their_symmetry(tmp_path):
-    from uspex_bridge.call.many import Task
+    from uspex_bridge.call.many import RelaxTask
     from uspex_bridge.cli.relax import with_model
 
     for name, atoms in {"fcc": bulk("Ca", "fcc", 5.5), "bcc": bulk("Ca", "bcc", 4.4)}.items():
         ase.io.write(tmp_path / f"{name}.vasp", atoms)
     phases = {name: read_structures(tmp_path / f"{name}.vasp")[0] for name in ("fcc", "bcc")}
-    task = Task(config=with_model(Config(), "toy"), out=tmp_path / "out", resume=True)
+    task = RelaxTask(config=with_model(Config(), "toy"), out=tmp_path / "out", resume=True)
     done = list(relax_series(phases, [0.0, 20.0], task))
     assert [(p, one.name) for p, one in done] == [(p, name) for p in (0.0, 20.0, 0.0) for name in ("fcc", "bcc")]
     assert {one.after for _, one in done if one.name == "fcc"} == {"Fm-3m (225)"}

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from uspex_bridge.base.errors import BridgeError
-from uspex_bridge.results.hull import Point, at_pressure, build_hull, one_level
+from uspex_bridge.results.hull import HullPoint, at_pressure, build_hull, one_level
 from uspex_bridge.results.model import Pool
 from uspex_bridge.results.stability import blocks_of
 
 
 def points_of(
     pool: Pool, references: Collection[str] = (), *, mix_levels: bool = False
-) -> tuple[dict[str, Point], list[str]]:
+) -> tuple[dict[str, HullPoint], list[str]]:
     """Return the places on the hulls by name of the entry, and what the user must know.
 
     Entries without an enthalpy have none, nor have those of a pressure at which there is no hull.
@@ -22,7 +22,7 @@ def points_of(
         references: labels of sources that take part in every hull.
         mix_levels: put several levels of theory on one hull.
     """
-    points: dict[str, Point] = {}
+    points: dict[str, HullPoint] = {}
     notes: list[str] = []
     own = [entry for entry in pool.entries if entry.valid and entry.run not in references]
     extra = [entry for entry in pool.entries if entry.valid and entry.run in references]

@@ -18,9 +18,9 @@ from ase.data import covalent_radii
 from uspex_bridge.base.atoms import to_atoms
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import ConfigError
-from uspex_bridge.learn.data.evaluations import Evaluation
+from uspex_bridge.learn.data.predictions import Prediction
 from uspex_bridge.relax.guards import closest_pair
-from uspex_bridge.results.hull import Point
+from uspex_bridge.results.hull import HullPoint
 from uspex_bridge.results.model import NAN, Entry
 
 Flag = Literal["short", "dense", "elongated", "far", "unconverged", "outside", "failed"]
@@ -62,7 +62,7 @@ class Limits:
 
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
+class Disagreement:
     """What came out for one structure; differences are the largest among the pairs of models.
 
     Attributes:
@@ -128,13 +128,13 @@ class Screening:
 
     models: tuple[str, ...]
     offsets: tuple[dict[str, float], ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[Disagreement, ...]
     limits: Limits
     forces: Array
     notes: tuple[str, ...] = ()
 
     @property
-    def chosen(self) -> list[Verdict]:
+    def chosen(self) -> list[Disagreement]:
         """Those to compute."""
         return [verdict for verdict in self.verdicts if verdict.reasons]
 
@@ -155,8 +155,8 @@ class Seen:
 
     entry: Entry
     structure: Structure
-    answers: tuple[Evaluation, ...]
-    point: Point | None = None
+    answers: tuple[Prediction, ...]
+    point: HullPoint | None = None
     novelty: float = NAN
 
 
@@ -221,11 +221,11 @@ def fit_offsets(entries: Sequence[Entry], differences: Array) -> tuple[dict[str,
     return dict(zip(elements, fitted.tolist(), strict=True)), len(used)
 
 
-def _energy(one: Seen, answer: Evaluation) -> float:
+def _energy(one: Seen, answer: Prediction) -> float:
     return answer.energy / len(one.structure)
 
 
-def _pv(one: Seen, answer: Evaluation) -> float:
+def _pv(one: Seen, answer: Prediction) -> float:
     """Return -V tr(stress)/3 per atom, eV."""
     if answer.stress is None:
         return NAN
@@ -243,11 +243,11 @@ def _force_pairs(seen: Sequence[Seen]) -> Array:
 
 def _judge(
     one: Seen, energies: Array, pv: Array, models: Sequence[str], limits: Limits, also: Collection[Flag]
-) -> Verdict:
+) -> Disagreement:
     forces = [answer.forces for answer in one.answers if answer.forces is not None]
     apart = [np.linalg.norm(a - b, axis=1) for a, b in combinations(forces, 2)]
     flags = _flags(one, models, limits)
-    verdict = Verdict(
+    verdict = Disagreement(
         entry=one.entry,
         structure=one.structure,
         energies=energies,
@@ -307,7 +307,7 @@ def _spread(values: Array) -> float:
     return float(np.ptp(finite)) if len(finite) > 1 else NAN
 
 
-def _excess(verdict: Verdict, limits: Limits) -> float:
+def _excess(verdict: Disagreement, limits: Limits) -> float:
     """Return how many times a threshold is exceeded, by the quantity that exceeds its own most."""
     pairs = (
         (verdict.delta_pv, limits.pv),

@@ -13,7 +13,7 @@ import numpy as np
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import ConfigError
-from uspex_bridge.results.hull import Point
+from uspex_bridge.results.hull import HullPoint
 from uspex_bridge.results.model import Composition, Entry, formula_of
 
 Method = Literal["farthest", "clusters", "random"]
@@ -76,7 +76,7 @@ class Selection:
 def select(
     candidates: Sequence[Entry],
     places: Mapping[str, Array],
-    points: Mapping[str, Point],
+    points: Mapping[str, HullPoint],
     have: Array,
     quota: Quota,
 ) -> Selection:
@@ -114,7 +114,7 @@ def select(
     return Selection((*near, *further), len(candidates) - len(near) - len(further), tuple(spread))
 
 
-def near_hull(candidates: Sequence[Entry], points: Mapping[str, Point], quota: Quota) -> list[Chosen]:
+def near_hull(candidates: Sequence[Entry], points: Mapping[str, HullPoint], quota: Quota) -> list[Chosen]:
     """Return the candidates near the hull by the quotas per composition, lowest first."""
     groups: dict[Composition, list[Entry]] = {}
     placed = [e for e in candidates if e.name in points and points[e.name].above <= quota.within + 1e-9]

@@ -16,7 +16,7 @@ from uspex_bridge.base.files import replacing
 from uspex_bridge.learn.choose.hulls import points_of
 from uspex_bridge.learn.choose.soap import Coverage, Scaling, SoapSettings, Space, coverage, describe_all, fit_space
 from uspex_bridge.results.convert import to_ase
-from uspex_bridge.results.hull import Point
+from uspex_bridge.results.hull import HullPoint
 from uspex_bridge.results.model import NAN, Entry, Pool
 
 Colour = Literal["pressure", "composition", "energy", "distance"]
@@ -45,7 +45,7 @@ class StructureMap:
     elements: tuple[str, ...]
     settings: SoapSettings
     space: Space
-    points: dict[str, Point]
+    points: dict[str, HullPoint]
     notes: tuple[str, ...]
 
     def values(self, colour: Colour) -> dict[str, Array]:

@@ -15,13 +15,13 @@ from uspex_bridge.base.schema import nearest
 from uspex_bridge.call import record_file
 from uspex_bridge.call.config import Config, load_config
 from uspex_bridge.call.model_names import settings_for
-from uspex_bridge.learn.cycle.settings import FILENAME, CycleSettings, LabelSettings, ModelSettings
+from uspex_bridge.learn.cycle.settings import FILENAME, CycleSettings, LabelStep, ModelSettings
 from uspex_bridge.learn.cycle.steps import folder_of
 from uspex_bridge.learn.label import vasp_inputs
 from uspex_bridge.learn.label.run import refuse_without_gpaw
-from uspex_bridge.learn.label.settings import read_settings as read_label_settings
+from uspex_bridge.learn.label.settings import read_label_settings
 from uspex_bridge.learn.training.order import TRAINERS, checkpoint, surroundings
-from uspex_bridge.learn.training.trainers.base import Trainer, read_settings
+from uspex_bridge.learn.training.trainers.base import Trainer, read_trainer_settings
 from uspex_bridge.models import backends
 from uspex_bridge.results.folder import results_folders
 
@@ -73,12 +73,12 @@ def _looks_at_model(where: str, model: ModelSettings, config: Config, *, promote
     if not (promoted and model.later == "current"):
         yield f"{where} start", lambda: _start(trainer, model.start)
     files = [Path(model.settings)] if model.settings else []
-    yield f"{where} settings", lambda: read_settings(trainer.name, files, scratch=not model.start)
+    yield f"{where} settings", lambda: read_trainer_settings(trainer.name, files, scratch=not model.start)
     if model.replay:
         yield f"{where} replay", lambda: _replay(trainer, model.replay)
 
 
-def _looks_at_labels(label: LabelSettings, config: Config) -> Iterator[_Look]:
+def _looks_at_labels(label: LabelStep, config: Config) -> Iterator[_Look]:
     yield "[label] settings", lambda: read_label_settings(Path(label.settings) if label.settings else None, label.code)
     if label.code == "model":
         yield "[label] model", lambda: _model(label.model, config)
@@ -129,13 +129,13 @@ def _model(name: str, config: Config) -> None:
         raise ModelError(status.problem)
 
 
-def _potcars(label: LabelSettings) -> None:
+def _potcars(label: LabelStep) -> None:
     """Look for a library; whoever sees to the labels may put POTCARs there too."""
     if vasp_inputs.library(Path(label.potcars) if label.potcars else None) is None and label.how != "wait":
         raise ConfigError(f"no POTCAR library is named; name yours, or set {vasp_inputs.VARIABLE}")
 
 
-def _runs(label: LabelSettings, where: Path) -> None:
+def _runs(label: LabelStep, where: Path) -> None:
     file = Path(label.settings) if label.settings else None
     command = label.command or read_label_settings(file, label.code).job.command
     _program(command, where)

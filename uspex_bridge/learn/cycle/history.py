@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from uspex_bridge.learn.cycle.loop import read_journal
-from uspex_bridge.learn.cycle.verdict import QUANTITIES
+from uspex_bridge.learn.cycle.promotion import QUANTITIES
 
 
 @dataclass
@@ -17,7 +17,7 @@ class Outcome:
     Attributes:
         promoted: whether it was taken.
         reasons: why, or why not.
-        held_out, newest: see :class:`uspex_bridge.learn.cycle.verdict.Verdict`.
+        held_out, newest: see :class:`uspex_bridge.learn.cycle.promotion.Promotion`.
     """
 
     promoted: bool

@@ -22,9 +22,9 @@ from typing import Any
 from uspex_bridge.base import jsonl
 from uspex_bridge.base.errors import BusyError, CalculationError, Interrupted, OutputError
 from uspex_bridge.base.words import counted
-from uspex_bridge.learn.cycle.settings import CycleSettings, read_settings
-from uspex_bridge.learn.cycle.steps import Step, current, evaluation, folder_of, steps_of, training
-from uspex_bridge.learn.cycle.verdict import judge
+from uspex_bridge.learn.cycle.promotion import decide
+from uspex_bridge.learn.cycle.settings import CycleSettings, read_cycle_settings
+from uspex_bridge.learn.cycle.steps import CycleStep, current, evaluation, folder_of, steps_of, training
 from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
 
 #: Name of the journal in a cycle's folder.
@@ -86,19 +86,19 @@ class Loop:
     def __init__(self, folder: Path, tell: Callable[[str], None] = lambda line: None) -> None:
         self.folder = folder
         self.tell = tell
-        self.settings: CycleSettings = read_settings(folder)
+        self.settings: CycleSettings = read_cycle_settings(folder)
 
     @property
     def state(self) -> State:
         """Where it stands."""
         return state_of(read_journal(self.folder))
 
-    def missing(self) -> list[Step]:
+    def missing(self) -> list[CycleStep]:
         """Return the steps of the present cycle that are still to be done."""
         state = self.state
         return [] if state.ended else self._missing(state)
 
-    def _missing(self, state: State) -> list[Step]:
+    def _missing(self, state: State) -> list[CycleStep]:
         labelled = self._has_labels() if state.labelled is None else state.labelled
         steps = steps_of(
             self.settings, state.number, labelled=labelled, held_out=self._held_out(), promoted=state.number > 0
@@ -130,7 +130,7 @@ class Loop:
         if self.state.ended:
             self._note("reopened")
 
-    def _do(self, number: int, step: Step) -> str:
+    def _do(self, number: int, step: CycleStep) -> str:
         """Do a step; return what it waits for, if it does."""
         began, over = time.monotonic(), ""
         if step.kind == "promote":
@@ -152,17 +152,17 @@ class Loop:
         self._note("done", cycle=number, step=step.name, seconds=_since(began), facts=facts, over=over)
         return ""
 
-    def _bridge(self, number: int, step: Step) -> Any:
+    def _bridge(self, number: int, step: CycleStep) -> Any:
         """Run a command of uspex-bridge and return what it printed as JSON."""
         command = [sys.executable, "-m", "uspex_bridge.cli.main", *step.words]
         text = self._call(number, step, command, self.folder)
         return json.loads(text) if "--json" in step.words else None
 
-    def _shell(self, number: int, step: Step) -> None:
+    def _shell(self, number: int, step: CycleStep) -> None:
         if step.words:
             self._call(number, step, ["sh", "-c", step.words[0]], self.folder / step.folder)
 
-    def _call(self, number: int, step: Step, command: list[str], where: Path) -> str:
+    def _call(self, number: int, step: CycleStep, command: list[str], where: Path) -> str:
         logs = self.folder / folder_of(number) / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         stem = step.name.replace(" ", "-")
@@ -213,7 +213,7 @@ class Loop:
         """Judge every new model and move ``current`` to those that are taken."""
         taken = {}
         for name in self.settings.models:
-            verdict = judge(
+            verdict = decide(
                 evaluation(self.folder, number, "held-out"),
                 evaluation(self.folder, number, "newest"),
                 training(number, name),

@@ -93,7 +93,7 @@ class SelectSettings:
 
 
 @dataclass(frozen=True)
-class LabelSettings:
+class LabelStep:
     """``[label]``: what computes the labels.
 
     Attributes:
@@ -162,7 +162,7 @@ class CycleSettings:
     dataset: str = "dataset"
     screen: ScreenSettings = field(default_factory=ScreenSettings)
     select: SelectSettings = field(default_factory=SelectSettings)
-    label: LabelSettings = field(default_factory=LabelSettings)
+    label: LabelStep = field(default_factory=LabelStep)
     promote: PromoteSettings = field(default_factory=PromoteSettings)
     seeds: SeedSettings = field(default_factory=SeedSettings)
     stop: StopSettings = field(default_factory=StopSettings)
@@ -172,14 +172,14 @@ _PARTS: dict[str, Any] = {
     "search": SearchSettings,
     "screen": ScreenSettings,
     "select": SelectSettings,
-    "label": LabelSettings,
+    "label": LabelStep,
     "promote": PromoteSettings,
     "seeds": SeedSettings,
     "stop": StopSettings,
 }
 
 
-def read_settings(folder: Path) -> CycleSettings:
+def read_cycle_settings(folder: Path) -> CycleSettings:
     """Read ``cycle.toml`` of a cycle's folder.
 
     Raises:

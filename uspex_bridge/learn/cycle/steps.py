@@ -14,7 +14,7 @@ Kind = Literal["bridge", "shell", "labels", "promote"]
 
 
 @dataclass(frozen=True)
-class Step:
+class CycleStep:
     """One step.
 
     Attributes:
@@ -50,7 +50,7 @@ def current(model: str) -> str:
     return f"models/{model}/current"
 
 
-def steps_of(settings: CycleSettings, number: int, *, labelled: bool, held_out: str, promoted: bool) -> list[Step]:
+def steps_of(settings: CycleSettings, number: int, *, labelled: bool, held_out: str, promoted: bool) -> list[CycleStep]:
     """Return the steps of a cycle in order.
 
     Args:
@@ -60,23 +60,23 @@ def steps_of(settings: CycleSettings, number: int, *, labelled: bool, held_out: 
         held_out: the split that judges: test, or valid where a small dataset has no test structures.
         promoted: whether there are models to compare with.
     """
-    steps: list[Step] = []
+    steps: list[CycleStep] = []
     if number > 1 and settings.search.command:
-        steps.append(Step("search", (settings.search.command,), "shell"))
+        steps.append(CycleStep("search", (settings.search.command,), "shell"))
     if number > 0:
         steps.append(_screen(settings, number))
     if number > 0 or not labelled:
         steps += _labels(settings, number, labelled=labelled)
     steps += [_train(settings, number, name, promoted=promoted) for name in settings.models]
     steps += _evaluate(settings, number, held_out, promoted=promoted)
-    steps.append(Step("promote", kind="promote"))
+    steps.append(CycleStep("promote", kind="promote"))
     if number > 0 and settings.seeds.count:
         words = ("seeds", *settings.search.places, "-n", str(settings.seeds.count), "--into", settings.seeds.into)
-        steps.append(Step("seeds", (*words, "--force")))
+        steps.append(CycleStep("seeds", (*words, "--force")))
     return steps
 
 
-def _screen(settings: CycleSettings, number: int) -> Step:
+def _screen(settings: CycleSettings, number: int) -> CycleStep:
     limits = settings.screen
     words = ["screen", *settings.search.places]
     for name in settings.models:
@@ -85,10 +85,10 @@ def _screen(settings: CycleSettings, number: int) -> Step:
     for option, value in (("--energy", limits.energy), ("--force", limits.force)):
         words += [] if value is None else [option, f"{value:g}"]
     words += ["--training", settings.dataset, "--out", f"{folder_of(number)}/screened", "--json"]
-    return Step("screen", tuple(words))
+    return CycleStep("screen", tuple(words))
 
 
-def _labels(settings: CycleSettings, number: int, *, labelled: bool) -> list[Step]:
+def _labels(settings: CycleSettings, number: int, *, labelled: bool) -> list[CycleStep]:
     here, chosen, label = folder_of(number), settings.select, settings.label
     seed = str(chosen.seed + number)
     known = labelled or number > 0
@@ -106,24 +106,24 @@ def _labels(settings: CycleSettings, number: int, *, labelled: bool) -> list[Ste
         prepare += [option, value] if value else []
     prepare += ["--generation", str(number), *(["--dataset", settings.dataset] if known else [])]
     return [
-        Step("select", (*select, "--out", f"{here}/selected", "--json")),
-        Step("augment", (*augment, "-o", f"{here}/augmented.extxyz", "--json")),
-        Step("prepare", (*prepare, "--json")),
+        CycleStep("select", (*select, "--out", f"{here}/selected", "--json")),
+        CycleStep("augment", (*augment, "-o", f"{here}/augmented.extxyz", "--json")),
+        CycleStep("prepare", (*prepare, "--json")),
         _computed(settings, here),
-        Step("labels", ("label", "status", f"{here}/labels", "--json"), "labels"),
-        Step("collect", ("label", "collect", f"{here}/labels", settings.dataset, "--json")),
+        CycleStep("labels", ("label", "status", f"{here}/labels", "--json"), "labels"),
+        CycleStep("collect", ("label", "collect", f"{here}/labels", settings.dataset, "--json")),
     ]
 
 
-def _computed(settings: CycleSettings, here: str) -> Step:
+def _computed(settings: CycleSettings, here: str) -> CycleStep:
     label = settings.label
     if label.how == "run":
         more = ("--command", label.command) if label.command else ()
-        return Step("compute", ("label", "run", f"{here}/labels", *more))
-    return Step("compute", (label.command,) if label.how == "submit" else (), "shell", f"{here}/labels")
+        return CycleStep("compute", ("label", "run", f"{here}/labels", *more))
+    return CycleStep("compute", (label.command,) if label.how == "submit" else (), "shell", f"{here}/labels")
 
 
-def _train(settings: CycleSettings, number: int, name: str, *, promoted: bool) -> Step:
+def _train(settings: CycleSettings, number: int, name: str, *, promoted: bool) -> CycleStep:
     model = settings.models[name]
     words = ["train", model.trainer, settings.dataset, "-o", training(number, name), "--resume"]
     goes_on = promoted and model.later == "current"
@@ -137,18 +137,18 @@ def _train(settings: CycleSettings, number: int, name: str, *, promoted: bool) -
     unit = "--steps" if model.trainer.startswith("deepmd") else "--epochs"
     words += [] if model.length is None else [unit, str(model.length)]
     words += [] if model.time_limit is None else ["--time-limit", f"{model.time_limit:g}"]
-    return Step(f"train {name}", (*words, "--json"))
+    return CycleStep(f"train {name}", (*words, "--json"))
 
 
-def _evaluate(settings: CycleSettings, number: int, held_out: str, *, promoted: bool) -> list[Step]:
+def _evaluate(settings: CycleSettings, number: int, held_out: str, *, promoted: bool) -> list[CycleStep]:
     old = [current(name) for name in settings.models] if promoted else []
     models = [*old, *(training(number, name) for name in settings.models)]
     words = ("evaluate", *models, "--on", settings.dataset)
     here = folder_of(number)
-    steps = [Step("evaluate", (*words, "--split", held_out, "-o", f"{here}/held-out", "--json"))]
+    steps = [CycleStep("evaluate", (*words, "--split", held_out, "-o", f"{here}/held-out", "--json"))]
     if number and promoted:
         newest = ("--split", "all", "--generation", str(number))
-        steps.append(Step("evaluate newest", (*words, *newest, "-o", f"{here}/newest", "--json")))
+        steps.append(CycleStep("evaluate newest", (*words, *newest, "-o", f"{here}/newest", "--json")))
     return steps
 
 

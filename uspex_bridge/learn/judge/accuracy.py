@@ -13,9 +13,9 @@ from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.errors import CalculationError, InputError
 from uspex_bridge.base.words import counted, short_names
 from uspex_bridge.learn.data.dataset import Dataset
-from uspex_bridge.learn.data.evaluations import Model, evaluate_all, find_model, structure_key
 from uspex_bridge.learn.data.identity import SPLITS, Split
 from uspex_bridge.learn.data.labels import problem_of, read_frames
+from uspex_bridge.learn.data.predictions import Predictor, find_predictor, predict_all, structure_key
 from uspex_bridge.learn.judge import metrics
 from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.results.tables import layout
@@ -75,7 +75,7 @@ class Judged:
 
 
 @dataclass(frozen=True, eq=False)
-class Report:
+class Accuracy:
     """Several models on the same structures."""
 
     models: tuple[Judged, ...]
@@ -121,7 +121,7 @@ def read_labelled(place: Path, split: str | None = None, generation: int | None 
     return frames
 
 
-def judge(
+def accuracy_of(
     frames: Sequence[Atoms],
     models: Mapping[str, CalculatorSettings],
     cache: Path,
@@ -131,7 +131,7 @@ def judge(
     ultra_high: float = metrics.ULTRA_HIGH,
     workers: int = 1,
     progress: Callable[[int], None] = lambda count: None,
-) -> Report:
+) -> Accuracy:
     """Compare models with labels.
 
     Args:
@@ -157,8 +157,8 @@ def judge(
     notes: list[str] = []
     short = short_names(models)
     for name, settings in models.items():
-        model = find_model(name, settings)
-        found = evaluate_all(model, dict(zip(keys, structures, strict=True)), cache, workers=workers, progress=progress)
+        model = find_predictor(name, settings)
+        found = predict_all(model, dict(zip(keys, structures, strict=True)), cache, workers=workers, progress=progress)
         answers: dict[int, metrics.Values] = {}
         failed: dict[str, str] = {}
         for k, key in enumerate(keys):
@@ -173,11 +173,11 @@ def judge(
         notes += _remarks(one, cases, answers)
         judged.append(one)
         given[name] = dict(zip(answers, one.answers, strict=True))
-    return Report(tuple(judged), tuple(_disagreements(given)), tuple(notes))
+    return Accuracy(tuple(judged), tuple(_disagreements(given)), tuple(notes))
 
 
 def _judged(
-    model: Model,
+    model: Predictor,
     short: str,
     cases: Sequence[metrics.Case],
     answers: Mapping[int, metrics.Values],
@@ -239,7 +239,7 @@ def _disagreements(given: Mapping[str, Mapping[int, metrics.Values]]) -> list[me
     return made
 
 
-def error_rows(report: Report) -> list[dict[str, Any]]:
+def error_rows(report: Accuracy) -> list[dict[str, Any]]:
     """Return the table of errors as rows of plain values, in meV/atom and meV/Å."""
     made = []
     for model in report.models:
@@ -264,7 +264,7 @@ def error_rows(report: Report) -> list[dict[str, Any]]:
     return made
 
 
-def tables(report: Report) -> str:
+def tables(report: Accuracy) -> str:
     """Return all tables for the terminal."""
     parts = [_error_table(model, named=len(report.models) > 1) for model in report.models]
     if any(model.rankings for model in report.models):
@@ -290,7 +290,7 @@ def _error_table(model: Judged, *, named: bool) -> str:
     return title + layout(headings, lines)
 
 
-def _ranking_table(report: Report) -> str:
+def _ranking_table(report: Accuracy) -> str:
     headings = [
         ("near the hull", ""),
         ("pressure", "GPa"),
@@ -318,7 +318,7 @@ def _ranking_table(report: Report) -> str:
     return layout(headings, lines)
 
 
-def _disagreement_table(report: Report) -> str:
+def _disagreement_table(report: Accuracy) -> str:
     headings = [
         ("between", ""),
         ("ΔE MAE", "meV/atom"),

@@ -17,7 +17,7 @@ from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.words import short_names
 from uspex_bridge.call.config import Config
-from uspex_bridge.learn.data.evaluations import Evaluation, evaluate_all, find_model, structure_key
+from uspex_bridge.learn.data.predictions import Prediction, find_predictor, predict_all, structure_key
 from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.relax.guards import closest_pair
 from uspex_bridge.results.tables import layout
@@ -33,7 +33,7 @@ _ATOMS, _CLOSEST, _FMAX, _STEPS = (2, 8), 0.75, 0.1, 300
 
 
 @dataclass(frozen=True)
-class Curve:
+class ProbeCurve:
     """Energies along a path on which atoms come closer.
 
     Attributes:
@@ -60,8 +60,8 @@ class Probed:
     """
 
     name: str
-    compression: tuple[Curve, ...]
-    dimers: tuple[Curve, ...]
+    compression: tuple[ProbeCurve, ...]
+    dimers: tuple[ProbeCurve, ...]
     relaxed: Mapping[str, Mapping[str, int]]
 
     @property
@@ -112,7 +112,7 @@ def probe(
     paths |= {f"d {name}": path for name, path in dimers(elements).items()}
     keys = {name: [structure_key(structure) for structure in path] for name, path in paths.items()}
     everything = {k: s for name, path in paths.items() for k, s in zip(keys[name], path, strict=True)}
-    answers = evaluate_all(find_model(name, settings), everything, out / "answers")
+    answers = predict_all(find_predictor(name, settings), everything, out / "answers")
     curves = {path: _curve(path, [answers[key] for key in keys[path]], paths[path]) for path in paths}
     return Probed(
         name,
@@ -147,13 +147,13 @@ def dimers(elements: Sequence[str]) -> dict[str, list[Structure]]:
     return paths
 
 
-def _curve(name: str, answers: Sequence[Evaluation], path: Sequence[Structure]) -> Curve:
+def _curve(name: str, answers: Sequence[Prediction], path: Sequence[Structure]) -> ProbeCurve:
     """Make a curve and find where it breaks: a compressed cell from its minimum on, a dimer below REPULSIVE."""
     kind, _, title = name.partition(" ")
     x = RATIOS if kind == "V" else DISTANCES
     energy = np.array([answer.energy / len(structure) for answer, structure in zip(answers, path, strict=True)])
     start = _minimum(energy) if kind == "V" else next(k for k, value in enumerate(x) if value < REPULSIVE)
-    return Curve(title, x, tuple(energy.tolist()), first_fall(x, energy, start))
+    return ProbeCurve(title, x, tuple(energy.tolist()), first_fall(x, energy, start))
 
 
 def _minimum(energy: Any) -> int:
@@ -196,7 +196,7 @@ def _relaxations(
     name: str, settings: CalculatorSettings, frames: Sequence[Atoms], config: Config, out: Path, count: int, seed: int
 ) -> dict[str, dict[str, int]]:
     """Relax random structures at each pressure through the bridge's own engine and its guards."""
-    from uspex_bridge.call.many import Task, relax_all
+    from uspex_bridge.call.many import RelaxTask, relax_all
 
     config = replace(config, protocol="single", stages=None, calculators={**config.calculators, "model": settings})
     ends: dict[str, dict[str, int]] = {}
@@ -205,7 +205,7 @@ def _relaxations(
         part = [atoms for atoms in frames if float(atoms.info.get("pressure_gpa", 0.0)) == pressure]
         structures = random_structures(part, count, seed)
         folder = out / f"{''.join(c if c.isalnum() else '-' for c in name)}-{pressure:g}GPa"
-        task = Task(config=config, out=folder, pressure=pressure, fmax=_FMAX, nsw=_STEPS, resume=True)
+        task = RelaxTask(config=config, out=folder, pressure=pressure, fmax=_FMAX, nsw=_STEPS, resume=True)
         counts: Counter[str] = Counter()
         for done in relax_all(((Path("random"), k, s) for k, s in enumerate(structures, 1)), task):
             counts[str(done.fields["status" if "enthalpy" in done.fields else "code"])] += 1

@@ -15,7 +15,7 @@ from uspex_bridge.base.errors import InputError
 from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.labels import Added, Label, Level, Refused, problem_of
 from uspex_bridge.learn.label import computed, vasp_runs
-from uspex_bridge.learn.label.tasks import RESULT, Task, folders, read_task
+from uspex_bridge.learn.label.tasks import RESULT, LabelTask, folders, read_task
 
 State = Literal["prepared", "running", "done", "failed"]
 #: What the command of ``label run`` or of a job prints.
@@ -31,7 +31,7 @@ LOCK = ".running"
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class LabelState:
     """One structure's label so far.
 
     Attributes:
@@ -41,13 +41,13 @@ class Job:
     """
 
     folder: Path
-    task: Task | None
+    task: LabelTask | None
     state: State
     reason: str = ""
     atoms: Atoms | None = None
 
 
-def inspect(folder: Path, stale: float = 3600.0) -> Job:
+def inspect(folder: Path, stale: float = 3600.0) -> LabelState:
     """Say what became of one structure.
 
     Args:
@@ -63,32 +63,32 @@ def inspect(folder: Path, stale: float = 3600.0) -> Job:
             return _unfinished(folder, task, log, stale)
         atoms = vasp_runs.read(folder, task) if task.level.code == "vasp" else computed.read(folder, task)
         if problem := problem_of(atoms):
-            return Job(folder, task, "failed", problem)
-        return Job(folder, task, "done", atoms=atoms)
+            return LabelState(folder, task, "failed", problem)
+        return LabelState(folder, task, "done", atoms=atoms)
     except InputError as error:
-        return Job(folder, task, "failed", str(error))
+        return LabelState(folder, task, "failed", str(error))
 
 
-def _ended(folder: Path, task: Task) -> bool:
+def _ended(folder: Path, task: LabelTask) -> bool:
     return vasp_runs.ended(folder) if task.level.code == "vasp" else (folder / RESULT).is_file()
 
 
-def _unfinished(folder: Path, task: Task, log: list[str], stale: float) -> Job:
+def _unfinished(folder: Path, task: LabelTask, log: list[str], stale: float) -> LabelState:
     here = (folder / LOCK).exists()
     if here and _locked(folder / LOCK):
-        return Job(folder, task, "running")
+        return LabelState(folder, task, "running")
     if log and log[-1].startswith(EXIT):
         said = [line for line in log[:-1] if not line.startswith(_LAUNCHER)]
-        return Job(folder, task, "failed", ": ".join([f"no result, {log[-1]} ({LOG})", *said[-1:]]))
+        return LabelState(folder, task, "failed", ": ".join([f"no result, {log[-1]} ({LOG})", *said[-1:]]))
     if here:
-        return Job(folder, task, "prepared", "interrupted")
+        return LabelState(folder, task, "prepared", "interrupted")
     changed = [path.stat().st_mtime for name in _LOGS if (path := folder / name).is_file()]
     if not changed:
-        return Job(folder, task, "prepared")
+        return LabelState(folder, task, "prepared")
     quiet = time.time() - max(changed)
     if quiet < stale:
-        return Job(folder, task, "running")
-    return Job(folder, task, "failed", f"stopped before its end; nothing changed for {quiet / 3600:.1f} hours")
+        return LabelState(folder, task, "running")
+    return LabelState(folder, task, "failed", f"stopped before its end; nothing changed for {quiet / 3600:.1f} hours")
 
 
 def _locked(path: Path) -> bool:
@@ -100,7 +100,7 @@ def _locked(path: Path) -> bool:
         return True
 
 
-def status(labels: Path, stale: float = 3600.0) -> Iterator[Job]:
+def status(labels: Path, stale: float = 3600.0) -> Iterator[LabelState]:
     """Yield what became of every structure of a folder of labels.
 
     Raises:
@@ -110,7 +110,7 @@ def status(labels: Path, stale: float = 3600.0) -> Iterator[Job]:
         yield inspect(folder, stale)
 
 
-def collect(jobs: list[Job], dataset: Dataset) -> Added:
+def collect(jobs: list[LabelState], dataset: Dataset) -> Added:
     """File the labels that are done, those that the dataset lacks; each with the generation it was prepared for.
 
     Returns:

@@ -15,11 +15,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from uspex_bridge.base.errors import CalculationError, InputError
 from uspex_bridge.base.files import publish_files
-from uspex_bridge.learn.label.tasks import RESULT, Task
+from uspex_bridge.learn.label.tasks import RESULT, LabelTask
 from uspex_bridge.models.backends import Backend
 
 
-def read(folder: Path, task: Task) -> Atoms:
+def read(folder: Path, task: LabelTask) -> Atoms:
     """Read ``label.json`` as a label.
 
     Returns:
@@ -51,7 +51,7 @@ def read(folder: Path, task: Task) -> Atoms:
     return atoms
 
 
-def compute(folder: Path, task: Task, backend: Backend) -> str:
+def compute(folder: Path, task: LabelTask, backend: Backend) -> str:
     """Compute a label with a loaded model and leave ``label.json``; returns why that failed, empty where it did not.
 
     Raises:

@@ -19,8 +19,8 @@ from uspex_bridge.base.templates import TEMPLATES, render
 from uspex_bridge.learn.data.identity import content_id
 from uspex_bridge.learn.data.labels import read_frames
 from uspex_bridge.learn.label import kpoints, vasp_inputs
-from uspex_bridge.learn.label.settings import LabelSettings, format_settings, read_settings
-from uspex_bridge.learn.label.tasks import RESULT, SETTINGS, STRUCTURE, Task, folders
+from uspex_bridge.learn.label.settings import LabelSettings, format_settings, read_label_settings
+from uspex_bridge.learn.label.tasks import RESULT, SETTINGS, STRUCTURE, LabelTask, folders
 from uspex_bridge.results.sources import open_sources
 
 
@@ -184,9 +184,9 @@ def _task(
     generation: int,
     given: dict[str, Any],
     files: dict[str, str],
-) -> Task:
+) -> LabelTask:
     structure = candidate.structure
-    return Task(
+    return LabelTask(
         id=structure.comment,
         family=candidate.family or structure.comment,
         generation=generation,
@@ -204,7 +204,7 @@ def _task(
 
 def _same_level(labels: Path, settings: LabelSettings) -> None:
     """Refuse to mix two levels of theory in one folder."""
-    if (old := read_settings(labels / SETTINGS, None).level) != settings.level:
+    if (old := read_label_settings(labels / SETTINGS, None).level) != settings.level:
         raise ConfigError(
             f"{labels}: was prepared with other settings ({old}, now {settings.level}; see {SETTINGS} there); labels "
             "of two levels of theory cannot be trained on together. Name another folder"

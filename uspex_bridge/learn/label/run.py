@@ -12,8 +12,8 @@ from uspex_bridge.base.errors import ConfigError, ModelError
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.model_names import settings_for
 from uspex_bridge.learn.label import computed
-from uspex_bridge.learn.label.collect import EXIT, LOCK, LOG, Job, inspect
-from uspex_bridge.learn.label.settings import read_settings
+from uspex_bridge.learn.label.collect import EXIT, LOCK, LOG, LabelState, inspect
+from uspex_bridge.learn.label.settings import read_label_settings
 from uspex_bridge.learn.label.tasks import RESULT, SETTINGS, folders, read_task
 from uspex_bridge.models.backends import Backend, load
 
@@ -21,7 +21,7 @@ from uspex_bridge.models.backends import Backend, load
 SCRIPT = "../run_gpaw.py"
 
 
-def run(labels: Path, config: Config, *, command: str | None = None, retry: bool = False) -> Iterator[Job]:
+def run(labels: Path, config: Config, *, command: str | None = None, retry: bool = False) -> Iterator[LabelState]:
     """Compute what is not computed yet.
 
     Args:
@@ -38,7 +38,7 @@ def run(labels: Path, config: Config, *, command: str | None = None, retry: bool
         InputError: there are no labels.
         OutputError: a result cannot be written.
     """
-    settings = read_settings(labels / SETTINGS, None)
+    settings = read_label_settings(labels / SETTINGS, None)
     wanted = {"prepared", "failed"} if retry else {"prepared"}
     command = command or settings.job.command
     backend: Backend | None = None

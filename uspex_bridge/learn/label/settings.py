@@ -119,7 +119,7 @@ class LabelSettings:
         return parse_incar(text) | {tag.upper(): _incar_value(value) for tag, value in self.incar.items()}
 
 
-def read_settings(path: Path | None, code: Code | None) -> LabelSettings:
+def read_label_settings(path: Path | None, code: Code | None) -> LabelSettings:
     """Read the settings of labels; without a file, the template of ``code``.
 
     Raises:
@@ -138,7 +138,7 @@ def read_settings(path: Path | None, code: Code | None) -> LabelSettings:
 
 
 def format_settings(settings: LabelSettings) -> str:
-    """Return settings as TOML that :func:`read_settings` reads."""
+    """Return settings as TOML that :func:`read_label_settings` reads."""
     fields = asdict(settings)
     tables = {key: value for key, value in fields.items() if isinstance(value, dict)}
     lines = [f"{key} = {json.dumps(value)}" for key, value in fields.items() if key not in tables]

@@ -28,7 +28,7 @@ RESULT = "label.json"
 
 
 @dataclass(frozen=True)
-class Task:
+class LabelTask:
     """What ``structure.json`` says.
 
     Attributes:
@@ -83,7 +83,7 @@ class Task:
         return json.dumps(asdict(self) | {"key": self.key}, indent=1, ensure_ascii=False) + "\n"
 
 
-def read_task(folder: Path) -> Task:
+def read_task(folder: Path) -> LabelTask:
     """Read a structure's folder.
 
     Raises:
@@ -95,7 +95,7 @@ def read_task(folder: Path) -> Task:
         key, level = fields.pop("key"), build(Level, fields.pop("level"), str(path))
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: cannot be read: {error!r}; prepare the structure again") from None
-    task = build(Task, fields | {"level": level}, str(path))
+    task = build(LabelTask, fields | {"level": level}, str(path))
     if task.key != key:
         raise InputError(f"{path}: was edited after it was prepared; remove the folder and prepare it again")
     return task

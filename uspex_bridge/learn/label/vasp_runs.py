@@ -17,7 +17,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.units import kbar_to_gpa, pressure_of, stress_from_vasp
 from uspex_bridge.learn.label import kpoints
-from uspex_bridge.learn.label.tasks import Task
+from uspex_bridge.learn.label.tasks import LabelTask
 
 #: Tags that change how a result is reached or what is printed, not the result.
 _HARMLESS = (
@@ -43,7 +43,7 @@ def ended(folder: Path) -> bool:
         return False
 
 
-def read(folder: Path, task: Task) -> Atoms:
+def read(folder: Path, task: LabelTask) -> Atoms:
     """Read a run as a label.
 
     Returns:
@@ -101,12 +101,12 @@ def _open(folder: Path) -> tuple[Any, Any]:
     return run, outcar
 
 
-def _one_point(run: Any, task: Task) -> None:
+def _one_point(run: Any, task: LabelTask) -> None:
     if len(run.ionic_steps) != 1:
         raise InputError(f"{len(run.ionic_steps)} ionic steps; a label is a single point (NSW = 0)")
 
 
-def _settings(run: Any, task: Task) -> None:
+def _settings(run: Any, task: LabelTask) -> None:
     """Compare the INCAR that VASP saw with the one that was prepared."""
     from pymatgen.io.vasp.inputs import Incar
 
@@ -137,7 +137,7 @@ def _said(value: Any) -> str:
     return "not set" if value is None else str(value)
 
 
-def _converged(run: Any, task: Task) -> None:
+def _converged(run: Any, task: LabelTask) -> None:
     steps = len(run.ionic_steps[-1]["electronic_steps"])
     nelm = int(run.parameters.get("NELM", 60))
     if steps >= nelm:
@@ -146,7 +146,7 @@ def _converged(run: Any, task: Task) -> None:
         raise InputError("electronic convergence not reached")
 
 
-def _species(run: Any, task: Task) -> None:
+def _species(run: Any, task: LabelTask) -> None:
     symbols = tuple(str(symbol) for symbol in run.atomic_symbols)
     if symbols != task.symbols:
         given, wanted = " ".join(symbols), " ".join(task.symbols)
@@ -168,7 +168,7 @@ def _titles(run: Any) -> dict[str, str]:
     return {element: " ".join(title.split()) for element, title in zip(elements, run.potcar_symbols, strict=False)}
 
 
-def _geometry(run: Any, task: Task) -> None:
+def _geometry(run: Any, task: LabelTask) -> None:
     found = run.final_structure
     shifts = found.frac_coords - np.array(task.scaled)
     shifts = (shifts - np.round(shifts)) @ np.array(task.cell)
@@ -176,7 +176,7 @@ def _geometry(run: Any, task: Task) -> None:
         raise InputError("cell or positions are not those that were prepared")
 
 
-def _kpoints(run: Any, task: Task) -> None:
+def _kpoints(run: Any, task: LabelTask) -> None:
     """Check that the grid is at least as fine as the one prepared."""
     points = run.kpoints
     automatic = points.style.name in ("Gamma", "Monkhorst") and points.kpts
@@ -199,7 +199,7 @@ def _array(step: dict[str, Any], name: str, shape: tuple[int, ...]) -> Any:
     return values
 
 
-def _energies(run: Any, outcar: Any, task: Task) -> tuple[float, float]:
+def _energies(run: Any, outcar: Any, task: LabelTask) -> tuple[float, float]:
     """Return F and E0 in eV after holding vasprun.xml's energies against OUTCAR's."""
     step = run.ionic_steps[-1]
     free, e0 = float(step["electronic_steps"][-1]["e_fr_energy"]), outcar.final_energy

@@ -12,8 +12,8 @@ from uspex_bridge.base.atoms import to_atoms
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import CalculationError
 from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
-from uspex_bridge.learn.data.evaluations import evaluate_all, find_model, structure_key
 from uspex_bridge.learn.data.labels import Added, Level, settings_hash
+from uspex_bridge.learn.data.predictions import find_predictor, predict_all, structure_key
 from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.results.model import Entry
 
@@ -46,10 +46,10 @@ def teach(
         CalculationError: the teacher failed on every structure.
         OutputError: the folder cannot be written.
     """
-    model = find_model(name, settings)
+    model = find_predictor(name, settings)
     keyed = {structure_key(structure): (entry, structure) for entry, structure in structures}
     asked = {key: structure for key, (_, structure) in keyed.items()}
-    answers = evaluate_all(model, asked, folder / "answers", workers=workers, progress=progress)
+    answers = predict_all(model, asked, folder / "answers", workers=workers, progress=progress)
     frames: list[Atoms] = []
     for key, (entry, structure) in keyed.items():
         answer = answers[key]

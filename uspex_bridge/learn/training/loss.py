@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from uspex_bridge.learn.training.watch import Point
+from uspex_bridge.learn.training.watch import CurvePoint
 
 #: Quantity -> unit and factor that it is shown with.
 SHOWN = {
@@ -17,7 +17,7 @@ SHOWN = {
 }
 
 
-def as_csv(points: Sequence[Point], unit: str) -> str:
+def as_csv(points: Sequence[CurvePoint], unit: str) -> str:
     """Return the curve as CSV: energy and virial eV/atom, forces eV/Å, stress GPa."""
     columns = list(dict.fromkeys(name for point in points for name in point.values))
     stream = io.StringIO()
@@ -28,7 +28,7 @@ def as_csv(points: Sequence[Point], unit: str) -> str:
     return stream.getvalue()
 
 
-def summary(point: Point) -> str:
+def summary(point: CurvePoint) -> str:
     """Return the errors of a point in a few words: ``E 12.3 meV/atom  F 80 meV/Å``."""
     letters = {"energy": "E", "forces": "F", "virial": "W", "stress": "σ"}
     return "  ".join(

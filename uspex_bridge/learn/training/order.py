@@ -19,7 +19,14 @@ from uspex_bridge.base.files import checksum
 from uspex_bridge.call.model_names import start_of
 from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
 from uspex_bridge.learn.judge.accuracy import read_labelled
-from uspex_bridge.learn.training.trainers.base import Job, Parent, Trainer, branch_of, launched, read_settings
+from uspex_bridge.learn.training.trainers.base import (
+    Parent,
+    Trainer,
+    Training,
+    branch_of,
+    launched,
+    read_trainer_settings,
+)
 from uspex_bridge.learn.training.trainers.deepmd import Dpa3, Sea
 from uspex_bridge.learn.training.trainers.mace import Mace
 from uspex_bridge.learn.training.trainers.mattersim import MatterSim
@@ -67,7 +74,7 @@ class Order:
         resume: go on with a training that was stopped.
         python: the trainer's interpreter.
         device: ``auto``, ``cpu`` or ``cuda:N``.
-        threads, seed: see :class:`uspex_bridge.learn.training.trainers.base.Job`.
+        threads, seed: see :class:`uspex_bridge.learn.training.trainers.base.Training`.
         notes: what the card should keep besides.
     """
 
@@ -121,7 +128,7 @@ def from_files(train: Path, valid: Path | None = None) -> Data:
     return _sound(Data(source, trained, judged), str(train))
 
 
-def plan(order: Order) -> tuple[Trainer, Job, dict[str, Any]]:
+def plan(order: Order) -> tuple[Trainer, Training, dict[str, Any]]:
     """Work out what will be done, and check all that can be checked before.
 
     Returns:
@@ -133,7 +140,7 @@ def plan(order: Order) -> tuple[Trainer, Job, dict[str, Any]]:
     if order.trainer not in TRAINERS:
         raise ConfigError(f"there is no trainer '{order.trainer}'; there are {', '.join(TRAINERS)}")
     trainer = TRAINERS[order.trainer]
-    settings = read_settings(trainer.name, order.settings, scratch=order.parent is None)
+    settings = read_trainer_settings(trainer.name, order.settings, scratch=order.parent is None)
     around = surroundings(trainer, order.python, trainer.packages)
     parent = _parent(trainer, order) if order.parent is not None else None
     if parent is None and trainer.needs_parent:
@@ -147,7 +154,7 @@ def plan(order: Order) -> tuple[Trainer, Job, dict[str, Any]]:
     if order.replay is not None and trainer.kind != "mace":
         raise ConfigError(f"--replay is MACE's; {trainer.title} has no such thing")
     replay, replay_sha256 = _labelled(order.replay) if order.replay else ([], None)
-    job = Job(
+    job = Training(
         work=(order.out / "work").resolve(),
         settings=settings,
         elements=elements,

@@ -31,11 +31,11 @@ from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.locks import held
 from uspex_bridge.call.model_names import CARD
 from uspex_bridge.learn.data.labels import free_energy
-from uspex_bridge.learn.judge.accuracy import judge
+from uspex_bridge.learn.judge.accuracy import accuracy_of
 from uspex_bridge.learn.training import loss
 from uspex_bridge.learn.training.order import Order, plan
-from uspex_bridge.learn.training.trainers.base import Job, Trainer
-from uspex_bridge.learn.training.watch import Point, check_outcome, watch
+from uspex_bridge.learn.training.trainers.base import Trainer, Training
+from uspex_bridge.learn.training.watch import CurvePoint, check_outcome, watch
 from uspex_bridge.models.cards import CalculatorSettings
 
 #: What a training is about.
@@ -45,8 +45,8 @@ _DRAWN = 20.0
 
 
 #: Called with a training's length and its curve so far, and with its curve, its trainer and the picture to draw.
-Tell = Callable[[int, list[Point]], None]
-Draw = Callable[[list[Point], Trainer, Path], None]
+Tell = Callable[[int, list[CurvePoint]], None]
+Draw = Callable[[list[CurvePoint], Trainer, Path], None]
 
 
 def train(
@@ -122,7 +122,7 @@ def _rms(values: Array) -> float:
     return float(np.sqrt(np.mean(values**2)))
 
 
-def _begin(order: Order, trainer: Trainer, job: Job, request: dict[str, Any]) -> None:
+def _begin(order: Order, trainer: Trainer, job: Training, request: dict[str, Any]) -> None:
     """Write a new training's files, or check that what is gone on with is this very training."""
     place = order.out / REQUEST
     if not order.resume:
@@ -165,11 +165,11 @@ def _finished(order: Order, request: dict[str, Any]) -> dict[str, Any]:
 class _Curve:
     """Keeps ``loss.csv`` and ``loss.png`` of a running training up to date."""
 
-    def __init__(self, out: Path, trainer: Trainer, job: Job, tell: Tell, draw: Draw) -> None:
+    def __init__(self, out: Path, trainer: Trainer, job: Training, tell: Tell, draw: Draw) -> None:
         self.out, self.trainer, self.job, self.tell, self.draw = out, trainer, job, tell, draw
         self.drawn = 0.0
 
-    def __call__(self, points: list[Point]) -> None:
+    def __call__(self, points: list[CurvePoint]) -> None:
         self.tell(self.trainer.length(self.job), points)
         self.trainer.tidy(self.job.work)
         try:
@@ -185,10 +185,10 @@ class _Curve:
 def _publish(
     order: Order,
     trainer: Trainer,
-    job: Job,
+    job: Training,
     request: dict[str, Any],
     files: dict[str, Path],
-    points: list[Point],
+    points: list[CurvePoint],
     ending: str,
     seconds: float,
     draw: Draw,
@@ -244,7 +244,7 @@ def _publish(
     return card
 
 
-def _errors(trainer: Trainer, job: Job, model: Path, head: str | None) -> dict[str, Any]:
+def _errors(trainer: Trainer, job: Training, model: Path, head: str | None) -> dict[str, Any]:
     """Return the model's errors on the validation structures (or else those trained on), as a search would load it.
 
     Raises:
@@ -253,7 +253,7 @@ def _errors(trainer: Trainer, job: Job, model: Path, head: str | None) -> dict[s
     settings = CalculatorSettings(
         trainer.kind, model=str(model), head=head, device=job.device, python=job.python, isolate=True
     )
-    report = judge(job.valid or job.train, {trainer.name: settings}, job.work / "answers", offsets="off")
+    report = accuracy_of(job.valid or job.train, {trainer.name: settings}, job.work / "answers", offsets="off")
     return {"on": "validation" if job.valid else "training", **asdict(report.models[0].total)}
 
 

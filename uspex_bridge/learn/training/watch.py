@@ -56,7 +56,7 @@ class WatchSettings:
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """One point of a loss curve.
 
     Attributes:
@@ -177,10 +177,10 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def watch(
     run: Run,
-    curve: Callable[[], list[Point]],
+    curve: Callable[[], list[CurvePoint]],
     settings: WatchSettings,
     halter: Halter,
-    tell: Callable[[list[Point]], None] = lambda points: None,
+    tell: Callable[[list[CurvePoint]], None] = lambda points: None,
 ) -> Ending:
     """Run a trainer to its end, or to the end that it needs.
 
@@ -199,7 +199,7 @@ def watch(
         OutputError: the disk is full.
         ModelError: it cannot be started, or its environment lacks something.
     """
-    before: Point | None = None
+    before: CurvePoint | None = None
     process = run.start()
     try:
         while True:
@@ -222,7 +222,7 @@ def watch(
         end(process)
 
 
-def check_divergence(points: Sequence[Point], settings: WatchSettings, title: str) -> None:
+def check_divergence(points: Sequence[CurvePoint], settings: WatchSettings, title: str) -> None:
     """Check that errors are numbers, and not far above what they have been.
 
     Raises:
@@ -242,7 +242,9 @@ def check_divergence(points: Sequence[Point], settings: WatchSettings, title: st
             )
 
 
-def check_outcome(points: Sequence[Point], trivial: Mapping[str, float], settings: WatchSettings, title: str) -> None:
+def check_outcome(
+    points: Sequence[CurvePoint], trivial: Mapping[str, float], settings: WatchSettings, title: str
+) -> None:
     """Check that a training that has ended well is not far worse than no model at all.
 
     Args:
@@ -262,7 +264,7 @@ def check_outcome(points: Sequence[Point], trivial: Mapping[str, float], setting
             )
 
 
-def stalled(points: Sequence[Point], settings: WatchSettings) -> bool:
+def stalled(points: Sequence[CurvePoint], settings: WatchSettings) -> bool:
     """Tell whether no error has fallen below its best for ``patience`` points."""
     if not settings.patience or len(points) <= settings.patience:
         return False

@@ -16,7 +16,7 @@ from uspex_bridge.call import record_file
 from uspex_bridge.learn.choose.novelty import reach_of
 from uspex_bridge.learn.choose.screen import Limits, Seen, fit_offsets, screen
 from uspex_bridge.learn.choose.soap import SoapSettings
-from uspex_bridge.learn.data.evaluations import Evaluation, evaluate_all, find_model, read_evaluations, structure_key
+from uspex_bridge.learn.data.predictions import Prediction, find_predictor, predict_all, read_predictions, structure_key
 from uspex_bridge.models import backends
 from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.results.model import Entry, Recorded, composition_of
@@ -50,8 +50,8 @@ def jobs(crystals) -> dict[str, Structure]:
 
 
 def test_differences_are_those_of_the_models(crystals, jobs, tmp_path):
-    models = [find_model(*toy("a")), find_model(*toy("b", epsilon=0.55))]
-    answers = [evaluate_all(model, jobs, tmp_path) for model in models]
+    models = [find_predictor(*toy("a")), find_predictor(*toy("b", epsilon=0.55))]
+    answers = [predict_all(model, jobs, tmp_path) for model in models]
     seen = [
         Seen(entry(atoms), jobs[key], (answers[0][key], answers[1][key]))
         for key, atoms in zip(jobs, crystals, strict=True)
@@ -74,15 +74,15 @@ def test_differences_are_those_of_the_models(crystals, jobs, tmp_path):
     assert found.forces.shape == (7 * 4 * 3, 2)
 
 
-def made_up(atoms: Atoms, energy: float, pressure: float, force: float = 0.0) -> Evaluation:
+def made_up(atoms: Atoms, energy: float, pressure: float, force: float = 0.0) -> Prediction:
     """An answer of a model: E per atom, and the PV per atom that its stress means."""
     stress = np.array([*[-pressure * len(atoms) / atoms.get_volume()] * 3, 0, 0, 0])
     forces = np.zeros((len(atoms), 3))
     forces[0, 0] = force
-    return Evaluation(energy * len(atoms), forces, stress)
+    return Prediction(energy * len(atoms), forces, stress)
 
 
-def judged(atoms: Atoms, *answers: Evaluation, limits: Limits | None = None, offsets=False, also=("failed",), **fields):
+def judged(atoms: Atoms, *answers: Prediction, limits: Limits | None = None, offsets=False, also=("failed",), **fields):
     extra = {key: fields.pop(key) for key in ("point", "novelty") if key in fields}
     one = Seen(entry(atoms, **fields), structure(atoms), answers, **extra)
     return screen(
@@ -143,7 +143,7 @@ def test_flags_from_the_record_the_hull_and_the_training_set(crystals):
     assert len(flagged(crystals[0], record=record, also=("unconverged",))[1]) == 2
     assert "outside" in flagged(crystals[0], novelty=1.5)[0]
     assert "outside" not in flagged(crystals[0], novelty=1.5, limits=Limits(novelty=2))[0]
-    failed = judged(crystals[0], made_up(crystals[0], 0, 1), Evaluation(problem="it broke"))
+    failed = judged(crystals[0], made_up(crystals[0], 0, 1), Prediction(problem="it broke"))
     assert failed.reasons == ("m1: it broke",)
     assert np.isnan(failed.delta_pv)
 
@@ -177,37 +177,37 @@ def test_offsets_change_energies_only(crystals):
 
 
 def test_a_run_that_was_stopped_goes_on(jobs, tmp_path):
-    model = find_model(*toy("a"))
+    model = find_predictor(*toy("a"))
     half = dict(list(jobs.items())[:3])
-    first = evaluate_all(model, half, tmp_path)
+    first = predict_all(model, half, tmp_path)
     (file,) = tmp_path.glob("*.jsonl")
     with file.open("a") as stream:
         stream.write('{"structure": "half a li')
     counts = []
-    answers = evaluate_all(model, jobs, tmp_path, progress=counts.append)
+    answers = predict_all(model, jobs, tmp_path, progress=counts.append)
     assert counts[0] == 3
     assert sum(counts) == 7
     assert len(file.read_text().splitlines()) == 8
     for key in half:
         assert np.array_equal(answers[key].forces, first[key].forces)
     counts.clear()
-    evaluate_all(model, jobs, tmp_path, progress=counts.append)
+    predict_all(model, jobs, tmp_path, progress=counts.append)
     assert counts == [7]
-    assert set(read_evaluations(tmp_path, model, jobs)) == set(jobs)
+    assert set(read_predictions(tmp_path, model, jobs)) == set(jobs)
 
 
 def test_answers_belong_to_one_model_with_its_settings(jobs, tmp_path):
-    evaluate_all(find_model(*toy("a")), jobs, tmp_path)
-    assert find_model(*toy("other name")).key == find_model(*toy("a")).key
-    assert read_evaluations(tmp_path, find_model(*toy("a", epsilon=0.7)), jobs) == {}
+    predict_all(find_predictor(*toy("a")), jobs, tmp_path)
+    assert find_predictor(*toy("other name")).key == find_predictor(*toy("a")).key
+    assert read_predictions(tmp_path, find_predictor(*toy("a", epsilon=0.7)), jobs) == {}
     with pytest.raises(ModelError):
-        find_model("mace", CalculatorSettings(model="nowhere.model"))
+        find_predictor("mace", CalculatorSettings(model="nowhere.model"))
 
 
 def test_processes_side_by_side_give_the_same(jobs, tmp_path):
-    model = find_model(*toy("a"))
-    alone = evaluate_all(model, jobs, tmp_path / "one")
-    several = evaluate_all(model, jobs, tmp_path / "two", workers=2)
+    model = find_predictor(*toy("a"))
+    alone = predict_all(model, jobs, tmp_path / "one")
+    several = predict_all(model, jobs, tmp_path / "two", workers=2)
     assert set(alone) == set(several)
     for key, answer in alone.items():
         assert several[key].energy == pytest.approx(answer.energy)
@@ -216,44 +216,44 @@ def test_processes_side_by_side_give_the_same(jobs, tmp_path):
 
 def test_the_workers_of_a_dask_cluster_give_the_same(jobs, tmp_path):
     distributed = pytest.importorskip("distributed")
-    model = find_model(*toy("a"))
-    alone = evaluate_all(model, jobs, tmp_path / "one")
+    model = find_predictor(*toy("a"))
+    alone = predict_all(model, jobs, tmp_path / "one")
     with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as there:
         spread = {"scheduler": there.scheduler_address}
         counts = []
-        several = evaluate_all(model, jobs, tmp_path / "two", **spread, progress=counts.append)
+        several = predict_all(model, jobs, tmp_path / "two", **spread, progress=counts.append)
         assert set(alone) == set(several)
         assert sum(counts) == 7
         for key, answer in alone.items():
             assert several[key].energy == pytest.approx(answer.energy)
             assert several[key].forces == pytest.approx(answer.forces)
-        raising = evaluate_all(find_model(*toy("a", raise_after=0)), jobs, tmp_path, **spread)
+        raising = predict_all(find_predictor(*toy("a", raise_after=0)), jobs, tmp_path, **spread)
         assert all("RuntimeError" in answer.problem for answer in raising.values())
         other = replace(model, key="of other weights")
         with pytest.raises(ModelError, match="not those here"):
-            evaluate_all(other, jobs, tmp_path, **spread)
+            predict_all(other, jobs, tmp_path, **spread)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_model_that_fails_is_an_answer(jobs, tmp_path, workers):
-    nan = evaluate_all(find_model(*toy("a", nan_after=0)), jobs, tmp_path, workers=workers)
+    nan = predict_all(find_predictor(*toy("a", nan_after=0)), jobs, tmp_path, workers=workers)
     assert {answer.problem for answer in nan.values()} == {"the model gave NaN or infinity"}
-    raising = evaluate_all(find_model(*toy("a", raise_after=0)), jobs, tmp_path, workers=workers)
+    raising = predict_all(find_predictor(*toy("a", raise_after=0)), jobs, tmp_path, workers=workers)
     assert all("RuntimeError" in answer.problem for answer in raising.values())
     nickel = structure(bulk("Ni"))
     mixed = jobs | {"nickel": nickel}
-    narrow = evaluate_all(find_model(*toy("a", elements=["Ni"])), mixed, tmp_path, workers=workers)
+    narrow = predict_all(find_predictor(*toy("a", elements=["Ni"])), mixed, tmp_path, workers=workers)
     assert narrow["nickel"].problem == ""
     assert all("does not know Ca" in narrow[key].problem for key in jobs)
 
 
 def test_failures_are_kept_until_they_are_tried_again(jobs, tmp_path):
-    model = find_model(*toy("a"))
+    model = find_predictor(*toy("a"))
     key = next(iter(jobs))
     record_file.append(tmp_path / f"{model.key}.jsonl", {"structure": key, "problem": "out of memory"})
-    assert evaluate_all(model, jobs, tmp_path)[key].problem == "out of memory"
-    assert evaluate_all(model, jobs, tmp_path, retry=True)[key].problem == ""
-    assert evaluate_all(model, jobs, tmp_path)[key].problem == ""
+    assert predict_all(model, jobs, tmp_path)[key].problem == "out of memory"
+    assert predict_all(model, jobs, tmp_path, retry=True)[key].problem == ""
+    assert predict_all(model, jobs, tmp_path)[key].problem == ""
 
 
 def test_distance_to_the_training_set():
@@ -275,9 +275,9 @@ def test_one_training_structure_is_enough():
 
 
 def test_keys_and_files_are_plain(jobs, tmp_path):
-    evaluate_all(find_model(*toy("a")), jobs, tmp_path)
+    predict_all(find_predictor(*toy("a")), jobs, tmp_path)
     (file,) = tmp_path.glob("*.jsonl")
     line = json.loads(file.read_text().splitlines()[0])
     assert {"structure", "energy", "forces", "stress"} <= set(line)
     assert len(to_atoms(jobs[line["structure"]])) == len(line["forces"])
-    assert Path(file).stem == find_model(*toy("a")).key
+    assert Path(file).stem == find_predictor(*toy("a")).key

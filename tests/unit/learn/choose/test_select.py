@@ -5,16 +5,18 @@ import pytest
 
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.learn.choose.select import Quota, clusters, farthest_points, select
-from uspex_bridge.results.hull import Point
+from uspex_bridge.results.hull import HullPoint
 from uspex_bridge.results.model import Entry
 
 NOTHING = np.zeros((0, 2))
 
 
-def entries(*above: tuple[str, float]) -> tuple[list[Entry], dict[str, Point]]:
+def entries(*above: tuple[str, float]) -> tuple[list[Entry], dict[str, HullPoint]]:
     """Entries of one-element compositions and their places on the hull."""
     made = [Entry("r", k, ((symbol, 1 + k % 3),), -1.0, 10.0) for k, (symbol, _) in enumerate(above)]
-    return made, {e.name: Point(e, (1.0,), 0.0, distance, False) for e, (_, distance) in zip(made, above, strict=True)}
+    return made, {
+        e.name: HullPoint(e, (1.0,), 0.0, distance, False) for e, (_, distance) in zip(made, above, strict=True)
+    }
 
 
 def grid(count: int) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.identity import content_id
 from uspex_bridge.learn.label import kpoints
 from uspex_bridge.learn.label.collect import inspect
-from uspex_bridge.learn.label.settings import format_settings, read_settings
+from uspex_bridge.learn.label.settings import format_settings, read_label_settings
 from uspex_bridge.learn.label.tasks import read_task
 from uspex_bridge.vasp.incar import parse_incar
 from uspex_bridge.vasp.structure import read_poscar, read_potcar_symbols
@@ -319,22 +319,22 @@ def test_a_data_set_that_is_missing_is_named(tmp_path, chosen, library):
 def test_settings_are_closed(tmp_path, text, message):
     (tmp_path / "s.toml").write_text(text)
     with pytest.raises(ConfigError, match=message):
-        read_settings(tmp_path / "s.toml", None)
+        read_label_settings(tmp_path / "s.toml", None)
 
 
 @pytest.mark.parametrize("code", ["vasp", "gpaw", "model"])
 def test_settings_are_read_back_as_written(tmp_path, code):
-    settings = read_settings(None, code)
+    settings = read_label_settings(None, code)
     (tmp_path / "s.toml").write_text(format_settings(settings))
-    assert read_settings(tmp_path / "s.toml", code) == settings
+    assert read_label_settings(tmp_path / "s.toml", code) == settings
     (tmp_path / "t.toml").write_text(cli("settings", code).output)
-    assert read_settings(tmp_path / "t.toml", code) == settings
+    assert read_label_settings(tmp_path / "t.toml", code) == settings
 
 
 def test_how_jobs_run_is_no_matter_of_theory_but_everything_else_is(tmp_path):
     def level(text: str):
         (tmp_path / "s.toml").write_text('code = "vasp"\n' + text)
-        return read_settings(tmp_path / "s.toml", None).level
+        return read_label_settings(tmp_path / "s.toml", None).level
 
     plain = level("")
     assert level("[job]\ncores = 64") == plain

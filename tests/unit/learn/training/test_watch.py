@@ -13,12 +13,12 @@ from uspex_bridge.base.errors import CalculationError, ConfigError, ModelError, 
 from uspex_bridge.base.halt import Halter
 from uspex_bridge.learn.training import loss
 from uspex_bridge.learn.training.order import TRAINERS
-from uspex_bridge.learn.training.trainers.base import branch_of, overlay, read_settings
-from uspex_bridge.learn.training.watch import Point, Run, WatchSettings, check_divergence, stalled, watch
+from uspex_bridge.learn.training.trainers.base import branch_of, overlay, read_trainer_settings
+from uspex_bridge.learn.training.watch import CurvePoint, Run, WatchSettings, check_divergence, stalled, watch
 
 
 def points(*forces, energy=0.1):
-    return [Point(k, {"energy_valid": energy, "forces_valid": value}) for k, value in enumerate(forces, 1)]
+    return [CurvePoint(k, {"energy_valid": energy, "forces_valid": value}) for k, value in enumerate(forces, 1)]
 
 
 def process(tmp_path: Path, code: str) -> Run:
@@ -32,7 +32,7 @@ def test_without_progress_a_training_is_ended_and_with_some_it_is_not():
     assert stalled(points(5, 4, 3, 3, 3.1, 2.99), settings)
     assert not stalled(points(5, 4, 3, 3, 3.1, 2.9), settings)
     assert not stalled(points(*[1.0] * 50), WatchSettings(patience=0))
-    flat = [*points(1, 1, 1, 1), Point(5, {"energy_valid": 0.09, "forces_valid": 1})]
+    flat = [*points(1, 1, 1, 1), CurvePoint(5, {"energy_valid": 0.09, "forces_valid": 1})]
     assert not stalled(flat, settings), "a falling energy error is progress too"
 
 
@@ -127,22 +127,22 @@ def test_a_branch_is_found_whatever_its_case_and_random_never(tmp_path):
 def test_settings_are_laid_over_the_template_and_closed(tmp_path):
     mine = tmp_path / "mine.toml"
     mine.write_text("[watch]\npatience = 7\n[input.loss]\nlimit_pref_v = 50.0\n")
-    settings = read_settings("deepmd-dpa3", [mine], scratch=False)
+    settings = read_trainer_settings("deepmd-dpa3", [mine], scratch=False)
     assert settings.watch.patience == 7
     assert settings.input["loss"]["limit_pref_v"] == 50.0
     assert settings.input["loss"]["start_pref_e"] == 0.2
     assert "model" not in settings.input, "a checkpoint brings its own"
-    assert read_settings("deepmd-dpa3", [], scratch=True).input["model"]["descriptor"]["type"] == "dpa3"
+    assert read_trainer_settings("deepmd-dpa3", [], scratch=True).input["model"]["descriptor"]["type"] == "dpa3"
     for text, said in (("[wach]\n", "did you mean 'watch'"), ("[watch]\npatients = 1\n", "did you mean 'patience'")):
         mine.write_text(text)
         with pytest.raises(ConfigError, match=said):
-            read_settings("deepmd-dpa3", [mine], scratch=False)
+            read_trainer_settings("deepmd-dpa3", [mine], scratch=False)
     assert overlay({"a": {"b": 1, "c": 2}}, {"a": {"b": [3]}}) == {"a": {"b": [3], "c": 2}}
 
 
 @pytest.mark.parametrize("name", ["deepmd-dpa3", "deepmd-sea"])
 def test_virials_weigh_more_than_ten_times_the_usual(name):
-    weights = read_settings(name, [], scratch=False).input["loss"]
+    weights = read_trainer_settings(name, [], scratch=False).input["loss"]
     assert weights["start_pref_v"] > 10 * 0.02
     assert weights["limit_pref_v"] > 10 * 1
 

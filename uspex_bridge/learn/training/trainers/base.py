@@ -18,7 +18,7 @@ from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.files import writing
 from uspex_bridge.base.schema import build, nearest, read_toml
 from uspex_bridge.base.templates import TEMPLATES
-from uspex_bridge.learn.training.watch import Point, Run, WatchSettings
+from uspex_bridge.learn.training.watch import CurvePoint, Run, WatchSettings
 from uspex_bridge.models.worker import command_in
 
 #: The settings of each trainer, as files to read and copy.
@@ -27,7 +27,7 @@ _LAUNCH = "uspex_bridge.learn.training.trainers.launch"
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainerSettings:
     """A settings file: how to watch, and the trainer's own input.
 
     Attributes:
@@ -39,7 +39,7 @@ class Settings:
     input: dict[str, Any]
 
 
-def read_settings(trainer: str, files: Sequence[Path], *, scratch: bool) -> Settings:
+def read_trainer_settings(trainer: str, files: Sequence[Path], *, scratch: bool) -> TrainerSettings:
     """Read a trainer's template and lay files of the same form over it.
 
     Args:
@@ -61,7 +61,7 @@ def read_settings(trainer: str, files: Sequence[Path], *, scratch: bool) -> Sett
         given = overlay(table.get("input", {}), table.get("scratch", {}) if scratch else {})
         merged = overlay(merged, {"watch": table.get("watch", {}), "input": given})
     where = " and ".join(map(str, files)) or str(SETTINGS / f"{trainer}.toml")
-    return Settings(build(WatchSettings, merged["watch"], f"{where}: [watch]"), merged["input"])
+    return TrainerSettings(build(WatchSettings, merged["watch"], f"{where}: [watch]"), merged["input"])
 
 
 def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,12 +97,12 @@ class Parent:
 
 
 @dataclass(frozen=True)
-class Job:
+class Training:
     """One training.
 
     Attributes:
         work: folder of the trainer's files.
-        settings: see :class:`Settings`.
+        settings: see :class:`TrainerSettings`.
         elements: the type map: those of the dataset, sorted.
         train, valid: labelled structures.
         parent: what it starts from, None for random weights.
@@ -115,7 +115,7 @@ class Job:
     """
 
     work: Path
-    settings: Settings
+    settings: TrainerSettings
     elements: tuple[str, ...]
     train: Sequence[Atoms]
     valid: Sequence[Atoms]
@@ -188,7 +188,7 @@ class Trainer(ABC):
     needs_parent: ClassVar[bool] = False
 
     @abstractmethod
-    def input(self, job: Job) -> dict[str, Any]:
+    def input(self, job: Training) -> dict[str, Any]:
         """Return the complete input that the upstream trainer gets.
 
         Raises:
@@ -196,23 +196,23 @@ class Trainer(ABC):
         """
 
     @abstractmethod
-    def write_data(self, job: Job) -> None:
+    def write_data(self, job: Training) -> None:
         """Write the labelled structures as the trainer reads them, below ``job.work / "data"``."""
 
     @abstractmethod
-    def length(self, job: Job) -> int:
+    def length(self, job: Training) -> int:
         """Return how many steps or epochs it will take."""
 
     @abstractmethod
-    def upstream(self, job: Job) -> list[str]:
+    def upstream(self, job: Training) -> list[str]:
         """Return the upstream command that does the same in ``job.work``."""
 
     @abstractmethod
-    def task(self, job: Job, *, resume: bool) -> Run:
+    def task(self, job: Training, *, resume: bool) -> Run:
         """Return the process that trains, from the last checkpoint with ``resume``."""
 
     @abstractmethod
-    def curve(self, work: Path) -> list[Point]:
+    def curve(self, work: Path) -> list[CurvePoint]:
         """Read the loss curve so far, by step."""
 
     @abstractmethod
@@ -220,7 +220,7 @@ class Trainer(ABC):
         """Return the last whole checkpoint to go on from."""
 
     @abstractmethod
-    def finish(self, job: Job) -> dict[str, Path]:
+    def finish(self, job: Training) -> dict[str, Path]:
         """Make the final model of a training that has ended.
 
         Returns:
@@ -233,19 +233,19 @@ class Trainer(ABC):
     def tidy(self, work: Path) -> None:  # noqa: B027 (most trainers keep few checkpoints themselves)
         """Remove checkpoints that are not needed any more."""
 
-    def facts(self, job: Job) -> dict[str, Any]:
+    def facts(self, job: Training) -> dict[str, Any]:
         """Return what is worth keeping from the log."""
         return {}
 
     @abstractmethod
-    def check(self, points: Sequence[Point]) -> None:
+    def check(self, points: Sequence[CurvePoint]) -> None:
         """Check that what was to be trained on was trained on.
 
         Raises:
             CalculationError: it was not.
         """
 
-    def prepare(self, job: Job) -> None:
+    def prepare(self, job: Training) -> None:
         """Write data and input of a new training.
 
         Raises:
@@ -265,7 +265,7 @@ def whole(path: Path) -> bool:
     return path.is_file() and zipfile.is_zipfile(path)
 
 
-def log_of(job: Job) -> str:
+def log_of(job: Training) -> str:
     """Return the trainer's output so far."""
     path = job.work / "train.log"
     return path.read_text(errors="replace") if path.is_file() else ""

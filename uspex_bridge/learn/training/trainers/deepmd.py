@@ -9,8 +9,8 @@ from typing import Any
 
 from uspex_bridge.base.errors import CalculationError, ConfigError
 from uspex_bridge.learn.data.exports import write_deepmd
-from uspex_bridge.learn.training.trainers.base import Job, Trainer, log_of, overlay, whole
-from uspex_bridge.learn.training.watch import Point, Run
+from uspex_bridge.learn.training.trainers.base import Trainer, Training, log_of, overlay, whole
+from uspex_bridge.learn.training.watch import CurvePoint, Run
 
 #: Descriptors that need one system per composition.
 _BY_COMPOSITION = ("se_e2_a", "se_a", "se_e2_r", "se_r", "se_e3", "se_at", "se_a_3be")
@@ -29,7 +29,7 @@ class DeepmdTrainer(Trainer):
     unit = "steps"
     suffix = ".pth"
 
-    def input(self, job: Job) -> dict[str, Any]:
+    def input(self, job: Training) -> dict[str, Any]:
         """See the base class: the settings with type map, data, length and seeds filled in."""
         given = job.settings.input
         model, training = given.get("model", {}), given.get("training", {})
@@ -68,21 +68,21 @@ class DeepmdTrainer(Trainer):
             table["model"] |= {"descriptor": {}, "fitting_net": {}}
         return table
 
-    def write_data(self, job: Job) -> None:
+    def write_data(self, job: Training) -> None:
         """See the base class."""
         for split, frames in (("train", job.train), ("valid", job.valid)):
             if frames:
                 write_deepmd(frames, job.work / "data" / split, mixed=_mixed(job))
 
-    def length(self, job: Job) -> int:
+    def length(self, job: Training) -> int:
         """See the base class."""
         return job.length or int(job.settings.input.get("training", {}).get("numb_steps", 0)) or 200_000
 
-    def upstream(self, job: Job) -> list[str]:
+    def upstream(self, job: Training) -> list[str]:
         """See the base class."""
         return ["dp", *self._arguments(job, "input.json")]
 
-    def _arguments(self, job: Job, file: str) -> list[str]:
+    def _arguments(self, job: Training, file: str) -> list[str]:
         command = ["--pt", "train", file]
         if job.parent is not None:
             command += ["--finetune", str(job.parent.path), "--use-pretrain-script"]
@@ -90,7 +90,7 @@ class DeepmdTrainer(Trainer):
                 command += ["--model-branch", job.parent.branch]
         return command
 
-    def task(self, job: Job, *, resume: bool) -> Run:
+    def task(self, job: Training, *, resume: bool) -> Run:
         """See the base class. What goes on takes the complete input that DeePMD-kit wrote when it began."""
         latest = self.checkpoint(job.work) if resume else None
         if latest is not None and (job.work / "out.json").is_file():
@@ -100,13 +100,13 @@ class DeepmdTrainer(Trainer):
             arguments = self._arguments(job, "input.json")
         return job.run(self.title, "deepmd", [job.kind_of_device, *arguments])
 
-    def curve(self, work: Path) -> list[Point]:
+    def curve(self, work: Path) -> list[CurvePoint]:
         """Read lcurve.out; after a restart it repeats steps, of which the last count."""
         path = work / "lcurve.out"
         if not path.is_file():
             return []
         columns: list[str] = []
-        points: dict[int, Point] = {}
+        points: dict[int, CurvePoint] = {}
         for line in path.read_text(errors="replace").splitlines(keepends=True):
             words = line.lstrip("#").split()
             if line.startswith("#"):
@@ -114,10 +114,10 @@ class DeepmdTrainer(Trainer):
             elif line.endswith("\n") and len(words) == len(columns) > 0:
                 step = int(words[0])
                 points = {k: p for k, p in points.items() if k < step}
-                points[step] = Point(step, _values(columns[1:], words[1:]))
+                points[step] = CurvePoint(step, _values(columns[1:], words[1:]))
         return list(points.values())
 
-    def check(self, points: Sequence[Point]) -> None:
+    def check(self, points: Sequence[CurvePoint]) -> None:
         """Check that virials were trained on: without them pressures are a guess, and DeePMD-kit says nothing."""
         if points and points[-1].error("virial") is None:
             raise CalculationError(
@@ -132,7 +132,7 @@ class DeepmdTrainer(Trainer):
         others = sorted(work.glob("model.ckpt-*.pt"), key=_step_of, reverse=True)
         return next((path for path in (*named, *others) if whole(path)), None)
 
-    def finish(self, job: Job) -> dict[str, Path]:
+    def finish(self, job: Training) -> dict[str, Path]:
         """Freeze the last checkpoint."""
         latest = self.checkpoint(job.work)
         if latest is None:
@@ -141,7 +141,7 @@ class DeepmdTrainer(Trainer):
         job.run(f"{self.title} (freezing)", "deepmd", [job.kind_of_device, *arguments], "freeze.log").finish()
         return {"model": job.work / "frozen.pth", "checkpoint": latest}
 
-    def facts(self, job: Job) -> dict[str, Any]:
+    def facts(self, job: Training) -> dict[str, Any]:
         """Return the refit of the output bias: by how much each element's energy was moved to the new labels."""
         found = re.findall(r"Change output bias of (\[.*?\]) from (\[.*?\]) to (\[.*?\])\.?\s", log_of(job), re.DOTALL)
         if not found:
@@ -166,7 +166,7 @@ class Sea(DeepmdTrainer):
     name = "deepmd-sea"
 
 
-def _mixed(job: Job) -> bool:
+def _mixed(job: Training) -> bool:
     return job.settings.input.get("model", {}).get("descriptor", {}).get("type") not in _BY_COMPOSITION
 
 

@@ -14,8 +14,8 @@ from ase import Atoms
 from uspex_bridge.base.errors import CalculationError, ConfigError
 from uspex_bridge.base.units import ev_a3_to_gpa
 from uspex_bridge.learn.data.exports import write_extxyz
-from uspex_bridge.learn.training.trainers.base import Job, Trainer, log_of, whole
-from uspex_bridge.learn.training.watch import Point, Run
+from uspex_bridge.learn.training.trainers.base import Trainer, Training, log_of, whole
+from uspex_bridge.learn.training.watch import CurvePoint, Run
 
 _NAME = "model"
 #: Head of the new labels, and of the replay.
@@ -34,7 +34,7 @@ class Mace(Trainer):
     unit = "epochs"
     suffix = ".model"
 
-    def input(self, job: Job) -> dict[str, Any]:
+    def input(self, job: Training) -> dict[str, Any]:
         """See the base class."""
         given = dict(job.settings.input)
         if mine := [key for key in (*_OURS, *_MADE) if key in given]:
@@ -68,7 +68,7 @@ class Mace(Trainer):
             table |= {"pt_train_file": "data/replay.xyz", "num_samples_pt": samples}
         return table
 
-    def write_data(self, job: Job) -> None:
+    def write_data(self, job: Training) -> None:
         """See the base class."""
         most = int(job.settings.input.get("num_samples_pt", 10_000))
         replay = rehearsal(job.replay, job.elements, most, job.seed)
@@ -76,22 +76,22 @@ class Mace(Trainer):
             if frames:
                 write_extxyz(frames, job.work / "data" / f"{name}.xyz", "mace")
 
-    def length(self, job: Job) -> int:
+    def length(self, job: Training) -> int:
         """See the base class."""
         return job.length or int(job.settings.input.get("max_num_epochs", 200))
 
-    def upstream(self, job: Job) -> list[str]:
+    def upstream(self, job: Training) -> list[str]:
         """See the base class; JSON is YAML, which mace_run_train reads."""
         return ["mace_run_train", "--config", "input.json"]
 
-    def task(self, job: Job, *, resume: bool) -> Run:
+    def task(self, job: Training, *, resume: bool) -> Run:
         """See the base class."""
         extra = ["--restart_latest"] if resume and self._drop_broken(job.work) else []
         return job.run(self.title, "mace", [*self.upstream(job)[1:], *extra])
 
-    def curve(self, work: Path) -> list[Point]:
+    def curve(self, work: Path) -> list[CurvePoint]:
         """Read results/*_train.txt, whose lines of mode "eval" are the errors on the validation set."""
-        points: dict[int, Point] = {}
+        points: dict[int, CurvePoint] = {}
         for path in sorted((work / "results").glob("*_train.txt")):
             for line in path.read_text(errors="replace").splitlines():
                 if '"eval"' in line and line.endswith("}"):
@@ -99,10 +99,10 @@ class Mace(Trainer):
                     if found["epoch"] is not None and found.get("head") in (HEAD, None):
                         step = int(found["epoch"]) + 1
                         points = {k: p for k, p in points.items() if k < step}
-                        points[step] = Point(step, _values(found))
+                        points[step] = CurvePoint(step, _values(found))
         return list(points.values())
 
-    def check(self, points: Sequence[Point]) -> None:
+    def check(self, points: Sequence[CurvePoint]) -> None:
         """Check that there are errors of the stress."""
         if points and points[-1].error("stress") is None and points[-1].error("virial") is None:
             raise CalculationError("MACE does not train on stresses; set compute_stress. Nothing is published")
@@ -123,7 +123,7 @@ class Mace(Trainer):
                 path.unlink()
         return bool(_checkpoints(work))
 
-    def finish(self, job: Job) -> dict[str, Path]:
+    def finish(self, job: Training) -> dict[str, Path]:
         """Return the model of the best epoch; where training was ended early, let MACE write it."""
         model = job.work / f"{_NAME}.model"
         if not whole(model):
@@ -134,7 +134,7 @@ class Mace(Trainer):
             job.run(f"{self.title} (writing)", "mace", [*self.upstream(job)[1:], *stop], "freeze.log").finish()
         return {"model": model}
 
-    def facts(self, job: Job) -> dict[str, Any]:
+    def facts(self, job: Training) -> dict[str, Any]:
         """Return the atoms' energies of the new head, and its name."""
         facts: dict[str, Any] = {"head": HEAD} if job.replay else {}
         found = re.findall(r"Atomic Energies used \(z: eV\) for head \w+: \{(.*?)\}", log_of(job))

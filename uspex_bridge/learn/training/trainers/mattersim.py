@@ -9,8 +9,8 @@ from typing import Any
 
 from uspex_bridge.base.errors import CalculationError, ConfigError
 from uspex_bridge.learn.data.exports import write_extxyz
-from uspex_bridge.learn.training.trainers.base import Job, Trainer, log_of, whole
-from uspex_bridge.learn.training.watch import Point, Run
+from uspex_bridge.learn.training.trainers.base import Trainer, Training, log_of, whole
+from uspex_bridge.learn.training.watch import CurvePoint, Run
 
 _NUMBER = r"([-+\d.einfNaA]+)"
 _LINE = re.compile(
@@ -31,7 +31,7 @@ class MatterSim(Trainer):
     suffix = ".pth"
     needs_parent = True
 
-    def input(self, job: Job) -> dict[str, Any]:
+    def input(self, job: Training) -> dict[str, Any]:
         """See the base class."""
         given = dict(job.settings.input)
         if mine := [key for key in (*_OURS, "cutoff", "threebody_cutoff") if key in given]:
@@ -55,21 +55,21 @@ class MatterSim(Trainer):
             "early_stop_patience": given.get("early_stop_patience", epochs),  # the bridge's own [watch] decides
         }
 
-    def write_data(self, job: Job) -> None:
+    def write_data(self, job: Training) -> None:
         """See the base class."""
         for name, frames in (("train", job.train), ("valid", job.valid)):
             if frames:
                 write_extxyz(frames, job.work / "data" / f"{name}.xyz")
 
-    def length(self, job: Job) -> int:
+    def length(self, job: Training) -> int:
         """See the base class."""
         return job.length or int(job.settings.input.get("epochs", 200))
 
-    def upstream(self, job: Job) -> list[str]:
+    def upstream(self, job: Training) -> list[str]:
         """See the base class."""
         return ["torchrun", "--nproc_per_node=1", "-m", "mattersim.training.finetune_mattersim", *self._options(job)]
 
-    def _options(self, job: Job) -> list[str]:
+    def _options(self, job: Training) -> list[str]:
         options = []
         for key, value in self.input(job).items():
             if isinstance(value, bool):
@@ -78,13 +78,13 @@ class MatterSim(Trainer):
                 options.append(f"--{key}={value}")
         return options
 
-    def task(self, job: Job, *, resume: bool) -> Run:
+    def task(self, job: Training, *, resume: bool) -> Run:
         """See the base class."""
         latest = self.checkpoint(job.work) if resume else None
         extra = ["--resume", str(latest)] if latest else []
         return job.run(self.title, "mattersim", [*extra, *self._options(job)])
 
-    def curve(self, work: Path) -> list[Point]:
+    def curve(self, work: Path) -> list[CurvePoint]:
         """Read the log: errors per epoch, of energies eV/atom, forces eV/Å, stresses GPa."""
         path = work / "train.log"
         points: dict[int, dict[str, float]] = {}
@@ -98,26 +98,26 @@ class MatterSim(Trainer):
                 numbers = [float(word) for word in found.groups()[1:]]
                 names = [f"{name}_{split}" for name in ("loss", "energy", "forces", "stress")]
                 points.setdefault(epoch, {}).update(zip([*names, "rate"], numbers, strict=True))
-        return [Point(step, values) for step, values in points.items()]
+        return [CurvePoint(step, values) for step, values in points.items()]
 
     def checkpoint(self, work: Path) -> Path | None:
         """Return the last epoch's checkpoint; the best epoch's where a kill cut that one off."""
         best, last = work / "best_model.pth", work / "last_model.pth"
         return next((path for path in (last, best) if whole(path) and whole(best)), None)
 
-    def finish(self, job: Job) -> dict[str, Path]:
+    def finish(self, job: Training) -> dict[str, Path]:
         """Return the best epoch's model."""
         best = job.work / "best_model.pth"
         if not whole(best):
             raise CalculationError(f"{job.work}: MatterSim left no model; see {job.work / 'train.log'}")
         return {"model": best}
 
-    def check(self, points: Sequence[Point]) -> None:
+    def check(self, points: Sequence[CurvePoint]) -> None:
         """Check that there are errors of the stress."""
         if points and not points[-1].error("stress"):
             raise CalculationError("MatterSim does not train on stresses; set include_stresses. Nothing is published")
 
-    def facts(self, job: Job) -> dict[str, Any]:
+    def facts(self, job: Training) -> dict[str, Any]:
         """Return the number of parameters that were trained."""
         found = re.search(r"Number of trainable parameters: ([\d,]+)", log_of(job))
         return {"parameters": int(found[1].replace(",", ""))} if found else {}

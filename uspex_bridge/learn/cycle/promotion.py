@@ -18,7 +18,7 @@ QUANTITIES = ("energy", "forces", "pv")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Promotion:
     """What is decided about a model.
 
     Attributes:
@@ -41,7 +41,7 @@ class _Errors:
     families: dict[str, dict[str, dict[str, float]]]
 
 
-def judge(held_out: Path, newest: Path, new: str, old: str | None, tolerance: float) -> Verdict:
+def decide(held_out: Path, newest: Path, new: str, old: str | None, tolerance: float) -> Promotion:
     """Judge a model: no worse on what is held out, better on the newest labels.
 
     Worse is an error whose mean over families (a structure and its perturbed copies, whose errors go together) has
@@ -61,7 +61,7 @@ def judge(held_out: Path, newest: Path, new: str, old: str | None, tolerance: fl
     """
     mine = _errors(held_out, new)
     if old is None:
-        return Verdict(True, ("there is no other yet",), mine.total, {})
+        return Promotion(True, ("there is no other yet",), mine.total, {})
     theirs = _errors(held_out, old)
     fresh, before = _errors(newest, new).total, _errors(newest, old).total
     if lost := _lost(mine, theirs):
@@ -72,7 +72,7 @@ def judge(held_out: Path, newest: Path, new: str, old: str | None, tolerance: fl
     if gains < 2:
         against.append(f"better on the newest labels in {gains} of {len(QUANTITIES)} quantities only")
     better = [f"{name} on the newest {before[name]:.4g} -> {fresh[name]:.4g}" for name in QUANTITIES]
-    return Verdict(
+    return Promotion(
         not against,
         tuple(against or better),
         mine.total | {f"old {name}": theirs.total[name] for name in QUANTITIES},

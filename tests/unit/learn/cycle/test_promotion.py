@@ -10,6 +10,7 @@ from uspex_bridge.base.errors import InputError
 from uspex_bridge.cli.cycle import command
 from uspex_bridge.learn.cycle.history import cycles_of, rows, table
 from uspex_bridge.learn.cycle.loop import JOURNAL, state_of
+from uspex_bridge.learn.cycle.promotion import QUANTITIES, decide
 from uspex_bridge.learn.cycle.settings import (
     CycleSettings,
     ModelSettings,
@@ -18,7 +19,6 @@ from uspex_bridge.learn.cycle.settings import (
     SelectSettings,
 )
 from uspex_bridge.learn.cycle.steps import steps_of
-from uspex_bridge.learn.cycle.verdict import QUANTITIES, judge
 
 SETTINGS = CycleSettings(
     models={
@@ -69,7 +69,7 @@ def test_a_model_must_be_no_worse_on_what_is_held_out_and_better_on_the_newest(
 ):
     first = evaluation(tmp_path / "h.json", old=(1.0, 1.0, 1.0), new=held_out)
     second = evaluation(tmp_path / "n.json", old=(1.0, 1.0, 1.0), new=newest)
-    verdict = judge(first, second, "new", "old", 0.05)
+    verdict = decide(first, second, "new", "old", 0.05)
     assert verdict.promote is taken
     assert words in "; ".join(verdict.reasons)
     assert verdict.newest["old pv"] == 1.0
@@ -88,7 +88,7 @@ def test_one_family_is_no_evidence_that_a_model_is_worse(tmp_path, factors, take
     one = (1.0, 1.0, 1.0)
     held_out = evaluation(tmp_path / "h.json", factors, old=one, new=one)
     newest = evaluation(tmp_path / "n.json", old=one, new=(0.5, 0.5, 0.5))
-    assert judge(held_out, newest, "new", "old", 0.05).promote is taken
+    assert decide(held_out, newest, "new", "old", 0.05).promote is taken
 
 
 def test_a_model_that_fails_where_the_old_one_did_not_is_worse(tmp_path):
@@ -98,17 +98,17 @@ def test_a_model_that_fails_where_the_old_one_did_not_is_worse(tmp_path):
     document["models"][1]["by_structure"].pop()
     held_out.write_text(json.dumps(document))
     newest = evaluation(tmp_path / "n.json", old=one, new=(0.5, 0.5, 0.5))
-    verdict = judge(held_out, newest, "new", "old", 0.05)
+    verdict = decide(held_out, newest, "new", "old", 0.05)
     assert not verdict.promote
     assert "fails on 1 held-out" in verdict.reasons[0]
 
 
 def test_the_first_model_is_taken_and_a_missing_one_is_said(tmp_path):
     first = evaluation(tmp_path / "h.json", new=(1.0, 2.0, 3.0))
-    verdict = judge(first, tmp_path / "none.json", "new", None, 0.05)
+    verdict = decide(first, tmp_path / "none.json", "new", None, 0.05)
     assert (verdict.promote, verdict.held_out["pv"]) == (True, 3.0)
     with pytest.raises(InputError, match="no errors of other"):
-        judge(first, first, "other", None, 0.05)
+        decide(first, first, "other", None, 0.05)
 
 
 def test_steps_are_commands():

@@ -38,7 +38,7 @@ _ATOMS_AT_ONCE = {"cpu": 200, "cuda": 4000}
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class Prediction:
     """A model's answer about one structure.
 
     Attributes:
@@ -53,7 +53,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Model:
+class Predictor:
     """A model that is to be asked.
 
     Attributes:
@@ -71,7 +71,7 @@ class Model:
     energy_zero: str
 
 
-def find_model(name: str, settings: CalculatorSettings) -> Model:
+def find_predictor(name: str, settings: CalculatorSettings) -> Predictor:
     """Identify a model without loading it.
 
     Raises:
@@ -94,7 +94,7 @@ def find_model(name: str, settings: CalculatorSettings) -> Model:
         "sha256": digest,
     }
     zero = (known.energy_zero or status.card.energy_zero) if known is not None else "model"
-    return Model(name, settings, key, model_name(identity), zero)
+    return Predictor(name, settings, key, model_name(identity), zero)
 
 
 def structure_key(structure: Structure) -> str:
@@ -102,7 +102,7 @@ def structure_key(structure: Structure) -> str:
     return record_file.job_key(structure, "")
 
 
-def read_evaluations(folder: Path, model: Model, keys: Mapping[str, Any]) -> dict[str, Evaluation]:
+def read_predictions(folder: Path, model: Predictor, keys: Mapping[str, Any]) -> dict[str, Prediction]:
     """Return what ``folder`` holds of a model about the structures with these keys; the latest answer counts."""
     path = _file(folder, model)
     found = {}
@@ -112,8 +112,8 @@ def read_evaluations(folder: Path, model: Model, keys: Mapping[str, Any]) -> dic
     return found
 
 
-def evaluate_all(
-    model: Model,
+def predict_all(
+    model: Predictor,
     structures: Mapping[str, Structure],
     folder: Path,
     *,
@@ -121,7 +121,7 @@ def evaluate_all(
     scheduler: str | None = None,
     retry: bool = False,
     progress: Callable[[int], None] = lambda count: None,
-) -> dict[str, Evaluation]:
+) -> dict[str, Prediction]:
     """Ask a model about structures, those that ``folder`` has no answer for; answers go there as they come.
 
     Args:
@@ -138,7 +138,7 @@ def evaluate_all(
         ServiceError: the Dask scheduler does not answer.
         OutputError: the answers cannot be written.
     """
-    known = read_evaluations(folder, model, structures)
+    known = read_predictions(folder, model, structures)
     if retry:
         known = {key: answer for key, answer in known.items() if not answer.problem}
     progress(len(known))
@@ -155,11 +155,11 @@ def evaluate_all(
     return known
 
 
-def _file(folder: Path, model: Model) -> Path:
+def _file(folder: Path, model: Predictor) -> Path:
     return folder / f"{model.key}.jsonl"
 
 
-def _line(key: str, answer: Evaluation) -> dict[str, Any]:
+def _line(key: str, answer: Prediction) -> dict[str, Any]:
     if answer.problem:
         return {"structure": key, "problem": answer.problem}
     assert answer.forces is not None
@@ -172,16 +172,16 @@ def _line(key: str, answer: Evaluation) -> dict[str, Any]:
     }
 
 
-def _from_line(line: dict[str, Any]) -> Evaluation:
+def _from_line(line: dict[str, Any]) -> Prediction:
     if "problem" in line:
-        return Evaluation(problem=str(line["problem"]))
-    return Evaluation(float(line["energy"]), np.array(line["forces"]), np.array(line["stress"]))
+        return Prediction(problem=str(line["problem"]))
+    return Prediction(float(line["energy"]), np.array(line["forces"]), np.array(line["stress"]))
 
 
 Job = tuple[str, Structure]
 
 
-def _answers(model: Model, jobs: list[Job], workers: int) -> Iterator[dict[str, Evaluation]]:
+def _answers(model: Predictor, jobs: list[Job], workers: int) -> Iterator[dict[str, Prediction]]:
     """Yield the answers to some jobs at a time, until all are done."""
     if workers == 1:
         with backends.load(model.name, model.settings) as backend:
@@ -191,7 +191,7 @@ def _answers(model: Model, jobs: list[Job], workers: int) -> Iterator[dict[str, 
     waiting: queue.SimpleQueue[list[Job]] = queue.SimpleQueue()
     for batch in _batches(jobs, min(_ATOMS_AT_ONCE["cpu"], 1 + sum(len(s) for _, s in jobs) // (2 * workers))):
         waiting.put(batch)
-    done: queue.SimpleQueue[dict[str, Evaluation] | Exception | None] = queue.SimpleQueue()
+    done: queue.SimpleQueue[dict[str, Prediction] | Exception | None] = queue.SimpleQueue()
     settings = replace(model.settings, isolate=True)
     stop = threading.Event()
 
@@ -228,16 +228,16 @@ def _answers(model: Model, jobs: list[Job], workers: int) -> Iterator[dict[str, 
 class _Order:
     """What a Dask worker is to ask a model."""
 
-    model: Model
+    model: Predictor
     jobs: list[Job]
 
 
 #: The model that this Dask worker holds, and who may use it: a worker may have several threads.
-_held: tuple[Model, Backend] | None = None
+_held: tuple[Predictor, Backend] | None = None
 _sole_use = threading.Lock()
 
 
-def _spread(model: Model, jobs: list[Job], scheduler: str) -> Iterator[dict[str, Evaluation]]:
+def _spread(model: Predictor, jobs: list[Job], scheduler: str) -> Iterator[dict[str, Prediction]]:
     """Yield the answers of a Dask cluster's workers, in orders small enough to keep some dozens of them busy."""
     atoms = min(_ATOMS_AT_ONCE["cuda"], 1 + sum(len(structure) for _, structure in jobs) // 100)
     orders = (_Order(model, batch) for batch in _batches(jobs, atoms))
@@ -245,7 +245,7 @@ def _spread(model: Model, jobs: list[Job], scheduler: str) -> Iterator[dict[str,
         yield answers
 
 
-def _carry_out(order: _Order) -> dict[str, Evaluation]:
+def _carry_out(order: _Order) -> dict[str, Prediction]:
     """Ask a model, as a Dask worker, which keeps it in a process of its own: a crash costs one structure only.
 
     Raises:
@@ -258,11 +258,11 @@ def _carry_out(order: _Order) -> dict[str, Evaluation]:
             if _held is not None:
                 _held[1].close()
                 _held = None
-            if find_model(model.name, model.settings).key != model.key:
+            if find_predictor(model.name, model.settings).key != model.key:
                 raise ModelError(f"{model.name}: its weights or its package on {platform.node()} are not those here")
             _held = model, backends.load(model.name, replace(model.settings, isolate=True))
         backend = _held[1]
-        answers: dict[str, Evaluation] = {}
+        answers: dict[str, Prediction] = {}
         for batch in _batches(order.jobs, _at_once(backend)):
             answers |= _ask(backend, batch)
         return answers
@@ -287,16 +287,16 @@ def _batches(jobs: list[Job], atoms: int) -> Iterator[list[Job]]:
         yield batch
 
 
-def _ask(backend: Backend, jobs: list[Job]) -> dict[str, Evaluation]:
+def _ask(backend: Backend, jobs: list[Job]) -> dict[str, Prediction]:
     """Ask about several structures; what fails is an answer too."""
-    answers: dict[str, Evaluation] = {}
+    answers: dict[str, Prediction] = {}
     sound: list[Job] = []
     for key, structure in jobs:
         try:
             backend.check_elements(structure.symbols)
             sound.append((key, structure))
         except InputError as error:
-            answers[key] = Evaluation(problem=str(error))
+            answers[key] = Prediction(problem=str(error))
     given = _evaluate(backend, [to_atoms(structure) for _, structure in sound])
     return answers | {key: _checked(result) for (key, _), result in zip(sound, given, strict=True)}
 
@@ -313,10 +313,10 @@ def _evaluate(backend: Backend, images: list[Atoms]) -> list[Any]:
     return _evaluate(backend, images[:half]) + _evaluate(backend, images[half:])
 
 
-def _checked(result: Any) -> Evaluation:
+def _checked(result: Any) -> Prediction:
     if isinstance(result, CalculationError):
-        return Evaluation(problem=str(result))
+        return Prediction(problem=str(result))
     energy, forces, stress = float(result["energy"]), result["forces"], result["stress"]
     if not (math.isfinite(energy) and np.isfinite(forces).all() and np.isfinite(stress).all()):
-        return Evaluation(problem="the model gave NaN or infinity")
-    return Evaluation(energy, np.asarray(forces), np.asarray(stress))
+        return Prediction(problem="the model gave NaN or infinity")
+    return Prediction(energy, np.asarray(forces), np.asarray(stress))
