@@ -291,7 +291,7 @@ def test_answers_that_are_none(answer, monkeypatch):
     monkeypatch.setattr(
         pipe, "_BOOT", f"print('{{\"protocol\": {messages.PROTOCOL}}}', flush=True); input(); print('''{answer}''')"
     )
-    worker = pipe.Worker()
+    worker = pipe.ModelProcess()
     with pytest.raises(CalculationError, match="not an answer|odd"):
         worker.request({"do": "status"}, 20)
     worker.close()
@@ -300,7 +300,7 @@ def test_answers_that_are_none(answer, monkeypatch):
 def test_worker_of_another_version(monkeypatch):
     monkeypatch.setattr(pipe, "_BOOT", "print('{\"protocol\": 99}', flush=True); input()")
     with pytest.raises(ModelError, match="speaks protocol 99"):
-        pipe.Worker()
+        pipe.ModelProcess()
 
 
 # ----------------------------------------------------------------------------------------------------- the ending
