@@ -1,4 +1,4 @@
-"""Make uspex_bridge/relax/elements.json: energies of the elements on the Materials Project's PBE scale.
+"""Make uspex_bridge/relaxation/elements.json: energies of the elements on the Materials Project's PBE scale.
 
 CHGNet 0.3.0 (trained on that scale, weights in its wheel) relaxes simple structures of every element it knows and
 a dimer; the lowest counts. The guard that uses the table (``hole_depth``) has a margin of several eV per atom, so
@@ -18,7 +18,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import FIRE
 from chgnet.model.dynamics import CHGNetCalculator
 
-OUT = Path(__file__).parents[1] / "uspex_bridge" / "relax" / "elements.json"
+OUT = Path(__file__).parents[1] / "uspex_bridge" / "relaxation" / "elements.json"
 
 
 def candidates(symbol: str) -> list[Atoms]:

@@ -28,8 +28,8 @@ from uspex_bridge.learn.choose.augment import Perturbation, augment
 from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.judge.candidates import candidate
 from uspex_bridge.models import backends
-from uspex_bridge.relax.engine import relax
-from uspex_bridge.relax.protocol import Guards, Plan, Stage
+from uspex_bridge.relaxation.engine import relax
+from uspex_bridge.relaxation.protocol import Guards, Plan, Stage
 from uspex_bridge.results.convert import to_pymatgen
 from uspex_bridge.results.duplicates import Tolerances, matcher
 from uspex_bridge.results.sources import open_sources

@@ -32,8 +32,8 @@ from uspex_bridge.base.data import Intent, Structure  # noqa: E402
 from uspex_bridge.base.errors import BridgeError  # noqa: E402
 from uspex_bridge.models import backends  # noqa: E402
 from uspex_bridge.models.cards import CalculatorSettings  # noqa: E402
-from uspex_bridge.relax import engine, trqn  # noqa: E402
-from uspex_bridge.relax.protocol import Plan, Stage, load_protocol  # noqa: E402
+from uspex_bridge.relaxation import engine, trqn  # noqa: E402
+from uspex_bridge.relaxation.protocol import Plan, Stage, load_protocol  # noqa: E402
 
 FIRST = "FIRE, FIRE, BFGS"
 #: Optimizers of the stages to 1, 0.1 and 0.01 eV/Å; an empty place leaves a stage out.

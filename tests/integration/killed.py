@@ -15,7 +15,7 @@ from ase.io.vasp import read_vasp_out
 from emulators.matlab_files import accept, read_contcar, read_enthalpy
 
 import uspex_bridge.call.run
-import uspex_bridge.relax.engine  # noqa: F401 (imported once, here, so that the calls are short)
+import uspex_bridge.relaxation.engine  # noqa: F401 (imported once, here, so that the calls are short)
 from uspex_bridge.base.files import VASP_OUTPUTS
 from uspex_bridge.cli.vasp import main
 

@@ -17,22 +17,22 @@ ARROWS: dict[str, set[str]] = {
     "base": set(),
     "models": {"base"},
     "calculators": {"base", "models"},
-    "relax": {"base"},
+    "relaxation": {"base"},
     "vasp": {"base"},
-    "call": {"base", "models", "relax", "vasp"},
-    "service": {"base", "models", "relax", "call"},
-    "uspex": {"base", "models", "relax", "vasp", "call"},
+    "call": {"base", "models", "relaxation", "vasp"},
+    "service": {"base", "models", "relaxation", "call"},
+    "uspex": {"base", "models", "relaxation", "vasp", "call"},
     "results": {"base", "models", "vasp", "call", "uspex"},
     "learn.data": {"base", "models", "call"},
-    "learn.choose": {"base", "relax", "results", "learn.data"},
-    "learn.judge": {"base", "models", "relax", "call", "results", "learn.data", "learn.choose"},
+    "learn.choose": {"base", "relaxation", "results", "learn.data"},
+    "learn.judge": {"base", "models", "relaxation", "call", "results", "learn.data", "learn.choose"},
     "learn.training": {"base", "models", "calculators", "call", "results", "learn.data", "learn.judge"},
     "learn.label": {"base", "models", "vasp", "call", "results", "learn.data"},
     "learn.cycle": {"base", "models", "call", "results", "learn.data", "learn.training", "learn.label"},
     "doctor": {"base", "models", "call", "uspex", "learn.training"},
     "figures": {"base", "results", "learn.choose", "learn.judge", "learn.training", "learn.cycle"},
     "cli": {
-        *("base", "models", "relax", "call", "service", "uspex", "results", "doctor", "figures"),
+        *("base", "models", "relaxation", "call", "service", "uspex", "results", "doctor", "figures"),
         *("learn.data", "learn.choose", "learn.judge", "learn.training", "learn.label", "learn.cycle"),
     },
 }
@@ -171,7 +171,7 @@ def test_a_wheel_installs_one_top_level_name_and_all_templates(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"uspex_bridge"}
-    for needed in ("calculators/mace.py", "templates/protocols/paper.toml", "relax/elements.json", "py.typed"):
+    for needed in ("calculators/mace.py", "templates/protocols/paper.toml", "relaxation/elements.json", "py.typed"):
         assert f"uspex_bridge/{needed}" in names
     templates = {
         str(p.relative_to(ROOT))

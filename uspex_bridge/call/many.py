@@ -24,7 +24,7 @@ from uspex_bridge.call.config import Config
 from uspex_bridge.call.folders import Request
 from uspex_bridge.call.run import Models, RecordLine, choose_protocol, relax_structure, step_line, vasp_run
 from uspex_bridge.models.cards import model_name
-from uspex_bridge.relax.protocol import Plan, Protocol, make_plan
+from uspex_bridge.relaxation.protocol import Plan, Protocol, make_plan
 from uspex_bridge.vasp import commit
 from uspex_bridge.vasp.structure import format_contcar
 

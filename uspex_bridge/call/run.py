@@ -27,10 +27,10 @@ from uspex_bridge.call.folders import Folder, Request
 from uspex_bridge.call.gpu_turns import take_turn
 from uspex_bridge.models import backends
 from uspex_bridge.models.cards import model_name
-from uspex_bridge.relax.protocol import Plan, Protocol, load_protocol, make_plan
+from uspex_bridge.relaxation.protocol import Plan, Protocol, load_protocol, make_plan
 
 if TYPE_CHECKING:
-    from uspex_bridge.relax.engine import IonicStep
+    from uspex_bridge.relaxation.engine import IonicStep
 
 #: Begins the reason of a refusal that the record gave.
 _AS_BEFORE = "refused as before: "
@@ -180,8 +180,8 @@ def _refuse_again(record: Path, key: str) -> None:
 def relax_structure(
     structure: Structure, plan: Plan, models: Models, halter: Halter, observe: Callable[[IonicStep], None]
 ) -> RelaxResult:
-    """Relax one structure with the loop of :mod:`uspex_bridge.relax.engine` (imported here: it brings ASE)."""
-    from uspex_bridge.relax.engine import relax
+    """Relax one structure with the loop of :mod:`uspex_bridge.relaxation.engine` (imported here: it brings ASE)."""
+    from uspex_bridge.relaxation.engine import relax
 
     return relax(structure, plan, models, halt=halter, observe=observe)
 

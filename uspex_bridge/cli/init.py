@@ -93,7 +93,7 @@ def _protocol(name: str) -> str:
     Raises:
         ConfigError: there is no such protocol.
     """
-    from uspex_bridge.relax.protocol import load_protocol, protocol_names
+    from uspex_bridge.relaxation.protocol import load_protocol, protocol_names
 
     if name == "auto":
         return name

@@ -34,7 +34,7 @@ from uspex_bridge.service.remote import Remote
 from uspex_bridge.service.warm import Source, Warm, lend
 
 if TYPE_CHECKING:
-    from uspex_bridge.relax.engine import IonicStep
+    from uspex_bridge.relaxation.engine import IonicStep
 
 #: Makes the folder and the reader of the settings of a call from the executable's name and arguments; what it raises
 #: is SystemExit, after printing what is wrong.
@@ -52,7 +52,7 @@ def main(parse: Parse, batcher: str | None = None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the service decides when its workers end
     expendable()
-    import uspex_bridge.relax.engine  # noqa: F401 (ASE, before the first job waits for it)
+    import uspex_bridge.relaxation.engine  # noqa: F401 (ASE, before the first job waits for it)
 
     Worker(parse, answers, Remote(batcher) if batcher else Warm()).work(orders)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from uspex_bridge.base.errors import BridgeError, ConfigError, InputError
-from uspex_bridge.relax.protocol import Stage, select_stages
+from uspex_bridge.relaxation.protocol import Stage, select_stages
 from uspex_bridge.uspex.command_checks import check_commands, check_waiting
 from uspex_bridge.uspex.findings import Finding, in_order, relative
 from uspex_bridge.uspex.incar_checks import check_incars

@@ -17,7 +17,7 @@ from ase import Atoms
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.learn.data.labels import identity_of
-from uspex_bridge.relax.guards import closest_pair
+from uspex_bridge.relaxation.guards import closest_pair
 
 Shape = Literal["uniform", "gaussian"]
 SHAPES: tuple[Shape, ...] = ("uniform", "gaussian")

@@ -19,7 +19,7 @@ from uspex_bridge.base.atoms import to_atoms
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.learn.data.predictions import Prediction
-from uspex_bridge.relax.guards import closest_pair
+from uspex_bridge.relaxation.guards import closest_pair
 from uspex_bridge.results.hull import HullPoint
 from uspex_bridge.results.model import NAN, Entry
 

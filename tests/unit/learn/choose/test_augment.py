@@ -7,7 +7,7 @@ from ase.build import bulk
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.learn.choose.augment import Perturbation, augment
 from uspex_bridge.learn.data.labels import identity_of
-from uspex_bridge.relax.guards import closest_pair
+from uspex_bridge.relaxation.guards import closest_pair
 
 
 @pytest.fixture

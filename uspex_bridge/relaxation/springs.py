@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 
 from uspex_bridge.base.data import Array
-from uspex_bridge.relax.contacts import contacts
+from uspex_bridge.relaxation.contacts import contacts
 
 #: Pairs up to this many times the sum of their covalent radii have a spring.
 REACH = 1.9

@@ -15,10 +15,10 @@ from ase.calculators.emt import EMT
 from uspex_bridge.base.data import Intent, Structure
 from uspex_bridge.base.errors import CalculationError, Interrupted, Rejected
 from uspex_bridge.base.units import pressure_of
-from uspex_bridge.relax.engine import relax
-from uspex_bridge.relax.guards import check_geometry, check_result, check_start, check_values
-from uspex_bridge.relax.overlap import push_apart
-from uspex_bridge.relax.protocol import Guards, Plan, Stage
+from uspex_bridge.relaxation.engine import relax
+from uspex_bridge.relaxation.guards import check_geometry, check_result, check_start, check_values
+from uspex_bridge.relaxation.overlap import push_apart
+from uspex_bridge.relaxation.protocol import Guards, Plan, Stage
 
 GUARDS = Guards()
 

@@ -30,7 +30,7 @@ class Stage:
         name: what logs and ``--stages`` call it.
         calculator: name of a calculator (a table of the configuration, or a kind).
         fmax: force target, eV/Å, on every atom that may move.
-        optimizer: an optimizer of ASE, or TRQN (:mod:`uspex_bridge.relax.trqn`).
+        optimizer: an optimizer of ASE, or TRQN (:mod:`uspex_bridge.relaxation.trqn`).
         stress: target for every relaxed component of stress + P, GPa; None asks instead that V |stress + P| / N,
             the cell's generalised force in ASE's Frechet filter, be below ``fmax`` (in eV), as ASE itself does.
         steps: limit of ionic steps of this stage.

@@ -15,8 +15,8 @@ from ase.data import atomic_numbers, covalent_radii
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import Rejected
-from uspex_bridge.relax.contacts import contacts
-from uspex_bridge.relax.protocol import Guards
+from uspex_bridge.relaxation.contacts import contacts
+from uspex_bridge.relaxation.protocol import Guards
 
 
 def closest_pair(atoms: Atoms, below: float) -> tuple[float, str] | None:

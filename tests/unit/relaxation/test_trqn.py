@@ -14,11 +14,11 @@ from emulators.candidates import candidate
 from uspex_bridge.base.symmetry import space_group
 from uspex_bridge.models.backends import load
 from uspex_bridge.models.cards import CalculatorSettings
-from uspex_bridge.relax import springs
-from uspex_bridge.relax.cell import movable
-from uspex_bridge.relax.contacts import contacts
-from uspex_bridge.relax.springs import spring_hessian
-from uspex_bridge.relax.trqn import TRQN, directions
+from uspex_bridge.relaxation import springs
+from uspex_bridge.relaxation.cell import movable
+from uspex_bridge.relaxation.contacts import contacts
+from uspex_bridge.relaxation.springs import spring_hessian
+from uspex_bridge.relaxation.trqn import TRQN, directions
 
 PRESSURE = 50.0
 

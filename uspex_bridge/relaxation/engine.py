@@ -16,12 +16,12 @@ from uspex_bridge.base.data import Frame, Outcome, RelaxResult, StageReport, Str
 from uspex_bridge.base.errors import CalculationError, Interrupted, Rejected
 from uspex_bridge.base.symmetry import is_symmetric
 from uspex_bridge.base.units import gpa_to_ev_a3
-from uspex_bridge.relax.cell import CellMode, largest_force, motion, movable, stress_left
-from uspex_bridge.relax.guards import check_geometry, check_result, check_start
-from uspex_bridge.relax.monitor import Halt, Monitor, Potential, Why
-from uspex_bridge.relax.overlap import push_apart
-from uspex_bridge.relax.protocol import Plan, Stage
-from uspex_bridge.relax.trqn import TRQN
+from uspex_bridge.relaxation.cell import CellMode, largest_force, motion, movable, stress_left
+from uspex_bridge.relaxation.guards import check_geometry, check_result, check_start
+from uspex_bridge.relaxation.monitor import Halt, Monitor, Potential, Why
+from uspex_bridge.relaxation.overlap import push_apart
+from uspex_bridge.relaxation.protocol import Plan, Stage
+from uspex_bridge.relaxation.trqn import TRQN
 
 _OPTIMIZERS: dict[str, Any] = {
     "FIRE": FIRE,

@@ -1,7 +1,7 @@
 """TRQN, a trust-region quasi-Newton optimizer for atoms and cell that starts from a Hessian of springs.
 
-In each step the Hessian is that of :mod:`uspex_bridge.relax.springs` at the present geometry, scaled to the curvature
-seen last and corrected by damped BFGS updates (Nocedal and Wright, Numerical Optimization, procedure 18.2) with the
+In each step the Hessian is that of :mod:`uspex_bridge.relaxation.springs` at the present geometry, scaled to the
+curvature seen last and corrected by damped BFGS updates (Nocedal and Wright, Numerical Optimization, procedure 18.2) with the
 steps so far. The step minimizes this model within a trust radius, which grows and shrinks with how well the model
 foretold the change in enthalpy; a step that raises the enthalpy is taken back.
 """
@@ -18,7 +18,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize.optimize import Optimizer
 
 from uspex_bridge.base.data import Array
-from uspex_bridge.relax.springs import spring_hessian
+from uspex_bridge.relaxation.springs import spring_hessian
 
 #: Stiffness of a spring as long as the sum of its covalent radii, eV/Å², before any curvature was seen, and its bounds.
 _STIFFNESS, _STIFFNESS_BOUNDS = 6.0, (0.3, 200.0)

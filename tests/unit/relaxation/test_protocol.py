@@ -4,7 +4,7 @@ import pytest
 
 from uspex_bridge.base.data import Intent
 from uspex_bridge.base.errors import ConfigError
-from uspex_bridge.relax.protocol import load_protocol, make_plan, protocol_names, read_protocol, select_stages
+from uspex_bridge.relaxation.protocol import load_protocol, make_plan, protocol_names, read_protocol, select_stages
 
 MINIMAL = '[[stage]]\nname = "a"\ncalculator = "toy"\nfmax = 0.1\n'
 

@@ -11,8 +11,8 @@ from ase.calculators.calculator import Calculator, all_changes
 
 from uspex_bridge.base.data import Frame
 from uspex_bridge.base.errors import BridgeError, CalculationError
-from uspex_bridge.relax.guards import check_geometry, check_values
-from uspex_bridge.relax.protocol import Guards
+from uspex_bridge.relaxation.guards import check_geometry, check_values
+from uspex_bridge.relaxation.protocol import Guards
 
 
 class Potential(Protocol):

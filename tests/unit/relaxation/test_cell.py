@@ -7,8 +7,8 @@ from ase.calculators.emt import EMT
 from ase.optimize import BFGS
 
 from uspex_bridge.base.units import pressure_of
-from uspex_bridge.relax.cell import largest_force, motion, movable, stress_left
-from uspex_bridge.relax.trqn import TRQN
+from uspex_bridge.relaxation.cell import largest_force, motion, movable, stress_left
+from uspex_bridge.relaxation.trqn import TRQN
 
 
 def distorted():

@@ -7,8 +7,8 @@ from ase import Atoms
 from ase.data import covalent_radii
 
 from uspex_bridge.base.errors import Rejected
-from uspex_bridge.relax.contacts import contacts
-from uspex_bridge.relax.guards import closest_pair
+from uspex_bridge.relaxation.contacts import contacts
+from uspex_bridge.relaxation.guards import closest_pair
 
 #: Sweeps between two expansions of the cell, linear expansion per time, and how many of them.
 _SWEEPS, _EXPANSION, _EXPANSIONS = 100, 1.02, 35
