@@ -1,9 +1,9 @@
 """TRQN, a trust-region quasi-Newton optimizer for atoms and cell that starts from a Hessian of springs.
 
 In each step the Hessian is that of :mod:`uspex_bridge.relaxation.springs` at the present geometry, scaled to the
-curvature seen last and corrected by damped BFGS updates (Nocedal and Wright, Numerical Optimization, procedure 18.2) with the
-steps so far. The step minimizes this model within a trust radius, which grows and shrinks with how well the model
-foretold the change in enthalpy; a step that raises the enthalpy is taken back.
+curvature seen last and corrected by damped BFGS updates (Nocedal and Wright, Numerical Optimization, procedure 18.2)
+with the steps so far. The step minimizes this model within a trust radius, which grows and shrinks with how well the
+model foretold the change in enthalpy; a step that raises the enthalpy is taken back.
 """
 
 from __future__ import annotations
