@@ -169,7 +169,7 @@ def places(folder: Path) -> tuple[str, dict[str, Place]]:
 
 def report(level: str, tables: dict[float, dict[str, Place]]) -> str:
     """Return one row per prototype, each pressure beside the other."""
-    from uspex_bridge.results.tables import layout
+    from uspex_bridge.base.tables import layout
 
     headings = [("", "")]
     for pressure in tables:

@@ -89,7 +89,7 @@ def report(result: Comparison, first: str, second: str) -> str:
 
 
 def _table(result: Comparison, pairs: list[Pair]) -> str:
-    from uspex_bridge.results.tables import layout
+    from uspex_bridge.base.tables import layout
 
     headings = [
         ("first", ""),

@@ -43,9 +43,9 @@ def command(place: Path, generations: int, tie: float, csv_file: Path | None, as
     Example: uspex-bridge converged results1 --generations 10
     """
     from uspex_bridge.base.errors import ConfigError
+    from uspex_bridge.base.tables import as_csv
     from uspex_bridge.results.converged import history
     from uspex_bridge.results.folder import Results
-    from uspex_bridge.results.tables import as_csv
 
     pool = q.open_pool([str(place)], options)
     searches = [source for source in pool.sources.values() if isinstance(source, Results)]
@@ -80,7 +80,7 @@ def document(result: Convergence) -> dict[str, Any]:
 
 def table(result: Convergence) -> str:
     """Return the history, one line per generation."""
-    from uspex_bridge.results.tables import layout
+    from uspex_bridge.base.tables import layout
 
     headings = [
         ("gen", ""),

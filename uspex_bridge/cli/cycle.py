@@ -153,10 +153,10 @@ def report(folder: Path, out: Path | None, as_json: bool) -> None:
     that came next) and cycles.txt.
     """
     from uspex_bridge.base.errors import InputError
+    from uspex_bridge.base.tables import as_csv
     from uspex_bridge.figures import cycles as figure
     from uspex_bridge.figures import style
     from uspex_bridge.learn.cycle.history import cycles_of, rows, table
-    from uspex_bridge.results.tables import as_csv
 
     cycles = cycles_of(folder)
     if not any(cycle.models for cycle in cycles):

@@ -177,7 +177,7 @@ def _ranges(labels: list[Label]) -> dict[str, list[float]]:
 
 def describe(facts: dict[str, Any]) -> str:
     """Return the same as text."""
-    from uspex_bridge.results.tables import layout
+    from uspex_bridge.base.tables import layout
 
     headings = [("generation", ""), ("search at", "GPa"), *_COUNTED]
     rows = [

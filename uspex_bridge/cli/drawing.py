@@ -149,8 +149,8 @@ def finish(
         OutputError: a file cannot be written.
     """
     from uspex_bridge.base.errors import ConfigError
+    from uspex_bridge.base.tables import as_csv
     from uspex_bridge.figures import style
-    from uspex_bridge.results.tables import as_csv
 
     width = {"width": options["width"]} if options["width"] else {}
     figure = None

@@ -140,9 +140,9 @@ def _document(report: Accuracy, probed: list[Probed]) -> dict[str, Any]:
 
 def _write(report: Accuracy, probed: list[Probed], out: Path) -> None:
     from uspex_bridge.base.files import publish_files
+    from uspex_bridge.base.tables import as_csv
     from uspex_bridge.figures import parity, style
     from uspex_bridge.learn.judge.accuracy import error_rows
-    from uspex_bridge.results.tables import as_csv
 
     text = json.dumps(_document(report, probed), indent=1, ensure_ascii=False) + "\n"
     publish_files(out, {"errors.csv": as_csv(error_rows(report)), "evaluation.json": text})

@@ -43,8 +43,8 @@ def command(places: tuple[str, ...], as_json: bool, csv_file: Path | None, per_l
 
     Example: uspex-bridge hull results1 --reference mp.json --within 0.05
     """
+    from uspex_bridge.base.tables import as_csv
     from uspex_bridge.results.stability import assess, assess_per_level
-    from uspex_bridge.results.tables import as_csv
 
     pool = q.open_pool(places, options)
     question = q.ask(options)

@@ -240,7 +240,7 @@ def _row(job: LabelState) -> dict[str, Any]:
 
 def table(jobs: list[LabelState]) -> str:
     """Return the jobs as a table."""
-    from uspex_bridge.results.tables import layout
+    from uspex_bridge.base.tables import layout
 
     headings = [
         ("label", ""),

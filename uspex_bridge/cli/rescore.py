@@ -144,7 +144,7 @@ def document(verdict: Reranking) -> dict[str, Any]:
 
 def report(verdict: Reranking, pressure: float, *, relax: bool, within: float, results: list[Again]) -> str:
     """Return the verdict as text."""
-    from uspex_bridge.results.tables import layout
+    from uspex_bridge.base.tables import layout
 
     headings = [
         ("", ""),

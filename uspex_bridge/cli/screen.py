@@ -195,9 +195,9 @@ def _novelty(structures: list[Structure], options: dict[str, Any]) -> list[float
 
 
 def _write(found: Screening, summary: dict[str, Any], pool: Pool, out: Path) -> None:
+    from uspex_bridge.base.tables import as_csv
     from uspex_bridge.figures import disagreement, style
     from uspex_bridge.learn.judge.candidates import candidate, title_of, write_frames
-    from uspex_bridge.results.tables import as_csv
 
     q.write_text(
         out / "screen.csv",
@@ -252,8 +252,8 @@ def _mean(found: Screening, name: str) -> float | None:
 
 def report(found: Screening, models: list[Predictor], pool: Pool, most: int) -> str:
     """Return the result as text: the worst structures, then the counts."""
+    from uspex_bridge.base.tables import layout
     from uspex_bridge.learn.judge.candidates import title_of
-    from uspex_bridge.results.tables import layout
 
     headings = [
         ("", ""),

@@ -242,9 +242,9 @@ def document(
 
 
 def _write(found: Selection, summary: dict[str, Any], pool: Pool, drawn: StructureMap, have: Any, out: Path) -> None:
+    from uspex_bridge.base.tables import as_csv
     from uspex_bridge.figures import selection, style
     from uspex_bridge.learn.judge.candidates import candidate, known_of, title_of, write_frames
-    from uspex_bridge.results.tables import as_csv
 
     known = known_of(pool)
     structures = {e.name: s for e, s in pool.structures([chosen.entry for chosen in found.chosen])}
@@ -261,8 +261,8 @@ def _write(found: Selection, summary: dict[str, Any], pool: Pool, drawn: Structu
 
 def report(found: Selection, summary: dict[str, Any], pool: Pool) -> str:
     """Return the selection as text."""
+    from uspex_bridge.base.tables import layout
     from uspex_bridge.learn.judge.candidates import title_of
-    from uspex_bridge.results.tables import layout
 
     rows = [[title_of(pool, c.entry), c.entry.formula, c.reason] for c in found.chosen]
     left = ", ".join(f"{count} {why}" for why, count in summary["left_out"].items() if count)

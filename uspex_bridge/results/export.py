@@ -11,11 +11,11 @@ from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.files import replacing, writing
+from uspex_bridge.base.tables import as_csv
 from uspex_bridge.results.convert import to_ase, to_pymatgen
 from uspex_bridge.results.folder import Results
 from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.seeds import format_poscar
-from uspex_bridge.results.tables import as_csv
 
 #: Ending -> format.
 ENDINGS = {

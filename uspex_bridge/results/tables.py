@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from uspex_bridge.base.tables import layout
 from uspex_bridge.results.duplicates import Phase
 from uspex_bridge.results.hull import TIE
 from uspex_bridge.results.matching import Known
 from uspex_bridge.results.stability import Assessment
-
-_NUMBER = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?")
-
-
-def layout(headings: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out rows under headings with their units; columns of numbers to the right."""
-    named = [[name for name, _ in headings], [unit for _, unit in headings]]
-    lines = [*named[: 2 if any(named[1]) else 1], *rows]
-    count = len(headings)
-    widths = [max(len(line[k]) for line in lines) for k in range(count)]
-    right = [bool(rows) and all(not row[k] or _NUMBER.fullmatch(row[k]) for row in rows) for k in range(count)]
-    text = []
-    for line in lines:
-        cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)]
-        text.append("  ".join(cells).rstrip())
-    return "\n".join(text)
 
 
 def short_name(assessment: Assessment, phase: Phase) -> str:
@@ -93,14 +75,3 @@ def phase_table(assessment: Assessment, known: Mapping[str, Known] | None = None
             ]
         )
     return layout(headings, rows)
-
-
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as CSV; lists are joined by blanks."""
-    stream = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: " ".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in row.items()})
-    return stream.getvalue()

@@ -103,7 +103,7 @@ def rows(cycles: list[Cycle]) -> list[dict[str, Any]]:
 
 def table(cycles: list[Cycle]) -> str:
     """Return the cycles as text, energies in meV/atom and forces in meV/Å."""
-    from uspex_bridge.results.tables import layout
+    from uspex_bridge.base.tables import layout
 
     headings = [
         ("cycle", ""),

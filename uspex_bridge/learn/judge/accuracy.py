@@ -11,6 +11,7 @@ from ase import Atoms
 
 from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.errors import CalculationError, InputError
+from uspex_bridge.base.tables import layout
 from uspex_bridge.base.words import counted, short_names
 from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.identity import SPLITS, Split
@@ -18,7 +19,6 @@ from uspex_bridge.learn.data.labels import problem_of, read_frames
 from uspex_bridge.learn.data.predictions import Predictor, find_predictor, predict_all, structure_key
 from uspex_bridge.learn.judge import metrics
 from uspex_bridge.models.cards import CalculatorSettings
-from uspex_bridge.results.tables import layout
 
 Offsets = Literal["auto", "on", "off"]
 #: Columns of the table: quantity -> heading and unit, and what eV are multiplied with.

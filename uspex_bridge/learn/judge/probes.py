@@ -15,12 +15,12 @@ from ase.data import atomic_numbers, covalent_radii
 
 from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.data import Structure
+from uspex_bridge.base.tables import layout
 from uspex_bridge.base.words import short_names
 from uspex_bridge.call.config import Config
 from uspex_bridge.learn.data.predictions import Prediction, find_predictor, predict_all, structure_key
 from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.relaxation.guards import closest_pair
-from uspex_bridge.results.tables import layout
 
 #: Volumes of a compression curve, of the structure's own; and a fall of the energy that is a hole, eV/atom.
 RATIOS, FALL = tuple(np.linspace(1.2, 0.35, 18).round(3).tolist()), 0.005
