@@ -25,8 +25,8 @@ from uspex_bridge.base.threads import limit_threads
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.model_names import settings_for
 from uspex_bridge.learn.choose.augment import Perturbation, augment
+from uspex_bridge.learn.choose.candidates import candidate
 from uspex_bridge.learn.data.dataset import Dataset
-from uspex_bridge.learn.judge.candidates import candidate
 from uspex_bridge.models import backends
 from uspex_bridge.relaxation.engine import relax
 from uspex_bridge.relaxation.protocol import Guards, Plan, Stage

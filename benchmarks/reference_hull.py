@@ -124,7 +124,7 @@ def relax(model: str, pressure: float, out: Path) -> None:
     from uspex_bridge.base.data import Structure
     from uspex_bridge.call.config import Config
     from uspex_bridge.call.many import RelaxTask, relax_all
-    from uspex_bridge.cli.relax import with_model
+    from uspex_bridge.call.model_names import with_model
 
     jobs = [
         (Path(name), 1, Structure(tuple(atoms.symbols), atoms.cell.array, atoms.get_scaled_positions(), name))

@@ -34,7 +34,7 @@ def test_many_files_of_many_kinds(folder):
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines[2:7]] == ["EA7", "EA12", "fe", "set-1", "set-2"]
     assert "CaFe2Ni" in lines[2]
-    assert lines[4].count("Im-3m (229)") == 2
+    assert lines[4].split()[:3] == ["fe", "Fe2", "Im-3m"]
     images = read("relaxed/relaxed.extxyz", index=":")
     assert len(images) == 5
     for image in images:

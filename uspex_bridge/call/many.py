@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from uspex_bridge.base import jsonl
-from uspex_bridge.base.data import Frame, Intent, RelaxResult, Structure
+from uspex_bridge.base.data import Intent, RelaxResult, Structure
 from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError, OutputError
 from uspex_bridge.base.files import writing
 from uspex_bridge.base.halt import Halter
@@ -22,24 +23,28 @@ from uspex_bridge.base.symmetry import space_group
 from uspex_bridge.call import record_file
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.folders import Request
+from uspex_bridge.call.relaxed import Relaxed
 from uspex_bridge.call.run import Models, RecordLine, choose_protocol, relax_structure, step_line, vasp_run
-from uspex_bridge.models.cards import model_name
 from uspex_bridge.relaxation.protocol import Plan, Protocol, make_plan
 from uspex_bridge.vasp import commit
 from uspex_bridge.vasp.structure import format_contcar
+
+#: Where results are kept in memory only, nothing is logged.
+_silent = logging.Logger("uspex_bridge.silent", logging.CRITICAL)
 
 
 @dataclass(frozen=True)
 class RelaxTask:
     """What to do with every structure; the fields are the options of ``uspex-bridge relax``.
 
-    ``resume`` keeps what an earlier run left in ``out`` and does not compute again what its record already has: the
-    same structure with the same settings and weights. ``workers`` processes share the work, or the workers of the Dask
-    ``scheduler``, which need the weights at the same paths.
+    ``out`` is the folder of the results, None keeps them in memory only. ``resume`` keeps what an earlier run left
+    there and does not compute again what its record already has: the same structure with the same settings and
+    weights. ``workers`` processes share the work, or the workers of the Dask ``scheduler``, which need the weights at
+    the same paths. ``keep_models`` leaves this process's models loaded for the next call.
     """
 
     config: Config
-    out: Path
+    out: Path | None = None
     pressure: float = 0.0
     fmax: float | None = None
     isif: int = 3
@@ -51,20 +56,11 @@ class RelaxTask:
     resume: bool = False
     workers: int = 1
     scheduler: str | None = None
-
-
-@dataclass(frozen=True)
-class Relaxed:
-    """One structure's outcome: the record's fields, and what the table adds."""
-
-    name: str
-    before: str
-    after: str
-    fields: dict[str, Any]
+    keep_models: bool = False
 
 
 def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: RelaxTask) -> Iterator[Relaxed]:
-    """Relax structures, each written to ``task.out`` as it is done.
+    """Relax structures, each written to ``task.out``, where there is one, as it is done.
 
     Args:
         structures: file, number in the file, structure.
@@ -78,25 +74,21 @@ def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: RelaxTask
         ServiceError: the Dask scheduler does not answer.
         OutputError: the output folder cannot be written.
     """
-    with writing(task.out):
-        task.out.mkdir(parents=True, exist_ok=True)
-        for old in () if task.resume else ("relaxed.extxyz", "relaxed.POSCARS", record_file.FILENAME):
-            (task.out / old).unlink(missing_ok=True)
     protocol, notice = choose_protocol(task.config)
-    record = task.out / record_file.FILENAME
-    places = record_file.places(record) if record.is_file() else {}
+    record = None if task.out is None else _begin(task.out, resume=task.resume)
+    places = record_file.places(record) if record is not None and record.is_file() else {}
     before: list[Relaxed] = []
 
     def jobs() -> Iterator[_Job]:
         for source, number, structure in structures:
             job = _Job(source, number, structure, task, protocol)
-            if (place := places.get(job.entry.key)) is None:
+            if record is None or (place := places.get(job.entry.key)) is None:
                 yield job
             else:
                 before.append(_done_before(job, jsonl.read_at(record, place)))
 
     try:
-        with folder_log(task.out) as log:
+        with folder_log(task.out) if task.out is not None else nullcontext(_silent) as log:
             if notice:
                 log.warning("%s", notice)
             for job, outcome in spread(_relax, jobs(), task.workers, task.scheduler):
@@ -105,7 +97,17 @@ def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: RelaxTask
                 yield _keep(job, outcome, log)
             yield from before
     finally:
-        _close_models()
+        if not task.keep_models:
+            close_models()
+
+
+def _begin(out: Path, *, resume: bool) -> Path:
+    """Make the folder of the results, empty unless they are to be kept, and return the record in it."""
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for old in () if resume else ("relaxed.extxyz", "relaxed.POSCARS", record_file.FILENAME):
+            (out / old).unlink(missing_ok=True)
+    return out / record_file.FILENAME
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,6 @@ class _Job:
     def name(self) -> str:
         words = self.structure.comment.split()
         return words[0] if words else f"{self.source.stem}-{self.number}"
-
-    @property
-    def group(self) -> str:
-        """Space group as it came."""
-        return space_group(self.structure.symbols, self.structure.cell, self.structure.scaled, self.task.symprec)
 
 
 @dataclass(frozen=True)
@@ -167,7 +164,7 @@ def _relax(job: _Job) -> _Outcome:
     result = None
     with _sole_use:
         if _models is None or _models.config != config:
-            _close_models()
+            close_models()
             _models = Models(config)
         entry, halter = job.entry, Halter()
         halter.start(config.time_limit)
@@ -185,7 +182,8 @@ def _relax(job: _Job) -> _Outcome:
     return _Outcome(entry.fields, result, tuple(lines))
 
 
-def _close_models() -> None:
+def close_models() -> None:
+    """Let go of the models that this process keeps."""
     global _models
     if _models is not None:
         _models.close()
@@ -198,61 +196,44 @@ def _keep(job: _Job, outcome: _Outcome, log: logging.Logger) -> Relaxed:
     log.info("%s, structure %d: %s", job.source, job.number, job.structure.formula)
     for line in outcome.lines:
         log.debug("%s", line)
-    after = ""
     if outcome.result is None:
         log.error("%s, structure %d: %s", job.source, job.number, fields["reason"])
-    else:
-        after = _group(fields["output"], task.symprec)
-        _write(job.structure, outcome.result, job.plan, job.name, job.number, task)
-    record_file.append(task.out / record_file.FILENAME, fields)
-    return Relaxed(job.name, job.group, after, fields)
+    relaxed = _relaxed(job, fields, outcome.result)
+    if task.out is not None:
+        if outcome.result is not None:
+            _write(relaxed, outcome.result, job.number, task, task.out)
+        record_file.append(task.out / record_file.FILENAME, fields)
+    return relaxed
 
 
 def _done_before(job: _Job, fields: dict[str, Any]) -> Relaxed:
-    output = fields.get("output")
-    after = "" if output is None else _group(output, job.task.symprec)
-    return Relaxed(job.name, job.group, after, fields | {"source": str(job.source), "index": job.number})
+    return _relaxed(job, fields | {"source": str(job.source), "index": job.number}, None)
 
 
-def _group(geometry: dict[str, Any], symprec: float) -> str:
-    return space_group(geometry["symbols"], np.array(geometry["cell"]), np.array(geometry["scaled"]), symprec)
+def _relaxed(job: _Job, fields: dict[str, Any], result: RelaxResult | None) -> Relaxed:
+    output, symprec = fields.get("output"), job.task.symprec
+    after = "" if output is None else _group(output["symbols"], output["cell"], output["scaled"], symprec)
+    before = _group(job.structure.symbols, job.structure.cell, job.structure.scaled, symprec)
+    return Relaxed(job.name, job.structure, job.plan, before, after, fields, result)
 
 
-def _write(structure: Structure, result: RelaxResult, plan: Plan, name: str, number: int, task: RelaxTask) -> None:
+def _group(symbols: Sequence[str], cell: Any, scaled: Any, symprec: float) -> str:
+    return space_group(symbols, np.array(cell), np.array(scaled), symprec)
+
+
+def _write(relaxed: Relaxed, result: RelaxResult, number: int, task: RelaxTask, out: Path) -> None:
     import ase.io
 
-    stem = f"{number:03d}-{''.join(c if c.isalnum() or c in '-_' else '_' for c in name)}"
-    with writing(task.out):
-        with (task.out / "relaxed.POSCARS").open("a", encoding="utf-8") as stream:
+    structure, plan = relaxed.structure, relaxed.plan
+    stem = f"{number:03d}-{''.join(c if c.isalnum() or c in '-_' else '_' for c in relaxed.name)}"
+    with writing(out):
+        with (out / "relaxed.POSCARS").open("a", encoding="utf-8") as stream:
             stream.write(format_contcar(structure, result.final))
-        (last,) = images(structure, (result.final,), plan)
-        last.info["level"] = model_name(result.models[last.info["calculator"]])
-        ase.io.write(task.out / "relaxed.extxyz", last, append=True)
+        ase.io.write(out / "relaxed.extxyz", relaxed.atoms, append=True)
         if task.trajectory:
-            ase.io.write(task.out / f"{stem}.trajectory.extxyz", images(structure, result.frames, plan))
+            ase.io.write(out / f"{stem}.trajectory.extxyz", relaxed.trajectory)
         if task.vasp_files:
-            folder = task.out / stem
+            folder = out / stem
             folder.mkdir(exist_ok=True)
             seconds = sum(stage.seconds for stage in result.stages)
             commit.publish(folder, vasp_run(Request(structure, plan.intent), result, task.config, seconds))
-
-
-def images(structure: Structure, frames: tuple[Frame, ...], plan: Plan) -> list[Any]:
-    """Return steps as ASE atoms with energy, forces and stress, and stage, calculator and enthalpy in ``info``."""
-    from ase import Atoms
-    from ase.calculators.singlepoint import SinglePointCalculator
-
-    atoms = []
-    for frame in frames:
-        image = Atoms(list(structure.symbols), scaled_positions=frame.scaled, cell=frame.cell, pbc=True)
-        image.calc = SinglePointCalculator(image, energy=frame.energy, forces=frame.forces, stress=frame.stress)
-        stage = plan.stages[frame.stage]
-        image.info |= {
-            "name": structure.comment.strip(),
-            "stage": stage.name,
-            "calculator": stage.calculator,
-            "pressure_GPa": plan.pressure_gpa,
-            "enthalpy": frame.enthalpy(plan.pressure_gpa),
-        }
-        atoms.append(image)
-    return atoms

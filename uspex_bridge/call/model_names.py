@@ -35,6 +35,19 @@ def settings_for(name: str, config: Config) -> CalculatorSettings:
     return replace(settings, kind=settings.kind or kind, model=weights or settings.model)
 
 
+def with_model(config: Config, model: str) -> Config:
+    """Return settings in which the protocol ``single`` runs on one model.
+
+    Args:
+        config: the settings.
+        model: a calculator's name, ``KIND:WEIGHTS`` or the folder of a training.
+
+    Raises:
+        ModelError: the folder's training has not ended.
+    """
+    return replace(config, protocol="single", calculators={**config.calculators, "model": settings_for(model, config)})
+
+
 def start_of(name: str) -> tuple[str, str | None]:
     """Return the file that a further training starts from, and its head where the file may have several.
 

@@ -47,7 +47,7 @@ def command(files: tuple[Path, ...], out: Path, as_json: bool, copies_only: bool
     copies share the family of their structure, which keeps them on one side of a dataset's split.
     """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.learn.choose.augment import augment
-    from uspex_bridge.learn.judge.candidates import read_frames_of, write_frames
+    from uspex_bridge.learn.choose.candidates import read_frames_of, write_frames
 
     how = _perturbation(options)
     frames: dict[str, Any] = {}

@@ -81,7 +81,7 @@ def _relaxed(places: tuple[Path, ...], pressures: str, model: str | None, keep: 
     """Relax the structures at every pressure and open what is left."""
     from uspex_bridge.base.errors import ConfigError
     from uspex_bridge.base.threads import limit_threads
-    from uspex_bridge.cli.relax import with_model
+    from uspex_bridge.call.model_names import with_model
     from uspex_bridge.cli.vasp import read_settings
 
     steps = pressures_of(pressures)

@@ -15,25 +15,10 @@ from uspex_bridge.cli.options import CREW, RUN_OPTIONS, pressures_of
 from uspex_bridge.cli.vasp import read_settings
 
 if TYPE_CHECKING:
-    from uspex_bridge.call.many import Relaxed
+    from uspex_bridge.call.relaxed import Relaxed
 
 #: The options that go over bridge.toml; the others are the task's.
 _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
-#: Heading and unit of each column of the table.
-_COLUMNS = {
-    "structure": "",
-    "formula": "",
-    "before": "",
-    "after": "",
-    "steps": "per stage",
-    "E": "eV",
-    "PV": "eV",
-    "H": "eV/atom",
-    "V": "Å³/atom",
-    "fmax": "eV/Å",
-    "stress left": "GPa",
-    "flags": "",
-}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,9 +47,7 @@ _COLUMNS = {
 @click.option("--force", is_flag=True, help="Begin --out anew.")
 @click.option("--vasp-files", is_flag=True, help="Also write OUTCAR, OSZICAR, ... of each structure, in folders.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of a table.")
-def command(
-    files: tuple[Path, ...], pressures: str, out: Path, as_json: bool, symprec: float, force: bool, **options: Any
-) -> None:
+def command(files: tuple[Path, ...], pressures: str, out: Path, as_json: bool, force: bool, **options: Any) -> None:
     """Relax every structure in FILES: POSCAR, CIF, extxyz, gatheredPOSCARS, anything ASE reads.
 
     Leaves relaxed.extxyz, relaxed.POSCARS and a record of what happened in the folder --out (one below it for each of
@@ -78,9 +61,10 @@ def command(
     steps = pressures_of(pressures)
     config = read_settings(Path.cwd(), {key: options.pop(key) for key in _SETTINGS})
     limit_threads(config.threads)
+    from uspex_bridge.api import relax
     from uspex_bridge.base.errors import InputError
-    from uspex_bridge.call.many import RelaxTask, relax_all
     from uspex_bridge.call.record_file import FILENAME
+    from uspex_bridge.call.relaxed import table
     from uspex_bridge.call.structures import read_structures
 
     places = {at: out if len(steps) == 1 else out / f"{at:g}GPa" for at in steps}
@@ -89,65 +73,19 @@ def command(
             raise InputError(
                 f"{place}: holds results already; --resume keeps them and adds to them, --force begins anew"
             )
-    structures = [(path, k, s) for path in files for k, s in enumerate(read_structures(path), 1)]
-    model = options.pop("model")
-    if model:
-        config = with_model(config, model)
-    shown = not sys.stderr.isatty()
-    total = len(steps) * len(structures)
+    total = len(steps) * sum(len(read_structures(path)) for path in files)
     results: list[Relaxed] = []
-    with click.progressbar(length=total, label="relaxing", file=sys.stderr, hidden=shown) as bar:
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(length=total, label="relaxing", file=sys.stderr, hidden=hidden) as bar:
         for at, place in places.items():
-            for result in relax_all(structures, RelaxTask(config, place, at, symprec=symprec, **options)):
-                results.append(result if len(steps) == 1 else replace(result, name=f"{result.name} {at:g}GPa"))
-                bar.update(1)
-    order = {(str(path), k): n for n, (path, k, _) in enumerate(structures)}
-    results.sort(key=lambda result: order[result.fields["source"], result.fields["index"]])
+            found = relax(files, at, config=config, out=place, progress=lambda _: bar.update(1), **options)
+            several = len(steps) > 1
+            results += [replace(one, name=f"{one.name} {at:g}GPa") if several else one for one in found]
+    order = {(one.fields["source"], one.fields["index"]): k for k, one in enumerate(results[: total // len(steps)])}
+    results.sort(key=lambda one: order[one.fields["source"], one.fields["index"]])
     if as_json:
-        click.echo(json.dumps([result.fields for result in results], indent=1, ensure_ascii=False))
+        click.echo(json.dumps([one.to_dict() for one in results], indent=1, ensure_ascii=False))
     else:
-        click.echo(table([row(result) for result in results]))
+        click.echo(table(results))
         click.echo(f"{counted(len(results), 'result')} in {', '.join(f'{place}/' for place in places.values())}")
-    sys.exit(next((code for result in results if (code := int(result.fields["exit"]))), 0))
-
-
-def with_model(config: Any, model: str) -> Any:
-    """Return settings in which the protocol ``single`` runs on ``model``."""
-    kind, _, weights = model.partition(":")
-    settings = config.settings_of(kind)
-    chosen = replace(settings, kind=settings.kind or kind, model=weights or settings.model)
-    return replace(config, protocol="single", calculators={**config.calculators, "model": chosen})
-
-
-def row(result: Relaxed) -> list[str]:
-    """Return the table's row of one result."""
-    f = result.fields
-    if "enthalpy" not in f:
-        return [result.name, f["formula"], result.before, *[""] * 8, f"{f['code']}: {f['reason']}"]
-    n = f["natoms"]
-    return [
-        result.name,
-        f["formula"],
-        result.before,
-        result.after,
-        "+".join(str(stage["steps"]) for stage in f["stages"]),
-        f"{f['energy']:.4f}",
-        f"{f['enthalpy'] - f['energy']:.4f}",
-        f"{f['enthalpy_per_atom']:.4f}",
-        f"{f['volume'] / n:.3f}",
-        f"{f['fmax']:.4f}",
-        f"{f['stress_left_gpa']:.3f}",
-        " ".join(f["flags"]),
-    ]
-
-
-def table(rows: list[list[str]]) -> str:
-    """Lay out rows under the headings; numbers to the right."""
-    lines = [list(_COLUMNS), list(_COLUMNS.values()), *rows]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(_COLUMNS) - 1)]
-    numeric = range(4, 11)
-    text = []
-    for line in lines:
-        cells = [c.rjust(w) if k in numeric else c.ljust(w) for k, (c, w) in enumerate(zip(line, widths, strict=False))]
-        text.append("  ".join([*cells, line[-1]]).rstrip())
-    return "\n".join(text)
+    sys.exit(next((code for one in results if (code := int(one.fields["exit"]))), 0))

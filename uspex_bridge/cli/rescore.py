@@ -58,7 +58,7 @@ def command(
     """
     from uspex_bridge.base.errors import InputError
     from uspex_bridge.base.threads import limit_threads
-    from uspex_bridge.cli.relax import with_model
+    from uspex_bridge.call.model_names import with_model
     from uspex_bridge.cli.vasp import read_settings
 
     config = read_settings(Path.cwd(), {key: options[key] for key in _SETTINGS})

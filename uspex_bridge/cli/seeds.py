@@ -111,8 +111,8 @@ def _scaled(seeds: list[Seed], options: dict[str, Any]) -> list[Seed]:
     from uspex_bridge.base.atoms import to_atoms
     from uspex_bridge.base.errors import CalculationError
     from uspex_bridge.base.threads import limit_threads
+    from uspex_bridge.call.model_names import with_model
     from uspex_bridge.call.run import Models
-    from uspex_bridge.cli.relax import with_model
     from uspex_bridge.cli.vasp import read_settings
     from uspex_bridge.results.seeds import at_new_pressure
 

@@ -75,8 +75,8 @@ def command(places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -
     SOAP space from all taken before and all that is there (--have). Duplicates are left out. References span the hull
     and are not chosen from. The folder --out gets selected.extxyz, selected.csv, selected.json and coverage.png.
     """  # noqa: D301 (click's mark for lines that stay as they are)
+    from uspex_bridge.learn.choose.candidates import read_labelled_structures
     from uspex_bridge.learn.choose.select import select
-    from uspex_bridge.learn.judge.candidates import read_labelled_structures
 
     quota = _quota(options)
     pool = q.open_pool(places, options)
@@ -147,7 +147,7 @@ def _holdout(path: Path | None) -> Any:
     """Return the test whether a structure must not be taken: by name, or as the same phase at any volume."""
     from uspex_bridge.base.errors import InputError
     from uspex_bridge.call.structures import read_structures
-    from uspex_bridge.learn.judge.candidates import title_of
+    from uspex_bridge.learn.choose.candidates import title_of
     from uspex_bridge.results.matching import Catalogue
 
     if path is None:
@@ -212,8 +212,8 @@ def document(
 
     import numpy as np
 
+    from uspex_bridge.learn.choose.candidates import title_of
     from uspex_bridge.learn.choose.soap import coverage
-    from uspex_bridge.learn.judge.candidates import title_of
 
     kinds = _kinds(found, drawn)
     after = len(have) + len(found.chosen)
@@ -244,7 +244,7 @@ def document(
 def _write(found: Selection, summary: dict[str, Any], pool: Pool, drawn: StructureMap, have: Any, out: Path) -> None:
     from uspex_bridge.base.tables import as_csv
     from uspex_bridge.figures import selection, style
-    from uspex_bridge.learn.judge.candidates import candidate, known_of, title_of, write_frames
+    from uspex_bridge.learn.choose.candidates import candidate, known_of, title_of, write_frames
 
     known = known_of(pool)
     structures = {e.name: s for e, s in pool.structures([chosen.entry for chosen in found.chosen])}
@@ -262,7 +262,7 @@ def _write(found: Selection, summary: dict[str, Any], pool: Pool, drawn: Structu
 def report(found: Selection, summary: dict[str, Any], pool: Pool) -> str:
     """Return the selection as text."""
     from uspex_bridge.base.tables import layout
-    from uspex_bridge.learn.judge.candidates import title_of
+    from uspex_bridge.learn.choose.candidates import title_of
 
     rows = [[title_of(pool, c.entry), c.entry.formula, c.reason] for c in found.chosen]
     left = ", ".join(f"{count} {why}" for why, count in summary["left_out"].items() if count)

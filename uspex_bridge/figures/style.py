@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from html import escape
 from math import gcd
@@ -15,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LinearSegmentedColormap
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import ConfigError
@@ -104,8 +106,29 @@ def styled(function: Callable[P, T]) -> Callable[P, T]:
     return inner
 
 
+#: What the next figure is drawn into, where it is not one of its own.
+_target: ContextVar[SubFigure | None] = ContextVar("target", default=None)
+
+
+@contextmanager
+def into(axes: Axes) -> Iterator[None]:
+    """Let figures be drawn in the place of these axes, which are taken away."""
+    place = axes.get_subplotspec()
+    if place is None:
+        raise ConfigError("a figure is drawn into axes of subplots or a mosaic; these were placed by hand")
+    target = axes.figure.add_subfigure(place)
+    axes.remove()
+    token = _target.set(target)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
 def new_figure(width: float, ratio: float) -> Figure:
-    """Return an empty figure, ``width`` mm wide and ``ratio`` times as high."""
+    """Return an empty figure, ``width`` mm wide and ``ratio`` times as high, or the part of one set by :func:`into`."""
+    if (target := _target.get()) is not None:
+        return cast("Figure", target)  # drawn into in the same way
     figure = Figure(figsize=(width / 25.4, ratio * width / 25.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -204,7 +227,7 @@ def place_labels(
         colours: of each label.
     """
     figure = cast(Figure, axes.figure)
-    figure.draw_without_rendering()
+    figure.get_figure(root=True).draw_without_rendering()
     scale = figure.dpi / 72
     spots = axes.transData.transform(np.array(anchors, dtype=float).reshape(-1, 2))
     ends = np.array(list(lines), dtype=float).reshape(-1, 2, 2)

@@ -19,7 +19,8 @@ from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.sources import Loose, open_sources
 
 if TYPE_CHECKING:
-    from uspex_bridge.call.many import Relaxed, RelaxTask
+    from uspex_bridge.call.many import RelaxTask
+    from uspex_bridge.call.relaxed import Relaxed
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,7 @@ def relax_series(
     """
     from uspex_bridge.call.many import relax_all
 
+    assert task.out is not None
     current = dict(phases)
     for pressure in (*pressures, *reversed(pressures[:-1])):
         step = replace(task, out=task.out / f"{pressure:g}GPa", pressure=pressure, keep_symmetry=True)

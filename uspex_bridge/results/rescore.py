@@ -17,7 +17,8 @@ from uspex_bridge.results.model import NAN, Entry, Pool
 from uspex_bridge.results.stability import Question, blocks_of
 
 if TYPE_CHECKING:
-    from uspex_bridge.call.many import Relaxed, RelaxTask
+    from uspex_bridge.call.many import RelaxTask
+    from uspex_bridge.call.relaxed import Relaxed
 
 
 @dataclass(frozen=True, eq=False)

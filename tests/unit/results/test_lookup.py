@@ -183,7 +183,7 @@ def test_levels_keep_their_own_reference(tmp_path):
 
 def test_phases_relaxed_here_keep_their_symmetry(tmp_path):
     from uspex_bridge.call.many import RelaxTask
-    from uspex_bridge.cli.relax import with_model
+    from uspex_bridge.call.model_names import with_model
 
     for name, atoms in {"fcc": bulk("Ca", "fcc", 5.5), "bcc": bulk("Ca", "bcc", 4.4)}.items():
         ase.io.write(tmp_path / f"{name}.vasp", atoms)

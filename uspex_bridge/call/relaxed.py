@@ -1,0 +1,197 @@
+"""What became of one structure that was relaxed by hand: as Python, as the record's line, as a row of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from uspex_bridge.base.atoms import to_atoms
+from uspex_bridge.base.data import Frame, RelaxResult, Structure
+from uspex_bridge.base.tables import layout
+from uspex_bridge.models.cards import model_name
+from uspex_bridge.relaxation.protocol import Plan
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+#: Heading and unit of each column of the table.
+_COLUMNS = (
+    ("structure", ""),
+    ("formula", ""),
+    ("space group", ""),
+    ("steps", ""),
+    ("H", "eV/atom"),
+    ("V", "Å³/atom"),
+    ("fmax", "eV/Å"),
+    ("stress", "GPa"),
+    ("", ""),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Relaxed:
+    """The result of one relaxation.
+
+    Attributes:
+        name: of the structure.
+        structure: as it came.
+        plan: what was asked for.
+        before, after: space groups, such as ``Im-3m (229)``; ``after`` is empty where there is no result.
+        fields: the record's line (docs/record.md).
+        result: every step of every stage; None where there is no result, or where it was read from a record.
+    """
+
+    name: str
+    structure: Structure
+    plan: Plan
+    before: str
+    after: str
+    fields: dict[str, Any]
+    result: RelaxResult | None = None
+
+    @property
+    def ok(self) -> bool:
+        """True where there is a result, converged or not."""
+        return "enthalpy" in self.fields
+
+    @property
+    def status(self) -> str:
+        """``converged``, ``unconverged``, ``rejected`` by a guard, or ``failed``."""
+        return str(self.fields["status"])
+
+    @property
+    def converged(self) -> bool:
+        """True where the last stage reached its targets."""
+        return self.status == "converged"
+
+    @property
+    def reason(self) -> str:
+        """Why the relaxation ended, or why there is no result."""
+        return str(self.fields["reason"])
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What a user should look at (docs/exit_codes.md)."""
+        return tuple(self.fields.get("flags", ()))
+
+    @property
+    def pressure(self) -> float:
+        """Target pressure, GPa."""
+        return float(self.fields["pressure_gpa"])
+
+    @property
+    def energy(self) -> float:
+        """E without PV, eV per cell."""
+        return float(self.fields["energy"])
+
+    @property
+    def enthalpy(self) -> float:
+        """H = E + PV, eV per cell."""
+        return float(self.fields["enthalpy"])
+
+    @property
+    def enthalpy_per_atom(self) -> float:
+        """H = E + PV, eV/atom."""
+        return float(self.fields["enthalpy_per_atom"])
+
+    @property
+    def volume(self) -> float:
+        """Cell volume, Å³."""
+        return float(self.fields["volume"])
+
+    @property
+    def models(self) -> dict[str, dict[str, Any]]:
+        """Identity of every model that was used: kind, weights and their hash, package, device, precision."""
+        return dict(self.fields.get("models", {}))
+
+    @cached_property
+    def atoms(self) -> Atoms:
+        """The relaxed structure with energy (eV), forces (eV/Å), stress (eV/Å³) and what is known of it in ``info``.
+
+        Raises:
+            AttributeError: there is no result.
+        """
+        if not self.ok:
+            raise AttributeError(f"{self.name}: there is no result: {self.reason}")
+        output = self.fields["output"]
+        frame = Frame(
+            np.array(output["cell"]),
+            np.array(output["scaled"]),
+            self.energy,
+            np.array(output["forces"]),
+            np.array(output["stress"]),
+            stage=len(self.plan.stages) - 1,
+        )
+        (atoms,) = images(self.structure, (frame,) if self.result is None else (self.result.final,), self.plan)
+        atoms.info["level"] = model_name(self.models[atoms.info["calculator"]])
+        return atoms
+
+    @property
+    def trajectory(self) -> list[Atoms]:
+        """Every step of every stage; empty where the result was read from a record."""
+        return [] if self.result is None else images(self.structure, self.result.frames, self.plan)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record's line: plain values only (docs/record.md)."""
+        return dict(self.fields)
+
+    def table(self) -> str:
+        """Return the result as a table of one row."""
+        return table([self])
+
+    def __repr__(self) -> str:
+        said = f"{self.enthalpy_per_atom:.4f} eV/atom" if self.ok else self.reason
+        return f"<{self.name} {self.fields['formula']} at {self.pressure:g} GPa: {self.status}, {said}>"
+
+
+def table(results: Iterable[Relaxed]) -> str:
+    """Return results as a table that fits 80 columns; flags, and why there is no result, stand below it."""
+    listed = list(results)
+    flagged = [f"{r.name}: {' '.join(r.flags)}" for r in listed if r.flags]
+    failed = [f"{r.name}: {r.fields.get('code', r.status)}: {r.reason}" for r in listed if not r.ok]
+    return "\n".join([layout(_COLUMNS, [_row(r) for r in listed]), *flagged, *failed])
+
+
+def _row(one: Relaxed) -> list[str]:
+    before = one.before.partition(" ")[0]
+    if not one.ok:
+        return [one.name, one.fields["formula"], before, *[""] * 5, "-"]
+    after = one.after.partition(" ")[0]
+    return [
+        one.name,
+        one.fields["formula"],
+        after if before == after else f"{before} > {after}",
+        str(one.fields["steps"]),
+        f"{one.enthalpy_per_atom:.4f}",
+        f"{one.volume / one.fields['natoms']:.3f}",
+        f"{one.fields['fmax']:.4f}",
+        f"{one.fields['stress_left_gpa']:.3f}",
+        "*" if one.flags else "",
+    ]
+
+
+def images(structure: Structure, frames: tuple[Frame, ...], plan: Plan) -> list[Atoms]:
+    """Return steps as ASE atoms with energy, forces and stress, and stage, calculator and enthalpy in ``info``."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    atoms = []
+    for frame in frames:
+        image = to_atoms(Structure(structure.symbols, frame.cell, frame.scaled, free=structure.free))
+        results = {"energy": frame.energy, "forces": frame.forces, "stress": frame.stress}
+        if frame.magmoms is not None:
+            results["magmoms"] = frame.magmoms
+        image.calc = SinglePointCalculator(image, **results)
+        stage = plan.stages[frame.stage]
+        image.info |= {
+            "name": structure.comment.strip(),
+            "stage": stage.name,
+            "calculator": stage.calculator,
+            "pressure_GPa": plan.pressure_gpa,
+            "enthalpy": frame.enthalpy(plan.pressure_gpa),
+        }
+        atoms.append(image)
+    return atoms
