@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from ase.constraints import FixSymmetry
-from ase.optimize import BFGS, FIRE, FIRE2, LBFGS, BFGSLineSearch
 
 from uspex_bridge.base.atoms import to_atoms
 from uspex_bridge.base.data import Frame, Outcome, RelaxResult, StageReport, Structure
@@ -19,18 +17,10 @@ from uspex_bridge.base.units import gpa_to_ev_a3
 from uspex_bridge.relaxation.cell import CellMode, largest_force, motion, movable, stress_left
 from uspex_bridge.relaxation.guards import check_geometry, check_result, check_start
 from uspex_bridge.relaxation.monitor import Halt, Monitor, Potential, Why
+from uspex_bridge.relaxation.optimizers import optimizer as optimizer_class
 from uspex_bridge.relaxation.overlap import push_apart
 from uspex_bridge.relaxation.protocol import Plan, Stage
-from uspex_bridge.relaxation.trqn import TRQN
 
-_OPTIMIZERS: dict[str, Any] = {
-    "FIRE": FIRE,
-    "FIRE2": FIRE2,
-    "BFGS": BFGS,
-    "LBFGS": LBFGS,
-    "BFGSLineSearch": BFGSLineSearch,
-    "TRQN": TRQN,
-}
 #: Symmetry is looked for with this tolerance (Å) unless SYMPREC says otherwise: POSCARs of USPEX have 6 digits.
 _SYMPREC = 1e-3
 
@@ -164,7 +154,7 @@ class _Relaxation:
         outcome: Outcome = "failed"
         detail, steps = "", 0
         try:
-            optimizer = _OPTIMIZERS[stage.optimizer](target, logfile=None, maxstep=stage.maxstep)
+            optimizer = optimizer_class(stage.optimizer)(target, logfile=None, maxstep=stage.maxstep)
             for _ in optimizer.irun(fmax=0.0, steps=limit):
                 steps = optimizer.nsteps
                 if self._record(index, stage, ions, cell, first):

@@ -12,14 +12,13 @@ from uspex_bridge.base.data import Intent
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.schema import build, nearest, read_toml
 from uspex_bridge.base.templates import TEMPLATES
+from uspex_bridge.relaxation.optimizers import check_name
 
 #: Named protocols ship here, one TOML file each.
 PROTOCOLS = TEMPLATES / "protocols"
 
 #: No stage may leave a pressure further from the asked one than this, GPa, however loose EDIFFG is.
 LOOSEST_STRESS = 0.5
-
-OptimizerName = Literal["FIRE", "FIRE2", "BFGS", "LBFGS", "BFGSLineSearch", "TRQN"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,8 @@ class Stage:
         name: what logs and ``--stages`` call it.
         calculator: name of a calculator (a table of the configuration, or a kind).
         fmax: force target, eV/Å, on every atom that may move.
-        optimizer: an optimizer of ASE, or TRQN (:mod:`uspex_bridge.relaxation.trqn`).
+        optimizer: an optimizer of ASE, TRQN (:mod:`uspex_bridge.relaxation.trqn`), or one of another package
+            (:mod:`uspex_bridge.relaxation.optimizers`).
         stress: target for every relaxed component of stress + P, GPa; None asks instead that V |stress + P| / N,
             the cell's generalised force in ASE's Frechet filter, be below ``fmax`` (in eV), as ASE itself does.
         steps: limit of ionic steps of this stage.
@@ -46,7 +46,7 @@ class Stage:
     name: str
     calculator: str
     fmax: float
-    optimizer: OptimizerName = "FIRE"
+    optimizer: str = "FIRE"
     stress: float | None = None
     steps: int = 300
     move: Literal["auto", "atoms", "cell"] = "auto"
@@ -56,6 +56,7 @@ class Stage:
     ediff: float | None = None
 
     def __post_init__(self) -> None:
+        check_name(self.optimizer)
         for key in ("fmax", "maxstep", "stress"):
             value = getattr(self, key)
             if value is not None and not (math.isfinite(value) and value > 0):

@@ -9,6 +9,7 @@ model foretold the change in enthalpy; a step that raises the enthalpy is taken 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,17 +48,30 @@ class _Point:
 class TRQN(Optimizer):
     """Trust-region quasi-Newton with a Hessian of springs.
 
+    It is used as any other optimizer of ASE: observers, log, trajectory and restart file are ASE's.
+
     Args:
         target: atoms, or atoms in a Frechet cell filter, constraints included.
+        restart: file that keeps what was learnt; an optimizer made with an existing one goes on from there.
         logfile: as for every optimizer of ASE.
+        trajectory: file or trajectory that gets every step.
         maxstep: largest trust radius: of a step, the largest move of an atom or strain times 2.5 Å, whichever is
             larger, Å.
+        options: more of :class:`ase.optimize.optimize.Optimizer`.
     """
 
-    def __init__(self, target: Atoms | FrechetCellFilter, logfile: Any = None, maxstep: float = 0.35) -> None:
+    def __init__(
+        self,
+        target: Atoms | FrechetCellFilter,
+        restart: str | Path | None = None,
+        logfile: Any = None,
+        trajectory: Any = None,
+        maxstep: float = 0.35,
+        **options: Any,
+    ) -> None:
         self.target = target
         self.maxstep = maxstep
-        super().__init__(target, restart=None, logfile=logfile, trajectory=None)  # type: ignore[arg-type]
+        super().__init__(target, restart=restart, logfile=logfile, trajectory=trajectory, **options)  # type: ignore[arg-type]
 
     def initialize(self) -> None:
         """Forget everything."""
@@ -68,6 +82,12 @@ class TRQN(Optimizer):
         self._stiffness = _STIFFNESS
         self._steps: list[tuple[Array, Array]] = []
         self._base: _Point | None = None
+
+    def read(self) -> None:
+        """Go on with the curvature that the restart file holds, from the present geometry."""
+        self.initialize()
+        steps, self._stiffness, self._radius = self.load()
+        self._steps = [(np.array(step), np.array(change)) for step, change in steps]
 
     def step(self, gradient: Any = None) -> None:
         """Move to where the model of the enthalpy is lowest within the trust radius."""
@@ -86,6 +106,8 @@ class TRQN(Optimizer):
         reduced = basis.T @ step
         base.foretold = float(base.gradient @ step + 0.5 * reduced @ hessian @ reduced)
         self.target.set_positions((base.x + step).reshape(-1, 3))
+        if self.restart is not None:
+            self.dump([self._steps, self._stiffness, self._radius])
 
     def _learn(self, base: _Point, here: _Point) -> bool:
         """Keep what the step from ``base`` showed, fit the trust radius; return whether to go on from ``here``."""

@@ -4,7 +4,14 @@ import pytest
 
 from uspex_bridge.base.data import Intent
 from uspex_bridge.base.errors import ConfigError
-from uspex_bridge.relaxation.protocol import load_protocol, make_plan, protocol_names, read_protocol, select_stages
+from uspex_bridge.relaxation.protocol import (
+    Stage,
+    load_protocol,
+    make_plan,
+    protocol_names,
+    read_protocol,
+    select_stages,
+)
 
 MINIMAL = '[[stage]]\nname = "a"\ncalculator = "toy"\nfmax = 0.1\n'
 
@@ -34,7 +41,7 @@ def test_every_shipped_protocol_reads():
     ("text", "hint"),
     [
         (MINIMAL + "fmx = 1\n", "did you mean 'fmax'"),
-        (MINIMAL + 'optimizer = "FIER"\n', "is not one of 'FIRE'"),
+        (MINIMAL + 'optimizer = "FIER"\n', "did you mean 'FIRE'"),
         (MINIMAL.replace("0.1", "-1.0"), "must be a positive number"),
         (MINIMAL.replace("0.1", '"small"'), "is not a number"),
         (MINIMAL + "[guards]\noverlap_ration = 1\n", "did you mean 'overlap_ratio'"),
@@ -103,3 +110,20 @@ def test_ediffg_positive_is_an_energy_criterion_of_the_last_stage():
 def test_the_incars_choice_of_stages_wins():
     plan = make_plan(load_protocol("paper"), Intent(stages="1"), stages="2-3")
     assert [s.name for s in plan.stages] == ["robust"]
+
+
+def test_an_optimizer_of_another_package(monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    from ase.optimize import GPMin
+
+    from uspex_bridge.relaxation import optimizers
+
+    point = EntryPoint("gp", "ase.optimize:GPMin", optimizers.GROUP)
+    monkeypatch.setattr(
+        optimizers.importlib.metadata, "entry_points", lambda group, name=None: [point] if name in (None, "gp") else []
+    )
+    assert Stage("one", "toy", 0.1, optimizer="gp").optimizer == "gp"
+    assert optimizers.optimizer("gp") is GPMin
+    with pytest.raises(ValueError, match="no optimizer 'BFGSS'; did you mean 'BFGS'"):
+        Stage("one", "toy", 0.1, optimizer="BFGSS")

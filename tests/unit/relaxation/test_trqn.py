@@ -7,6 +7,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms, FixScaled, FixSymmetry
 from ase.filters import FrechetCellFilter
+from ase.io import read
 from ase.optimize import BFGS
 from ase.units import GPa
 from emulators.candidates import candidate
@@ -157,3 +158,34 @@ def test_a_step_that_raises_the_enthalpy_is_taken_back():
         lowest = min(lowest, value)
     assert optimizer.converged()
     assert lowest == pytest.approx(optimizer.target.get_potential_energy(), abs=1e-3)
+
+
+def test_it_is_used_as_any_optimizer_of_ase(tmp_path):
+    """Observers, log, trajectory, and a restart that goes on with the curvature found so far."""
+
+    def crystal():
+        atoms = bulk("Cu", cubic=True) * (2, 2, 1)
+        atoms.symbols[[1, 4, 7, 10]] = "Ag"
+        atoms.rattle(0.3, seed=4)
+        atoms.calc = EMT()
+        return atoms
+
+    seen = []
+    whole = TRQN(FrechetCellFilter(crystal()), logfile=str(tmp_path / "log"))
+    whole.attach(lambda: seen.append(whole.nsteps), interval=1)
+    assert whole.run(fmax=0.001, steps=90)
+    assert seen == list(range(whole.nsteps + 1))
+    assert len((tmp_path / "log").read_text().splitlines()) == whole.nsteps + 2
+
+    files = {"restart": str(tmp_path / "restart.json"), "trajectory": str(tmp_path / "all.traj")}
+    first = TRQN(FrechetCellFilter(crystal()), **files)
+    first.run(fmax=0.001, steps=whole.nsteps // 2)
+    atoms = read(files["trajectory"], index=-1)
+    atoms.calc = EMT()
+    with pytest.warns(UserWarning, match="orig_cell is not loaded"):  # which TRQN does not need
+        second = TRQN(FrechetCellFilter(atoms), restart=files["restart"])
+    assert len(second._steps) == len(first._steps) > 0
+    assert (second._stiffness, second._radius) == (first._stiffness, first._radius)
+    assert second.run(fmax=0.001, steps=90)
+    assert first.nsteps + second.nsteps <= whole.nsteps + 3
+    assert atoms.get_potential_energy() == pytest.approx(whole.atoms.atoms.get_potential_energy(), abs=1e-4)
