@@ -104,6 +104,11 @@ class Relaxed:
         return float(self.fields["volume"])
 
     @property
+    def stages(self) -> list[dict[str, Any]]:
+        """How each stage went: its model, optimizer, outcome, steps, evaluations, seconds and what was left to relax."""
+        return list(self.fields.get("stages", ()))
+
+    @property
     def models(self) -> dict[str, dict[str, Any]]:
         """Identity of every model that was used: kind, weights and their hash, package, device, precision."""
         return dict(self.fields.get("models", {}))
