@@ -105,7 +105,7 @@ class Relaxed:
 
     @property
     def stages(self) -> list[dict[str, Any]]:
-        """How each stage went: its model, optimizer, outcome, steps, evaluations, seconds and what was left to relax."""
+        """Model, optimizer, outcome, steps, evaluations and seconds of each stage, and what was left to relax."""
         return list(self.fields.get("stages", ()))
 
     @property
