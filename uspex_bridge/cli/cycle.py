@@ -149,8 +149,8 @@ def report(folder: Path, out: Path | None, as_json: bool) -> None:
 
     Example: uspex-bridge cycle report loop
 
-    --out gets cycles.png, cycles.csv (errors in eV/atom and eV/Å; foretold are those of the models in use on the labels
-    that came next) and cycles.txt.
+    --out gets cycles.png, cycles.csv (errors in eV/atom and eV/Å; predicted are those of the models in use on the
+    labels that came next) and cycles.txt.
     """
     from uspex_bridge.base.errors import InputError
     from uspex_bridge.base.tables import as_csv

@@ -34,7 +34,7 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--generation",
     type=click.IntRange(0),
-    help="Only labels of this generation, with --split all: how well the models foretold what was computed next.",
+    help="Only labels of this generation, with --split all: how well the models predicted what was computed next.",
 )
 @click.option("-o", "--out", type=_PATH, default=Path("evaluated"), show_default=True, help="Folder.")
 @click.option(

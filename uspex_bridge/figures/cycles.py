@@ -35,14 +35,14 @@ def draw(cycles: Sequence[Cycle], width: float = style.PAGE) -> Figure:
             held = [(c.number, factor * c.models[name].held_out[quantity]) for c in with_it]
             axes.plot(*zip(*held, strict=True), color=colour, marker=marker, ms=3.5, label=name)
             newest = [(c.number, c.models[name].newest.get(f"old {quantity}")) for c in with_it]
-            foretold = [(n, factor * value) for n, value in newest if value is not None]
-            if foretold:
-                axes.plot(*zip(*foretold, strict=True), color=colour, marker=marker, ms=3.5, mfc="none", ls="--")
+            predicted = [(n, factor * value) for n, value in newest if value is not None]
+            if predicted:
+                axes.plot(*zip(*predicted, strict=True), color=colour, marker=marker, ms=3.5, mfc="none", ls="--")
         _finish(axes, f"MAE of {label}")
         axes.set_ylim(bottom=0)
         if k == 2:
             axes.plot([], [], color=style.INK, label="held out")
-            axes.plot([], [], color=style.INK, ls="--", label="foretold")
+            axes.plot([], [], color=style.INK, ls="--", label="predicted")
             figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=len(names) + 2)
     return figure
 

@@ -3,7 +3,7 @@
 In each step the Hessian is that of :mod:`uspex_bridge.relaxation.springs` at the present geometry, scaled to the
 curvature seen last and corrected by damped BFGS updates (Nocedal and Wright, Numerical Optimization, procedure 18.2)
 with the steps so far. The step minimizes this model within a trust radius, which grows and shrinks with how well the
-model foretold the change in enthalpy; a step that raises the enthalpy is taken back.
+model predicted the change in enthalpy; a step that raises the enthalpy is taken back.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Point:
     x: Array
     value: float
     gradient: Array
-    foretold: float = 0.0
+    predicted: float = 0.0
 
 
 class TRQN(Optimizer):
@@ -104,7 +104,7 @@ class TRQN(Optimizer):
         hessian = self._hessian()
         step = basis @ self._lowest(hessian, basis.T @ base.gradient)
         reduced = basis.T @ step
-        base.foretold = float(base.gradient @ step + 0.5 * reduced @ hessian @ reduced)
+        base.predicted = float(base.gradient @ step + 0.5 * reduced @ hessian @ reduced)
         self.target.set_positions((base.x + step).reshape(-1, 3))
         if self.restart is not None:
             self.dump([self._steps, self._stiffness, self._radius])
@@ -119,8 +119,8 @@ class TRQN(Optimizer):
         if change > noise:
             self._radius = max(0.3 * length, _SMALLEST)
             return False
-        if abs(base.foretold) > noise:
-            ratio = change / base.foretold
+        if abs(base.predicted) > noise:
+            ratio = change / base.predicted
             if ratio < 0.25:
                 self._radius = max(0.5 * length, _SMALLEST)
             elif ratio > 0.7 and length > 0.8 * self._radius:

@@ -20,7 +20,6 @@ from uspex_bridge.learn.data.labels import identity_of
 from uspex_bridge.relaxation.guards import closest_pair
 
 Shape = Literal["uniform", "gaussian"]
-SHAPES: tuple[Shape, ...] = ("uniform", "gaussian")
 #: Times that a copy with atoms too close is drawn anew before it is given up.
 _TRIES = 20
 

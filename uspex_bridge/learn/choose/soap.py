@@ -16,7 +16,6 @@ from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import ConfigError, InputError
 
 Scaling = Literal["standard", "none"]
-SCALINGS: tuple[Scaling, ...] = ("standard", "none")
 #: Principal components are kept until they explain this part of the variance.
 _KEPT_VARIANCE = 0.99
 #: No feature is scaled up by more than this relative to the one that varies most.

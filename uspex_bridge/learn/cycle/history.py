@@ -94,7 +94,7 @@ def rows(cycles: list[Cycle]) -> list[dict[str, Any]]:
         }
         for name, outcome in cycle.models.items():
             errors: dict[str, Any] = {f"held_out_{q}": outcome.held_out[q] for q in QUANTITIES}
-            errors |= {f"foretold_{q}": outcome.newest.get(f"old {q}") for q in QUANTITIES}
+            errors |= {f"predicted_{q}": outcome.newest.get(f"old {q}") for q in QUANTITIES}
             flat.append({**base, "model": name, "promoted": outcome.promoted, **errors})
         if not cycle.models:
             flat.append(base)
@@ -116,14 +116,14 @@ def table(cycles: list[Cycle]) -> str:
         ("E", "held out"),
         ("F", "held out"),
         ("PV", "held out"),
-        ("E", "foretold"),
-        ("F", "foretold"),
-        ("PV", "foretold"),
+        ("E", "predicted"),
+        ("F", "predicted"),
+        ("PV", "predicted"),
     ]
     lines = []
     for row in rows(cycles):
         flagged = "" if row["flagged"] is None else f"{row['flagged']} of {row['screened']}"
-        errors = [_milli(row.get(f"{kind}_{q}")) for kind in ("held_out", "foretold") for q in QUANTITIES]
+        errors = [_milli(row.get(f"{kind}_{q}")) for kind in ("held_out", "predicted") for q in QUANTITIES]
         taken = {True: "yes", False: "no", None: ""}[row.get("promoted")]
         lines.append(
             [

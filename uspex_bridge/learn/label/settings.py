@@ -16,7 +16,6 @@ from uspex_bridge.learn.data.labels import Level, settings_hash
 from uspex_bridge.vasp.incar import parse_incar
 
 Code = Literal["vasp", "gpaw", "model"]
-CODES: tuple[Code, ...] = ("vasp", "gpaw", "model")
 #: Tags that would turn a single point into something else, or its energy into an enthalpy.
 _FORBIDDEN = ("PSTRESS", "NSW", "IBRION", "ISIF", "POTIM", "ML_LMLFF", "IMAGES")
 #: Tags that change the functional; whoever sets one must call the functional by another name.

@@ -199,7 +199,7 @@ def test_where_a_journal_says_it_stands(tmp_path):
     _, cycle = cycles_of(tmp_path)
     assert (cycle.flagged, cycle.chosen, cycle.labels, cycle.refused) == (4, 3, 6, 2)
     (row,) = [row for row in rows([cycle]) if row["cycle"] == 1]
-    assert (row["promoted"], row["held_out_pv"], row["foretold_energy"]) == (False, 0.03, 0.05)
+    assert (row["promoted"], row["held_out_pv"], row["predicted_energy"]) == (False, 0.03, 0.05)
     assert "4 of 9" in table([cycle])
     assert (cycle.seconds["collect"], row["seconds"]) == (1.5, 7821.5)
     result = CliRunner().invoke(command, ["report", str(tmp_path)])

@@ -18,8 +18,8 @@ from uspex_bridge.learn.training.trainers.base import Trainer, Training, log_of,
 from uspex_bridge.learn.training.watch import CurvePoint, Run
 
 _NAME = "model"
-#: Head of the new labels, and of the replay.
-HEAD, REPLAY = "Default", "pt_head"
+#: Head of the new labels.
+HEAD = "Default"
 _OURS = ("name", "train_file", "valid_file", "pt_train_file", "foundation_model", "multiheads_finetuning", "work_dir")
 _MADE = ("energy_key", "forces_key", "stress_key", "device", "seed", "foundation_head", "heads", "config")
 
