@@ -12,8 +12,9 @@ import io
 import logging
 import re
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -342,7 +343,7 @@ def _request(card: Card, settings: CalculatorSettings, found: Weights) -> BuildR
 def _build(maker: Maker, request: BuildRequest) -> Any:
     card = maker.card
     try:
-        with _quiet():
+        with _quiet:
             return maker.build(request)
     except BridgeError:
         raise
@@ -354,19 +355,42 @@ def _build(maker: Maker, request: BuildRequest) -> Any:
         raise ModelError(f"{what}: cannot be used as {card.title} weights: {type(error).__name__}: {reason}") from error
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what libraries print and warn while loading off the user's screen; it goes to the debug log."""
-    printed, disabled = io.StringIO(), logging.root.manager.disable
-    logging.disable(max(disabled, logging.WARNING))
-    try:
-        # recorded, not filtered: some libraries set warning filters of their own when they are imported
-        with contextlib.redirect_stdout(printed), warnings.catch_warnings(record=True):
-            yield
-    finally:
-        logging.disable(disabled)
-        if text := printed.getvalue().strip():
-            log.debug("while loading: %s", text)
+class _Quiet:
+    """Keeps what libraries print and warn while loading off the user's screen; it goes to the debug log.
+
+    Output and warnings belong to the whole process, so of several threads that load at once the first redirects them
+    and the last puts them back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._undo = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                printed, disabled = io.StringIO(), logging.root.manager.disable
+                self._undo.callback(_tell_debug, printed)
+                self._undo.callback(logging.disable, disabled)
+                logging.disable(max(disabled, logging.WARNING))
+                # recorded, not filtered: some libraries set warning filters of their own when they are imported
+                self._undo.enter_context(warnings.catch_warnings(record=True))
+                self._undo.enter_context(contextlib.redirect_stdout(printed))
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._undo.close()
+
+
+def _tell_debug(printed: io.StringIO) -> None:
+    if text := printed.getvalue().strip():
+        log.debug("while loading: %s", text)
+
+
+_quiet = _Quiet()
 
 
 def _identity(card: Card, request: BuildRequest, found: Weights) -> dict[str, Any]:

@@ -526,3 +526,25 @@ def test_docs_know_every_setting():
         assert re.search(rf"^\| `{field.name}\b", text, re.MULTILINE)
     for field in fields(BuildRequest):
         assert field.name in text
+
+
+def test_threads_that_load_at_once_leave_output_and_logging_as_they_were():
+    import logging
+    import threading
+
+    before, disabled = sys.stdout, logging.root.manager.disable
+    gate = threading.Barrier(8)
+
+    def load_slowly():
+        gate.wait()
+        for _ in range(20):
+            with backends._quiet:
+                print("a library that talks")
+
+    threads = [threading.Thread(target=load_slowly) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sys.stdout is before
+    assert logging.root.manager.disable == disabled
