@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from uspex_bridge.base.errors import BusyError, InputError, OutputError
+from uspex_bridge.base.locks import held
 
-from uspex_bridge.base.errors import InputError, OutputError
+#: Seconds that the others who append may take.
+_WAIT = 60.0
 
 
 def append(path: Path, *entries: dict[str, Any]) -> None:
@@ -21,7 +23,7 @@ def append(path: Path, *entries: dict[str, Any]) -> None:
     """
     lines = b"".join(json.dumps(e, separators=(",", ":"), ensure_ascii=False).encode() + b"\n" for e in entries)
     try:
-        with FileLock(f"{path}.lock", timeout=60), path.open("a+b") as stream:
+        with held(Path(f"{path}.lock"), f"{path}: others are writing to it", _WAIT), path.open("a+b") as stream:
             if stream.tell() > 0:
                 stream.seek(-1, os.SEEK_END)
                 if stream.read(1) != b"\n":
@@ -29,7 +31,7 @@ def append(path: Path, *entries: dict[str, Any]) -> None:
             stream.write(lines)
             stream.flush()
             os.fsync(stream.fileno())
-    except OSError as error:
+    except (OSError, BusyError) as error:
         raise OutputError(f"{path}: cannot be written: {error}") from error
 
 

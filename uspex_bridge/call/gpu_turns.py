@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from uspex_bridge.base import private
-from uspex_bridge.base.errors import Interrupted
+from uspex_bridge.base.errors import Interrupted, OutputError
+from uspex_bridge.base.locks import Lock
 
 #: Seconds between two looks for a free place.
 _LOOK = 0.25
@@ -43,25 +42,21 @@ def take_turn(
     began, turns = time.monotonic(), ExitStack()
     for device in sorted({_physical(name) for name in devices if name.startswith("cuda")}):  # in one order: no deadlock
         try:
-            folder = _folder()
-        except OSError as error:
+            names = (f"gpu-{socket.gethostname()}-{device}.{place}.lock" for place in range(places))
+            turns.callback(_wait([Lock(_folder() / name, log) for name in names], device, log, halt).release)
+        except (OSError, OutputError) as error:
             log.warning("no turns on GPU %s among several runs: %s", device, error)
             break
-        locks = [FileLock(folder / f"gpu-{socket.gethostname()}-{device}.{place}.lock") for place in range(places)]
-        turns.callback(_wait(locks, device, log, halt).release)
     return turns, time.monotonic() - began
 
 
-def _wait(locks: list[FileLock], device: str, log: logging.Logger, halt: Callable[[], object | None]) -> FileLock:
+def _wait(locks: list[Lock], device: str, log: logging.Logger, halt: Callable[[], object | None]) -> Lock:
     """Return the first of these locks that can be had, held."""
     told = False
     while True:
         for lock in locks:
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            return lock
+            if lock.acquire():
+                return lock
         if not told:
             told = True
             log.warning("waiting for a turn on GPU %s (gpu_runs = %d in bridge.toml)", device, len(locks))

@@ -1,6 +1,6 @@
 """The outermost layer of a run in a working folder: lock it, remove old results, and let no error pass unsaid.
 
-Standard library and filelock only, so that old results are gone before anything heavy is imported or can fail.
+Standard library only, so that old results are gone before anything heavy is imported or can fail.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run_in_slot(folder: Path, outputs: tuple[str, ...], work: Callable[[logging.
     return 0
 
 
-def sole_use(folder: Path, wait: float = 0.0) -> AbstractContextManager[None]:
+def sole_use(folder: Path, wait: float = 0.0) -> AbstractContextManager[object]:
     """Hold the lock of a working folder, waiting for it up to ``wait`` seconds.
 
     Raises:

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from uspex_bridge.base import jsonl
-from uspex_bridge.base.errors import BusyError, CalculationError, Interrupted, OutputError
+from uspex_bridge.base.errors import CalculationError, Interrupted, OutputError
+from uspex_bridge.base.locks import held
 from uspex_bridge.base.words import counted
 from uspex_bridge.learn.cycle.promotion import decide
 from uspex_bridge.learn.cycle.settings import CycleSettings, read_cycle_settings
@@ -258,14 +259,9 @@ class Loop:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the loop's lock, which steps inherit: it is free when the last of them has ended."""
-        import fcntl
-
-        with (self.folder / ".cycle.lock").open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise BusyError(f"{self.folder}: this loop, or a step that it began, is at work already") from None
-            self._lock = stream.fileno()
+        busy = f"{self.folder}: this loop, or a step that it began, is at work already"
+        with held(self.folder / ".cycle.lock", busy) as lock:
+            self._lock = lock.fileno()
             yield
 
 

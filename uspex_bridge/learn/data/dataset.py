@@ -229,7 +229,7 @@ class Dataset:
                 self.labels = _read(self.path).labels
         return changes
 
-    def _alone(self) -> AbstractContextManager[None]:
+    def _alone(self) -> AbstractContextManager[object]:
         return held(self.path / ".lock", f"{self.path}: another command is changing it; run this again later", _WAIT)
 
 

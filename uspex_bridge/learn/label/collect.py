@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from ase import Atoms
-from filelock import FileLock, Timeout
 
 from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.locks import Lock
 from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.labels import Added, Label, Level, Refused, problem_of
 from uspex_bridge.learn.label import computed, vasp_runs
@@ -93,11 +93,10 @@ def _unfinished(folder: Path, task: LabelTask, log: list[str], stale: float) -> 
 
 def _locked(path: Path) -> bool:
     """Tell whether ``label run`` holds a structure's lock."""
-    try:
-        with FileLock(path, timeout=0):
-            return False
-    except Timeout:
-        return True
+    lock = Lock(path)
+    held = not lock.acquire()
+    lock.release()
+    return held
 
 
 def status(labels: Path, stale: float = 3600.0) -> Iterator[LabelState]:

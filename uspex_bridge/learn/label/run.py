@@ -6,9 +6,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from uspex_bridge.base.errors import ConfigError, ModelError
+from uspex_bridge.base.errors import BusyError, ConfigError, ModelError
+from uspex_bridge.base.locks import held
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.model_names import settings_for
 from uspex_bridge.learn.label import computed
@@ -51,14 +50,14 @@ def run(labels: Path, config: Config, *, command: str | None = None, retry: bool
                 refuse_without_gpaw(command)
                 checked = True
             try:
-                with FileLock(folder / LOCK, timeout=0):
+                with held(folder / LOCK, "another run computes it"):
                     (folder / RESULT).unlink(missing_ok=True)
                     if settings.code == "model":
                         backend = backend or load(settings.functional, settings_for(settings.functional, config))
                         _by_model(folder, backend)
                     else:
                         _by_command(folder, command)
-            except Timeout:
+            except BusyError:
                 continue  # another run is at it
             yield inspect(folder, stale=0.0)
     finally:
