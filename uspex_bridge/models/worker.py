@@ -1,4 +1,4 @@
-"""Run a model in a worker process, of this interpreter or another one, over a plain pipe.
+"""Run a model in a worker process, of this interpreter or another one, and talk to it in JSON lines.
 
 The worker (:mod:`uspex_bridge.models.worker_main`) imports the light modules of this very package from its
 folder; the other interpreter needs ASE, NumPy and the model's package, not uspex_bridge. Numbers cross as
@@ -7,15 +7,12 @@ shortest decimal strings, which give back the same float64.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import selectors
 import shutil
+import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,6 +20,7 @@ from typing import Any
 
 import uspex_bridge
 from uspex_bridge.base import errors
+from uspex_bridge.base.lines import LineSocket, MessageError
 from uspex_bridge.models import messages
 from uspex_bridge.models.cards import CalculatorSettings
 
@@ -70,20 +68,18 @@ class ModelProcess:
     def __init__(self, python: str | None = None) -> None:
         self.python = python
         self._tail: deque[str] = deque(maxlen=20)
-        self._buffer = b""
         command, environment = command_in(python, "uspex_bridge.models.worker_main")
+        ours, theirs = socket.socketpair()
+        self._line = LineSocket(ours)
         try:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-            )
+            with theirs:
+                self._process = subprocess.Popen(
+                    command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.PIPE, env=environment
+                )
         except OSError as error:
+            ours.close()
             raise errors.ModelError(f"python = '{python}' cannot be run: {error.strerror or error}") from None
-        stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
-        assert stdin is not None
-        assert stdout is not None
-        self._stdin, self._stdout = stdin, stdout
-        os.set_blocking(self._stdout.fileno(), False)
-        self._drain = threading.Thread(target=self._read_stderr, args=(stderr,), daemon=True)
+        self._drain = threading.Thread(target=self._read_stderr, args=(self._process.stderr,), daemon=True)
         self._drain.start()
         self._greet()
 
@@ -96,14 +92,14 @@ class ModelProcess:
             InputError, ConfigError, ModelError, CalculationError: what it answered.
         """
         try:
-            self._stdin.write(json.dumps(message).encode() + b"\n")
-            self._stdin.flush()
-            answer = json.loads(self._line(timeout))
-            if not isinstance(answer, dict):
-                raise ValueError("not an object")
-        except OSError:
-            raise errors.CalculationError(self._obituary()) from None
-        except ValueError as error:
+            self._line.send(message)
+            answer = self._line.receive(timeout)
+        except TimeoutError:
+            self.close(kill=True)
+            raise errors.CalculationError(f"{self} gave no answer within {timeout:g} s and was ended") from None
+        except (OSError, EOFError):
+            raise errors.CalculationError(self._how_it_ended()) from None
+        except MessageError as error:
             self.close(kill=True)
             raise errors.CalculationError(f"{self}: not an answer: {error}") from None
         return messages.checked(answer)
@@ -117,51 +113,28 @@ class ModelProcess:
         """End the worker: politely, after END_TIMEOUT or with ``kill`` by force."""
         if kill:
             self._process.kill()
-        with contextlib.suppress(OSError):  # it died with a request in the pipe
-            self._stdin.close()
+        self._line.close()
         try:
             self._process.wait(END_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._drain.join(END_TIMEOUT)
-        self._stdout.close()
 
     def __str__(self) -> str:
         return f"worker ({self.python or sys.executable})"
 
     def _greet(self) -> None:
         try:
-            hello = json.loads(self._line(START_TIMEOUT))
+            hello = self._line.receive(START_TIMEOUT)
             if hello.get("protocol") != messages.PROTOCOL:
-                raise ValueError(f"it speaks protocol {hello.get('protocol')}, not {messages.PROTOCOL}")
-        except (OSError, ValueError, AttributeError, errors.CalculationError) as error:
+                raise MessageError(f"it speaks protocol {hello.get('protocol')}, not {messages.PROTOCOL}")
+        except (OSError, EOFError, MessageError) as error:
             self.close(kill=True)
             reason = self._tail[-1] if self._tail else str(error) or "it ended"
             raise errors.ModelError(
                 f"{self} did not start: {reason}; is it a Python of version 3.10 or newer?"
             ) from None
-
-    def _line(self, timeout: float) -> bytes:
-        """Return the next line of the worker.
-
-        Raises:
-            OSError: it has ended.
-            CalculationError: none came in time; the worker is ended.
-        """
-        end = time.monotonic() + timeout
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._stdout, selectors.EVENT_READ)
-            while b"\n" not in self._buffer:
-                if not selector.select(max(0.0, end - time.monotonic())):
-                    self.close(kill=True)
-                    raise errors.CalculationError(f"{self} gave no answer within {timeout:g} s and was ended")
-                block = os.read(self._stdout.fileno(), 1 << 16)
-                if not block:
-                    raise BrokenPipeError
-                self._buffer += block
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line
 
     def _read_stderr(self, stream: Any) -> None:
         with stream:
@@ -169,7 +142,7 @@ class ModelProcess:
                 if text := line.decode(errors="replace").strip():
                     self._tail.append(text)
 
-    def _obituary(self) -> str:
+    def _how_it_ended(self) -> str:
         """Say how it died, with the last lines it printed."""
         self.close()
         code = self._process.returncode
@@ -178,7 +151,7 @@ class ModelProcess:
         return f"{self} {how} during a request{said}"
 
 
-class RemoteModel:
+class ProcessModel:
     """A model in a worker process: started at once, started again when it is needed after a death.
 
     Attributes:

@@ -1,55 +1,42 @@
 """The child's side of :mod:`uspex_bridge.models.worker`: a process that holds one model and evaluates it on request.
 
-It speaks newline-delimited JSON on the stdin and stdout it was born with; whatever a library prints goes to stderr.
-It ends when its stdin does, so it never outlives the bridge that started it.
+It speaks JSON lines over the socket that it was born with; whatever a library prints goes to stderr. It ends when the
+other side hangs up, so it never outlives the bridge that started it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
+from uspex_bridge.base.lines import LineSocket, claim_stdin
 from uspex_bridge.models import messages
 
 
 def main() -> None:
-    """Serve requests until stdin ends."""
-    requests, answers = claim_pipe()
+    """Serve requests until the other side hangs up."""
+    line = claim_stdin()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the bridge decides when its worker ends
-    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(requests, lines), daemon=True).start()
-    _send(answers, {"protocol": messages.PROTOCOL, "python": sys.version.split()[0]})
+    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(line, requests), daemon=True).start()
+    line.send({"protocol": messages.PROTOCOL, "python": sys.version.split()[0]})
     session = Session()
     while True:
-        _send(answers, session.answer(json.loads(lines.get())))
+        line.send(session.answer(requests.get()))
 
 
-def claim_pipe() -> tuple[BinaryIO, BinaryIO]:
-    """Take stdin and stdout for the messages and give every library /dev/null and stderr in their place."""
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    os.dup2(2, 1)
-    return requests, answers
-
-
-def _listen(requests: BinaryIO, lines: queue.SimpleQueue[bytes]) -> None:
-    for line in requests:
-        lines.put(line)
-    os._exit(0)  # also from the middle of an evaluation that nobody waits for any more
-
-
-def _send(answers: BinaryIO, message: dict[str, Any]) -> None:
-    answers.write(json.dumps(message).encode() + b"\n")
-    answers.flush()
+def _listen(line: LineSocket, requests: queue.SimpleQueue[dict[str, Any]]) -> None:
+    try:
+        while True:
+            requests.put(line.receive())
+    finally:
+        os._exit(0)  # also from the middle of an evaluation that nobody waits for any more
 
 
 class Session:
