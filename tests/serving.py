@@ -13,7 +13,7 @@ from pathlib import Path
 
 from calling import INCAR, OUTPUTS, TOY, call, make_folder, record
 
-from uspex_bridge.base import private
+from uspex_bridge.base import lines, private
 from uspex_bridge.call.record_file import FILENAME
 from uspex_bridge.call.slot import LOCK
 from uspex_bridge.service import client, wire
@@ -115,7 +115,7 @@ def raw(path: Path) -> socket.socket:
     connected = socket.socket(socket.AF_UNIX)
     connected.settimeout(30)
     connected.connect(str(path))
-    assert wire.decode(connected.makefile("rb").readline())["service"] == "uspex-bridge"
+    assert lines.decode(connected.makefile("rb").readline())["service"] == "uspex-bridge"
     return connected
 
 

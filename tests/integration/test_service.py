@@ -186,6 +186,6 @@ def test_the_client_stays_small(shared, tmp_path):
     bare, _ = measure("pass")
     served, modules = measure("from uspex_bridge.cli.entry import main; main()")
     assert has_result(fold)
-    for heavy in ("numpy", "ase", "click", "torch", "filelock", "tomllib", "logging", "asyncio", "socket", "typing"):
+    for heavy in ("numpy", "ase", "click", "torch", "tomllib", "logging", "asyncio", "typing"):
         assert f"'{heavy}'" not in modules
     assert served < bare + 3000

@@ -3,18 +3,16 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from calling import TOY, call, leave_stale_outputs, make_folder
 from serving import BIN, STATIC, assert_no_result, has_result, held_until, wait_until
 
-from uspex_bridge.base import private
+from uspex_bridge.base import lines, private
 from uspex_bridge.service import client, wire
 
 
@@ -78,7 +76,7 @@ def test_another_version_is_not_used_and_that_is_said(tmp_path, short, monkeypat
     top = Path(tempfile.mkdtemp(dir=short))
     monkeypatch.setenv(private.SOCKET, str(top / "service.sock"))
     fold = make_folder(tmp_path, incar=STATIC)
-    with Impostor(top / "service.sock", b"220 smtp\n" if greeting is None else wire.encode(greeting)):
+    with Impostor(top / "service.sock", b"220 smtp\n" if greeting is None else lines.encode(greeting)):
         done = call(fold)
         assert done.returncode == 0
         assert words in done.stderr
@@ -137,77 +135,49 @@ def test_a_folder_that_is_another_one_where_the_service_runs(shared, tmp_path):
     assert "shared file system" in answer["message"]
 
 
-@pytest.fixture
-def remote(short, tmp_path, monkeypatch):
-    """A secret, and a free port on the loopback."""
-    secret = tmp_path / "secret"
-    secret.touch(0o600)
-    secret.write_text("ten thousand monkeys\n")
-    monkeypatch.setenv(wire.SECRET, str(secret))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return secret, probe.getsockname()[1]
+FORWARD = """
+import socket, sys, threading
+def copy(source, target):
+    while block := source.recv(65536):
+        target.sendall(block)
+    target.shutdown(socket.SHUT_WR)
+here = socket.socket(socket.AF_UNIX)
+here.bind(sys.argv[1])
+here.listen()
+while True:
+    near = here.accept()[0]
+    far = socket.socket(socket.AF_UNIX)
+    far.connect(sys.argv[2])
+    for pair in ((near, far), (far, near)):
+        threading.Thread(target=copy, args=pair, daemon=True).start()
+"""
 
 
-def test_over_tcp_with_the_secret(own, remote, tmp_path):
-    secret, port = remote
-    service = own("--tcp", f"127.0.0.1:{port}")
-    place = f"tcp://127.0.0.1:{port}"
-    go = tmp_path / "go"
-    fold = make_folder(tmp_path / "run", settings=held_until(go))
-    process = service.start(fold, **{private.SOCKET: place})
-    service.running()
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    assert "unconverged" in out
-    assert has_result(fold)
-    assert json.loads(service.tool("status", "--json", "--socket", place).stdout)["listens"] == [
-        str(service.path),
-        place,
-    ]
-    secret.write_text("another secret of another user\n")
-    done = service.call(fold, **{private.SOCKET: place})
-    assert done.returncode == 11
-    assert "holds another secret" in done.stderr
-    assert service.tool("stop", "--socket", place).returncode == 11
-    secret.chmod(0o644)
-    done = service.call(fold, **{private.SOCKET: place})
-    assert "must be mode" in done.stderr
-    secret.unlink()
-    go.touch()
-    done = service.call(fold, **{private.SOCKET: place, wire.MODE: "auto"})
-    assert done.returncode == 0
-    assert "running here instead" in done.stderr
-    assert service.status()["jobs"] == 1
-
-
-def test_no_tcp_without_a_secret(remote, short):
-    secret, port = remote
-    secret.unlink()
-    top = Path(tempfile.mkdtemp(dir=short))
-    done = subprocess.run(
-        [BIN / "uspex-bridge", "serve", "--socket", top / "service.sock", "--tcp", f"127.0.0.1:{port}"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 11
-    assert "TCP needs one" in done.stderr
-
-
-@pytest.mark.parametrize(
-    "said", [b'{"do":"stop"}\n', b'{"nonce":"00","answer":"00"}\n{"do":"stop"}\n', b"\n", b'{"nonce":1}\n']
-)
-def test_nobody_without_the_secret_gets_past_the_greeting(own, remote, said):
-    _, port = remote
-    service = own("--tcp", f"127.0.0.1:{port}")
-    with socket.create_connection(("127.0.0.1", port), 30) as connected:
-        stream = connected.makefile("rb")
-        assert wire.decode(stream.readline())["challenge"]
-        connected.sendall(said)
-        with suppress(ConnectionResetError):
-            left = stream.read()
-            assert left == b"" or wire.decode(left)["event"] == "declined"
-    assert not service.status()["stopping"]
+def test_through_a_forwarded_socket(own, short, tmp_path):
+    """As ``ssh -L`` forwards it: what listens here and what connects there are processes of this user."""
+    service = own()
+    folder = short / "forwarded"
+    folder.mkdir(0o700)
+    place = folder / "service.sock"
+    forwarding = subprocess.Popen([sys.executable, "-c", FORWARD, str(place), str(service.path)])
+    try:
+        wait_until(place.exists)
+        go = tmp_path / "go"
+        fold = make_folder(tmp_path / "run", settings=held_until(go))
+        process = service.start(fold, **{private.SOCKET: str(place)})
+        service.running()
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert "unconverged" in out
+        assert has_result(fold)
+        killed = service.start(fold, **{private.SOCKET: str(place)})
+        service.running()
+        killed.kill()
+        killed.communicate()
+        go.touch()
+        wait_until(lambda: service.status()["events"].get("abandoned") == 1)
+        assert json.loads(service.tool("status", "--json", "--socket", str(place)).stdout)["jobs"] >= 1
+    finally:
+        forwarding.kill()
+        forwarding.wait()

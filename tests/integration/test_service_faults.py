@@ -10,6 +10,7 @@ import pytest
 from calling import TOY, leave_stale_outputs, make_folder, record
 from serving import STATIC, assert_no_result, has_result, held_until, raw
 
+from uspex_bridge.base import lines
 from uspex_bridge.service import client, wire
 
 
@@ -60,14 +61,14 @@ def test_an_evaluation_that_hangs_ends_its_worker_and_the_job(tmp_path):
     import asyncio
     import logging
 
-    from uspex_bridge.service.crew import Crew, Job
+    from uspex_bridge.service.pool import Job, LocalPool
 
     fold = make_folder(tmp_path, settings=TOY + "[calculators.model.options]\nsleep = 1000\n")
     code = "import uspex_bridge.base.halt as h; h.GRACE = 2.0; from uspex_bridge.cli.serve import work; work()"
     told = []
 
-    async def play() -> Crew:
-        crew = Crew([sys.executable, "-P", "-c", code], 1, 100, dict(os.environ), logging.getLogger("test"))
+    async def play() -> LocalPool:
+        pool = LocalPool([sys.executable, "-P", "-c", code], 1, 100, dict(os.environ), logging.getLogger("test"))
         over = asyncio.Event()
 
         def tell(message: dict) -> None:
@@ -75,18 +76,18 @@ def test_an_evaluation_that_hangs_ends_its_worker_and_the_job(tmp_path):
             if message["event"] in ("end", "failed", "declined"):
                 over.set()
 
-        crew.submit(
+        pool.submit(
             Job(client.request("vasp", str(fold), [str(fold), "--time-limit", "2"], None), str(fold), (0, 0), tell)
         )
         async with asyncio.timeout(120):
             await over.wait()
-        await crew.close()
-        return crew
+        await pool.close()
+        return pool
 
-    crew = asyncio.run(play())
+    pool = asyncio.run(play())
     assert told[-1] == {"event": "end", "exit": 10}
     assert "hung beyond the time limit" in (fold / "bridge.log").read_text()
-    assert crew.stats.events == {"worker_died": 1}
+    assert pool.stats.events == {"worker_died": 1}
     assert record(fold)[0]["code"] == "Interrupted"
     assert_no_result(fold)
 
@@ -143,7 +144,7 @@ def test_garbage_is_answered_and_hung_up_on(shared, said):
             connected.sendall(said)
         with suppress(ConnectionResetError):
             answer = connected.makefile("rb").read()
-            assert answer == b"" or wire.decode(answer)["event"] == "declined"
+            assert answer == b"" or lines.decode(answer)["event"] == "declined"
     assert shared.status()["queued"] == 0
 
 
@@ -165,12 +166,12 @@ def test_two_hundred_callers_at_once(own, tmp_path):
     connections = []
     for fold in folds:
         connected = raw(service.path)
-        connected.sendall(wire.encode({**client.request("vasp", str(fold), [str(fold)], None), "mode": "require"}))
+        connected.sendall(lines.encode({**client.request("vasp", str(fold), [str(fold)], None), "mode": "require"}))
         connections.append(connected)
     assert service.status()["callers"] >= 200
     for connected, fold in zip(connections, folds, strict=True):
         connected.settimeout(250)
-        messages = [wire.decode(line) for line in connected.makefile("rb")]
+        messages = [lines.decode(line) for line in connected.makefile("rb")]
         connected.close()
         assert messages[-1] == {"event": "end", "exit": 0}
         assert has_result(fold)

@@ -6,9 +6,11 @@ Standard library only, and little of it: this is loaded by every call of the exe
 from __future__ import annotations
 
 import os
+import socket
 import stat
+import sys
 
-#: Names the service's socket (a path, or tcp://HOST:PORT).
+#: Names the service's socket.
 SOCKET = "USPEX_BRIDGE_SOCKET"
 
 
@@ -18,9 +20,9 @@ def default_folder() -> str:
 
 
 def folder() -> str:
-    """Return the folder of the service's socket, or the default one where the socket is elsewhere."""
-    place = os.environ.get(SOCKET, "tcp://")
-    return default_folder() if place.startswith("tcp://") else os.path.dirname(os.path.abspath(place))
+    """Return the folder of the service's socket."""
+    place = os.environ.get(SOCKET)
+    return os.path.dirname(os.path.abspath(place)) if place else default_folder()
 
 
 def not_private(path: str) -> str:
@@ -49,3 +51,11 @@ def make_private(folder: str) -> None:
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if problem := not_private(folder):
         raise PermissionError(problem)
+
+
+def user_of(connected: socket.socket) -> int | None:
+    """Return the ID of the user at the other end of a Unix socket, None where the system does not tell."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[4:8], sys.byteorder)

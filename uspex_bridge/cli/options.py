@@ -31,7 +31,7 @@ SERVER = click.option(
 SOCKET = click.option(
     "--socket",
     metavar="PATH",
-    help="Of the service, or tcp://HOST:PORT; else $USPEX_BRIDGE_SOCKET, else the one in /tmp.",
+    help="Socket of the service; else $USPEX_BRIDGE_SOCKET, else the one in /tmp.",
 )
 WORKERS = click.option(
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that share the structures."

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uspex_bridge.base.private import SOCKET
 from uspex_bridge.cli.options import CONFIG, THREADS
+from uspex_bridge.service.wire import address
 
 if TYPE_CHECKING:
     from uspex_bridge.call.config import Config, ServiceSettings
-    from uspex_bridge.service.daemon import Place
     from uspex_bridge.service.shape import Shape
 
 #: Start a worker and a batcher; -P keeps whatever lies in a CalcFold from being imported.
@@ -44,7 +43,6 @@ _LOG_BYTES, _LOG_FILES = 2_000_000, 3
     "--idle-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds without a job; then it ends."
 )
 @click.option("--socket", type=click.Path(path_type=Path), help="Else $USPEX_BRIDGE_SOCKET, else one in /tmp.")
-@click.option("--tcp", metavar="HOST:PORT", help="Listen there too, for callers that hold the secret.")
 @click.option(
     "--scheduler",
     metavar="ADDRESS",
@@ -62,7 +60,7 @@ def command(socket: Path | None, daemon: bool, quiet: bool, log: Path | None, **
 
     Example: uspex-bridge serve --daemon --workers 8
     """
-    path = (socket or _default_socket()).absolute()
+    path = (socket or Path(address())).absolute()
     if daemon:
         from uspex_bridge.service.local import start
 
@@ -78,83 +76,60 @@ def command(socket: Path | None, daemon: bool, quiet: bool, log: Path | None, **
         return
     config = _settings(options)
     written = _log(log or Path(f"{path}.log"), screen=not quiet)
-    serve(path, options["tcp"], options["scheduler"], config, written, _hush if quiet else _keep)
+    serve(path, options["scheduler"], config, written, _hush if quiet else _keep)
 
 
 def serve(
-    path: Path,
-    tcp: str | None,
-    scheduler: str | None,
-    config: Config,
-    log: logging.Logger,
-    listening: Callable[[], None],
+    path: Path, scheduler: str | None, config: Config, log: logging.Logger, listening: Callable[[], None]
 ) -> None:
     """Run the service in this process.
 
     Raises:
-        ServiceError: it cannot listen, has no secret for TCP, or the Dask scheduler does not answer.
+        ServiceError: it cannot listen, or the Dask scheduler does not answer.
     """
-    from uspex_bridge.base.errors import ServiceError
     from uspex_bridge.base.threads import limit_threads
-    from uspex_bridge.service import wire
-    from uspex_bridge.service.daemon import Place, raise_file_limit
+    from uspex_bridge.service.daemon import raise_file_limit
     from uspex_bridge.service.shape import choose_shape
 
-    try:
-        secret = wire.read_secret() if tcp else b""
-        place = Place(path, f"tcp://{tcp}" if tcp else None)
-        wire.split_tcp(place.tcp or "")
-    except wire.WireError as error:
-        raise ServiceError(str(error)) from None
     limit_threads(config.threads)
     raise_file_limit()
     if scheduler:
-        asyncio.run(_serve_dask(place, config, scheduler, log, secret, listening))
+        asyncio.run(_serve_dask(path, config, scheduler, log, listening))
     else:
-        asyncio.run(_serve(place, config.service, choose_shape(config), log, secret, listening))
+        asyncio.run(_serve(path, config.service, choose_shape(config), log, listening))
 
 
 async def _serve(
-    place: Place,
-    settings: ServiceSettings,
-    shape: Shape,
-    log: logging.Logger,
-    secret: bytes,
-    listening: Callable[[], None],
+    path: Path, settings: ServiceSettings, shape: Shape, log: logging.Logger, listening: Callable[[], None]
 ) -> None:
-    from uspex_bridge.service.bench import Bench
-    from uspex_bridge.service.crew import Crew
     from uspex_bridge.service.daemon import Daemon
+    from uspex_bridge.service.device_slots import DeviceSlots
+    from uspex_bridge.service.pool import LocalPool
 
     environment = dict(os.environ)
-    bench = Bench(BATCHER, shape.devices, f"{place.socket}.b", environment, log) if shape.devices else None
-    crew = Crew(WORKER, shape.workers, settings.jobs_per_worker, environment, log, bench)
-    await Daemon(place, settings, crew, log, secret, shape.why).serve(listening)
+    slots = DeviceSlots(BATCHER, shape.devices, f"{path}.b", environment, log) if shape.devices else None
+    pool = LocalPool(WORKER, shape.workers, settings.jobs_per_worker, environment, log, slots)
+    await Daemon(path, settings, pool, log, shape.why).serve(listening)
 
 
 async def _serve_dask(
-    place: Place,
-    config: Config,
-    scheduler: str,
-    log: logging.Logger,
-    secret: bytes,
-    listening: Callable[[], None],
+    path: Path, config: Config, scheduler: str, log: logging.Logger, listening: Callable[[], None]
 ) -> None:
     from uspex_bridge.base.errors import ServiceError
-    from uspex_bridge.base.threads import VARIABLES
     from uspex_bridge.service.daemon import Daemon
 
     try:
-        from uspex_bridge.service.dask_crew import Cluster, DaskCrew
+        from uspex_bridge.service.dask_pool import DaskPool
     except ImportError as error:
         wanted = "pip install 'uspex_bridge[cluster]'"
         raise ServiceError(f"--scheduler needs the package distributed ({error}); {wanted}") from None
     logging.getLogger("distributed").handlers = log.handlers
-    cluster = await Cluster.connect(scheduler)
-    threads = dict.fromkeys(VARIABLES, str(config.threads))
-    crew = DaskCrew(cluster, WORKER[1:], config.service.jobs_per_worker, threads, log, lambda: daemon.end())
-    daemon = Daemon(place, config.service, crew, log, secret, "every process with a Dask worker evaluates itself")
+    pool = await DaskPool.connect(scheduler, parse, log)
+    daemon = Daemon(path, config.service, pool, log, "every Dask worker evaluates itself")
+    watching = asyncio.create_task(pool.watch())
+    watching.add_done_callback(lambda task: daemon.end())
     await daemon.serve(listening)
+    watching.cancel()
 
 
 def work() -> None:
@@ -166,7 +141,7 @@ def work() -> None:
 
 def batch() -> None:
     """Be a batcher of a service; the arguments are its socket's path and its device."""
-    from uspex_bridge.service.batcher import main
+    from uspex_bridge.models.batcher import main
 
     main(*sys.argv[1:3])
 
@@ -197,15 +172,6 @@ def _settings(options: dict[str, Any]) -> Config:
     config = load_config(Path.cwd(), options["config"])
     given = {key: options[key] for key in ("workers", "batch", "idle_timeout") if options[key] is not None}
     return replace(config, threads=options["threads"] or config.threads, service=replace(config.service, **given))
-
-
-def _default_socket() -> Path:
-    from uspex_bridge.service import wire
-
-    place = wire.address()
-    if place.startswith("tcp://"):
-        raise click.UsageError(f"{SOCKET} is {place}; give --socket PATH, and --tcp HOST:PORT to listen there too")
-    return Path(place)
 
 
 class _Quiet(RotatingFileHandler):

@@ -19,20 +19,15 @@ _EVERY = 1.0
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
-@click.option("--metrics", is_flag=True, help="Print it in Prometheus' text format.")
 @click.option("--once", is_flag=True, help="Once, in a terminal too; else it is renewed until Ctrl-C.")
 @SOCKET
-def command(socket: str | None, as_json: bool, metrics: bool, once: bool) -> None:
+def command(socket: str | None, as_json: bool, once: bool) -> None:
     """Show the service's queue, what is running, throughput, failures by reason, time per model and memory."""
     from uspex_bridge.service.local import reach
 
     status = reach(socket, {"do": "status"})
     if as_json:
         click.echo(json.dumps(status, indent=1, ensure_ascii=False))
-    elif metrics:
-        from uspex_bridge.service.stats import metrics as as_metrics
-
-        click.echo(as_metrics(status), nl=False)
     elif once or not sys.stdout.isatty():
         click.echo(describe(status))
     else:
@@ -51,7 +46,7 @@ def describe(status: dict[str, Any]) -> str:
     workers, batchers = status["workers"], status["batchers"]
     memory = sum(each["memory_mb"] or 0.0 for each in (status, *workers, *batchers))
     lines = [
-        f"service {status['pid']} ({status['version']}) at {' and '.join(status['listens'])}, "
+        f"service {status['pid']} ({status['version']}) at {status['listens']}, "
         f"up {duration(status['uptime_s'])}{', stopping' if status['stopping'] else ''}",
         f"{status['queued']} queued (longest {duration(status['longest_wait_s'])}), {len(status['running'])} running, "
         f"{status['jobs']} done, {status['per_minute']:g} structures/min",
@@ -59,9 +54,8 @@ def describe(status: dict[str, Any]) -> str:
         f"{status['shape']}",
     ]
     if dask := status.get("dask"):
-        hosts = sorted({worker["host"] for worker in dask["workers"]})
-        there = f"{len(dask['workers'])} Dask workers on {', '.join(hosts)}" if hosts else "no Dask worker yet"
-        lines.append(f"with the Dask scheduler at {dask['scheduler']}: {there}")
+        hosts = ", ".join(sorted({worker["host"] for worker in workers}))
+        lines.append(f"with the Dask scheduler at {dask}: {f'workers on {hosts}' if hosts else 'no worker yet'}")
     for title, counts in (("outcomes", "outcomes"), ("failures", "failures"), ("events", "events")):
         if status[counts]:
             lines.append(f"{title}: " + ", ".join(f"{n} {word}" for word, n in sorted(status[counts].items())))

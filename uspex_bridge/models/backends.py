@@ -244,7 +244,7 @@ def load(name: str, settings: CalculatorSettings) -> Backend:
     )
 
 
-class Remote(Protocol):
+class RemoteModel(Protocol):
     """A model in another process; its attributes are those of :class:`Backend`."""
 
     identity: dict[str, Any]
@@ -255,7 +255,7 @@ class Remote(Protocol):
         """Evaluate a structure; raises CalculationError."""
 
 
-def remote_backend(name: str, model: Remote, close: Callable[[], None] = lambda: None) -> Backend:
+def remote_backend(name: str, model: RemoteModel, close: Callable[[], None] = lambda: None) -> Backend:
     """Return a model in another process, which takes one structure after the other, as a backend."""
     from uspex_bridge.models.evaluate import Evaluator
 
@@ -409,9 +409,9 @@ def _identity(card: Card, request: BuildRequest, found: Weights) -> dict[str, An
 
 
 def _load_in_worker(name: str, settings: CalculatorSettings) -> Backend:
-    from uspex_bridge.models.worker import RemoteModel
+    from uspex_bridge.models.worker import ProcessModel
 
-    model = RemoteModel(name, settings)
+    model = ProcessModel(name, settings)
     return remote_backend(name, model, model.close)
 
 

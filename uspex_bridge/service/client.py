@@ -6,17 +6,13 @@ This is what every call of the executables goes through, so it loads next to not
 from __future__ import annotations
 
 import os
-import sys
+import signal
+import socket
 import time
 
-try:  # what socket.py and signal.py are made of; their enumerations take half as long to load as the interpreter
-    import _signal as signal
-    import _socket as socket
-except ImportError:
-    import signal
-    import socket  # type: ignore[no-redef]
-
 from uspex_bridge.base import private
+from uspex_bridge.base.caller import whoami
+from uspex_bridge.base.lines import LineSocket, MessageError
 from uspex_bridge.service import wire
 
 TYPE_CHECKING = False
@@ -27,15 +23,6 @@ if TYPE_CHECKING:
 ANSWER = 10.0
 #: Seconds without a word (it says that it is alive several times as often) after which a service is lost.
 SILENCE = 120.0
-#: What decides which settings and weights are found: the service uses the caller's.
-ENVIRONMENT = (
-    "USPEX_BRIDGE_CONFIG",
-    "USPEX_BRIDGE_MODELS",
-    "HOME",
-    "XDG_CONFIG_HOME",
-    "XDG_DATA_HOME",
-    "XDG_CACHE_HOME",
-)
 
 
 class Absent(Exception):
@@ -66,32 +53,23 @@ class Connection:
 
     Raises:
         Absent: nobody listens there.
-        Unusable: somebody does, but of another version or user, or without the secret.
+        Unusable: somebody does, but of another version or user.
     """
 
     def __init__(self, place: str) -> None:
-        self._buffer = b""
-        self._seal: wire.Seal | None = None
+        self._line = LineSocket(_connect(place))
         try:
-            remote = wire.split_tcp(place)
-            self._socket = _local(place) if remote is None else _remote(*remote)
-            self._socket.settimeout(ANSWER)
             self.hello = self.receive()
-            if problem := wire.mismatch(self.hello, same_machine=remote is None):
-                raise Unusable(problem)
-            if remote is not None:
-                self._authenticate()
-            self._socket.settimeout(SILENCE)
         except Lost:
             raise Absent("it hung up") from None
-        except wire.WireError as error:
-            raise Unusable(str(error)) from None
+        if problem := wire.mismatch(self.hello):
+            raise Unusable(problem)
+        self._line.socket.settimeout(SILENCE)
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a message; that the other side is gone shows when receiving."""
-        line = wire.encode(message)
         try:  # noqa: SIM105 (contextlib takes long to load)
-            self._socket.sendall(self._seal.close(line) if self._seal else line)
+            self._line.send(message)
         except OSError:
             pass
 
@@ -102,46 +80,27 @@ class Connection:
             Lost: the connection ended, or nothing came for too long.
             Unusable: what came is no message.
         """
-        while (message := self._next()).get("event") == "alive":
-            pass
-        return message
-
-    def _next(self) -> dict[str, Any]:
-        while b"\n" not in self._buffer:
-            try:
-                block = self._socket.recv(1 << 16)
-            except OSError as error:
-                raise Lost(str(error) or "no answer") from None
-            if not block or len(self._buffer) > wire.MOST_TOLD:
-                raise Lost("connection closed")
-            self._buffer += block
-        line, _, self._buffer = self._buffer.partition(b"\n")
         try:
-            return wire.decode(self._seal.open(line) if self._seal else line)
-        except wire.WireError as error:
+            while (message := self._line.receive()).get("event") == "alive":
+                pass
+        except (OSError, EOFError) as error:
+            raise Lost(str(error)) from None
+        except MessageError as error:
             raise Unusable(str(error)) from None
+        return message
 
     def close(self) -> None:
         """Hang up."""
-        self._socket.close()
-
-    def _authenticate(self) -> None:
-        """Prove to each other that both sides hold the secret."""
-        secret, challenge, nonce = wire.read_secret(), str(self.hello.get("challenge")), os.urandom(32).hex()
-        self.send({"nonce": nonce, "answer": wire.digest(secret, "client", challenge, nonce)})
-        answer = self.receive()
-        if not wire.equal(answer.get("answer"), wire.digest(secret, "server", challenge, nonce)):
-            raise Unusable(str(answer.get("message", "it does not hold the same secret")))
-        self._seal = wire.Seal(secret, challenge, nonce, server=False)
+        self._line.close()
 
 
-def _local(path: str) -> Any:
+def _connect(path: str) -> socket.socket:
     """Connect to a Unix socket whose folder and owner are this user's."""
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connected.settimeout(ANSWER)
     try:
         if problem := private.not_private(os.path.dirname(path) or "."):
             raise Unusable(problem)
-        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connected.settimeout(ANSWER)
         connected.connect(path)
     except PermissionError:
         raise Unusable(f"{path} cannot be used by this user") from None
@@ -149,31 +108,9 @@ def _local(path: str) -> Any:
         raise Absent(error.strerror) from None
     except OSError as error:
         raise Unusable(f"{path}: {error}") from None
-    if hasattr(socket, "SO_PEERCRED"):
-        credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        if int.from_bytes(credentials[4:8], sys.byteorder) != os.getuid():
-            raise Unusable(f"{path}: the service there is another user's")
+    if private.user_of(connected) not in (None, os.getuid()):
+        raise Unusable(f"{path}: the service there is another user's")
     return connected
-
-
-def _remote(host: str, port: int) -> Any:
-    """Connect over TCP; who answers has yet to prove itself."""
-    import socket as library
-
-    try:
-        connected = library.create_connection((host, port), ANSWER)
-    except OSError as error:
-        raise Unusable(f"tcp://{host}:{port}: {error.strerror or error}") from None
-    keep_alive(connected)
-    return connected
-
-
-def keep_alive(connection: Any) -> None:
-    """Let the system find out within a minute or two that the other machine is gone."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def ask(place: str, message: dict[str, Any]) -> dict[str, Any]:
@@ -196,20 +133,9 @@ def request(kind: str, folder: str, argv: list[str], mode: str | None) -> dict[s
     Raises:
         OSError: the folder is not there.
     """
-    mask = os.umask(0)
-    os.umask(mask)
     folder = os.path.abspath(folder)
-    return {
-        "do": "run",
-        "kind": kind,
-        "folder": folder,
-        "inode": os.stat(folder).st_ino,
-        "argv": argv,
-        "cwd": os.getcwd(),
-        "umask": mask,
-        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
-        "mode": mode,
-    }
+    about = {"do": "run", "kind": kind, "folder": folder, "inode": os.stat(folder).st_ino, "argv": argv, "mode": mode}
+    return about | whoami()
 
 
 class Caller:

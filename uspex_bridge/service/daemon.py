@@ -1,4 +1,4 @@
-"""The service: takes jobs from callers, hands them to its crew of workers, and computes nothing itself."""
+"""The service: takes jobs from callers, hands them to its pool of workers, and computes nothing itself."""
 
 from __future__ import annotations
 
@@ -7,104 +7,44 @@ import logging
 import os
 import resource
 import signal
-import socket
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from uspex_bridge.base import private
 from uspex_bridge.base.errors import BusyError, OutputError, ServiceError
 from uspex_bridge.base.files import OUTPUTS, remove
+from uspex_bridge.base.lines import MessageError
+from uspex_bridge.base.locks import Lock
+from uspex_bridge.base.memory import resident_mb
 from uspex_bridge.base.words import counted
 from uspex_bridge.call.config import ServiceSettings
 from uspex_bridge.call.slot import sole_use
 from uspex_bridge.service import wire
-from uspex_bridge.service.client import keep_alive
-from uspex_bridge.service.crew import Crew, Job
-from uspex_bridge.service.stats import resident_mb
+from uspex_bridge.service.peers import MOST_ASKED, Peer
+from uspex_bridge.service.pool import LAST_EVENTS, Job, Pool
 
 #: Seconds that a caller may take to say what it wants.
 _ASKING = 10.0
 #: Seconds between two signs of life to the callers that wait.
 _HEARTBEAT = 15.0
-#: A caller that does not take this much of what it is told is hung up on, bytes.
-_BACKLOG = 1 << 20
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a service listens: a Unix socket, and with a secret also ``tcp://HOST:PORT``."""
-
-    socket: Path
-    tcp: str | None = None
-
-
-class Peer:
-    """The connection to one caller."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-        self.seal: wire.Seal | None = None
-
-    def tell(self, message: dict[str, Any]) -> None:
-        """Send a message; a caller that takes none is hung up on."""
-        line = wire.encode(message)
-        if self.writer.transport.get_write_buffer_size() > _BACKLOG:
-            self.writer.transport.abort()
-        elif not self.writer.is_closing():
-            self.writer.write(self.seal.close(line) if self.seal else line)
-
-    async def hear(self) -> dict[str, Any] | None:
-        """Return the next message, None when the caller is gone.
-
-        Raises:
-            WireError: what came is no message.
-        """
-        try:
-            line = await self.reader.readline()
-        except ValueError:
-            raise wire.WireError(f"a line of more than {wire.MOST_ASKED} bytes") from None
-        except OSError:
-            return None
-        if not line.endswith(b"\n"):
-            return None
-        return wire.decode(self.seal.open(line) if self.seal else line)
-
-    async def close(self) -> None:
-        """Hang up once everything is sent."""
-        self.writer.close()
-        with suppress(OSError, TimeoutError):
-            await asyncio.wait_for(self.writer.wait_closed(), _ASKING)
 
 
 class Daemon:
     """The service.
 
     Args:
-        place: where it listens.
+        path: of the socket where it listens.
         settings: of the ``[service]`` table.
-        crew: the workers.
-        secret: shared with callers over TCP.
-        shape: how the crew works, in words.
+        pool: the workers.
+        shape: how the pool works, in words.
     """
 
-    def __init__(
-        self,
-        place: Place,
-        settings: ServiceSettings,
-        crew: Crew,
-        log: logging.Logger,
-        secret: bytes = b"",
-        shape: str = "",
-    ) -> None:
-        self.place, self.settings, self.crew, self.log = place, settings, crew, log
-        self._secret, self._shape = secret, shape
+    def __init__(self, path: Path, settings: ServiceSettings, pool: Pool, log: logging.Logger, shape: str = "") -> None:
+        self.path, self.settings, self.pool, self.log = path, settings, pool, log
+        self._shape = shape
         self._draining = False
         self._over = asyncio.Event()
         self._peers: set[Peer] = set()
@@ -122,46 +62,43 @@ class Daemon:
         Raises:
             ServiceError: one runs there already, or the place cannot be used.
         """
-        path = self.place.socket
-        lock = FileLock(f"{path}.lock", timeout=0)
+        lock = Lock(Path(f"{self.path}.lock"), self.log)
         try:
-            private.make_private(str(path.parent))
-            lock.acquire()
-            path.unlink(missing_ok=True)
-            server = await asyncio.start_unix_server(self._welcome, path, limit=wire.MOST_ASKED, backlog=1024)
-            servers = [server]
-            if self.place.tcp:
-                host, port = wire.split_tcp(self.place.tcp) or ("", 0)
-                tcp = await asyncio.start_server(self._welcome_tcp, host, port, limit=wire.MOST_ASKED, backlog=1024)
-                servers.append(tcp)
-        except Timeout:
-            raise ServiceError(f"{path}: a service runs there already; see it with: uspex-bridge status") from None
+            private.make_private(str(self.path.parent))
+            if not lock.acquire():
+                raise ServiceError(f"{self.path}: a service runs there already; see it with: uspex-bridge status")
+            self.path.unlink(missing_ok=True)
+            server = await asyncio.start_unix_server(self._welcome, self.path, limit=MOST_ASKED, backlog=1024)
+        except OutputError as error:
+            raise ServiceError(str(error)) from None
         except OSError as error:
-            raise ServiceError(f"{self.place.tcp or path}: cannot listen there: {error.strerror or error}") from None
+            raise ServiceError(f"{self.path}: cannot listen there: {error.strerror or error}") from None
+        await self._serve(server, listening)
+        lock.release()
+
+    async def _serve(self, server: asyncio.Server, listening: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
-        self.log.info("service %d listens at %s", os.getpid(), " and ".join(filter(None, (str(path), self.place.tcp))))
+        self.log.info("service %d listens at %s", os.getpid(), self.path)
         listening()
         ticking = asyncio.create_task(self._tick())
         await self._over.wait()
         ticking.cancel()
-        for server in servers:
-            server.close()
-        path.unlink(missing_ok=True)
-        await self.crew.close()
+        server.close()
+        self.path.unlink(missing_ok=True)
+        await self.pool.close()
         for peer in list(self._peers):
             peer.writer.transport.abort()
         while self._peers:  # each hears that it was hung up on
             await asyncio.sleep(0.01)
         self.log.info("service %d has ended", os.getpid())
-        lock.release()
 
     def drain(self) -> None:
         """Take no new jobs and end after the last one."""
         if not self._draining:
             self._draining = True
-            self.log.info("stopping; %s left", counted(len(self.crew.jobs), "job"))
+            self.log.info("stopping; %s left", counted(len(self.pool.jobs), "job"))
         self._end_if_drained()
 
     def end(self) -> None:
@@ -169,7 +106,7 @@ class Daemon:
         self._over.set()
 
     def _end_if_drained(self) -> None:
-        if self._draining and not self.crew.jobs:
+        if self._draining and not self.pool.jobs:
             self._over.set()
 
     def _signalled(self) -> None:
@@ -182,7 +119,7 @@ class Daemon:
         beat = busy = time.monotonic()
         while True:
             await asyncio.sleep(0.5)
-            if self.crew.jobs:
+            if self.pool.jobs:
                 busy = time.monotonic()
             elif time.monotonic() - busy > self.settings.idle_timeout:
                 self.log.info("nothing to do for %g s", self.settings.idle_timeout)
@@ -192,39 +129,17 @@ class Daemon:
                 beat = time.monotonic()
                 for peer in self._peers:
                     peer.tell({"event": "alive"})
-                if not self.place.socket.exists():
-                    self.log.warning("%s has been removed", self.place.socket)
+                if not self.path.exists():
+                    self.log.warning("%s has been removed", self.path)
                     self.drain()
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve a caller on the Unix socket, if it is of this user."""
+        """Serve a caller, if it is of this user."""
         peer = Peer(reader, writer)
-        if hasattr(socket, "SO_PEERCRED"):
-            connection = writer.get_extra_info("socket")
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            if int.from_bytes(credentials[4:8], sys.byteorder) != os.getuid():
-                self.log.warning("a caller of another user was turned away")
-                return await peer.close()
-        peer.tell(wire.greeting() | {"pid": os.getpid()})
-        return await self._attend(peer)
-
-    async def _welcome_tcp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve a caller over TCP, if it proves that it holds the secret."""
-        peer = Peer(reader, writer)
-        keep_alive(writer.get_extra_info("socket"))
-        challenge = os.urandom(32).hex()
-        peer.tell(wire.greeting() | {"challenge": challenge})
-        try:
-            answer = await asyncio.wait_for(peer.hear(), _ASKING) or {}
-        except (wire.WireError, TimeoutError):
-            answer = {}
-        nonce = str(answer.get("nonce"))
-        if not wire.equal(answer.get("answer"), wire.digest(self._secret, "client", challenge, nonce)):
-            self.log.warning("a caller without the secret was turned away")
-            peer.tell({"event": "declined", "message": "it holds another secret"})
+        if private.user_of(writer.get_extra_info("socket")) not in (None, os.getuid()):
+            self.log.warning("a caller of another user was turned away")
             return await peer.close()
-        peer.tell({"answer": wire.digest(self._secret, "server", challenge, nonce)})
-        peer.seal = wire.Seal(self._secret, challenge, nonce, server=True)
+        peer.tell(wire.greeting() | {"pid": os.getpid()})
         return await self._attend(peer)
 
     async def _attend(self, peer: Peer) -> None:
@@ -235,9 +150,9 @@ class Daemon:
             if asked is not None:
                 action = self._actions.get(str(asked.get("do")))
                 if action is None:
-                    raise wire.WireError(f"there is no request '{asked.get('do')}'")
+                    raise MessageError(f"there is no request '{asked.get('do')}'")
                 await action(peer, asked)
-        except (wire.WireError, TimeoutError) as error:
+        except (MessageError, TimeoutError) as error:
             self.log.warning("a caller was not understood: %s", error or "it said nothing")
             peer.tell({"event": "declined", "message": f"not understood: {error}"})
         finally:
@@ -253,18 +168,18 @@ class Daemon:
 
         def tell(message: dict[str, Any]) -> None:
             peer.tell(message)
-            if message["event"] in ("end", "failed", "declined"):
+            if message["event"] in LAST_EVENTS:
                 over.set()
 
         try:
             place = await self._claim(Path(folder), OUTPUTS[kind], asked.get("inode"))
         except BusyError as error:
-            self.crew.stats.failures[BusyError.__name__] += 1
+            self.pool.stats.failures[BusyError.__name__] += 1
             return peer.tell({"event": "failed", "error": BusyError.__name__, "message": str(error)})
         except OutputError as error:
             return peer.tell({"event": "declined", "message": str(error)})
         job = Job(order, folder, place, tell)
-        self.crew.submit(job)
+        self.pool.submit(job)
         listening = asyncio.create_task(self._orders(peer, job))
         ending = asyncio.create_task(over.wait())
         await asyncio.wait((listening, ending), return_when=asyncio.FIRST_COMPLETED)
@@ -274,15 +189,15 @@ class Daemon:
 
     async def _orders(self, peer: Peer, job: Job) -> None:
         """Act on what a waiting caller says until it is gone."""
-        with suppress(wire.WireError):
+        with suppress(MessageError):
             while (asked := await peer.hear()) is not None:
                 if asked.get("do") == "halt":
-                    self.crew.halt(job)
+                    self.pool.halt(job)
         if not job.ended:
             self.log.info("job %d in %s: its caller is gone", job.number, job.folder)
             job.tell = lambda message: None
             if self.settings.on_disconnect == "cancel":
-                self.crew.abandon(job)
+                self.pool.abandon(job)
 
     async def _claim(self, folder: Path, outputs: tuple[str, ...], inode: Any) -> tuple[int, int]:
         """Remove old results from a folder, so that none stands while its job waits; return its device and inode.
@@ -294,7 +209,7 @@ class Daemon:
             OutputError: it is not this user's to write, or not the one that the caller means.
         """
         place = await asyncio.to_thread(_identify, folder, inode)
-        busy = self._claiming | {job.place for job in self.crew.jobs if not job.abandoned}
+        busy = self._claiming | {job.place for job in self.pool.jobs if not job.abandoned}
         if place in busy:
             raise BusyError(f"{folder}: another bridge is at work here; one folder takes one run at a time")
         self._claiming.add(place)
@@ -310,21 +225,21 @@ class Daemon:
                 **wire.greeting(),
                 "pid": os.getpid(),
                 "memory_mb": resident_mb("self"),
-                "listens": [str(self.place.socket), *filter(None, [self.place.tcp])],
+                "listens": str(self.path),
                 "shape": self._shape,
                 "stopping": self._draining,
                 "callers": len(self._peers),
-                **self.crew.stats.summary(),
-                **self.crew.describe(),
+                **self.pool.stats.summary(),
+                **self.pool.describe(),
             }
         )
 
     async def _reload(self, peer: Peer, asked: dict[str, Any]) -> None:
-        peer.tell({"event": "done", "workers": self.crew.reload()})
+        peer.tell({"event": "done", "workers": self.pool.reload()})
 
     async def _stop(self, peer: Peer, asked: dict[str, Any]) -> None:
         """Answer with what is left, and hold the line until the end."""
-        peer.tell({"event": "stopping", "jobs": len(self.crew.jobs), "pid": os.getpid()})
+        peer.tell({"event": "stopping", "jobs": len(self.pool.jobs), "pid": os.getpid()})
         await peer.writer.drain()
         if asked.get("now"):
             self.log.info("told to stop at once")
@@ -342,7 +257,7 @@ def _order(asked: dict[str, Any]) -> tuple[dict[str, Any], str, str]:
     types = {"kind": str, "folder": str, "argv": list, "cwd": str, "umask": int, "environment": dict}
     for key, type_ in types.items():
         if not isinstance(asked.get(key), type_):
-            raise wire.WireError(f"a request to run needs '{key}'")
+            raise MessageError(f"a request to run needs '{key}'")
     words = [*asked["argv"], *asked["environment"], *asked["environment"].values()]
     if (
         asked["kind"] not in OUTPUTS
@@ -350,7 +265,7 @@ def _order(asked: dict[str, Any]) -> tuple[dict[str, Any], str, str]:
         or not os.path.isabs(asked["folder"])
         or not 0 <= asked["umask"] <= 0o777
     ):
-        raise wire.WireError("a request to run with impossible parts")
+        raise MessageError("a request to run with impossible parts")
     kept = ("kind", "argv", "cwd", "umask", "environment", "mode")
     return {key: asked.get(key) for key in kept}, asked["kind"], asked["folder"]
 

@@ -73,8 +73,6 @@ def start(place: str, options: list[str]) -> int:
     Raises:
         ServiceError: it did not start.
     """
-    if place.startswith("tcp://"):
-        raise errors.ServiceError(f"{place} is another machine's to start: uspex-bridge serve --tcp HOST:PORT there")
     folder, lock = Path(place).absolute().parent, f"{place}.start"
     try:
         private.make_private(str(folder))

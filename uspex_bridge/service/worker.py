@@ -1,7 +1,7 @@
 """A process of the service that relaxes: one structure at a time, as a one-shot call does, with models that stay.
 
-It takes jobs and orders as JSON lines on the stdin it was born with and answers on that stdout. It ends when its
-stdin does, at once, so that no job outlives the service that would have answered for it.
+It takes orders as JSON lines over the socket that it was born with, and answers there. It ends when the service hangs
+up, at once, so that no job outlives the service that would have answered for it.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from uspex_bridge.base import errors
+from uspex_bridge.base.caller import Acting
 from uspex_bridge.base.data import VaspRun
 from uspex_bridge.base.files import OUTPUTS
 from uspex_bridge.base.halt import Halter
+from uspex_bridge.base.lines import LineSocket, claim_stdin
+from uspex_bridge.base.memory import expendable
+from uspex_bridge.base.threads import limit_threads
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.folders import ExternalFolder, Folder, Request, VaspFolder
 from uspex_bridge.call.run import Models, Watcher, run_folder
 from uspex_bridge.call.slot import run_in_slot
-from uspex_bridge.models.worker_main import claim_pipe
-from uspex_bridge.service import wire
-from uspex_bridge.service.caller import as_caller
-from uspex_bridge.service.remote import Remote
-from uspex_bridge.service.warm import Source, Warm, lend
+from uspex_bridge.models import backends
+from uspex_bridge.models.batched import BatchedModels
+from uspex_bridge.models.warm import ModelSource, WarmModels
 
 if TYPE_CHECKING:
     from uspex_bridge.relaxation.engine import IonicStep
@@ -39,109 +41,108 @@ if TYPE_CHECKING:
 #: Makes the folder and the reader of the settings of a call from the executable's name and arguments; what it raises
 #: is SystemExit, after printing what is wrong.
 Parse = Callable[[str, list[str]], tuple[Path, Callable[[], Config]]]
+#: Sends a message to the service.
+Tell = Callable[[dict[str, Any]], None]
 
 #: Seconds between two words about the progress of a structure.
 _PROGRESS = 0.3
-#: Of two kinds of process the system should end this one when memory runs out, not the search.
-_EXPENDABLE = "500"
 
 
 def main(parse: Parse, batcher: str | None = None) -> None:
-    """Work until stdin ends, with models in this process, or with those of the batcher at a socket's path."""
-    orders, answers = claim_pipe()
+    """Work until the service hangs up, with models in this process, or with those of the batcher at a socket's path."""
+    line = claim_stdin()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the service decides when its workers end
     expendable()
     import uspex_bridge.relaxation.engine  # noqa: F401 (ASE, before the first job waits for it)
 
-    Worker(parse, answers, Remote(batcher) if batcher else Warm()).work(orders)
+    JobLoop(parse, line, BatchedModels(batcher) if batcher else WarmModels()).work()
 
 
-def expendable() -> None:
-    """Let the system end this process first when memory runs out."""
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(_EXPENDABLE)
+class JobLoop:
+    """Jobs one after the other, and a thread that listens for orders about the one in hand."""
 
-
-class Worker:
-    """The process: a queue of jobs, and a thread that listens for orders about the one in hand."""
-
-    def __init__(self, parse: Parse, answers: BinaryIO, source: Source) -> None:
-        self._parse, self._source = parse, source
-        self._answers = answers
+    def __init__(self, parse: Parse, line: LineSocket, source: ModelSource) -> None:
+        self._parse, self._line, self._source = parse, line, source
         self._writing = threading.Lock()
         self._jobs: queue.SimpleQueue[tuple[dict[str, Any], JobHalter]] = queue.SimpleQueue()
         self._halters: dict[int, JobHalter] = {}
 
-    def work(self, orders: BinaryIO) -> None:
+    def work(self) -> None:
         """Do one job after the other."""
-        threading.Thread(target=self._listen, args=(orders,), daemon=True).start()
-        self.tell({"event": "ready"})
+        threading.Thread(target=self._listen, daemon=True).start()
+        self._tell({"event": "ready"})
         while True:
             order, halter = self._jobs.get()
-            self._source.begin(order)
-            answer = self._do(order, halter)
-            self._source.end()
-            halter.close()
+            answer = run_job(order, halter, self._parse, self._source, self._tell)
             del self._halters[order["job"]]
-            self.tell({"job": order["job"], **answer, "models": self._source.names})
+            self._tell(answer)
 
-    def tell(self, message: dict[str, Any]) -> None:
-        """Send a message to the service."""
+    def _tell(self, message: dict[str, Any]) -> None:
         with self._writing:
-            self._answers.write(wire.encode(message))
-            self._answers.flush()
+            self._line.send(message)
 
-    def _listen(self, orders: BinaryIO) -> None:
-        for line in orders:
-            order = wire.decode(line)
-            if order["do"] == "run":
-                halter = self._halters[order["job"]] = JobHalter()
-                self._jobs.put((order, halter))
-            elif halter := self._halters.get(order["job"]):  # type: ignore[assignment]
-                halter.cancel() if order["do"] == "cancel" else halter.ask()
+    def _listen(self) -> None:
+        with suppress(OSError, EOFError):
+            while True:
+                order = self._line.receive()
+                if order["do"] == "run":
+                    halter = self._halters[order["job"]] = JobHalter()
+                    self._jobs.put((order, halter))
+                elif halter := self._halters.get(order["job"]):  # type: ignore[assignment]
+                    halter.cancel() if order["do"] == "cancel" else halter.ask()
         os._exit(0)
 
-    def _do(self, order: dict[str, Any], halter: JobHalter) -> dict[str, Any]:
-        """Run a job where and as its caller would, and return how it ended."""
-        watcher = Reporter(order["job"], self.tell)
-        declined: list[str] = []
 
-        def work(log: logging.Logger) -> None:
-            config = read_settings()
-            if config.service.mode == "off" and order["mode"] is None:
-                declined.append(f"{config.source} says [service] mode = 'off'")
-                return
-            models = Condemned.factory(order["condemned"]) if order.get("condemned") else self._lend
-            run_folder(_Unless(halter, _folder(order["kind"], path)), config, log, halter, models, watcher)
+def run_job(order: dict[str, Any], halter: JobHalter, parse: Parse, source: ModelSource, tell: Tell) -> dict[str, Any]:
+    """Run a job where and as its caller would.
 
-        with self._relayed(order["job"]):
-            try:
-                with as_caller(order):
-                    path, read_settings = self._parse(order["kind"], order["argv"])
-                    code = run_in_slot(path, OUTPUTS[order["kind"]], work)
-            except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else 1
-            except OSError as error:
-                print(f"uspex-bridge: {order['cwd']}: {error.strerror or error}", file=sys.stderr)
-                code = errors.OutputError.exit_code
-        if declined:
-            return {"event": "declined", "message": declined[0]}
-        return {"event": "end", "exit": code, "entry": watcher.summary}
+    Args:
+        order: what the daemon was asked for, with the number of the job.
+        halter: stops or cancels it.
+        parse: reads its arguments.
+        source: where its models come from.
+        tell: is told how it goes on, and what is printed.
 
-    def _lend(self, config: Config) -> Models:
-        return lend(config, self._source)
+    Returns:
+        the message that it has ended, and how.
+    """
+    watcher = Reporter(order["job"], tell)
+    declined: list[str] = []
 
-    @contextmanager
-    def _relayed(self, job: int) -> Iterator[None]:
-        """Send what is printed to the caller."""
-        out, err = _Relay("out", job, self.tell), _Relay("err", job, self.tell)
-        with closing(out), closing(err), redirect_stdout(out), redirect_stderr(err):
-            yield
+    def work(log: logging.Logger) -> None:
+        config = read_settings()
+        if config.service.mode == "off" and order["mode"] is None:
+            declined.append(f"{config.source} says [service] mode = 'off'")
+            return
+        verdict = order.get("verdict")
+        folder = _Unless(halter, VaspFolder(path) if order["kind"] == "vasp" else ExternalFolder(path))
+        models = (lambda config: NoModels(config, verdict)) if verdict else (lambda config: JobModels(config, source))
+        run_folder(folder, config, log, halter, models, watcher)
+
+    source.begin(order)
+    with _relayed(order["job"], tell):
+        try:
+            with Acting(order):
+                path, read_settings = parse(order["kind"], order["argv"])
+                code = run_in_slot(path, OUTPUTS[order["kind"]], work)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        except OSError as error:
+            print(f"uspex-bridge: {order['cwd']}: {error.strerror or error}", file=sys.stderr)
+            code = errors.OutputError.exit_code
+    source.end()
+    halter.close()
+    ended = {"event": "declined", "message": declined[0]} if declined else {"event": "end", "exit": code}
+    return {"job": order["job"], **ended, "entry": watcher.summary, "models": source.names}
 
 
-def _folder(kind: str, path: Path) -> Folder:
-    return VaspFolder(path) if kind == "vasp" else ExternalFolder(path)
+@contextmanager
+def _relayed(job: int, tell: Tell) -> Iterator[None]:
+    """Send what is printed to the caller."""
+    out, err = _Relay("out", job, tell), _Relay("err", job, tell)
+    with closing(out), closing(err), redirect_stdout(out), redirect_stderr(err):
+        yield
 
 
 class JobHalter(Halter):
@@ -185,17 +186,46 @@ class _Unless:
         self._folder.publish(run, config)
 
 
-class Condemned(Models):
+class JobModels(Models):
+    """The models of one job, from those that stay; which weights they have is settled when the job begins."""
+
+    def __init__(self, config: Config, source: ModelSource) -> None:
+        super().__init__(config)
+        limit_threads(config.threads)
+        self._source = source
+        self._states = {name: weights_state(name, config) for name in config.calculators}
+
+    def __call__(self, name: str) -> backends.Backend:
+        """Return the loaded calculator ``name``."""
+        if name not in self.loaded:
+            state = self._states[name] if name in self._states else weights_state(name, self.config)
+            self.loaded[name] = self._source.get(name, self.config.settings_of(name), state)
+        return self.loaded[name]
+
+    def close(self) -> None:
+        """Give them back."""
+        self.loaded.clear()
+
+
+def weights_state(name: str, config: Config) -> list[object] | None:
+    """Return what tells, without reading them, which weights a calculator would load: file behind links, size, time."""
+    try:
+        path = backends.find_weights(name, config.settings_of(name)).path
+        if path is None:
+            return None
+        path = path.resolve()
+        state = path.stat()
+    except (errors.BridgeError, OSError):
+        return None
+    return [str(path), state.st_size, state.st_mtime_ns]
+
+
+class NoModels(Models):
     """Instead of models: the verdict on a structure that ended the process it was relaxed in."""
 
     def __init__(self, config: Config, verdict: dict[str, str]) -> None:
         super().__init__(config)
         self._verdict = verdict
-
-    @classmethod
-    def factory(cls, verdict: dict[str, str]) -> Callable[[Config], Models]:
-        """Return what makes one for a run."""
-        return lambda config: cls(config, verdict)
 
     def __call__(self, name: str) -> Any:
         """Raise the verdict."""
@@ -209,7 +239,7 @@ class Reporter(Watcher):
         summary: of the record's entry, what the statistics want.
     """
 
-    def __init__(self, job: int, tell: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, job: int, tell: Tell) -> None:
         self._job, self._tell = job, tell
         self._last = 0.0
         self.summary: dict[str, Any] = {}
@@ -236,7 +266,7 @@ class Reporter(Watcher):
 class _Relay(io.TextIOBase):
     """A text stream whose lines go to the caller; any thread may write."""
 
-    def __init__(self, event: str, job: int, tell: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, event: str, job: int, tell: Tell) -> None:
         self._event, self._job, self._tell = event, job, tell
         self._line = ""
 

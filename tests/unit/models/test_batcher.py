@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -16,9 +17,9 @@ from ase import Atoms
 from uspex_bridge.base.errors import CalculationError, ConfigError
 from uspex_bridge.cli.serve import BATCHER
 from uspex_bridge.models import backends
+from uspex_bridge.models.batched import BatchedModels
 from uspex_bridge.models.cards import CalculatorSettings
-from uspex_bridge.service.budget import Budget
-from uspex_bridge.service.remote import Remote
+from uspex_bridge.models.passes import Budget, Tally
 
 #: A toy that forgets nothing: it notes every pass, and does at a given element what no calculator should.
 NOTING = """
@@ -86,15 +87,18 @@ class Served:
 
     def _keep(self):
         while not self.over:
-            self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+            self.end, theirs = socket.socketpair()
+            with theirs:
+                self.process = subprocess.Popen(self.command, stdin=theirs.fileno(), stdout=theirs.fileno())
             self.process.wait()
+            self.end.close()
 
     def model(self, name="noting", **options):
         """The same model on a connection of its own, as every relaxation has."""
-        remote = Remote(self.path)
-        remote.begin({"cwd": str(self.top), "umask": 18, "environment": dict(os.environ)})
+        source = BatchedModels(self.path)
+        source.begin({"cwd": str(self.top), "umask": 18, "environment": dict(os.environ)})
         settings = CalculatorSettings(kind=name, options=options)
-        return remote, remote.get("model", settings, None)
+        return source, source.get("model", settings, None)
 
     def notes(self):
         return [tuple(json.loads(line)) for line in (self.top / "note").read_text().splitlines()]
@@ -104,7 +108,7 @@ class Served:
 
     def close(self):
         self.over = True
-        self.process.stdin.close()
+        self.end.shutdown(socket.SHUT_RDWR)
         self.keeper.join(30)
 
 
@@ -144,7 +148,7 @@ def ask_all(models, structures):
     return answers
 
 
-def lend(served, number, **options):
+def models_of(served, number, **options):
     options = {"note": str(served.top / "note"), **options}
     return [served.model("extra:noting", **options)[1] for _ in range(number)]
 
@@ -160,7 +164,7 @@ def same(found, atoms):
 
 
 def test_those_who_ask_are_evaluated_together_whatever_their_size(served):
-    models = lend(served, 4, sleep=0.3)
+    models = models_of(served, 4, sleep=0.3)
     structures = [crystal(symbols) for symbols in ("Fe", "CaFe2Ni", "MgO", "Ca4Ni8")]
     for _ in range(3):
         answers = ask_all(models, structures)
@@ -171,7 +175,7 @@ def test_those_who_ask_are_evaluated_together_whatever_their_size(served):
 
 
 def test_who_does_not_come_back_is_waited_for_no_longer_than_a_pass_takes(served):
-    models = lend(served, 3, sleep=0.2)
+    models = models_of(served, 3, sleep=0.2)
     structures = [crystal("Fe2", seed) for seed in range(3)]
     for _ in range(2):
         ask_all(models, structures)
@@ -182,7 +186,7 @@ def test_who_does_not_come_back_is_waited_for_no_longer_than_a_pass_takes(served
 
 def test_an_error_is_that_of_the_structure_that_makes_it(served):
     structures = [crystal(symbols) for symbols in ("CaFe", "FeAt", "NiFe")]
-    models = lend(served, 3)
+    models = models_of(served, 3)
     good, bad, other = ask_all(models, structures)
     assert "not this one" in str(bad)
     assert same(good, structures[0])
@@ -192,7 +196,7 @@ def test_an_error_is_that_of_the_structure_that_makes_it(served):
 
 
 def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(served):
-    models = lend(served, 4, most=8, sleep=0.3)
+    models = models_of(served, 4, most=8, sleep=0.3)
     structures = [crystal("CaFe2Ni", seed) for seed in range(3)] + [crystal("Ca8Ni8")]
     for _ in range(3):
         answers = ask_all(models, structures)
@@ -204,7 +208,7 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(served):
 
 
 def test_a_batcher_killed_in_the_middle_of_a_pass_costs_nothing_but_time(served):
-    models = lend(served, 3, sleep=1.0)
+    models = models_of(served, 3, sleep=1.0)
     structures = [crystal(symbols) for symbols in ("Fe2", "CaFe2Ni", "MgO")]
     killing = threading.Timer(0.5, lambda: served.process.kill())
     killing.start()
@@ -216,7 +220,7 @@ def test_a_batcher_killed_in_the_middle_of_a_pass_costs_nothing_but_time(served)
 @pytest.mark.parametrize("poison", ["Po", "Rn"])
 def test_a_structure_that_kills_the_process_twice_fails_alone(served, poison):
     """By a signal, or by an error after which a GPU's context cannot be used."""
-    models = lend(served, 4)
+    models = models_of(served, 4)
     structures = [crystal(symbols) for symbols in ("Fe2", f"Fe{poison}", "MgO", "CaNi")]
     ask_all(models, [crystal("Fe")] * 4)
     for _ in range(2):
@@ -227,22 +231,22 @@ def test_a_structure_that_kills_the_process_twice_fails_alone(served, poison):
 
 
 def test_an_evaluation_that_hangs_is_ended_and_fails_alone(tmp_path, package):
-    code = "import sys, uspex_bridge.service.batcher as b; b.PASS_TIMEOUT = 1.0; b.main(*sys.argv[1:3])"
+    code = "import sys, uspex_bridge.models.batcher as b; b.PASS_TIMEOUT = 1.0; b.main(*sys.argv[1:3])"
     with closing(Served(tmp_path, [*BATCHER[:-1], code])) as served:
-        (hanging,) = lend(served, 1, sleep=1000.0)
-        (fine,) = lend(served, 1)
+        (hanging,) = models_of(served, 1, sleep=1000.0)
+        (fine,) = models_of(served, 1)
         answers = ask_all([hanging, fine], [crystal("Fe"), crystal("MgO")])
     assert "died twice" in str(answers[0])
     assert same(answers[1], crystal("MgO"))
 
 
 def test_a_relaxation_that_is_killed_is_forgotten(served):
-    first, second = lend(served, 2, sleep=0.3)
-    remote, doomed = served.model("extra:noting", note=str(served.top / "note"), sleep=0.3)
+    first, second = models_of(served, 2, sleep=0.3)
+    source, doomed = served.model("extra:noting", note=str(served.top / "note"), sleep=0.3)
     threading.Thread(target=ask_all, args=([first], [crystal("Fe")])).start()
     time.sleep(0.1)
-    remote._send({"do": "evaluate", "model": 0, "again": False})
-    remote._hang_up()
+    source._line.send({"do": "evaluate", "model": 0, "again": False})
+    source._hang_up()
     answer = ask_all([second], [crystal("MgO")])[0]
     assert same(answer, crystal("MgO"))
     del doomed
@@ -253,9 +257,9 @@ def test_weights_that_change_while_it_is_down_do_not_change_within_a_structure(s
     (package / "__init__.py").write_text("from extra import noting, weighty\n")
     weights = tmp_path / "model"
     weights.write_text("0.5")
-    remote = Remote(served.path)
-    remote.begin({"cwd": "/", "umask": 18, "environment": dict(os.environ)})
-    model = remote.get("w", CalculatorSettings(kind="extra:weighty", model=str(weights)), [1])
+    source = BatchedModels(served.path)
+    source.begin({"cwd": "/", "umask": 18, "environment": dict(os.environ)})
+    model = source.get("w", CalculatorSettings(kind="extra:weighty", model=str(weights)), [1])
     model.calculator.calculate(crystal("Fe2"))
     served.process.kill()
     model.calculator.calculate(crystal("MgO"))
@@ -266,9 +270,7 @@ def test_weights_that_change_while_it_is_down_do_not_change_within_a_structure(s
 
 
 def test_what_is_no_message_is_hung_up_on(served):
-    import socket
-
-    (model,) = lend(served, 1)
+    (model,) = models_of(served, 1)
     for said in (b"\xff\n", b"[]\n", b"{}\n", b'{"do": "evaluate", "model": 3}\n'):
         with socket.socket(socket.AF_UNIX) as stranger:
             stranger.settimeout(30)
@@ -316,3 +318,15 @@ def test_a_budget_on_a_gpu_doubles_as_far_as_the_memory_goes(monkeypatch):
     last = 36_000.0
     budget.passed(last)
     assert 57_000 < budget.now < 58_000
+
+
+def test_passes_are_counted_and_averaged():
+    tally = Tally()
+    assert tally.summary()["structures_per_pass"] == 0
+    tally.passed(4, 40, 0.5)
+    tally.passed(2, 10, 0.25)
+    told = tally.summary()
+    assert (told["passes"], told["evaluations"], told["atoms"], told["seconds"]) == (2, 6, 50, 0.75)
+    assert (told["structures_per_pass"], told["atoms_per_pass"]) == (3.0, 25.0)
+    assert told["per_second"] <= 6.0
+    assert 0 < told["busy"] <= 1

@@ -1,8 +1,8 @@
 """The process that evaluates for many relaxations: holds the models of a device, one pass for all who ask.
 
-Relaxations ask over a Unix socket, one structure at a time (:mod:`uspex_bridge.service.remote`). What has been asked
+Relaxations ask over a Unix socket, one structure at a time (:mod:`uspex_bridge.models.batched`). What has been asked
 of a model is evaluated together once every relaxation that uses it has asked, or when waiting longer would cost more
-than it saves. It ends when its stdin does, so it never outlives the service.
+than it saves. It ends when the service hangs up, so it never outlives that.
 """
 
 from __future__ import annotations
@@ -20,20 +20,18 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
+from uspex_bridge.base.caller import Acting
 from uspex_bridge.base.errors import BridgeError, OutOfMemoryError
+from uspex_bridge.base.lines import LineSocket, MessageError, claim_stdin
+from uspex_bridge.base.memory import expendable, resident_mb
 from uspex_bridge.models import messages
 from uspex_bridge.models.backends import Backend
 from uspex_bridge.models.cards import CalculatorSettings
+from uspex_bridge.models.passes import Budget, Tally
+from uspex_bridge.models.warm import WarmModels
 from uspex_bridge.models.worker import START_TIMEOUT
-from uspex_bridge.models.worker_main import claim_pipe
-from uspex_bridge.service import wire
-from uspex_bridge.service.budget import Budget
-from uspex_bridge.service.caller import as_caller
-from uspex_bridge.service.stats import Tally, resident_mb
-from uspex_bridge.service.warm import Warm
-from uspex_bridge.service.worker import expendable
 
 if TYPE_CHECKING:
     from uspex_bridge.models.evaluate import Results
@@ -51,18 +49,18 @@ BROKEN = 13
 
 
 def main(path: str, device: str) -> None:
-    """Evaluate until stdin ends.
+    """Evaluate until the service hangs up.
 
     Args:
         path: of the socket to make; its folder is private to the user.
         device: what ``auto`` and ``cuda`` mean here; empty leaves that to the models.
     """
-    orders, answers = claim_pipe()
+    line = claim_stdin()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the service decides when its processes end
     expendable()
-    threading.Thread(target=_end_with, args=(orders,), daemon=True).start()
-    Batcher(path, device, answers).work()
+    threading.Thread(target=_end_with, args=(line,), daemon=True).start()
+    Batcher(path, device, line).work()
 
 
 def gpu_of(backend: Backend) -> str:
@@ -71,13 +69,14 @@ def gpu_of(backend: Backend) -> str:
     return device if device.startswith("cuda") and "worker" not in backend.identity else ""
 
 
-def _end_with(orders: BinaryIO) -> None:
-    orders.read()
+def _end_with(service: LineSocket) -> None:
+    with contextlib.suppress(OSError, EOFError):
+        service.receive()
     os._exit(0)
 
 
 @dataclass(eq=False)
-class Model:
+class HeldModel:
     """A loaded model and what is asked of it.
 
     Attributes:
@@ -86,8 +85,8 @@ class Model:
 
     backend: Backend
     budget: Budget
-    waiting: deque[Ask] = field(default_factory=deque)
-    missing: set[Client] = field(default_factory=set)
+    waiting: deque[Question] = field(default_factory=deque)
+    missing: set[Relaxation] = field(default_factory=set)
     ended: float = 0.0
     lasted: deque[float] = field(default_factory=lambda: deque(maxlen=50))
     tally: Tally = field(default_factory=Tally)
@@ -99,33 +98,32 @@ class Model:
 
     def fitting(self) -> int:
         """Return how many of those that wait are evaluated in one pass."""
-        return self.budget.fitting([ask.size for ask in self.waiting]) if self.backend.batch else 1
+        return self.budget.fitting([question.size for question in self.waiting]) if self.backend.batch else 1
 
     def patience(self, now: float) -> float:
-        """Return the seconds that a pass should still wait, for those that will ask again in a moment, to ask.
+        """Return the seconds that a pass should still wait, for those that will ask again in a moment, to question.
 
         Who misses a pass is not waited for again: it joins whenever it asks.
         """
-        if not self.missing or self.fitting() < len(self.waiting) or any(ask.again for ask in self.waiting):
+        if not self.missing or self.fitting() < len(self.waiting) or any(question.again for question in self.waiting):
             return 0.0
         return self.ended + min(max(min(self.lasted), SHORTEST), LONGEST) - now
 
 
 @dataclass(eq=False)
-class Client:
-    """The connection of one relaxation.
+class Relaxation:
+    """The connection to a worker that relaxes.
 
     Attributes:
-        lent: the models of its structure.
+        models: those of its structure.
         sized: what its structure was when its size was last found: model, number of atoms, volume, and that size.
     """
 
-    socket: socket.socket
-    buffer: bytes = b""
-    lent: list[Model] = field(default_factory=list)
-    sized: tuple[Model | None, int, float, int] = (None, 0, 0.0, 0)
+    line: LineSocket
+    models: list[HeldModel] = field(default_factory=list)
+    sized: tuple[HeldModel | None, int, float, int] = (None, 0, 0.0, 0)
 
-    def size_of(self, atoms: Any, model: Model) -> int:
+    def size_of(self, atoms: Any, model: HeldModel) -> int:
         """Return the size of a structure; one that is much as it was before has the size it had."""
         before, number, volume, size = self.sized
         now = abs(float(atoms.cell.volume))
@@ -137,14 +135,14 @@ class Client:
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message; that the relaxation is gone is heard elsewhere."""
         with contextlib.suppress(OSError):
-            self.socket.sendall(wire.encode(message))
+            self.line.send(message)
 
 
 @dataclass(eq=False)
-class Ask:
+class Question:
     """A structure to evaluate; ``again`` if this process's predecessor died of it or of one beside it."""
 
-    client: Client
+    relaxation: Relaxation
     atoms: Any
     size: float
     again: bool
@@ -154,11 +152,11 @@ class Ask:
 class Batcher:
     """The loop: a pass, then what was said meanwhile; in one thread, so that nothing holds up a GPU's kernels."""
 
-    def __init__(self, path: str, device: str, reports: BinaryIO) -> None:
-        self._device, self._reports = device, reports
-        self._clients: set[Client] = set()
-        self._models: list[Model] = []
-        self._warm = Warm()
+    def __init__(self, path: str, device: str, service: LineSocket) -> None:
+        self._device, self._service = device, service
+        self._relaxations: set[Relaxation] = set()
+        self._models: list[HeldModel] = []
+        self._warm = WarmModels()
         self._loading = ""
         self._reported = 0.0
         Path(path).unlink(missing_ok=True)
@@ -187,59 +185,59 @@ class Batcher:
     # ------------------------------------------------------------------------------------------------ listening
 
     def _welcome(self) -> None:
-        client = Client(self._server.accept()[0])
-        client.socket.settimeout(_TAKING)
-        self._clients.add(client)
-        self._selector.register(client.socket, selectors.EVENT_READ, client)
+        relaxation = Relaxation(LineSocket(self._server.accept()[0]))
+        relaxation.line.socket.settimeout(_TAKING)
+        self._relaxations.add(relaxation)
+        self._selector.register(relaxation.line.socket, selectors.EVENT_READ, relaxation)
 
-    def _read(self, client: Client) -> None:
+    def _read(self, relaxation: Relaxation) -> None:
         """Take what a relaxation has sent; where it has hung up, forget it."""
         try:
-            block = client.socket.recv(1 << 18)
-            *lines, client.buffer = (client.buffer + block).split(b"\n")
-            for line in lines:
-                self._hear(client, wire.decode(line))
-        except (OSError, wire.WireError, LookupError) as error:
+            for message in relaxation.line.arrived():
+                self._hear(relaxation, message)
+            return
+        except EOFError:
+            pass
+        except (OSError, MessageError, LookupError) as error:
             print(f"a relaxation was not understood: {error}", file=sys.stderr, flush=True)
-            block = b""
-        if not block:
-            self._selector.unregister(client.socket)
-            client.socket.close()
-            self._clients.discard(client)
-            self._part(client)
-            for model in self._models:
-                model.waiting = deque(ask for ask in model.waiting if ask.client is not client)
+        self._selector.unregister(relaxation.line.socket)
+        relaxation.line.close()
+        self._relaxations.discard(relaxation)
+        self._part(relaxation)
+        for model in self._models:
+            model.waiting = deque(question for question in model.waiting if question.relaxation is not relaxation)
 
-    def _hear(self, client: Client, message: dict[str, Any]) -> None:
+    def _hear(self, relaxation: Relaxation, message: dict[str, Any]) -> None:
         """Act on a message."""
         if message["do"] == "load":
-            client.tell(self._load(client, message))
+            relaxation.tell(self._load(relaxation, message))
         elif message["do"] == "rest":
-            client.lent = []
-            self._part(client)
+            relaxation.models = []
+            self._part(relaxation)
             self._forget()
         else:
-            self._part(client)
-            model = client.lent[message["model"]]
+            self._part(relaxation)
+            model = relaxation.models[message["model"]]
             atoms = messages.atoms_of(message)
-            model.waiting.append(Ask(client, atoms, client.size_of(atoms, model), message["again"]))
+            size = relaxation.size_of(atoms, model)
+            model.waiting.append(Question(relaxation, atoms, size, message["again"]))
 
-    def _part(self, client: Client) -> None:
+    def _part(self, relaxation: Relaxation) -> None:
         """Wait for a relaxation no longer."""
         for model in self._models:
-            model.missing.discard(client)
+            model.missing.discard(relaxation)
 
-    def _load(self, client: Client, message: dict[str, Any]) -> dict[str, Any]:
-        """Lend a model to a relaxation; return what it must know of it, or the error."""
+    def _load(self, relaxation: Relaxation, message: dict[str, Any]) -> dict[str, Any]:
+        """Load a model for a relaxation; return what it must know of it, or the error."""
         if message["again"]:
-            client.tell({"event": "alone"})
+            relaxation.tell({"event": "alone"})
         settings = CalculatorSettings(**message["settings"])
         if self._device and settings.device in ("auto", "cuda"):
             settings = replace(settings, device=self._device)
         self._loading = message["name"]
         self._report("report")
         try:
-            with _watched(START_TIMEOUT), as_caller(message):
+            with _watched(START_TIMEOUT), Acting(message):
                 backend = self._warm.get(message["name"], settings, message["state"])
         except Exception as error:  # noqa: BLE001 (answered to the one who asked)
             return messages.failure(error)
@@ -247,25 +245,25 @@ class Batcher:
             self._loading = ""
         model = next((m for m in self._models if m.backend is backend), None)
         if model is None:
-            model = Model(backend, Budget(gpu_of(backend)))
+            model = HeldModel(backend, Budget(gpu_of(backend)))
             self._models.append(model)
         self._forget()
-        client.lent.append(model)
+        relaxation.models.append(model)
         return {
-            "model": len(client.lent) - 1,
+            "model": len(relaxation.models) - 1,
             "identity": backend.identity,
             "elements": None if backend.elements is None else sorted(backend.elements),
             "energy_zero": backend.energy_zero,
         }
 
     def _forget(self) -> None:
-        """Let go of models that are neither kept warm nor lent."""
-        used = [model for client in self._clients for model in client.lent]
+        """Let go of models that are neither kept warm nor used."""
+        used = [model for relaxation in self._relaxations for model in relaxation.models]
         self._models = [m for m in self._models if m in used or self._warm.holds(m.backend)]
 
     # ------------------------------------------------------------------------------------------------ evaluating
 
-    def _next(self) -> tuple[Model | None, float]:
+    def _next(self) -> tuple[HeldModel | None, float]:
         """Return the model whose turn it is, or None and the seconds until one may have its turn."""
         now, patience = time.monotonic(), _REPORT
         asked = sorted((m for m in self._models if m.waiting), key=lambda m: m.waiting[0].arrived)
@@ -276,24 +274,26 @@ class Batcher:
             patience = min(patience, left)
         return None, patience
 
-    def _serve(self, model: Model) -> None:
+    def _serve(self, model: HeldModel) -> None:
         """Evaluate what fits into one pass; one that killed this process's predecessor, or sat beside it, alone."""
-        suspect = next((ask for ask in model.waiting if ask.again), None)
+        suspect = next((question for question in model.waiting if question.again), None)
         if suspect:
             model.waiting.remove(suspect)
-            suspect.client.tell({"event": "alone"})
+            suspect.relaxation.tell({"event": "alone"})
             batch = [suspect]
         else:
             batch = [model.waiting.popleft() for _ in range(model.fitting())]
         self._evaluate(model, batch)
 
-    def _evaluate(self, model: Model, batch: list[Ask]) -> None:
+    def _evaluate(self, model: HeldModel, batch: list[Question]) -> None:
         """Answer a batch, or put it back where it does not fit."""
-        size, began = sum(ask.size for ask in batch), time.monotonic()
+        size, began = sum(question.size for question in batch), time.monotonic()
         model.budget.begin()
         try:
             with _watched(PASS_TIMEOUT):
-                answers: Sequence[Results | BridgeError] = model.backend.evaluate_many([ask.atoms for ask in batch])
+                answers: Sequence[Results | BridgeError] = model.backend.evaluate_many(
+                    [question.atoms for question in batch]
+                )
         except OutOfMemoryError as error:
             model.budget.failed(size)
             if len(batch) > 1:
@@ -305,25 +305,24 @@ class Batcher:
             model.ended = time.monotonic()
             model.lasted.append(model.ended - began)
             model.budget.passed(size)
-            model.tally.passed(len(batch), sum(len(ask.atoms) for ask in batch), model.ended - began)
-            model.missing = {ask.client for ask in batch} if model.backend.batch else set()
-        for ask, found in zip(batch, answers, strict=True):
+            model.tally.passed(len(batch), sum(len(question.atoms) for question in batch), model.ended - began)
+            model.missing = {question.relaxation for question in batch} if model.backend.batch else set()
+        for question, found in zip(batch, answers, strict=True):
             if isinstance(found, BridgeError):
                 _end_if_broken(found)
-                ask.client.tell(messages.failure(found))
+                question.relaxation.tell(messages.failure(found))
             else:
-                ask.client.tell(messages.answer(found))
+                question.relaxation.tell(messages.answer(found))
         return None
 
     def _report(self, event: str) -> None:
         """Tell the service what has been done."""
         self._reported = time.monotonic()
-        self._reports.write(wire.encode({"event": event, **self._describe()}))
-        self._reports.flush()
+        self._service.send({"event": event, **self._describe()})
 
     def _describe(self) -> dict[str, Any]:
         report: dict[str, Any] = {
-            "relaxations": sum(bool(client.lent) for client in self._clients),
+            "relaxations": sum(bool(relaxation.models) for relaxation in self._relaxations),
             "waiting": sum(len(model.waiting) for model in self._models),
             "loading": self._loading,
             "memory_mb": resident_mb("self"),
