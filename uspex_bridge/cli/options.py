@@ -73,4 +73,4 @@ def settings(*options: Callable[..., Any]) -> Callable[..., Any]:
 
 RUN_OPTIONS = settings(CONFIG, PROTOCOL, STAGES, DEVICE, THREADS, TIME_LIMIT)
 #: Who does the work of a command that has many structures.
-CREW = settings(WORKERS, SCHEDULER)
+PARALLEL = settings(WORKERS, SCHEDULER)

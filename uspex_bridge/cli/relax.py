@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.base.words import counted
-from uspex_bridge.cli.options import CREW, RUN_OPTIONS, pressures_of
+from uspex_bridge.cli.options import PARALLEL, RUN_OPTIONS, pressures_of
 from uspex_bridge.cli.vasp import read_settings
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
     help="GPa; with several (0,20,50 or 0:100:10) each structure at each, in folders of --out such as 50GPa.",
 )
 @RUN_OPTIONS
-@CREW
+@PARALLEL
 @click.option("--model", help="Use this one for every stage: a calculator's name, or KIND:WEIGHTS (mace:my.model).")
 @click.option("--fmax", type=click.FloatRange(min=0, min_open=True), help="Force target of the last stage, eV/Å.")
 @click.option("--isif", type=click.IntRange(0, 8), default=3, show_default=True, help="What moves, as VASP's ISIF.")

@@ -12,7 +12,7 @@ import click
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import CREW, RUN_OPTIONS
+from uspex_bridge.cli.options import PARALLEL, RUN_OPTIONS
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Entry, Pool
@@ -36,7 +36,7 @@ _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 @q.HULL
 @q.duplicates()
 @RUN_OPTIONS
-@CREW
+@PARALLEL
 @q.JSON
 def command(
     places: tuple[str, ...],
@@ -72,8 +72,8 @@ def command(
     if not entries:
         raise InputError("there is nothing to compute again; a wider --near takes more")
     pressure = _pressure(entries, options["pressure"])
-    crew = {"workers": options["workers"], "scheduler": options["scheduler"]}
-    task = RelaxTask(config=config, out=out, pressure=pressure, nsw=5000 if relax else 0, resume=not force, **crew)
+    parallel = {"workers": options["workers"], "scheduler": options["scheduler"]}
+    task = RelaxTask(config=config, out=out, pressure=pressure, nsw=5000 if relax else 0, resume=not force, **parallel)
     results = _compute(pool, entries, task)
     verdict = compare_rankings(pool, results, q.ask(options))
     if as_json:

@@ -10,7 +10,7 @@ import click
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import CONFIG, CREW, DEVICE, THREADS
+from uspex_bridge.cli.options import CONFIG, DEVICE, PARALLEL, THREADS
 from uspex_bridge.cli.soap_options import SOAP, progress, soap_of
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ FLAGS = ("short", "dense", "elongated", "far", "unconverged", "outside", "failed
     show_default="failed",
     help="Flags that are a reason to compute a structure. Repeatable.",
 )
-@CREW
+@PARALLEL
 @click.option("--retry", is_flag=True, help="Ask a model again about structures it failed on.")
 @click.option("-n", "most", type=click.IntRange(min=0), default=20, show_default=True, help="Lines of the table.")
 @q.REFERENCES
@@ -87,7 +87,7 @@ def command(
 
     config = read_settings(Path.cwd(), {key: options[key] for key in ("config", "device", "threads")})
     limit_threads(config.threads)
-    from uspex_bridge.learn.choose.screening import Crew, screen_pool
+    from uspex_bridge.learn.choose.screening import Parallel, screen_pool
 
     pool = q.open_pool(places, options)
     found = screen_pool(
@@ -103,7 +103,7 @@ def command(
         soap=lambda elements: soap_of(options, elements),
         scaling=options["scaling"],
         mix_levels=options["mix_levels"],
-        crew=Crew(options["workers"], options["scheduler"], options["retry"]),
+        parallel=Parallel(options["workers"], options["scheduler"], options["retry"]),
         progress=progress,
     )
     summary = found.to_dict()

@@ -24,7 +24,7 @@ from uspex_bridge.call.config import ServiceSettings
 from uspex_bridge.call.slot import sole_use
 from uspex_bridge.service import wire
 from uspex_bridge.service.peers import MOST_ASKED, Peer
-from uspex_bridge.service.pool import LAST_EVENTS, Job, Pool
+from uspex_bridge.service.pool import LAST_EVENTS, Job, WorkerPool
 
 #: Seconds that a caller may take to say what it wants.
 _ASKING = 10.0
@@ -42,7 +42,9 @@ class Daemon:
         shape: how the pool works, in words.
     """
 
-    def __init__(self, path: Path, settings: ServiceSettings, pool: Pool, log: logging.Logger, shape: str = "") -> None:
+    def __init__(
+        self, path: Path, settings: ServiceSettings, pool: WorkerPool, log: logging.Logger, shape: str = ""
+    ) -> None:
         self.path, self.settings, self.pool, self.log = path, settings, pool, log
         self._shape = shape
         self._draining = False

@@ -19,7 +19,7 @@ from distributed import Client, KilledWorker, get_worker
 from uspex_bridge.base import errors
 from uspex_bridge.models.warm import WarmModels
 from uspex_bridge.service import wire
-from uspex_bridge.service.pool import SUSPICIOUS, Job, Pool
+from uspex_bridge.service.pool import SUSPICIOUS, Job, WorkerPool
 from uspex_bridge.service.worker import JobHalter, Parse, run_job
 
 #: Seconds for the scheduler to answer, and between two looks at who its workers are.
@@ -101,7 +101,7 @@ def forget_models() -> None:
         _models.clear()
 
 
-class DaskPool(Pool):
+class DaskPool(WorkerPool):
     """The workers of a Dask scheduler, each with one job at a time.
 
     Args:

@@ -64,7 +64,7 @@ class Job:
         self.end({"event": "failed", "error": error, "message": message})
 
 
-class Pool(ABC):
+class WorkerPool(ABC):
     """The jobs that wait, first come, first served, and those that run.
 
     Attributes:
@@ -218,7 +218,7 @@ class Worker(ChildProcess):
         self.pool.heard(self, message)
 
 
-class LocalPool(Pool):
+class LocalPool(WorkerPool):
     """Worker processes on this machine.
 
     Args:

@@ -30,7 +30,7 @@ _SILENT: Progress = lambda label, length: nullcontext(lambda count: None)  # noq
 
 
 @dataclass(frozen=True)
-class Crew:
+class Parallel:
     """The workers of a screening: processes on this machine, or those of a Dask scheduler; ``retry`` asks again."""
 
     workers: int = 1
@@ -110,7 +110,7 @@ def screen_pool(
     soap: Callable[[Collection[str]], SoapSettings] = lambda elements: SoapSettings(),
     scaling: Scaling = "standard",
     mix_levels: bool = False,
-    crew: Crew = Crew(),
+    parallel: Parallel = Parallel(),
     progress: Progress = _SILENT,
 ) -> Screened:
     """Ask models about every structure of ``pool`` and say which structures to compute.
@@ -128,7 +128,7 @@ def screen_pool(
         soap: gives the descriptor of novelty for the training set's elements.
         scaling: of the descriptor's features.
         mix_levels: one hull for several levels of theory.
-        crew: the workers.
+        parallel: the workers.
         progress: shows how far each model is.
 
     Raises:
@@ -149,7 +149,7 @@ def screen_pool(
     notes = [f"{counted(lost, 'entry')} without a readable structure left out"] if lost else []
     far = _novelty([structure for _, structure in held], training, soap, scaling)
     keys = [structure_key(structure) for _, structure in held]
-    answers = _ask(dict(zip(keys, (s for _, s in held), strict=True)), asked, out, crew, progress)
+    answers = _ask(dict(zip(keys, (s for _, s in held), strict=True)), asked, out, parallel, progress)
     points, more = points_of(pool, references, mix_levels=mix_levels)
     seen = [
         Seen(entry, structure, tuple(one[key] for one in answers), points.get(entry.name), distance)
@@ -161,12 +161,12 @@ def screen_pool(
 
 
 def _ask(
-    structures: dict[str, Structure], models: Sequence[Predictor], out: Path, crew: Crew, progress: Progress
+    structures: dict[str, Structure], models: Sequence[Predictor], out: Path, parallel: Parallel, progress: Progress
 ) -> list[dict[str, Any]]:
     answers: list[dict[str, Any]] = []
     for model in models:
         with progress(model.name, len(structures)) as step:
-            answers.append(predict_all(model, structures, out / "evaluations", **asdict(crew), progress=step))
+            answers.append(predict_all(model, structures, out / "evaluations", **asdict(parallel), progress=step))
     return answers
 
 
