@@ -261,7 +261,7 @@ def test_a_record_that_cannot_be_written_does_not_cost_the_result(tmp_path):
     fold = make_folder(tmp_path, settings='record = "/dev/full"\n' + TOY)
     done = call(fold)
     assert done.returncode == 0
-    assert "record cannot be written" in done.stderr
+    assert "/dev/full: cannot be written" in done.stderr
     assert has_result(fold)
 
 

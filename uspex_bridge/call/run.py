@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import uspex_bridge
 from uspex_bridge.base.data import RelaxResult, Structure, VaspRun
 from uspex_bridge.base.errors import BridgeError, ConfigError, OutputError, Rejected
 from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.threads import limit_threads
+from uspex_bridge.base.version import version
 from uspex_bridge.call import record_file
 from uspex_bridge.call.config import Config, read_config
 from uspex_bridge.call.folders import Folder, Request
@@ -213,7 +213,7 @@ def _announce(request: Request, plan: Plan, config: Config, notice: str, log: lo
     intent = request.intent
     log.info(
         "uspex_bridge %s: %s, %d atoms, %g GPa, ISIF %d, NSW %d, protocol %s (%s), settings %s",
-        uspex_bridge.__version__,
+        version(),
         request.structure.formula,
         len(request.structure),
         intent.pressure_gpa,
@@ -275,7 +275,7 @@ class RecordLine:
             "protocol": plan.protocol,
             "key": self.key,
             "input": _geometry(structure.symbols, structure.cell, structure.scaled),
-            "versions": {"uspex_bridge": uspex_bridge.__version__, "python": platform.python_version()},
+            "versions": {"uspex_bridge": version(), "python": platform.python_version()},
         }
         self.symbols = structure.symbols
 

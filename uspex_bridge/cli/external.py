@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from uspex_bridge.base.version import version
 from uspex_bridge.cli.options import RUN_OPTIONS, SERVER
 from uspex_bridge.cli.vasp import run
 
@@ -17,7 +18,7 @@ from uspex_bridge.cli.vasp import run
 @RUN_OPTIONS
 @SERVER
 @click.option("--pressure", type=float, help="GPa; else PSTRESS of usercode.in, else parameters.json.")
-@click.version_option(package_name="uspex_bridge")
+@click.version_option(version())
 def command(folder: Path, **options: Any) -> None:
     """Relax the structure in FOLDER/geom.in and leave geom.out and energy.txt.
 

@@ -8,6 +8,7 @@ import sys
 import click
 
 from uspex_bridge.base.errors import BridgeError
+from uspex_bridge.base.version import version
 
 #: Command -> (module in this package, one line of help).
 COMMANDS = {
@@ -67,7 +68,7 @@ class _Lazy(click.Group):
 
 
 @click.command(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="uspex_bridge")
+@click.version_option(version())
 def command() -> None:
     """Foundation-model relaxations in the place where USPEX expects VASP.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from uspex_bridge.base.version import version
 from uspex_bridge.cli.options import RUN_OPTIONS, SERVER
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @RUN_OPTIONS
 @SERVER
 @click.option("--on-reject", type=click.Choice(["fail", "penalty"]), help="What USPEX gets for a refused structure.")
-@click.version_option(package_name="uspex_bridge")
+@click.version_option(version())
 def command(folder: Path, **options: Any) -> None:
     """Relax the structure in FOLDER (default: here) as VASP would, with machine-learned potentials.
 
