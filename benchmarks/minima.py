@@ -30,10 +30,10 @@ from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.models import backends
 from uspex_bridge.relaxation.engine import relax
 from uspex_bridge.relaxation.protocol import Guards, Plan, Stage
-from uspex_bridge.results.convert import to_pymatgen
-from uspex_bridge.results.duplicates import Tolerances, matcher
+from uspex_bridge.results.phases import Tolerances, same_phase
 from uspex_bridge.results.sources import open_sources
 from uspex_bridge.results.stability import Question, assess
+from uspex_bridge.results.surroundings import Surroundings
 
 
 def minima(places: tuple[str, ...], count: int, dataset: Path | None) -> list[tuple[Structure, float]]:
@@ -75,7 +75,7 @@ def relaxed(structure: Structure, pressure: float, backend: Any) -> RelaxResult 
 
 def try_model(starts: list[tuple[Structure, Structure, float]], model: str, labeller: Any) -> dict[str, Any]:
     """Relax every start by a model and compare where it ends with the labeller's minimum."""
-    same = matcher(Tolerances())
+    limit = Tolerances().across().distance
     row: dict[str, Any] = {"model": model, "structures": len(starts), "converged": 0, "found": 0}
     excess = []
     with backends.load("model", settings_for(model, Config())) as backend:
@@ -86,7 +86,7 @@ def try_model(starts: list[tuple[Structure, Structure, float]], model: str, labe
             row["converged"] += 1
             end = Structure(start.symbols, result.final.cell, result.final.scaled)
             ratio = result.final.volume / float(abs(np.linalg.det(minimum.cell)))
-            row["found"] += abs(ratio - 1) < 0.05 and bool(same.fit(to_pymatgen(end), to_pymatgen(minimum)))
+            row["found"] += abs(ratio - 1) < 0.05 and same_phase(Surroundings(end), Surroundings(minimum), limit)
             excess.append((_enthalpy(end, pressure, labeller) - _enthalpy(minimum, pressure, labeller)) / len(end))
     row["median_excess_ev"] = float(np.median(excess)) if excess else None
     return row

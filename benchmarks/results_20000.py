@@ -136,11 +136,11 @@ def main() -> None:
 def measure(folder: Path) -> None:
     from uspex_bridge.cli.results import describe
     from uspex_bridge.results.converged import history
-    from uspex_bridge.results.duplicates import find_phases
     from uspex_bridge.results.export import export
     from uspex_bridge.results.folder import open_results
     from uspex_bridge.results.hull import build_hull
     from uspex_bridge.results.model import Pool
+    from uspex_bridge.results.phases import find_phases
     from uspex_bridge.results.stability import Question, assess
 
     clock = Clock()
@@ -148,17 +148,12 @@ def measure(folder: Path) -> None:
     clock("summary", lambda: describe(results), lambda text: text.splitlines()[1].strip())
     clock("every structure, one at a time", lambda: sum(1 for _ in results.structures()), lambda n: f"{n} structures")
     pool = Pool([results])
-    clock("duplicates of all, fingerprint", lambda: find_phases(pool), lambda p: f"{len(p)} phases")
+    clock("phases of all", lambda: find_phases(pool), lambda p: f"{len(p)} phases")
     clock("hull", lambda: build_hull(results.entries), lambda h: f"{len(h.vertices)} corners")
     main_part = clock.total
-    question = Question(within=0.1, method="fingerprint")
-    clock("best within 0.1, fingerprint", lambda: assess(pool, question), lambda a: f"{len(a.phases)} phases")
-    clock(
-        "best within 0.1, both methods", lambda: assess(pool, Question(within=0.1)), lambda a: f"{len(a.phases)} phases"
-    )
-    clock(
-        "converged, fingerprint", lambda: history(results, [], question), lambda c: f"{c.settled} generations settled"
-    )
+    question = Question(within=0.1)
+    clock("best within 0.1", lambda: assess(pool, question), lambda a: f"{len(a.phases)} phases")
+    clock("converged", lambda: history(results, [], question), lambda c: f"{c.settled} generations settled")
     out = folder.parent / "all.extxyz"
     clock("export to extxyz", lambda: export(pool, results.entries, out, "extxyz"), lambda n: f"{n} structures")
     out.unlink()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import spglib
 from ase.data import atomic_numbers
 
-from uspex_bridge.base.data import Array
+from uspex_bridge.base.data import Array, Structure
 
 
 def space_group(symbols: Sequence[str], cell: Array, scaled: Array, symprec: float = 0.1) -> str:
@@ -21,6 +21,18 @@ def space_group(symbols: Sequence[str], cell: Array, scaled: Array, symprec: flo
     except spglib.SpglibError:
         return "?"
     return f"{dataset.international} ({dataset.number})" if dataset is not None else "?"
+
+
+def group_number(structure: Structure, symprec: float) -> tuple[int, int]:
+    """Return the number of the space group within ``symprec`` Å and the atoms of a primitive cell; 0, 0 for none."""
+    numbers = [atomic_numbers[symbol] for symbol in structure.symbols]
+    try:
+        found = spglib.get_symmetry_dataset(
+            (structure.cell.tolist(), structure.scaled.tolist(), numbers), symprec=symprec
+        )
+    except spglib.SpglibError:
+        return 0, 0
+    return (0, 0) if found is None else (int(found.number), len(set(found.mapping_to_primitive.tolist())))
 
 
 def is_symmetric(symbols: Sequence[str], cell: Array, scaled: Array, symprec: float = 1e-4) -> bool:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @q.REFERENCES
 @q.COMPONENTS
 @q.LEVELS
-@q.duplicates()
+@q.DUPLICATES
 @q.JSON
 def command(first: str, second: str, search: float, as_json: bool, **options: Any) -> None:
     """Compare two searches, of two models or pressures: phases in both, only in SECOND, only in FIRST.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 )
 @q.REFERENCES
 @q.HULL
-@q.duplicates("fingerprint")
+@q.DUPLICATES
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Also write the history into this file.")
 @q.JSON
 def command(place: Path, generations: int, tie: float, csv_file: Path | None, as_json: bool, **options: Any) -> None:

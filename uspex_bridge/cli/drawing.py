@@ -54,7 +54,7 @@ SOURCES = settings(q.PLACES, q.REFERENCES, q.HULL, q.RECORD)
 
 def answers_to(places: Iterable[str], options: Mapping[str, Any]) -> tuple[Pool, dict[str, Assessment]]:
     """Open places and build their hull, or one per level of theory; duplicates matter only on the hull itself."""
-    from uspex_bridge.results.hull import TIE
+    from uspex_bridge.results.model import TIE
     from uspex_bridge.results.stability import Question, assess, assess_per_level
 
     pool = q.open_pool(places, options)

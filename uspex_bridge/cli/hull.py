@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("-n", "most", type=click.IntRange(min=1), help="Only the first N phases.")
 @q.HULL
 @click.option("--per-level", is_flag=True, help="One hull for each level of theory.")
-@q.duplicates()
+@q.DUPLICATES
 @q.RECORD
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Also write the phases into this file.")
 @q.JSON
@@ -86,7 +86,7 @@ def _rows(answer: Assessment, known: dict[str, Known] | None, most: int | None) 
 
 def report(answer: Assessment, known: dict[str, Known] | None = None, most: int | None = None) -> str:
     """Return the answer as text: what the hull is of, what counts as the same phase, and the phases."""
-    from uspex_bridge.results.hull import TIE
+    from uspex_bridge.results.model import TIE
     from uspex_bridge.results.stability import stable_phases
     from uspex_bridge.results.tables import phase_table
 

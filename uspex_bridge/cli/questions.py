@@ -58,39 +58,34 @@ def within(default: float) -> Callable[..., Any]:
     )
 
 
-def duplicates(default: str = "both") -> Callable[..., Any]:
-    """Return the options that say what the same phase is."""
-    return settings(
-        click.option(
-            "--duplicates",
-            "method",
-            type=click.Choice(["fingerprint", "matcher", "both", "none"]),
-            default=default,
-            show_default=True,
-            help="What finds structures that are the same: USPEX's fingerprint, pymatgen's StructureMatcher.",
-        ),
-        click.option("--same-energy", type=float, default=0.015, show_default=True, help="... within this, eV/atom."),
-        click.option("--same-volume", type=float, default=0.05, show_default=True, help="... within this, relative."),
-        click.option("--same-distance", type=float, default=0.008, show_default=True, help="Fingerprint's tolerance."),
-        click.option("--ltol", type=float, default=0.2, show_default=True, help="StructureMatcher's: lengths."),
-        click.option("--stol", type=float, default=0.3, show_default=True, help="StructureMatcher's: sites."),
-        click.option("--angle-tol", type=float, default=5.0, show_default=True, help="StructureMatcher's: degrees."),
-    )
+#: What the same phase is.
+DUPLICATES = settings(
+    click.option(
+        "--duplicates",
+        "method",
+        type=click.Choice(["phase", "uspex", "none"]),
+        default="phase",
+        show_default=True,
+        help="What finds structures that are the same phase: the definition of docs/results.md, USPEX's fingerprint.",
+    ),
+    click.option("--same-energy", type=float, default=0.015, show_default=True, help="... within this, eV/atom."),
+    click.option("--same-volume", type=float, default=0.05, show_default=True, help="... within this, relative."),
+    click.option(
+        "--same-distance",
+        type=click.FloatRange(min=0, min_open=True),
+        default=0.022,
+        show_default=True,
+        help="... and with surroundings of the atoms within this, in units of (V/N)^(1/3).",
+    ),
+)
 
 
 def ask(options: Mapping[str, Any]) -> Question:
     """Return the question that the options ask."""
-    from uspex_bridge.results.duplicates import Tolerances
+    from uspex_bridge.results.phases import Tolerances
     from uspex_bridge.results.stability import Question
 
-    tolerances = Tolerances(
-        energy=options["same_energy"],
-        volume=options["same_volume"],
-        distance=options["same_distance"],
-        ltol=options["ltol"],
-        stol=options["stol"],
-        angle_tol=options["angle_tol"],
-    )
+    tolerances = Tolerances(options["same_energy"], options["same_volume"], options["same_distance"])
     return Question(
         pressure_gpa=options.get("pressure"),
         components=components_of(options),

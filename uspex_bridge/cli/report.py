@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 )
 @click.option("--symprec", type=float, default=0.1, show_default=True, help="Å, for space groups and Wyckoff sites.")
 @q.HULL
-@q.duplicates()
+@q.DUPLICATES
 @q.RECORD
 def command(place: str, html: Path, generations: int, symprec: float, **options: Any) -> None:
     """Write a page about the search at PLACE: phases with their crystals, figures, convergence, failures, settings.

@@ -34,7 +34,7 @@ _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 @q.within(0.1)
 @q.REFERENCES
 @q.HULL
-@q.duplicates()
+@q.DUPLICATES
 @RUN_OPTIONS
 @PARALLEL
 @q.JSON

@@ -122,7 +122,7 @@ def _counted(counts: dict[str, int]) -> str:
 @q.within(0.05)
 @q.REFERENCES
 @q.HULL
-@q.duplicates()
+@q.DUPLICATES
 @q.RECORD
 @q.JSON
 def best(places: tuple[str, ...], most: int, as_json: bool, **options: Any) -> None:
@@ -259,7 +259,7 @@ def _detail(results: Results, entry: Entry, structure: Any, symprec: float) -> s
 @click.option("--unrelaxed", is_flag=True, help="The structures as the operators made them.")
 @click.option("--symprec", type=float, help="CIFs with the symmetry found within so many Å.  [default: P1]")
 @q.HULL
-@q.duplicates()
+@q.DUPLICATES
 @q.RECORD
 def export(
     places: tuple[str, ...], out: Path, kind: str | None, unrelaxed: bool, symprec: float | None, **options: Any

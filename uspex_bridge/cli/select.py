@@ -61,7 +61,7 @@ _SAME = 0.01
 )
 @q.REFERENCES
 @q.LEVELS
-@q.duplicates("fingerprint")
+@q.DUPLICATES
 @SOAP
 @q.JSON
 def command(places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
@@ -117,7 +117,7 @@ def _candidates(
 ) -> tuple[list[Entry], dict[str, int]]:
     """Return what may be chosen, and how many were left out for which reason."""
     from uspex_bridge.base.errors import InputError
-    from uspex_bridge.results.duplicates import find_phases
+    from uspex_bridge.results.phases import find_phases
 
     own = [entry for entry in drawn.entries if entry.run not in options["references"]]
     there = _there(drawn, training)

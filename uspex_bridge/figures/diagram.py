@@ -9,8 +9,8 @@ from typing import Any
 
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.results.folder import Results
-from uspex_bridge.results.hull import TIE, HullPoint
-from uspex_bridge.results.model import Composition, Entry
+from uspex_bridge.results.hull import HullPoint
+from uspex_bridge.results.model import TIE, Composition, Entry
 from uspex_bridge.results.stability import Assessment, stable_phases
 
 #: Series of what states no level of theory.

@@ -18,11 +18,11 @@ from uspex_bridge.figures import style
 from uspex_bridge.figures.diagram import in_order
 from uspex_bridge.results.converged import Convergence
 from uspex_bridge.results.crystal import Crystal, describe
-from uspex_bridge.results.duplicates import Phase
 from uspex_bridge.results.folder import Results
-from uspex_bridge.results.hull import TIE
 from uspex_bridge.results.matching import Known
+from uspex_bridge.results.model import TIE
 from uspex_bridge.results.outcomes import Outcomes
+from uspex_bridge.results.phases import Phase
 from uspex_bridge.results.stability import Assessment
 from uspex_bridge.results.tables import short_name
 

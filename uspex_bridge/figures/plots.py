@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.schema import nearest
 from uspex_bridge.figures import coverage, diagram, hull, style, ternary, volume
-from uspex_bridge.results.hull import TIE
-from uspex_bridge.results.model import Pool
+from uspex_bridge.results.model import TIE, Pool
 from uspex_bridge.results.stability import Question, assess
 
 #: Figure -> what draws it from a diagram.

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from uspex_bridge.results.duplicates import Phase
 from uspex_bridge.results.matching import Catalogue
 from uspex_bridge.results.model import Pool
+from uspex_bridge.results.phases import Phase
 from uspex_bridge.results.stability import Assessment, Question, assess
 
 Status = Literal["common", "lost", "new"]

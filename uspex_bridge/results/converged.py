@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.results.duplicates import find_phases
 from uspex_bridge.results.folder import Results
-from uspex_bridge.results.hull import TIE, Hull, at_pressure, build_hull, one_level
-from uspex_bridge.results.model import Composition, Entry, Pool, Source
+from uspex_bridge.results.hull import Hull, at_pressure, build_hull, one_level
+from uspex_bridge.results.model import TIE, Composition, Entry, Pool, Source
+from uspex_bridge.results.phases import find_phases
 from uspex_bridge.results.stability import Question, blocks_of
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.results.duplicates import KEPT
 from uspex_bridge.results.folder import Results
 from uspex_bridge.results.model import Entry
+from uspex_bridge.results.phases import KEPT
 
 
 @dataclass(frozen=True, eq=False)

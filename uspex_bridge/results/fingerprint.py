@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uspex_bridge.base.data import Array, Structure
+from uspex_bridge.results.surroundings import lattice_vectors
 
 #: Points of the fine grid per bin: a distance is shared between its two neighbours before it is smeared.
 _FINE = 16
@@ -101,7 +102,7 @@ def _smeared(structure: Structure, kinds: NDArray[np.intp], species: int, settin
     shifts = structure.scaled[second] - structure.scaled[first]
     shifts = (shifts - np.round(shifts)) @ structure.cell
     twice = np.where((first != second) & (low == high), 2.0, 1.0)
-    images = _images(structure.cell, settings.rmax, math.sqrt((shifts**2).sum(axis=1).max()))
+    images = lattice_vectors(structure.cell, settings.rmax, math.sqrt((shifts**2).sum(axis=1).max()))
     points = settings.bins * _FINE + 1
     sums = np.zeros(species * (species + 1) // 2 * points)
     step = max(1, _CHUNK // len(images))
@@ -120,15 +121,6 @@ def _smeared(structure: Structure, kinds: NDArray[np.intp], species: int, settin
         sums += np.bincount(left, weight - right, len(sums))
         sums[1:] += np.bincount(left, right, len(sums))[:-1]
     return np.asarray(sums.reshape(-1, points) @ _kernel(settings), dtype=float)
-
-
-def _images(cell: Array, rmax: float, reach: float) -> Array:
-    """Return the lattice vectors, (M, 3), that bring an atom within ``rmax`` of one at most ``reach`` away."""
-    heights = 1.0 / np.linalg.norm(np.linalg.inv(cell), axis=0)
-    limits = np.floor(rmax / heights + 0.5).astype(int)
-    grid = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in limits), indexing="ij"), axis=-1).reshape(-1, 3)
-    vectors = grid @ cell
-    return np.asarray(vectors[(vectors**2).sum(axis=1) < (rmax + reach) ** 2], dtype=float)
 
 
 @lru_cache(maxsize=4)

@@ -24,8 +24,6 @@ from uspex_bridge.vasp.structure import ELEMENTS
 #: Pressures closer than this are the same, GPa.
 SAME_PRESSURE = 0.01
 _UNSTATED = "nothing states the pressure; the enthalpies are taken as they are (--pressure says it)"
-#: Entries this close to the hull share it: near-ties would flip with the last digit, eV/atom.
-TIE = 0.001
 
 
 @dataclass(frozen=True, slots=True)

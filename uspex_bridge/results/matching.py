@@ -1,4 +1,4 @@
-"""Finding the same phase among other structures: known ones, or those of another search. Volumes do not matter here."""
+"""Finding the same phase among other structures: known ones, or those of another pressure, model or search."""
 
 from __future__ import annotations
 
@@ -6,48 +6,53 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from uspex_bridge.base.data import Structure
 from uspex_bridge.results.convert import to_pymatgen
-from uspex_bridge.results.duplicates import Tolerances, matcher
 from uspex_bridge.results.model import Composition, composition_of, reduced_composition
+from uspex_bridge.results.phases import Tolerances, same_phase
 from uspex_bridge.results.sources import Loose
+from uspex_bridge.results.surroundings import Surroundings
 
 
 @dataclass
 class Catalogue:
-    """Structures by composition, to be asked whether a further one is the same as one of them.
+    """Structures by composition, to be asked whether a further one is the same phase as one of them.
 
-    Compared by pymatgen's StructureMatcher after scaling to the same volume, so that a phase is found again at
-    another pressure or in another model.
+    The definition is that of :mod:`uspex_bridge.results.phases` with the tolerances between pressures and models.
     """
 
     tolerances: Tolerances = field(default_factory=Tolerances)
-    held: dict[Composition, list[tuple[Any, Any]]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.matcher = matcher(self.tolerances)
+    held: dict[Composition, list[tuple[Any, Surroundings]]] = field(default_factory=dict)
 
     def add(self, key: Any, structure: Structure) -> None:
         """Add a structure under any key."""
-        self.held.setdefault(_composition(structure), []).append((key, _reduced(structure)))
+        self.held.setdefault(_composition(structure), []).append((key, Surroundings(structure)))
 
     def find(self, structure: Structure) -> Any:
-        """Return the key of the first structure that is the same, None where there is none."""
+        """Return the key of the nearest structure that is the same, None where there is none."""
         candidates = self.held.get(_composition(structure), ())
-        mine = _reduced(structure) if candidates else None
-        for key, other in candidates:
-            if self.matcher.fit(mine, other, skip_structure_reduction=True):
-                return key
-        return None
+        if not candidates:
+            return None
+        limit, mine = self.tolerances.across().distance, Surroundings(structure)
+        least = mine.at_least(np.array([other.means for _, other in candidates]))
+        same = [k for k in np.flatnonzero(least <= limit).tolist() if same_phase(candidates[k][1], mine, limit)]
+        return candidates[min(same, key=lambda k: mine.distance(candidates[k][1]))][0] if same else None
 
     def find_prototype(self, structure: Structure) -> Any:
-        """Return the key of the first structure that has the same sites, whatever the elements on them."""
+        """Return the key of the first structure that has the same sites, whatever the elements on them.
+
+        pymatgen's StructureMatcher with its own tolerances: a structure type is wider than a phase.
+        """
+        from pymatgen.analysis.structure_matcher import StructureMatcher
+
         ratio = sorted(n for _, n in _composition(structure))
-        mine = to_pymatgen(structure)
+        mine, matcher = to_pymatgen(structure), StructureMatcher()
         for composition, structures in self.held.items():
             if sorted(n for _, n in composition) == ratio:
                 for key, other in structures:
-                    if self.matcher.fit_anonymous(mine, other):
+                    if matcher.fit_anonymous(mine, to_pymatgen(other.structure)):
                         return key
         return None
 
@@ -82,7 +87,3 @@ def recognise(
 
 def _composition(structure: Structure) -> Composition:
     return reduced_composition(composition_of(structure.symbols))
-
-
-def _reduced(structure: Structure) -> Any:
-    return to_pymatgen(structure).get_primitive_structure().get_reduced_structure()

@@ -18,6 +18,8 @@ from uspex_bridge.base.units import pv_energy
 NAN = float("nan")
 #: USPEX gives 100000 eV to what it could not relax; above this nothing is a result.
 FAILED_ENTHALPY = 9e4
+#: Entries this close in enthalpy share their place: near-ties would flip with the last digit, eV/atom.
+TIE = 0.001
 
 Composition = tuple[tuple[str, int], ...]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,9 @@ from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import CalculationError, InputError
 from uspex_bridge.base.files import replacing
 from uspex_bridge.base.units import pressure_of
-from uspex_bridge.results.duplicates import find_phases
 from uspex_bridge.results.hull import amounts_of
-from uspex_bridge.results.model import Composition, Entry, Pool, composition_of
+from uspex_bridge.results.matching import Catalogue
+from uspex_bridge.results.model import Composition, Entry, composition_of
 from uspex_bridge.results.stability import Assessment
 
 #: Largest deviation from the asked pressure that ends a search for the volume, GPa, and most evaluations.
@@ -39,39 +39,33 @@ class Seed:
 
 
 def choose(answers: Sequence[Assessment], number: int | None) -> list[Seed]:
-    """Return the ``number`` phases nearest to their own hull, of all answers together, without duplicates.
+    """Return the ``number`` phases nearest to their own hull, of all answers together, the hull's corners first.
 
-    Each answer is one pressure (or one search); a phase that several have is taken from the one where it is nearest.
+    Each answer is one pressure (or one search). A phase that an answer with a nearer one has already given is left
+    out; what one answer keeps apart stays apart, and no corner of a hull is left out.
 
     Args:
         answers: with their phases found, see :func:`uspex_bridge.results.stability.assess`.
         number: None takes all.
     """
-    above: dict[str, float] = {}
-    named: dict[str, Entry] = {}
-    for answer in answers:
-        for phase in answer.phases:
-            name, distance = phase.entry.name, answer.point(phase).above
-            if distance < above.get(name, float("inf")):
-                above[name], named[name] = distance, phase.entry
-    entries = sorted(named.values(), key=lambda entry: above[entry.name])
-    if len(answers) > 1:
-        entries = _without_duplicates(answers, entries, above)
+    placed = [(answer.point(phase), k) for k, answer in enumerate(answers) for phase in answer.phases]
+    placed.sort(key=lambda pair: (not pair[0].vertex, pair[0].above))
     found = {name: structure for answer in answers for name, structure in answer.structures.items()}
-    seeds = [Seed(entry, above[entry.name], found[entry.name]) for entry in entries if entry.name in found]
-    return seeds if number is None else seeds[:number]
-
-
-def _without_duplicates(answers: Sequence[Assessment], entries: list[Entry], above: dict[str, float]) -> list[Entry]:
-    """Join the phases of several pressures: the same after scaling to one volume, whatever their enthalpies."""
-    sources = {label: source for answer in answers for label, source in answer.pool.sources.items()}
-    pool = Pool(list(sources.values()))
-    question = answers[0].question
-    loose = replace(question.tolerances, energy=None, volume=None, volume_per_atom=10.0)
-    # The representative is the one of lowest enthalpy: here that is to be the one nearest its hull.
-    ranked = [replace(entry, enthalpy=above[entry.name] * entry.natoms) for entry in entries]
-    kept = {phase.entry.name for phase in find_phases(pool, ranked, question.method, loose)}
-    return [entry for entry in entries if entry.name in kept]
+    given = [Catalogue(answer.question.tolerances) for answer in answers]
+    joining = len(answers) > 1 and answers[0].question.method != "none"
+    seeds: dict[str, Seed] = {}
+    for point, k in placed:
+        entry = point.entry
+        if entry.name in seeds or entry.name not in found:  # a reference stands on every hull
+            continue
+        structure = found[entry.name]
+        others = (held for which, held in enumerate(given) if which != k)
+        if joining and not point.vertex and any(held.find(structure) is not None for held in others):
+            continue
+        seeds[entry.name] = Seed(entry, point.above, structure)
+        if joining:
+            given[k].add(entry.name, structure)
+    return list(seeds.values())[:number]
 
 
 def fit_for(

@@ -11,10 +11,10 @@ from functools import cached_property
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.symmetry import space_group
 from uspex_bridge.base.words import counted
-from uspex_bridge.results.duplicates import Method, Phase, Tolerances, find_phases
 from uspex_bridge.results.folder import Results
-from uspex_bridge.results.hull import TIE, Hull, HullPoint, at_pressure, build_hull, levels_of, one_level
-from uspex_bridge.results.model import Composition, Entry, Pool
+from uspex_bridge.results.hull import Hull, HullPoint, at_pressure, build_hull, levels_of, one_level
+from uspex_bridge.results.model import TIE, Composition, Entry, Pool
+from uspex_bridge.results.phases import Method, Phase, Tolerances, find_phases
 from uspex_bridge.results.settings import SearchSettings
 
 
@@ -33,7 +33,7 @@ class Question:
     pressure_gpa: float | None = None
     components: tuple[str, ...] | None = None
     within: float = 0.1
-    method: Method = "both"
+    method: Method = "phase"
     tolerances: Tolerances = field(default_factory=Tolerances)
     mix_levels: bool = False
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from uspex_bridge.base.tables import layout
-from uspex_bridge.results.duplicates import Phase
-from uspex_bridge.results.hull import TIE
 from uspex_bridge.results.matching import Known
+from uspex_bridge.results.model import TIE
+from uspex_bridge.results.phases import Phase
 from uspex_bridge.results.stability import Assessment
 
 

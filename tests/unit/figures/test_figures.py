@@ -10,8 +10,7 @@ from results_making import DATA, Made, write_matlab
 
 from uspex_bridge.base.errors import ConfigError, OutputError
 from uspex_bridge.figures import coverage, diagram, hull, style, ternary, volume
-from uspex_bridge.results.hull import TIE
-from uspex_bridge.results.model import Entry, Pool
+from uspex_bridge.results.model import TIE, Entry, Pool
 from uspex_bridge.results.outliers import find_outliers
 from uspex_bridge.results.sources import Loose, open_sources
 from uspex_bridge.results.stability import Question, assess

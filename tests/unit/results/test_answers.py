@@ -198,7 +198,7 @@ def test_comparison(tmp_path):
     assert (result.first.pressure_gpa, result.second.pressure_gpa) == (50.0, 100.0)
 
 
-def test_seeds_are_the_nearest_without_duplicates_across_pressures(tmp_path):
+def test_seeds_are_the_nearest_and_every_corner_of_every_hull(tmp_path):
     low = assess(Pool([small_search(tmp_path, "results1")]), Question(within=0.1))
     made = [
         Made(1, scaled(CA, 0.95), -1.0),
@@ -213,13 +213,15 @@ def test_seeds_are_the_nearest_without_duplicates_across_pressures(tmp_path):
         ("results1", 1),
         ("results1", 2),
         ("results2", 3),
+        ("results2", 1),
+        ("results2", 2),
     ]
     assert len(choose([low, high], 2)) == 2
     text = format_seeds(seeds, ("Ni", "Ca"))
     path = tmp_path / "Seeds" / "POSCARS"
     write_seeds(path, text)
     read = read_structures(path)
-    assert [s.formula for s in read] == ["NiCa", "Ca", "Ni", "NiCa"]
+    assert [s.formula for s in read] == ["NiCa", "Ca", "Ni", "NiCa", "Ca", "Ni"]
     np.testing.assert_allclose(read[0].cell, B2.cell.array, atol=1e-8)
     assert read[0].comment.startswith("EA3 CaNi 0.0000 eV/atom above the hull at 50 GPa")
     for block in text.split("EA")[1:]:  # what USPEX's own reader needs

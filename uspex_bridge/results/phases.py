@@ -1,27 +1,37 @@
-"""Which entries are the same phase: by USPEX's fingerprint, or by pymatgen's StructureMatcher.
+"""What the same phase is: the one definition that every command uses.
 
-Entries are compared only with others of the same composition whose enthalpy and volume per atom are close. The one
-of lowest enthalpy stands for its phase, and every other joins a representative, never another duplicate.
+Two entries of one composition are the same phase where
+
+- their enthalpies and volumes per atom lie within the windows of :class:`Tolerances`,
+- their atoms have the same surroundings (:mod:`uspex_bridge.results.surroundings`) within its ``distance``,
+- beyond ``STRICT``, their enthalpies tie or their space groups are the same with noise allowed for: a small distortion
+  differs in both, a copy with noise in one at most,
+- and, where both show a space group without noise, it is the same one.
+
+The entry of lowest enthalpy stands for its phase, and every other joins a representative, never another duplicate.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from uspex_bridge.base.data import Structure
-from uspex_bridge.results.convert import to_pymatgen
 from uspex_bridge.results.fingerprint import FingerprintSettings, cosine_distance, fingerprint
-from uspex_bridge.results.model import Composition, Entry, Pool
+from uspex_bridge.results.model import TIE, Composition, Entry, Pool
+from uspex_bridge.results.surroundings import Surroundings
 
-Method = Literal["fingerprint", "matcher", "both", "none"]
+Method = Literal["phase", "uspex", "none"]
+METHODS: tuple[Method, ...] = ("phase", "uspex", "none")
 #: Origins of structures that come from an earlier generation as they are.
 KEPT = ("keptBest", "convexHull")
-METHODS: tuple[Method, ...] = ("fingerprint", "matcher", "both", "none")
+#: Surroundings closer than this are the same whatever else is known, in units of the mean spacing.
+STRICT = 0.011
 
 
 @dataclass(frozen=True)
@@ -31,39 +41,55 @@ class Tolerances:
     Attributes:
         energy: largest difference of enthalpies, eV/atom (USPEX's own rule: 0.015); None compares none.
         volume: largest difference of volumes per atom, relative; None compares none.
-        distance: largest cosine distance of fingerprints (USPEX's toleranceFing).
-        ltol, stol, angle_tol: StructureMatcher's tolerances: lengths (relative), sites (relative to the mean free
-            length per atom), angles (degrees).
-        volume_per_atom: scale structures to this before they are compared, Å³; None leaves them as they are.
-        settings: of the fingerprint.
+        distance: largest root mean square difference of the distances around paired atoms, in units of the mean
+            spacing (V/N)^(1/3).
+        fingerprint: USPEX's toleranceFing and settings: of the fingerprint, both for its own rule only.
     """
 
     energy: float | None = 0.015
     volume: float | None = 0.05
-    distance: float = 0.008
-    ltol: float = 0.2
-    stol: float = 0.3
-    angle_tol: float = 5.0
-    volume_per_atom: float | None = None
+    distance: float = 0.022
+    fingerprint: float = 0.008
     settings: FingerprintSettings = field(default_factory=FingerprintSettings)
 
     def describe(self, method: Method) -> str:
         """Say in one line what counts as the same phase."""
         if method == "none":
             return "duplicates are kept"
-        s = self.settings
-        how = {
-            "fingerprint": f"fingerprint distance < {self.distance:g} (Rmax {s.rmax:g}, delta {s.delta:g}, "
-            f"sigma {s.sigma:g} Å)",
-            "matcher": f"StructureMatcher (ltol {self.ltol:g}, stol {self.stol:g}, angle_tol {self.angle_tol:g})",
-        }
-        rules = [how[name] for name in ("fingerprint", "matcher") if method in (name, "both")]
-        near = []
+        if method == "phase":
+            rules = [f"surroundings within {self.distance:g} (V/N)^1/3, same clean space group"]
+        else:
+            s = self.settings
+            rules = [f"USPEX's fingerprint within {self.fingerprint:g} ({s.rmax:g}, {s.delta:g}, {s.sigma:g} Å)"]
         if self.energy is not None:
-            near.append(f"enthalpies within {self.energy:g} eV/atom")
+            rules.append(f"enthalpies within {self.energy:g} eV/atom")
         if self.volume is not None:
-            near.append(f"volumes within {100 * self.volume:g} %")
-        return "same phase: " + ", ".join([" or ".join(rules), *near])
+            rules.append(f"volumes within {100 * self.volume:g} %")
+        return "same phase: " + ", ".join(rules)
+
+    def across(self) -> Tolerances:
+        """Return the tolerances between pressures, models or databases.
+
+        These change enthalpies and volumes at will, so that they are not compared; they also change axial ratios and
+        free coordinates by more than noise does, so that more distance is allowed.
+        """
+        return replace(self, energy=None, volume=None, distance=1.75 * self.distance)
+
+
+def same_phase(one: Surroundings, other: Surroundings, limit: float, *, tie: bool = False) -> bool:
+    """Tell whether two crystals of one composition are the same phase.
+
+    Args:
+        one: a crystal.
+        other: another.
+        limit: see :attr:`Tolerances.distance`.
+        tie: their enthalpies are the same.
+    """
+    if not one.within(other, limit):
+        return False
+    if one.clean_group and other.clean_group:
+        return one.clean_group == other.clean_group
+    return tie or one.within(other, min(limit, STRICT)) or one.wide_group == other.wide_group
 
 
 @dataclass(frozen=True)
@@ -74,9 +100,14 @@ class Phase:
     duplicates: tuple[Entry, ...] = ()
 
     @property
+    def members(self) -> tuple[Entry, ...]:
+        """All of them."""
+        return (self.entry, *self.duplicates)
+
+    @property
     def found(self) -> int:
         """How often it came up; structures that USPEX kept from an earlier generation do not count again."""
-        return max(1, sum(entry.origin not in KEPT for entry in (self.entry, *self.duplicates)))
+        return max(1, sum(entry.origin not in KEPT for entry in self.members))
 
 
 class _Comparer(Protocol):
@@ -84,65 +115,64 @@ class _Comparer(Protocol):
 
     def keep(self, structure: Structure) -> Any: ...
 
-    def same(self, leaders: Sequence[Any], other: Any) -> int | None: ...
+    def same(self, leaders: Sequence[Any], gaps: NDArray[np.float64], other: Any) -> int | None:
+        """Return which of the leaders, ``gaps`` eV/atom away, is the same as ``other``; None where none is."""
+
+
+class _BySurroundings:
+    def __init__(self, tolerances: Tolerances) -> None:
+        self.tolerances = tolerances
+
+    def keep(self, structure: Structure) -> Surroundings:
+        return Surroundings(structure)
+
+    def same(self, leaders: Sequence[Surroundings], gaps: NDArray[np.float64], other: Surroundings) -> int | None:
+        limit = self.tolerances.distance
+        ties = (gaps <= TIE + 1e-9) & (self.tolerances.energy is not None)
+        least = other.at_least(np.array([leader.means for leader in leaders]))
+        for k in np.argsort(least).tolist():
+            if least[k] > limit:
+                break
+            if same_phase(leaders[k], other, limit, tie=bool(ties[k])):
+                return k
+        return None
 
 
 class _ByFingerprint:
     def __init__(self, tolerances: Tolerances) -> None:
         self.tolerances = tolerances
 
-    def keep(self, structure: Structure) -> Any:
+    def keep(self, structure: Structure) -> NDArray[np.float32]:
         return fingerprint(structure, self.tolerances.settings).vector
 
-    def same(self, leaders: Sequence[Any], other: Any) -> int | None:
+    def same(self, leaders: Sequence[Any], gaps: NDArray[np.float64], other: Any) -> int | None:
         distances = cosine_distance(np.array(leaders), other)
         nearest = int(distances.argmin())
-        return nearest if distances[nearest] < self.tolerances.distance else None
-
-
-class _ByMatcher:
-    def __init__(self, tolerances: Tolerances) -> None:
-        self.matcher = matcher(tolerances)
-
-    def keep(self, structure: Structure) -> Any:
-        return to_pymatgen(structure).get_primitive_structure().get_reduced_structure()
-
-    def same(self, leaders: Sequence[Any], other: Any) -> int | None:
-        for k, leader in enumerate(leaders):
-            if self.matcher.fit(leader, other, skip_structure_reduction=True):
-                return k
-        return None
-
-
-def matcher(tolerances: Tolerances) -> Any:
-    """Return pymatgen's StructureMatcher; volumes are left to :attr:`Tolerances.volume`."""
-    from pymatgen.analysis.structure_matcher import StructureMatcher
-
-    return StructureMatcher(
-        ltol=tolerances.ltol, stol=tolerances.stol, angle_tol=tolerances.angle_tol, primitive_cell=True, scale=True
-    )
+        return nearest if distances[nearest] < self.tolerances.fingerprint else None
 
 
 def find_phases(
     pool: Pool,
     entries: Iterable[Entry] | None = None,
-    method: Method = "fingerprint",
+    method: Method = "phase",
     tolerances: Tolerances | None = None,
 ) -> list[Phase]:
     """Group entries into phases, the lowest enthalpy per atom first; entries without enthalpy are left out.
 
-    ``both`` joins by fingerprint, then what is left by StructureMatcher. Structures are held one composition at a
-    time. An entry whose structure cannot be read is a phase of its own.
+    Structures are held one composition at a time. An entry whose structure cannot be read is a phase of its own.
+
+    Args:
+        pool: where structures come from.
+        entries: some of its entries; None is all.
+        method: ``phase`` for the definition above, ``uspex`` for USPEX's own fingerprint, ``none`` to join nothing.
+        tolerances: of the method.
     """
     tolerances = tolerances or Tolerances()
     chosen = pool.entries if entries is None else entries
     phases = [Phase(entry) for entry in chosen if entry.valid]
     if method != "none":
-        phases = _join_kept(phases)
-    if method in ("fingerprint", "both"):
-        phases = _join(pool, phases, _ByFingerprint(tolerances), tolerances)
-    if method in ("matcher", "both"):
-        phases = _join(pool, phases, _ByMatcher(tolerances), tolerances)
+        comparer = _BySurroundings(tolerances) if method == "phase" else _ByFingerprint(tolerances)
+        phases = _join(pool, _join_kept(phases), comparer, tolerances)
     return sorted(phases, key=lambda phase: phase.entry.enthalpy_per_atom)
 
 
@@ -188,14 +218,15 @@ def _join_group(pool: Pool, group: list[Phase], comparer: _Comparer, tolerances:
     volumes = np.array([phase.entry.volume_per_atom for phase in group])
     near = _Near(energies, volumes, tolerances)
     needed = [phase.entry for k, phase in enumerate(group) if near.has_neighbour(k)]
-    kept = {e.name: comparer.keep(_scaled(s, tolerances.volume_per_atom)) for e, s in pool.structures(needed)}
+    kept = {e.name: comparer.keep(s) for e, s in pool.structures(needed)}
     leaders: list[int] = []
     members: dict[int, list[Entry]] = {}
     for k, phase in enumerate(group):
         candidates = [i for i in near.earlier(k, leaders) if group[i].entry.name in kept]
         found = None
         if candidates and phase.entry.name in kept:
-            found = comparer.same([kept[group[i].entry.name] for i in candidates], kept[phase.entry.name])
+            leading = [kept[group[i].entry.name] for i in candidates]
+            found = comparer.same(leading, energies[k] - energies[candidates], kept[phase.entry.name])
         if found is None:
             leaders.append(k)
             members[k] = list(phase.duplicates)
@@ -228,11 +259,3 @@ class _Near:
         else:
             alike = np.abs(self.volumes[others] - self.volumes[k]) <= self.volume * self.volumes[k]
         return np.asarray((np.abs(self.energies[others] - self.energies[k]) <= self.energy) & alike)
-
-
-def _scaled(structure: Structure, volume_per_atom: float | None) -> Structure:
-    """Scale a cell to a volume per atom, Å³."""
-    if volume_per_atom is None:
-        return structure
-    factor = (volume_per_atom * len(structure) / structure.volume) ** (1 / 3)
-    return Structure(structure.symbols, structure.cell * factor, structure.scaled, structure.comment)
