@@ -30,8 +30,7 @@ def command(which: str | None, record: Path, status: str | None, last: int | Non
     """Show what the bridge did: all entries, or those of WHICH.
 
     WHICH is a USPEX ID (137 or EA137), a slot (CalcFold3), a formula, or the start of an entry's key. The MATLAB
-    line does not tell the bridge the final ID: there, an ID is looked up in results*/Individuals and found again by
-    its composition and the enthalpies of its steps, in the slot they ran in.
+    line does not tell the bridge the final ID: there, a structure is found by the geometry that it began with.
 
     Example: uspex-bridge log 137 --record search
     """

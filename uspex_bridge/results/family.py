@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.results.folder import Results
-from uspex_bridge.results.model import Entry
-from uspex_bridge.results.phases import KEPT
+from uspex_bridge.results.model import KEPT, Entry
 
 
 @dataclass(frozen=True, eq=False)

@@ -206,7 +206,8 @@ def open_results(path: Path, label: str | None = None, *, record: bool = True) -
     entries = _entries(rows, name, settings, relaxed, notes)
     found = record_of(path) if record else None
     if found is not None:
-        entries = attach(entries, found)
+        entries, apart = attach(entries, found, starting.read([e.id for e in entries]) if starting is not None else ())
+        notes += apart
     return Results(path, name, line, _state(path), settings, entries, best, relaxed, starting, found, notes)
 
 

@@ -6,7 +6,7 @@ Enthalpies are H = E + PV in eV per cell as USPEX holds them, volumes Å³ per c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Protocol
@@ -20,6 +20,9 @@ NAN = float("nan")
 FAILED_ENTHALPY = 9e4
 #: Entries this close in enthalpy share their place: near-ties would flip with the last digit, eV/atom.
 TIE = 0.001
+
+#: Origins of structures that come from an earlier generation as they are.
+KEPT = ("keptBest", "convexHull")
 
 Composition = tuple[tuple[str, int], ...]
 
@@ -187,6 +190,26 @@ def composition_of(symbols: Iterable[str]) -> Composition:
     for symbol in symbols:
         counts[symbol] = counts.get(symbol, 0) + 1
     return tuple(counts.items())
+
+
+def original_of(entry: Entry, by_id: Mapping[int, Entry]) -> int:
+    """Return the ID of what USPEX kept under this new one without a new relaxation; its own where it was relaxed.
+
+    Args:
+        entry: of one search.
+        by_id: the entries of that search.
+    """
+    while entry.origin in KEPT and len(entry.parents) == 1 and entry.parents[0] < entry.id:
+        parent = by_id.get(entry.parents[0])
+        if parent is None or not _equal(parent, entry):
+            break
+        entry = parent
+    return entry.id
+
+
+def _equal(one: Entry, other: Entry) -> bool:
+    close = abs(one.enthalpy - other.enthalpy) < 1.5e-3 and abs(one.volume - other.volume) < 1.5e-3
+    return one.composition == other.composition and close
 
 
 class Source(Protocol):

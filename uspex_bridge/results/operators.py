@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.results.folder import Results
 from uspex_bridge.results.hull import Hull, HullPoint
-from uspex_bridge.results.model import Composition, Entry
-from uspex_bridge.results.phases import KEPT
+from uspex_bridge.results.model import KEPT, Composition, Entry
 
 #: What USPEX's files round away, eV/atom.
 _DIGIT = 2e-4

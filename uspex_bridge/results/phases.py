@@ -23,13 +23,11 @@ from numpy.typing import NDArray
 
 from uspex_bridge.base.data import Structure
 from uspex_bridge.results.fingerprint import FingerprintSettings, cosine_distance, fingerprint
-from uspex_bridge.results.model import TIE, Composition, Entry, Pool
+from uspex_bridge.results.model import KEPT, TIE, Composition, Entry, Pool, original_of
 from uspex_bridge.results.surroundings import Surroundings
 
 Method = Literal["phase", "uspex", "none"]
 METHODS: tuple[Method, ...] = ("phase", "uspex", "none")
-#: Origins of structures that come from an earlier generation as they are.
-KEPT = ("keptBest", "convexHull")
 #: Surroundings closer than this are the same whatever else is known, in units of the mean spacing.
 STRICT = 0.011
 
@@ -178,27 +176,17 @@ def find_phases(
 
 def _join_kept(phases: list[Phase]) -> list[Phase]:
     """Join structures that USPEX kept under a new ID, without a new relaxation, to those they are copies of."""
-    entries = {(phase.entry.run, phase.entry.id): phase.entry for phase in phases}
-    members: dict[tuple[str, int], list[Entry]] = {key: [] for key in entries}
-    for key, entry in entries.items():
-        original = key
-        while (parent := _kept_from(entries[original])) in entries and _equal(entries[parent], entry):
-            original = parent
-        if original != key:
-            members[original].append(entry)
-    copies = {entry.name for group in members.values() for entry in group}
-    return [Phase(e, tuple(members[key])) for key, e in entries.items() if e.name not in copies]
-
-
-def _kept_from(entry: Entry) -> tuple[str, int]:
-    """Return run and ID of the structure that this one is a copy of, an ID that does not occur where it is none."""
-    kept = entry.origin in KEPT and len(entry.parents) == 1 and entry.parents[0] < entry.id
-    return entry.run, entry.parents[0] if kept else -1
-
-
-def _equal(one: Entry, other: Entry) -> bool:
-    close = abs(one.enthalpy - other.enthalpy) < 1.5e-3 and abs(one.volume - other.volume) < 1.5e-3
-    return one.composition == other.composition and close
+    runs: dict[str, dict[int, Entry]] = {}
+    for phase in phases:
+        runs.setdefault(phase.entry.run, {})[phase.entry.id] = phase.entry
+    members: dict[tuple[str, int], list[Entry]] = {}
+    for phase in phases:
+        run = phase.entry.run
+        members.setdefault((run, original_of(phase.entry, runs[run])), []).append(phase.entry)
+    return [
+        Phase(runs[run][first], tuple(entry for entry in group if entry.id != first))
+        for (run, first), group in members.items()
+    ]
 
 
 def _join(pool: Pool, phases: list[Phase], comparer: _Comparer, tolerances: Tolerances) -> list[Phase]:

@@ -1,4 +1,3 @@
-import json
 import math
 import shutil
 
@@ -8,11 +7,9 @@ from ase import Atoms
 from ase.build import bulk
 from results_making import DATA, Made, individuals, write_matlab, write_python
 
-from uspex_bridge.base import jsonl
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.call import record_file
 from uspex_bridge.results.folder import open_all, open_results, results_folders
-from uspex_bridge.results.lookup import find
 from uspex_bridge.results.poscars import PoscarFile, parse_plain
 from uspex_bridge.vasp.structure import parse_poscar
 
@@ -244,63 +241,6 @@ def test_a_file_that_is_rewritten_meanwhile_is_noticed(tmp_path):
         list(results.structures())
 
 
-def record_line(entry, *, number=None, model="small", shift=0.0, volume=0.0):
-    symbols = [symbol for symbol, n in entry.composition for _ in range(n)]
-    stage = {"name": "only", "calculator": "main", "model": model}
-    return {
-        "id": number,
-        "formula": entry.formula,
-        "enthalpy": entry.enthalpy + shift,
-        "energy": entry.enthalpy - 1.0,
-        "volume": entry.volume + volume,
-        "pressure_gpa": 50.0,
-        "status": "converged",
-        "flags": ["elongated"],
-        "fmax": 0.005,
-        "stress_left_gpa": 0.01,
-        "steps": 12,
-        "seconds": 3.0,
-        "stages": [stage],
-        "models": {"main": {"kind": "mace", "model": model, "sha256": "0123456789abcdef"}},
-        "output": {"symbols": symbols, "forces": [[0.0, 0.0, 0.1]] * len(symbols)},
-    }
-
-
-def test_the_record_is_joined_by_composition_enthalpy_and_volume(tmp_path):
-    folder = tmp_path / "results1"
-    shutil.copytree(DATA / "301", folder)
-    plain = open_results(folder)
-    lines = [
-        record_line(plain.by_id[7], shift=3e-4),
-        record_line(plain.by_id[1], volume=0.5, shift=2e-4),
-        {"status": "failed", "formula": "Ca7Ni"},
-        record_line(plain.by_id[1], shift=-2e-4),
-    ]
-    (tmp_path / record_file.FILENAME).write_text("\n".join(json.dumps(line) for line in lines) + "\nhalf a li")
-    results = open_results(folder)
-    entry = results.by_id[7]
-    assert entry.level == "mace small 01234567"
-    assert entry.pressure_gpa == 50.0
-    assert entry.energy == pytest.approx(46.138)
-    assert entry.row()["flags"] == "elongated"
-    fields = jsonl.read_at(results.record, results.by_id[1].record.offset)
-    assert fields == lines[3]
-    assert results.by_id[8].record == results.by_id[1].record  # EA8 is EA1 kept under another ID
-    assert results.by_id[2].record is None
-    assert results.by_id[2].level == "mace small 01234567"  # the record knows one model only
-
-
-def test_a_record_of_two_models_gives_no_level_to_what_it_lacks(tmp_path):
-    folder = tmp_path / "results1"
-    shutil.copytree(DATA / "301", folder)
-    plain = open_results(folder)
-    lines = [record_line(plain.by_id[7]), record_line(plain.by_id[3], model="large")]
-    (tmp_path / record_file.FILENAME).write_text("\n".join(json.dumps(line) for line in lines) + "\n")
-    results = open_results(folder)
-    assert {results.by_id[i].level for i in (7, 3)} == {"mace small 01234567", "mace large 01234567"}
-    assert results.by_id[2].level == ""
-
-
 def test_fitness_per_atom_needs_the_blocks(tmp_path):
     results = open_results(DATA / "301")
     with pytest.raises(InputError, match="nothing says which blocks"):
@@ -331,19 +271,6 @@ def test_real_search_through_the_bridge_with_seeds():
     assert kept.record == seed.record
     # the single point that ends every structure leaves no stress; what counts is the relaxation before it
     assert all(entry.record.stress_left_gpa > 0 for entry in results.entries)
-
-
-def test_the_record_finds_every_structure_of_the_real_search():
-    """Entries that end alike (EA8, EA20 and EA24 are Ca5 in fcc) are told apart by the enthalpies of their steps."""
-    results = open_results(DATA / "bridge" / "results1", record=False)
-    starts = dict(results.unrelaxed())
-    for entry in results.entries:
-        life = find(DATA / "bridge", str(entry.id))
-        found = [line["enthalpy"] for line in life if line["status"] == "converged"]
-        assert found == pytest.approx(entry.steps, abs=6e-4)
-        assert [line["step"] for line in life if line["status"] == "converged"] == ["1", "2", "3", "4", "5"]
-        if entry.origin not in ("convexHull", "Seeds"):
-            assert np.abs(np.array(life[0]["input"]["cell"]) - starts[entry].cell).max() < 2e-3
 
 
 def test_rows_of_a_real_generation_that_is_not_over():
