@@ -56,11 +56,15 @@ def facts(results: Results) -> dict[str, Any]:
     entries = results.entries
     valid = [entry for entry in entries if entry.valid]
     recorded = [entry.record for entry in entries if entry.record is not None]
-    best = min(valid, key=lambda entry: entry.enthalpy_per_atom, default=None)
+    ranked = [] if results.settings.no_hull else valid
+    best = min(ranked, key=lambda entry: entry.enthalpy_per_atom, default=None)
     return {
         "folder": str(results.path),
         "line": results.line,
         "state": results.state,
+        "kind": results.settings.describe() or "crystals",
+        "method": results.settings.method,
+        "calculation": results.settings.calculation or None,
         "pressure_gpa": results.settings.pressure_gpa,
         "species": list(results.settings.species),
         "structures": len(entries),
@@ -87,6 +91,10 @@ def describe(results: Results) -> str:
         f"{results.label}: {'MATLAB/Octave' if f['line'] == 'matlab' else 'Python'} line, {f['state']}, "
         f"{' '.join(f['species']) or 'elements unknown'}, {pressure}"
     )
+    if f["kind"] != "crystals":
+        head += f"\n  a search for {f['kind']}" if f["method"] != "META" else "\n  metadynamics"
+    if results.settings.surfaces:
+        head += ": enthalpies hold the substrate, compositions are those of the surface"
     if not results.entries:
         return f"{head}\n  no structure has come out of it" + (
             "; uspex-bridge log says what the bridge did" if results.record else ""
@@ -208,7 +216,9 @@ def _detail(results: Results, entry: Entry, structure: Any, symprec: float) -> s
     pressure = "" if entry.pressure_gpa is None else f" at {entry.pressure_gpa:g} GPa"
     lines = [f"EA{entry.id}  {entry.formula}, {made}"]
     lines.append(
-        f"  H {entry.enthalpy:.4f} eV = {entry.enthalpy_per_atom:.4f} eV/atom{pressure}; "
+        f"  H {entry.enthalpy:.4f} eV{pressure}, the substrate's included"
+        if entry.substrate
+        else f"  H {entry.enthalpy:.4f} eV = {entry.enthalpy_per_atom:.4f} eV/atom{pressure}; "
         f"V {entry.volume_per_atom:.3f} Å³/atom"
     )
     if entry.steps:

@@ -11,7 +11,7 @@ from uspex_bridge.results.folder import Results
 from uspex_bridge.results.hull import Hull, at_pressure, build_hull, one_level
 from uspex_bridge.results.model import TIE, Composition, Entry, Pool, Source
 from uspex_bridge.results.phases import find_phases
-from uspex_bridge.results.stability import Question, blocks_of
+from uspex_bridge.results.stability import Question, blocks_of, refuse_without_hull
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ def history(
         InputError: the files do not say which structure belongs to which generation.
     """
     pool = Pool([results, *extra])
+    refuse_without_hull(pool)
     warnings = one_level(pool.entries, mix=question.mix_levels)
     entries, moved = at_pressure(pool.entries, question.pressure_gpa)
     born: dict[int, list[Entry]] = defaultdict(list)

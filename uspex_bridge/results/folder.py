@@ -14,11 +14,13 @@ from uspex_bridge.base.errors import InputError
 from uspex_bridge.results import matlab, python_line
 from uspex_bridge.results.join import attach, record_of
 from uspex_bridge.results.matlab import Notes, Ranked
-from uspex_bridge.results.model import Composition, Entry
-from uspex_bridge.results.poscars import PoscarFile
+from uspex_bridge.results.model import NAN, Composition, Entry, formula_of
+from uspex_bridge.results.poscars import Block, PoscarFile
 from uspex_bridge.results.settings import Line, SearchSettings, settings_of_results
 
 State = Literal["finished", "running", "unfinished", "given up"]
+#: Individuals and gatheredPOSCARS agree on a volume to less than this, relative.
+_SAME_VOLUME = 0.01
 #: USPEX's words before it leaves because less than a third of a generation came out.
 _GAVE_UP = b"Too many structures have errors"
 
@@ -195,11 +197,16 @@ def open_results(path: Path, label: str | None = None, *, record: bool = True) -
     except OSError as error:
         raise InputError(f"{individuals}: {error.strerror}; a results folder of USPEX has one") from None
     settings = settings_of_results(path, line, notes)
-    relaxed = _poscars(path / "gatheredPOSCARS", settings.species, notes)
-    starting = _poscars(path / "gatheredPOSCARS_unrelaxed", settings.species, notes)
+    # Metadynamics strains its cells; what it relaxes after that has files of its own.
+    meta = settings.method == "META"
+    ending = "_relaxed" if meta and (path / "Individuals_relaxed").is_file() else ""
+    if meta and not ending:
+        notes.append(f"{individuals}: metadynamics without relaxed structures (FullRelax): its cells are strained")
+    relaxed = _poscars(path / f"gatheredPOSCARS{ending}", settings.species, notes)
+    starting = _poscars(path / ("gatheredPOSCARS" if meta else "gatheredPOSCARS_unrelaxed"), settings.species, notes)
     name = label or str(path)
     if line == "matlab":
-        rows, best = _matlab_rows(path, notes)
+        rows, best = _matlab_rows(path, ending, notes)
         settings = replace(settings, species=settings.species or _species(rows, relaxed))
     else:
         rows, best = _python_rows(path, notes)
@@ -236,16 +243,17 @@ def _state(path: Path) -> State:
 Rows = list[dict[str, Any]]
 
 
-def _matlab_rows(path: Path, notes: Notes) -> tuple[Rows, dict[int, list[int]]]:
-    rows = matlab.read_individuals(path / "Individuals", notes)
+def _matlab_rows(path: Path, ending: str, notes: Notes) -> tuple[Rows, dict[int, list[int]]]:
+    individuals = path / f"Individuals{ending}"
+    rows = _unique(matlab.read_individuals(individuals, notes), individuals, notes)
     steps = path / "enthalpies_complete.dat"
-    rows = _unique(rows, path / "Individuals", notes)
-    _add_steps(rows, matlab.read_step_enthalpies(steps, notes) if steps.is_file() else [], steps, notes)
+    if steps.is_file() and not any("per_atom" in row for row in rows):
+        _add_steps(rows, matlab.read_step_enthalpies(steps, notes), steps, notes)
     if (path / "origin").is_file():
         _add_origin(rows, matlab.read_origin(path / "origin", notes))
     best: dict[int, list[int]] = {}
-    if (path / "BESTIndividuals").is_file():
-        for row in matlab.read_individuals(path / "BESTIndividuals", notes):
+    if (path / f"BESTIndividuals{ending}").is_file():
+        for row in matlab.read_individuals(path / f"BESTIndividuals{ending}", notes):
             best.setdefault(row["generation"], []).append(row["id"])
     return rows, best
 
@@ -316,16 +324,30 @@ def _named(counts: Sequence[int], species: Sequence[str]) -> Composition:
 def _entries(
     rows: Rows, label: str, settings: SearchSettings, relaxed: PoscarFile | None, notes: Notes
 ) -> tuple[Entry, ...]:
-    entries = []
+    entries, apart = [], []
     for row in rows:
         block = relaxed.blocks.get(row["id"]) if relaxed is not None else None
         counts = row.pop("counts", None)
-        composition = row.pop("composition", ())
-        if block is not None and block.composition is not None:
-            composition = block.composition
-        elif not composition and counts is not None:
-            composition = _named(counts, settings.species)
-        entries.append(Entry(run=label, composition=composition, pressure_gpa=settings.pressure_gpa, **row))
+        written = row.pop("composition", ()) or (_named(counts, settings.species) if counts is not None else ())
+        held = block.composition if block is not None else None
+        composition = held or written
+        if row.pop("per_atom", False):
+            natoms = sum(n for _, n in composition) or NAN
+            row |= {"enthalpy": row["enthalpy"] * natoms, "volume": row.get("volume", NAN) * natoms}
+        if block is not None and settings.crystals and (said := _contradiction(row, written, block)):
+            apart.append(f"EA{row['id']} is {said}")
+            row["enthalpy"] = NAN
+        entries.append(
+            Entry(
+                run=label,
+                composition=composition,
+                pressure_gpa=settings.pressure_gpa,
+                substrate=settings.surfaces,
+                **row,
+            )
+        )
+    if relaxed is not None:
+        notes += [f"{relaxed.path}: {line}; it takes no part" for line in apart]
     missing = sum(1 for entry in entries if relaxed is not None and entry.id not in relaxed.blocks and entry.valid)
     if missing and relaxed is not None:
         notes.append(f"{relaxed.path}: {missing} of {len(entries)} structures of Individuals are not in it")
@@ -334,3 +356,13 @@ def _entries(
         volumes = {number: structure.volume for number, structure in relaxed.read(without)}
         entries = [replace(e, volume=volumes[e.id]) if e.id in volumes else e for e in entries]
     return tuple(entries)
+
+
+def _contradiction(row: dict[str, Any], written: Composition, block: Block) -> str:
+    """Say how a row of Individuals and its structure contradict each other, nothing where they do not."""
+    held, volume = block.composition, row.get("volume", NAN)
+    if held and written and sorted(held) != sorted(written) and not any(name.startswith("?") for name, _ in written):
+        return f"{formula_of(written)} in Individuals and {formula_of(held)} there"
+    if block.volume is not None and abs(volume - block.volume) > _SAME_VOLUME * block.volume:
+        return f"of {volume:.3f} Å³ in Individuals and of {block.volume:.3f} Å³ there"
+    return ""

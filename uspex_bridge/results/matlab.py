@@ -19,7 +19,7 @@ Notes = list[str]
 #: Columns of Individuals between composition and k-points, and after them, where the header is missing.
 _BEFORE, _AFTER = ("Enthalpy", "Volume", "Density", "Fitness"), ("SYMM", "Q_entr", "A_order", "S_order")
 _INDIVIDUAL = re.compile(
-    r"\s*(?P<generation>\d+)\s+(?P<id>\d+)\s+(?P<origin>\S+)\s+(?:\[(?P<counts>[^]]*)\]|N/A)(?P<before>[^[]*)"
+    r"\s*(?P<generation>\d+)\s+(?P<id>\d+)\s+(?:(?P<origin>[^\s\[]+)\s+)?(?:\[(?P<counts>[^]]*)\]|N/A)(?P<before>[^[]*)"
     r"(?:\[(?P<kpoints>[^]]*)\])?(?P<after>.*)"
 )
 #: First letters of a column's name -> the attribute of an entry.
@@ -71,18 +71,22 @@ def number(word: str) -> float:
 def read_individuals(path: Path, notes: Notes) -> list[dict[str, Any]]:
     """Read Individuals or BESTIndividuals: one dictionary per line, ``counts`` per species in the search's order.
 
-    The header names the columns; older files have fewer.
+    The header names the columns; older files have fewer. Those of metadynamics have no origin, hold supercells in the
+    place of compositions where the cell is multiplied, and enthalpies and volumes per atom (``per_atom``).
     """
     before: tuple[str, ...] = _BEFORE
     after: tuple[str, ...] = _AFTER
+    counted, per_atom = True, False
     rows: list[dict[str, Any]] = []
     for line_number, line in numbered_lines(path):
         words = line.split()
         if not words:
             continue
-        if "Composition" in words and "KPOINTS" in words:
-            first, last = words.index("Composition"), words.index("KPOINTS")
+        counts = next((word for word in ("Composition", "SuperCell") if word in words), None)
+        if counts is not None and "KPOINTS" in words:
+            first, last = words.index(counts), words.index("KPOINTS")
             before, after = tuple(words[first + 1 : last]), tuple(words[last + 1 :])
+            counted, per_atom = counts == "Composition", "Enthalpy(eV/atom)" in before
             continue
         if line_number <= 2 and not words[0].isdigit():  # the line of units
             if "kcal/mol" in line:
@@ -92,6 +96,10 @@ def read_individuals(path: Path, notes: Notes) -> list[dict[str, Any]]:
         if row is None:
             notes.append(f"{path}, line {line_number}: cut short or not a line of USPEX; it is left out")
             continue
+        if not counted:
+            row["counts"] = ()
+        if per_atom:
+            row["per_atom"] = True
         if row["enthalpy"] != row["enthalpy"]:
             notes.append(f"{path}, line {line_number}: the enthalpy of EA{row['id']} is no number")
         rows.append(row)
@@ -116,7 +124,7 @@ def _individual(line: str, before: tuple[str, ...], after: tuple[str, ...]) -> d
     row: dict[str, Any] = {
         "generation": int(match["generation"]),
         "id": int(match["id"]),
-        "origin": match["origin"],
+        "origin": match["origin"] or "",
         "counts": tuple(int(word) for word in match["counts"].split()),
         "enthalpy": NAN,
     }

@@ -16,7 +16,9 @@ from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.units import pv_energy
 
 NAN = float("nan")
-#: USPEX gives 100000 eV to what it could not relax; above this nothing is a result.
+#: What stands for the enthalpy of a structure that could not be relaxed, eV per cell: 999 in USPEX 10, 1000 in the
+#: Python line, 100000 in USPEX 9; nothing from ``FAILED_ENTHALPY`` on is a result.
+FAILURES = frozenset((999.0, 999.9, 999.99, 999.999, 1000.0, 9999.0, 9999.9, 9999.99, 9999.999, 10000.0))
 FAILED_ENTHALPY = 9e4
 #: Entries this close in enthalpy share their place: near-ties would flip with the last digit, eV/atom.
 TIE = 0.001
@@ -70,6 +72,7 @@ class Entry:
         fitness: as USPEX prints it (varcomp: eV per block above the hull), NaN while a generation runs.
         density: g/cm³; quasi_entropy, average_order, structure_order: USPEX's own measures.
         level: what computed the enthalpy; empty where nothing says it.
+        substrate: whether enthalpy and volume hold a substrate too, so that neither means anything per atom.
         record: what the bridge's record adds.
     """
 
@@ -91,6 +94,7 @@ class Entry:
     average_order: float = NAN
     structure_order: float = NAN
     level: str = ""
+    substrate: bool = False
     record: Recorded | None = None
 
     @property
@@ -118,17 +122,17 @@ class Entry:
         """True where there is an enthalpy to rank by; the bridge's penalty for a refused structure is none."""
         if self.record is not None and self.record.status == "penalty":
             return False
-        return math.isfinite(self.enthalpy) and self.enthalpy < FAILED_ENTHALPY and self.natoms > 0
+        return math.isfinite(self.enthalpy) and not is_failure(self.enthalpy) and self.natoms > 0
 
     @property
     def enthalpy_per_atom(self) -> float:
         """H in eV/atom."""
-        return self.enthalpy / self.natoms if self.composition else NAN
+        return self.enthalpy / self.natoms if self.composition and not self.substrate else NAN
 
     @property
     def volume_per_atom(self) -> float:
         """Å³/atom."""
-        return self.volume / self.natoms if self.composition else NAN
+        return self.volume / self.natoms if self.composition and not self.substrate else NAN
 
     @property
     def energy(self) -> float:
@@ -171,6 +175,11 @@ class Entry:
             "stress_left_gpa": record.stress_left_gpa if record else None,
         }
         return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in columns.items()}
+
+
+def is_failure(enthalpy: float) -> bool:
+    """Tell whether a number stands for a failed relaxation instead of an enthalpy, eV per cell."""
+    return enthalpy >= FAILED_ENTHALPY or round(enthalpy, 6) in FAILURES
 
 
 def formula_of(composition: Composition) -> str:

@@ -102,6 +102,10 @@ class Phase:
         """All of them."""
         return (self.entry, *self.duplicates)
 
+    def led_by(self, entry: Entry) -> Phase:
+        """Return the phase with another of its members to stand for it."""
+        return Phase(entry, tuple(member for member in self.members if member != entry))
+
     @property
     def found(self) -> int:
         """How often it came up; structures that USPEX kept from an earlier generation do not count again."""

@@ -22,13 +22,17 @@ _MESSAGE_LINE = re.compile(r", line (\d+):")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Where one structure lies: bytes ``start`` to ``end``, first line number ``line``; its composition if legible."""
+    """Where one structure lies: bytes ``start`` to ``end``, first line number ``line``.
+
+    ``composition`` and ``volume`` (Å³) are None where its head cannot be read at sight.
+    """
 
     id: int
     start: int
     end: int
     line: int
     composition: Composition | None
+    volume: float | None
 
 
 @dataclass
@@ -75,7 +79,8 @@ class PoscarFile:
                 continue
             if number in index.blocks:
                 index.notes.append(f"{path}, line {line}: EA{number} a second time; the last one is used")
-            index.blocks[number] = Block(number, start, end, line, _composition(data[mark.end() : end]))
+            head = data[mark.end() : end].split(b"\n", 7)
+            index.blocks[number] = Block(number, start, end, line, _composition(head), _volume(head))
         return index
 
     def read(self, ids: Sequence[int]) -> Iterator[tuple[int, Structure]]:
@@ -117,9 +122,8 @@ class PoscarFile:
         return self.species if numeric and self.species else None
 
 
-def _composition(rest: bytes) -> Composition | None:
-    """Read element and count lines of a block (after its first line), None where they are not as USPEX writes them."""
-    lines = rest.split(b"\n", 7)
+def _composition(lines: Sequence[bytes]) -> Composition | None:
+    """Read element and count lines of a block (from its title), None where they are not as USPEX writes them."""
     if len(lines) < 7:
         return None
     symbols, counts = lines[5].decode("ascii", "replace").split(), lines[6].split()
@@ -128,6 +132,16 @@ def _composition(rest: bytes) -> Composition | None:
     if not all(count.isdigit() for count in counts):
         return None
     return tuple((symbol, int(count)) for symbol, count in zip(symbols, counts, strict=True) if int(count))
+
+
+def _volume(lines: Sequence[bytes]) -> float | None:
+    try:
+        scale = float(lines[1])
+        a, b, c = ([float(word) for word in line.split()] for line in lines[2:5])
+        cross = (a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])
+        return abs(cross[0] * c[0] + cross[1] * c[1] + cross[2] * c[2]) * scale**3 if scale > 0 else None
+    except (ValueError, IndexError):
+        return None
 
 
 def parse_plain(text: str) -> Structure | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,11 +22,42 @@ class SearchSettings:
         pressure_gpa: GPa, None where no file says it.
         species: elements in the order that compositions are written in.
         blocks: building blocks of a variable composition, numbers per species; empty where unknown.
+        method: USPEX's calculationMethod: ``USPEX``, ``META``, ``VCNEB``, ...
+        calculation: its calculationType (dimensions, molecules, variable composition: ``301``), empty where unknown.
     """
 
     pressure_gpa: float | None = None
     species: tuple[str, ...] = ()
     blocks: tuple[tuple[int, ...], ...] = ()
+    method: str = "USPEX"
+    calculation: str = ""
+
+    @property
+    def crystals(self) -> bool:
+        """Whether structures fill their cells and are made of atoms, so that their files agree in both."""
+        return self.calculation[:2] in ("", "3", "30") and self.method != "META"
+
+    @property
+    def surfaces(self) -> bool:
+        """Whether structures stand on a substrate."""
+        return self.calculation.startswith("2") and self.method != "META"
+
+    @property
+    def no_hull(self) -> str:
+        """Why enthalpies per atom mean nothing in this search, empty where they do."""
+        if self.surfaces:
+            return f"a search for surfaces (calculationType {self.calculation}), whose enthalpies hold the substrate"
+        if self.method not in ("USPEX", "META", "PSO"):
+            return f"{self.method} makes paths or trajectories, not a set of relaxed structures"
+        return ""
+
+    def describe(self) -> str:
+        """Say in a few words what kind of search it is, nothing of an ordinary one."""
+        if self.method == "META":
+            return "metadynamics"
+        kinds = {"0": "clusters", "1": "polymers", "2": "surfaces", "-2": "two-dimensional crystals"}
+        dimension = kinds.get(self.calculation[:-2], "")
+        return dimension or ("molecular crystals" if self.calculation[-2:-1] == "1" else "")
 
 
 def settings_of_results(path: Path, line: Line, notes: Notes) -> SearchSettings:
@@ -43,7 +74,13 @@ def settings_of_results(path: Path, line: Line, notes: Notes) -> SearchSettings:
         elif (path.parent / "input.uspex").is_file():
             found = _from_input_uspex(path.parent / "input.uspex")
     pressure = found.pressure_gpa if output.pressure_gpa is None else output.pressure_gpa
-    return SearchSettings(pressure, found.species or output.species, found.blocks)
+    return replace(
+        found,
+        pressure_gpa=pressure,
+        species=found.species or output.species,
+        method=output.method if found.method == "USPEX" else found.method,
+        calculation=found.calculation or output.calculation,
+    )
 
 
 def settings_of_input(folder: Path) -> SearchSettings:
@@ -77,7 +114,14 @@ def _from_input_txt(path: Path) -> SearchSettings:
         gpa = float(pressure.text) if pressure is not None else 0.0
     except ValueError:
         gpa = 0.0
-    return SearchSettings(gpa, tuple(species), whole if right else ())
+    method, calculation = (given.keyword(name) for name in ("calculationMethod", "calculationType"))
+    return SearchSettings(
+        gpa,
+        tuple(species),
+        whole if right else (),
+        method.text if method is not None and method.text else "USPEX",
+        calculation.text if calculation is not None else "",
+    )
 
 
 def _output(path: Path) -> SearchSettings:
@@ -88,4 +132,11 @@ def _output(path: Path) -> SearchSettings:
         text = stream.read(20_000)
     pressure = re.search(r"External Pressure is\s*:\s*([-\d.]+)\s*GPa", text)
     types = re.search(r"There are\s+\d+\s+types? of atoms in the system:(.*)", text)
-    return SearchSettings(float(pressure[1]) if pressure else None, tuple(types[1].split()) if types else ())
+    words = ("Dimensionality", "Molecular", "Variable Composition")
+    kind = [m[1] for word in words if (m := re.search(rf"{word}\s*:\s*(-?\d)", text))]
+    return SearchSettings(
+        float(pressure[1]) if pressure else None,
+        tuple(types[1].split()) if types else (),
+        method="META" if "Metadynamics Code" in text else "USPEX",
+        calculation="".join(kind) if len(kind) == len(words) else "",
+    )

@@ -25,7 +25,8 @@ from uspex_bridge.call import record_file
 from uspex_bridge.call.structures import POSCAR_NAME, read_structures
 from uspex_bridge.results.folder import Results, open_all
 from uspex_bridge.results.join import line_of
-from uspex_bridge.results.model import NAN, Entry, Pool, Source, composition_of
+from uspex_bridge.results.model import NAN, Composition, Entry, Pool, Source, composition_of, reduced_composition
+from uspex_bridge.vasp.structure import ELEMENTS
 
 #: Names of a cell's energy in OPTIMADE attributes after the provider's prefix, and of an atom's.
 _PER_CELL, _PER_ATOM = ("energy", "total_energy", "energy_total"), ("energy_per_atom", "total_energy_per_atom")
@@ -118,6 +119,7 @@ def read_relaxed(folder: Path, label: str | None = None) -> Loose:
     lines = [(k, f) for k, f in enumerate(jsonl.read(path), 1) if "enthalpy" in f and "output" in f]
     ids = _uspex_ids([str(fields.get("label", "")) for _, fields in lines]) or [number for number, _ in lines]
     entries, held, names = [], {}, {}
+    notes: list[str] = []
     for number, (_, fields) in zip(ids, lines, strict=True):
         line, output = line_of(fields, 0), fields["output"]
         comment = str(fields.get("label", ""))
@@ -135,7 +137,36 @@ def read_relaxed(folder: Path, label: str | None = None) -> Loose:
             )
         )
         held[number], names[number] = structure, comment.split()[0] if comment.split() else str(number)
-    return Loose(name, tuple(entries), held, names)
+        notes += wrong_label(f"{path}, EA{number}" if comment.startswith("EA") else str(path), comment, structure)
+    return Loose(name, tuple(entries), held, names, notes)
+
+
+def wrong_label(place: str, label: str, structure: Structure) -> list[str]:
+    """Return a note where a label has no formula but a wrong one: ``Fe3Ni5`` of a cell Fe2Ni13.
+
+    A wrong one is the label's first word, or has the elements of the structure; others may name a structure type.
+    """
+    held = reduced_composition(composition_of(structure.symbols))
+    words = [word for word in re.split(r"[\s_:;,/-]+", label) if word]
+    read = {word: formula for word in words if len(formula := _formula(word)) > 1}
+    if held in read.values():
+        return []
+    for word, formula in read.items():
+        alike = {symbol for symbol, _ in formula} == {symbol for symbol, _ in held}
+        if alike or (word == words[0] and not word.isupper()):
+            return [f"{place}: it is called {word} and its atoms are {structure.formula}"]
+    return []
+
+
+def _formula(word: str) -> Composition:
+    """Read a word as a formula and reduce it; empty where it is none."""
+    parts = re.findall(r"([A-Z][a-z]?)(\d*)", word)
+    if "".join(map("".join, parts)) != word or not ELEMENTS.issuperset(symbol for symbol, _ in parts):
+        return ()
+    counts: dict[str, int] = {}
+    for symbol, count in parts:
+        counts[symbol] = counts.get(symbol, 0) + int(count or 1)
+    return reduced_composition(tuple(counts.items()))
 
 
 def _uspex_ids(labels: Sequence[str]) -> list[int]:
@@ -203,6 +234,7 @@ def _loose(label: str, items: Sequence[_Item], notes: list[str]) -> Loose:
             )
         )
         held[number], names[number] = item.structure, item.name
+        notes += wrong_label(f"{label}, structure {number}", f"{item.name} {item.structure.comment}", item.structure)
     if missing := sum(not math.isfinite(entry.enthalpy) for entry in entries):
         notes.append(f"{label}: {missing} of {len(entries)} structures have no energy; good for comparison only")
     return Loose(label, tuple(entries), held, names, notes)

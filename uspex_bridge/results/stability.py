@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from uspex_bridge.base.data import Structure
+from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.symmetry import space_group
 from uspex_bridge.base.words import counted
 from uspex_bridge.results.folder import Results
@@ -92,6 +93,7 @@ def assess(pool: Pool, question: Question) -> Assessment:
         ConfigError: pressures or levels of theory are mixed.
         InputError: there is no hull to be built.
     """
+    refuse_without_hull(pool)
     warnings = one_level(pool.entries, mix=question.mix_levels)
     entries, moved = at_pressure(pool.entries, question.pressure_gpa)
     warnings += moved
@@ -101,8 +103,20 @@ def assess(pool: Pool, question: Question) -> Assessment:
     near = hull.within(question.within)
     phases = find_phases(pool, [point.entry for point in near], question.method, question.tolerances)
     rank = {point.entry.name: k for k, point in enumerate(near)}
+    phases = [phase.led_by(min(phase.members, key=lambda entry: rank[entry.name])) for phase in phases]
     phases.sort(key=lambda phase: rank[phase.entry.name])
     return Assessment(pool, question, tuple(entries), hull, tuple(phases), tuple(warnings))
+
+
+def refuse_without_hull(pool: Pool) -> None:
+    """Refuse searches in which an enthalpy per atom means nothing.
+
+    Raises:
+        InputError: one of the pool's sources is such a search.
+    """
+    for source in pool.sources.values():
+        if isinstance(source, Results) and (why := source.settings.no_hull):
+            raise InputError(f"{source.label}: {why}; a hull per atom, or a best structure by it, means nothing there")
 
 
 def assess_per_level(pool: Pool, question: Question) -> dict[str, Assessment]:

@@ -1,5 +1,6 @@
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_both_lines_give_the_same_entries(tmp_path):
         assert one.parents == other.parents == given.parents
         assert one.enthalpy == other.enthalpy == given.enthalpy
         assert one.volume == pytest.approx(other.volume, abs=6e-4)
-    assert matlab.settings == python.settings
+    assert replace(matlab.settings, calculation="") == python.settings
     assert python.settings.blocks == ((1, 0), (0, 1))
     assert python.by_id[4].symbol == "P1"
 

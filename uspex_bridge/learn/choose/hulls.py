@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from uspex_bridge.base.errors import BridgeError
+from uspex_bridge.base.errors import BridgeError, InputError
 from uspex_bridge.results.hull import HullPoint, at_pressure, build_hull, one_level
 from uspex_bridge.results.model import Pool
-from uspex_bridge.results.stability import blocks_of
+from uspex_bridge.results.stability import blocks_of, refuse_without_hull
 
 
 def points_of(
@@ -24,6 +24,10 @@ def points_of(
     """
     points: dict[str, HullPoint] = {}
     notes: list[str] = []
+    try:
+        refuse_without_hull(pool)
+    except InputError as error:
+        return {}, [f"no distances to the hull: {error}"]
     own = [entry for entry in pool.entries if entry.valid and entry.run not in references]
     extra = [entry for entry in pool.entries if entry.valid and entry.run in references]
     for pressure in dict.fromkeys(entry.pressure_gpa for entry in own):
