@@ -3,36 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import spglib
 from ase.data import atomic_numbers
 
 from uspex_bridge.base.data import Array, Structure
 
+#: Tolerance that suits structures relaxed with noise or written with few digits, Å.
+SYMPREC = 0.1
 
-def space_group(symbols: Sequence[str], cell: Array, scaled: Array, symprec: float = 0.1) -> str:
-    """Return international symbol and number, e.g. ``Pm-3m (221)``, or ``?`` where spglib finds none.
 
-    ``symprec`` is spglib's distance tolerance in Å; 0.1 suits structures relaxed with noise or written with few digits.
+@dataclass(frozen=True)
+class SpaceGroup:
+    """A space group as spglib finds it.
+
+    Attributes:
+        number, symbol: of the International Tables.
+        operations: of its point group: the more, the more symmetric.
+        atoms: in a primitive cell.
     """
-    try:
-        spglib_cell = (cell.tolist(), scaled.tolist(), [atomic_numbers[s] for s in symbols])
-        dataset = spglib.get_symmetry_dataset(spglib_cell, symprec=symprec)
-    except spglib.SpglibError:
-        return "?"
-    return f"{dataset.international} ({dataset.number})" if dataset is not None else "?"
+
+    number: int
+    symbol: str
+    operations: int = field(compare=False)
+    atoms: int = field(compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.symbol} ({self.number})"
 
 
-def group_number(structure: Structure, symprec: float) -> tuple[int, int]:
-    """Return the number of the space group within ``symprec`` Å and the atoms of a primitive cell; 0, 0 for none."""
+def find_group(structure: Structure, symprec: float = SYMPREC) -> SpaceGroup | None:
+    """Return the space group within ``symprec`` Å, None where spglib finds none."""
     numbers = [atomic_numbers[symbol] for symbol in structure.symbols]
     try:
-        found = spglib.get_symmetry_dataset(
-            (structure.cell.tolist(), structure.scaled.tolist(), numbers), symprec=symprec
-        )
+        given = (structure.cell.tolist(), structure.scaled.tolist(), numbers)
+        found = spglib.get_symmetry_dataset(given, symprec=symprec)
     except spglib.SpglibError:
-        return 0, 0
-    return (0, 0) if found is None else (int(found.number), len(set(found.mapping_to_primitive.tolist())))
+        return None
+    if found is None:
+        return None
+    atoms = len(set(found.mapping_to_primitive.tolist()))
+    return SpaceGroup(int(found.number), str(found.international), _operations(int(found.hall_number)), atoms)
+
+
+@lru_cache
+def _operations(hall_number: int) -> int:
+    """Return the order of the point group of a setting of a space group."""
+    found = spglib.get_symmetry_from_database(hall_number)
+    return 0 if found is None else len({rotation.tobytes() for rotation in found["rotations"]})
+
+
+def space_group(symbols: Sequence[str], cell: Array, scaled: Array, symprec: float = SYMPREC) -> str:
+    """Return international symbol and number, e.g. ``Pm-3m (221)``, or ``?`` where spglib finds none."""
+    return str(find_group(Structure(tuple(symbols), cell, scaled), symprec) or "?")
 
 
 def is_symmetric(symbols: Sequence[str], cell: Array, scaled: Array, symprec: float = 1e-4) -> bool:

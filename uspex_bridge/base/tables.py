@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+#: Columns of a terminal that every table fits in where names allow it.
+_WIDTH = 80
 _NUMBER = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?")
 
 
@@ -23,6 +25,17 @@ def layout(headings: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -
         cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)]
         text.append("  ".join(cells).rstrip())
     return "\n".join(text)
+
+
+def fitted(headings: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], spare: Sequence[str]) -> str:
+    """Lay out rows in 80 columns; where they need more, the columns ``spare`` are left out, the first one first."""
+    kept = list(range(len(headings)))
+    for name in ("", *spare):
+        kept = [k for k in kept if not name or headings[k][0] != name]
+        table = layout([headings[k] for k in kept], [[row[k] for k in kept] for row in rows])
+        if max(map(len, table.split("\n"))) <= _WIDTH:
+            break
+    return table
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 @q.COMPONENTS
 @q.LEVELS
 @q.DUPLICATES
+@q.SYMPREC
+@q.HOLES
 @q.JSON
 def command(first: str, second: str, search: float, as_json: bool, **options: Any) -> None:
     """Compare two searches, of two models or pressures: phases in both, only in SECOND, only in FIRST.
@@ -77,7 +79,7 @@ _TITLES: dict[Status, str] = {
 
 def report(result: Comparison, first: str, second: str) -> str:
     """Return the comparison as text."""
-    from uspex_bridge.cli.hull import headline
+    from uspex_bridge.results.tables import headline
 
     text = [f"first   {first}: {headline(result.first)}", f"second  {second}: {headline(result.second)}"]
     for status, title in _TITLES.items():

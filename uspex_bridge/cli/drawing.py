@@ -49,11 +49,12 @@ LABELS = click.option(
 )
 ONLINE = click.option("--online", is_flag=True, help="A small .html that loads plotly.js from the network.")
 PER_LEVEL = click.option("--per-level", is_flag=True, help="A hull for each level of theory, in one figure.")
-SOURCES = settings(q.PLACES, q.REFERENCES, q.HULL, q.RECORD)
+SOURCES = settings(q.PLACES, q.REFERENCES, q.HULL, q.SYMPREC, q.RECORD)
 
 
 def answers_to(places: Iterable[str], options: Mapping[str, Any]) -> tuple[Pool, dict[str, Assessment]]:
     """Open places and build their hull, or one per level of theory; duplicates matter only on the hull itself."""
+    from uspex_bridge.base.symmetry import SYMPREC
     from uspex_bridge.results.model import TIE
     from uspex_bridge.results.stability import Question, assess, assess_per_level
 
@@ -62,7 +63,9 @@ def answers_to(places: Iterable[str], options: Mapping[str, Any]) -> tuple[Pool,
         pressure_gpa=options.get("pressure"),
         components=q.components_of(options),
         within=TIE,
+        symprec=options.get("symprec") or SYMPREC,
         mix_levels=options.get("mix_levels", False),
+        with_holes=options.get("with_holes", False),
     )
     found = assess_per_level(pool, question) if options.get("per_level") else {"": assess(pool, question)}
     for answer in found.values():

@@ -41,8 +41,18 @@ PRESSURE = click.option("--pressure", "-p", type=float, help="GPa.  [default: th
 COMPONENTS = click.option(
     "--components", help="Corners of the hull: Ca,Fe,Ni or MgO,SiO2.  [default: the elements, else the search's blocks]"
 )
+HOLES = click.option(
+    "--with-holes", is_flag=True, help="Let structures in holes of the model take part; else they are left out."
+)
 #: Which hull is meant.
-HULL = settings(PRESSURE, COMPONENTS, LEVELS)
+HULL = settings(PRESSURE, COMPONENTS, LEVELS, HOLES)
+SYMPREC = click.option(
+    "--symprec",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="Tolerance of space groups, Å.",
+)
 RECORD = click.option("--no-record", is_flag=True, help="Do not look structures up in the bridge's record (faster).")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
@@ -82,6 +92,7 @@ DUPLICATES = settings(
 
 def ask(options: Mapping[str, Any]) -> Question:
     """Return the question that the options ask."""
+    from uspex_bridge.base.symmetry import SYMPREC as SYMPREC_DEFAULT
     from uspex_bridge.results.phases import Tolerances
     from uspex_bridge.results.stability import Question
 
@@ -92,7 +103,9 @@ def ask(options: Mapping[str, Any]) -> Question:
         within=options["within"],
         method=options["method"],
         tolerances=tolerances,
+        symprec=options.get("symprec") or SYMPREC_DEFAULT,
         mix_levels=options.get("mix_levels", False),
+        with_holes=options.get("with_holes", False),
     )
 
 

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Without change so many in a row: it has converged.",
 )
-@click.option("--symprec", type=float, default=0.1, show_default=True, help="Å, for space groups and Wyckoff sites.")
+@q.SYMPREC
 @q.HULL
 @q.DUPLICATES
 @q.RECORD
-def command(place: str, html: Path, generations: int, symprec: float, **options: Any) -> None:
+def command(place: str, html: Path, generations: int, **options: Any) -> None:
     """Write a page about the search at PLACE: phases with their crystals, figures, convergence, failures, settings.
 
     The page is one file that needs no network. Of several results folders it is about the last.
@@ -64,7 +64,6 @@ def command(place: str, html: Path, generations: int, symprec: float, **options:
         history=_history(results, pool, question, generations),
         outcomes=read_outcomes(results.record) if results.record is not None else None,
         pictures=_pictures(results, answer),
-        symprec=symprec,
         made=f"Made by uspex_bridge {__version__} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
     )
     q.write_text(html, page(report))

@@ -33,6 +33,7 @@ def summary(places: tuple[Path, ...], no_record: bool, all_notes: bool, as_json:
     Example: uspex-bridge results summary results1
     """
     from uspex_bridge.results.folder import open_all
+    from uspex_bridge.results.tables import UNITS
 
     opened = open_all(places, record=not no_record)
     if all_notes:
@@ -40,7 +41,8 @@ def summary(places: tuple[Path, ...], no_record: bool, all_notes: bool, as_json:
             for _ in (*results.structures(), *results.unrelaxed()):
                 pass
     if as_json:
-        click.echo(json.dumps([facts(results) for results in opened], indent=1, ensure_ascii=False))
+        searches = {"searches": [facts(results) for results in opened], "units": UNITS}
+        click.echo(json.dumps(searches, indent=1, ensure_ascii=False))
     else:
         click.echo("\n\n".join(describe(results) for results in opened))
     for results in opened:
@@ -131,6 +133,7 @@ def _counted(counts: dict[str, int]) -> str:
 @q.REFERENCES
 @q.HULL
 @q.DUPLICATES
+@q.SYMPREC
 @q.RECORD
 @q.JSON
 def best(places: tuple[str, ...], most: int, as_json: bool, **options: Any) -> None:
@@ -138,15 +141,15 @@ def best(places: tuple[str, ...], most: int, as_json: bool, **options: Any) -> N
 
     Example: uspex-bridge results best results1 -n 10
     """
-    from uspex_bridge.cli.hull import report
     from uspex_bridge.results.stability import assess
-    from uspex_bridge.results.tables import phase_rows
+    from uspex_bridge.results.tables import document, phase_rows, report
 
     pool = q.open_pool(places, options)
     answer = assess(pool, q.ask(options))
     q.warn(answer.warnings)
     if as_json:
-        click.echo(json.dumps(phase_rows(answer)[:most], indent=1, ensure_ascii=False))
+        rows = phase_rows(answer, None, answer.phases[:most])
+        click.echo(json.dumps(document(answer, rows), indent=1, ensure_ascii=False))
     else:
         click.echo(report(answer, most=most))
     q.tell_notes(pool.notes)
@@ -155,7 +158,7 @@ def best(places: tuple[str, ...], most: int, as_json: bool, **options: Any) -> N
 @command.command(context_settings=q.CONTEXT)
 @click.argument("place", type=click.Path(path_type=Path))
 @click.argument("ids", nargs=-1, required=True)
-@click.option("--symprec", type=float, default=0.1, show_default=True, help="Å, for the space group.")
+@q.SYMPREC
 @click.option("--poscar", is_flag=True, help="Print the structures only, as POSCARs.")
 @click.option("--unrelaxed", is_flag=True, help="The structure as the operator made it.")
 @q.JSON
@@ -165,6 +168,7 @@ def show(place: Path, ids: tuple[str, ...], symprec: float, poscar: bool, unrela
     Example: uspex-bridge results show results1 137 EA12
     """
     from uspex_bridge.results.folder import open_all
+    from uspex_bridge.results.tables import UNITS
 
     opened = open_all([place])
     results = opened[-1]
@@ -174,8 +178,8 @@ def show(place: Path, ids: tuple[str, ...], symprec: float, poscar: bool, unrela
     found = dict((results.unrelaxed if unrelaxed else results.structures)(chosen))
     structures = {entry.id: structure for entry, structure in found.items()}
     if as_json:
-        documents = [_document(results, entry, structures.get(entry.id), symprec) for entry in chosen]
-        click.echo(json.dumps(documents, indent=1, ensure_ascii=False))
+        found_ones = [_document(results, entry, structures.get(entry.id), symprec) for entry in chosen]
+        click.echo(json.dumps({"structures": found_ones, "units": UNITS}, indent=1, ensure_ascii=False))
     elif poscar:
         from uspex_bridge.results.seeds import format_poscar
 

@@ -52,6 +52,7 @@ class Mark:
             "level": entry.level or None,
             "generation": entry.generation,
             "origin": entry.origin,
+            "doubtful": " ".join(entry.marks) or None,
         }
 
 

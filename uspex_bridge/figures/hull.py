@@ -162,8 +162,9 @@ def _place(mark: Mark) -> tuple[float, float]:
 
 
 def label(mark: Mark, group: str) -> str:
-    """Return a phase's label: formula and space group, and that it only ties with the hull."""
-    words = [style.formula_text(mark.entry.composition), style.group_text(group), "(tie)" if is_tie(mark) else ""]
+    """Return a phase's label: formula and space group, that it only ties with the hull, and what puts it in doubt."""
+    said = ", ".join([*(["tie"] if is_tie(mark) else []), *mark.entry.marks])
+    words = [style.formula_text(mark.entry.composition), style.group_text(group), f"({said})" if said else ""]
     return " ".join(word for word in words if word)
 
 
@@ -185,7 +186,13 @@ def summary(diagram: Diagram, shown: Sequence[Mark]) -> dict[str, Any]:
         "series": list(diagram.series),
         "tie_lines": {k: [[a.entry.name, b.entry.name] for a, b in v] for k, v in diagram.edges.items()},
         "labelled": [
-            {"name": mark.entry.name, "formula": mark.entry.formula, "space_group": group, "tie": is_tie(mark)}
+            {
+                "name": mark.entry.name,
+                "formula": mark.entry.formula,
+                "space_group": group,
+                "tie": is_tie(mark),
+                "doubtful": " ".join(mark.entry.marks) or None,
+            }
             for mark, group in diagram.labelled
         ],
         "structures": len(diagram.marks),

@@ -193,14 +193,14 @@ def _hover(mark: Mark) -> str:
     return (
         f"<b>{escape(entry.name)}  {entry.formula}</b><br>{mark.above:.4f} eV/atom above the hull<br>"
         f"formation {mark.formation:.4f} eV/atom<br>H {entry.enthalpy_per_atom:.4f} eV/atom<br>"
-        f"V {entry.volume_per_atom:.3f} Å³/atom{group}{made}"
+        f"V {entry.volume_per_atom:.3f} Å³/atom{group}{made}" + (f"<br>{', '.join(entry.marks)}" if entry.marks else "")
     )
 
 
 def _name(mark: Mark, group: str) -> str:
-    tie = " (tie)" if is_tie(mark) else ""
+    said = ", ".join([*(["tie"] if is_tie(mark) else []), *mark.entry.marks])
     formula = re.sub(r"(\d+)", r"<sub>\1</sub>", style.reduced(mark.entry.composition))
-    return f"{formula} {style.group_html(group)}{tie}"
+    return f"{formula} {style.group_html(group)}{f' ({said})' if said else ''}"
 
 
 def _layout(diagram: Diagram) -> dict[str, Any]:

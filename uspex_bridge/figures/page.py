@@ -19,11 +19,12 @@ from uspex_bridge.figures.diagram import in_order
 from uspex_bridge.results.converged import Convergence
 from uspex_bridge.results.crystal import Crystal, describe
 from uspex_bridge.results.folder import Results
+from uspex_bridge.results.groups import PhaseGroups, phase_groups
 from uspex_bridge.results.matching import Known
 from uspex_bridge.results.model import TIE
 from uspex_bridge.results.outcomes import Outcomes
 from uspex_bridge.results.phases import Phase
-from uspex_bridge.results.stability import Assessment
+from uspex_bridge.results.stability import Assessment, stable_phases
 from uspex_bridge.results.tables import short_name
 
 #: More Wyckoff sites than this are folded away on the screen.
@@ -58,7 +59,6 @@ class Page:
         history: its convergence, or the reason why nothing can be said.
         outcomes: of the bridge's record, None where there is none.
         pictures: in order.
-        symprec: of space groups, Å.
         made: who made the page and when, one line.
     """
 
@@ -68,7 +68,6 @@ class Page:
     history: Convergence | str
     outcomes: Outcomes | None
     pictures: Sequence[Picture]
-    symprec: float
     made: str
 
 
@@ -103,7 +102,9 @@ def _subtitle(report: Page) -> str:
 
 def _facts(report: Page) -> Iterable[str]:
     entries, generations = report.results.entries, report.results.generations
-    stable = sum(report.answer.point(phase).above <= TIE for phase in report.answer.phases)
+    stable = len(report.answer.hull.vertices)
+    ties = len(stable_phases(report.answer)) - stable
+    outliers = report.answer.outliers
     span = f"{generations[0]} to {generations[-1]}" if generations else "unknown"
     settled = report.history.converged if isinstance(report.history, Convergence) else None
     facts = {
@@ -112,7 +113,9 @@ def _facts(report: Page) -> Iterable[str]:
         "generations": span,
         "compositions": str(len({entry.reduced for entry in entries if entry.valid})),
         "stable phases": str(stable),
-        f"more within {report.answer.question.within:g} eV/atom": str(len(report.answer.phases) - stable),
+        f"ties within {TIE:g} eV/atom": str(ties),
+        f"more within {report.answer.question.within:g} eV/atom": str(len(report.answer.phases) - stable - ties),
+        "outliers": "too few structures" if outliers is None else str(len({one.entry.name for one in outliers})),
         "converged": "unknown" if settled is None else "yes" if settled else "no",
     }
     return [f"<li><b>{escape(value)}</b>{escape(name)}</li>" for name, value in facts.items()]
@@ -136,11 +139,13 @@ _HEADINGS = (
 
 def _phases(report: Page) -> str:
     headings = [pair for pair in _HEADINGS if report.known is not None or pair[0] != "known as"]
-    rows = [_phase(report, phase, [name for name, _ in headings]) for phase in report.answer.phases]
+    groups = phase_groups(report.answer, report.answer.phases)
+    columns = [name for name, _ in headings]
+    rows = [_phase(report, phase, columns, groups[phase.entry.name]) for phase in report.answer.phases]
     rule = report.answer.question.tolerances.describe(report.answer.question.method)
     said = (
         f"The hull's phases are in bold; those within {TIE:g} eV/atom of it share it (tie). Space groups within "
-        f"{report.symprec:g} Å; {rule}."
+        f"{report.answer.question.symprec:g} Å; {rule}."
     )
     if report.known is None:
         said += " No known structures were given (--known, --reference), so that none is called new."
@@ -154,19 +159,20 @@ def _phases(report: Page) -> str:
     )
 
 
-def _phase(report: Page, phase: Phase, columns: Sequence[str]) -> str:
+def _phase(report: Page, phase: Phase, columns: Sequence[str], groups: PhaseGroups) -> str:
     answer, entry, point = report.answer, phase.entry, report.answer.point(phase)
     structure = answer.structures.get(entry.name)
-    crystal = describe(structure, report.symprec) if structure is not None else None
+    crystal = describe(structure, report.answer.question.symprec) if structure is not None else None
     above = "stable" if point.vertex else f"{point.above:.4f}{' tie' if point.above <= TIE else ''}"
     known = report.known.get(entry.name, "new") if report.known is not None else ""
-    group = f"{crystal.symbol} ({crystal.number})" if crystal else answer.space_group(phase, report.symprec)
+    group = f"{crystal.symbol} ({crystal.number})" if crystal else answer.space_group(phase)
     made = entry.origin + ("" if entry.generation is None else f", {entry.generation}")
     cells = {
         "phase": (_formula(style.reduced(entry.composition)), "formula plain", style.reduced(entry.composition)),
         "space group": (
             f"{style.group_html(group)} {group.partition(' ')[2]}".strip()
-            + (f"<br/>{crystal.system}" if crystal else ""),
+            + (f"<br/>{crystal.system}" if crystal else "")
+            + "".join(f"<br/><small>{escape(remark)}</small>" for remark in groups.remarks()),
             "plain",
             str(crystal.number) if crystal else group,
         ),
@@ -178,7 +184,7 @@ def _phase(report: Page, phase: Phase, columns: Sequence[str]) -> str:
         "Wyckoff sites": (_sites(crystal), "sites", str(len(crystal.sites)) if crystal else ""),
         "known as": (escape(str(known)), "", None),
         "found": (str(phase.found), "number", None),
-        "ID": (escape(short_name(answer, phase)), "plain", None),
+        "ID": (escape(" ".join([short_name(answer, phase), *entry.flags])), "plain", None),
         "made by": (escape(made), "", None),
     }
     written = []
@@ -284,7 +290,7 @@ def _settings(report: Page) -> str:
         "levels of theory": "; ".join(level or "not stated" for level in report.answer.levels),
         "window": f"{question.within:g} eV/atom above the hull; ties within {TIE:g} eV/atom",
         "same phase": question.tolerances.describe(question.method).removeprefix("same phase: "),
-        "space groups": f"spglib, {report.symprec:g} Å",
+        "space groups": f"spglib, {report.answer.question.symprec:g} Å",
     }
     if outcomes is not None:
         facts["protocol"] = ", ".join(outcomes.protocols)

@@ -33,15 +33,10 @@ class Volumes:
 
 
 def gather(diagram: Diagram, spreads: float = 6.0) -> Volumes:
-    """Find what stands out, each level of theory by itself; ``spreads`` as in :func:`find_outliers`."""
+    """Find what stands out; ``spreads`` as in :func:`find_outliers`."""
     marks = tuple(mark for mark in diagram.marks if mark.entry.volume == mark.entry.volume)
-    found: list[Outlier] = []
-    told = False
-    for level in dict.fromkeys(mark.entry.level for mark in marks):
-        these = find_outliers([mark.entry for mark in marks if mark.entry.level == level], spreads)
-        told = told or these is not None
-        found += these or []
-    return Volumes(diagram, marks, tuple(found) if told else None)
+    found = find_outliers([mark.entry for mark in marks], spreads)
+    return Volumes(diagram, marks, None if found is None else tuple(found))
 
 
 @style.styled

@@ -11,7 +11,7 @@ from uspex_bridge.results.folder import Results
 from uspex_bridge.results.hull import Hull, at_pressure, build_hull, one_level
 from uspex_bridge.results.model import TIE, Composition, Entry, Pool, Source
 from uspex_bridge.results.phases import find_phases
-from uspex_bridge.results.stability import Question, blocks_of, refuse_without_hull
+from uspex_bridge.results.stability import Question, blocks_of, refuse_without_hull, without_holes
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,10 @@ def history(
     refuse_without_hull(pool)
     warnings = one_level(pool.entries, mix=question.mix_levels)
     entries, moved = at_pressure(pool.entries, question.pressure_gpa)
-    born: dict[int, list[Entry]] = defaultdict(list)
-    given = [entry for entry in entries if entry.run != results.label]
-    for entry in entries:
-        if entry.run == results.label and entry.generation is not None:
-            born[entry.generation].append(entry)
+    taking_part, left = without_holes(entries, with_holes=question.with_holes)
+    moved += left
+    born, part = _born(results, entries), _born(results, taking_part)
+    given = [entry for entry in taking_part if entry.run != results.label]
     if not results.entries:
         raise InputError(f"{results.path}: it holds no structures yet")
     if not born:
@@ -100,7 +99,7 @@ def history(
     numbers = sorted(number for number in born if number != running)
     if not numbers:
         raise InputError(f"{results.path}: the first generation is not complete yet")
-    complete = [*given, *(entry for number in numbers for entry in born[number])]
+    complete = [*given, *(entry for number in numbers for entry in part[number])]
     final = build_hull(complete, question.components, blocks_of(pool))
     first = _first_seen(pool, final, question)
     made = []
@@ -109,7 +108,7 @@ def history(
     _keep_lowest(lowest, given)
     sole = len({entry.reduced for entry in complete if entry.valid}) == 1
     for number in numbers:
-        lowered, hull = _advance(hull, lowest, born[number], final.names)
+        lowered, hull = _advance(hull, lowest, part[number], final.names)
         new = [origin for generation, origin in first if generation == number]
         best = min((e.enthalpy_per_atom for e in lowest.values()), default=None)
         failed = sum(not entry.valid for entry in born[number])
@@ -128,6 +127,15 @@ def history(
         )
     said = (*warnings, *moved)
     return Convergence(tuple(made), _settled(made, tie), needed, question.within, tie, running, final, said)
+
+
+def _born(results: Results, entries: Sequence[Entry]) -> dict[int, list[Entry]]:
+    """Return the search's own entries by generation."""
+    born: dict[int, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if entry.run == results.label and entry.generation is not None:
+            born[entry.generation].append(entry)
+    return born
 
 
 def _running(results: Results, born: dict[int, list[Entry]]) -> int | None:

@@ -26,6 +26,10 @@ TIE = 0.001
 #: Origins of structures that come from an earlier generation as they are.
 KEPT = ("keptBest", "convexHull")
 
+#: Flags that are told wherever a structure stands: in a hole of the model; at a saddle point, not a minimum; symmetric
+#: from the start and not displaced to see whether it is one.
+DOUBTS = ("hole", "saddle", "unprobed")
+
 Composition = tuple[tuple[str, int], ...]
 
 
@@ -125,6 +129,16 @@ class Entry:
         return math.isfinite(self.enthalpy) and not is_failure(self.enthalpy) and self.natoms > 0
 
     @property
+    def flags(self) -> tuple[str, ...]:
+        """The record's flags."""
+        return self.record.flags if self.record is not None else ()
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Those of the record's flags that put the enthalpy in doubt, see ``DOUBTS``."""
+        return tuple(flag for flag in self.flags if flag in DOUBTS)
+
+    @property
     def enthalpy_per_atom(self) -> float:
         """H in eV/atom."""
         return self.enthalpy / self.natoms if self.composition and not self.substrate else NAN
@@ -169,7 +183,8 @@ class Entry:
             "level": self.level or None,
             "energy": self.energy,
             "status": record.status if record else None,
-            "flags": " ".join(record.flags) if record else None,
+            "flags": " ".join(self.flags) or None,
+            "doubtful": " ".join(self.marks) or None,
             "models": ", ".join(record.models) if record else None,
             "fmax": record.fmax if record else None,
             "stress_left_gpa": record.stress_left_gpa if record else None,

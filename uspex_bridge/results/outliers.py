@@ -46,18 +46,33 @@ class Outlier:
 
 
 def find_outliers(entries: Sequence[Entry], spreads: float = 6.0) -> list[Outlier] | None:
-    """Find entries that stand out.
+    """Find entries that stand out from those of their pressure and level of theory.
+
+    Args:
+        entries: with enthalpy and volume.
+        spreads: how many robust standard deviations make an outlier.
+
+    Returns:
+        the worst first; None where there are nowhere enough different entries to tell.
+    """
+    groups: dict[tuple[object, str], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.pressure_gpa, entry.level), []).append(entry)
+    found = [outliers for group in groups.values() if (outliers := _of_one_kind(group, spreads)) is not None]
+    if not found:
+        return None
+    return sorted((one for outliers in found for one in outliers), key=lambda one: -abs(one.spreads))
+
+
+def _of_one_kind(entries: Sequence[Entry], spreads: float) -> list[Outlier] | None:
+    """Find entries that stand out among those of one pressure and level of theory.
 
     Volumes per atom are fitted by composition (x_i, x_i x_j), enthalpies per atom by composition and by how much the
     volume exceeds that fit (at pressure, loose packing costs PV); both with Huber's weights. The spread is
     1.4826 times the median absolute deviation.
 
-    Args:
-        entries: of one pressure and level of theory, with enthalpy and volume.
-        spreads: how many of them make an outlier.
-
     Returns:
-        the worst first; None where there are too few different entries to tell (ten for each parameter).
+        None where there are too few different entries to tell (ten for each parameter).
     """
     used = list({_digits(e): e for e in entries if e.valid and np.isfinite(e.volume)}.values())
     elements = sorted({symbol for entry in used for symbol, _ in entry.composition})
@@ -81,7 +96,7 @@ def find_outliers(entries: Sequence[Entry], spreads: float = 6.0) -> list[Outlie
             found.append(Outlier(entry, kind, float(dv), float(dv / scales[0])))
         if dh < -spreads * scales[1]:
             found.append(Outlier(entry, "low enthalpy", float(dh), float(dh / scales[1])))
-    return sorted(found, key=lambda outlier: -abs(outlier.spreads))
+    return found
 
 
 def _digits(entry: Entry) -> tuple[object, ...]:

@@ -33,9 +33,9 @@ class Seed:
     def title(self) -> str:
         """First line of its POSCAR."""
         place = "" if self.entry.pressure_gpa is None else f" at {self.entry.pressure_gpa:g} GPa"
-        return (
-            f"EA{self.entry.id} {self.entry.formula} {self.above:.4f} eV/atom above the hull{place}, {self.entry.run}"
-        )
+        marks = f" [{' '.join(self.entry.marks)}]" if self.entry.marks else ""
+        name = f"EA{self.entry.id} {self.entry.formula}"
+        return f"{name} {self.above:.4f} eV/atom above the hull{place}{marks}, {self.entry.run}"
 
 
 def choose(answers: Sequence[Assessment], number: int | None) -> list[Seed]:

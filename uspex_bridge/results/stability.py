@@ -5,16 +5,18 @@ The commands hull, best, seeds, compare and rescore all ask this question; they 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.base.symmetry import space_group
+from uspex_bridge.base.symmetry import SYMPREC, find_group
 from uspex_bridge.base.words import counted
 from uspex_bridge.results.folder import Results
 from uspex_bridge.results.hull import Hull, HullPoint, at_pressure, build_hull, levels_of, one_level
 from uspex_bridge.results.model import TIE, Composition, Entry, Pool
+from uspex_bridge.results.outliers import Outlier, find_outliers
 from uspex_bridge.results.phases import Method, Phase, Tolerances, find_phases
 from uspex_bridge.results.settings import SearchSettings
 
@@ -27,8 +29,10 @@ class Question:
         pressure_gpa: None takes the one they all have.
         components: formulas to span the hull between; None chooses (see :func:`build_hull`).
         within: how far above the hull phases are of interest, eV/atom.
-        method, tolerances: how duplicates are found.
+        method, tolerances: what the same phase is.
+        symprec: tolerance of space groups, Å.
         mix_levels: go on where the enthalpies are of several levels of theory.
+        with_holes: let structures in holes of a model take part.
     """
 
     pressure_gpa: float | None = None
@@ -36,7 +40,9 @@ class Question:
     within: float = 0.1
     method: Method = "phase"
     tolerances: Tolerances = field(default_factory=Tolerances)
+    symprec: float = SYMPREC
     mix_levels: bool = False
+    with_holes: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,13 +83,19 @@ class Assessment:
         """The phases' structures by name of their entry; those that can be read."""
         return {entry.name: structure for entry, structure in self.pool.structures([p.entry for p in self.phases])}
 
-    def space_group(self, phase: Phase, symprec: float = 0.1) -> str:
+    def space_group(self, phase: Phase) -> str:
         """Return symbol and number of a phase by spglib, else what the results say, else ``?``."""
         structure = self.structures.get(phase.entry.name)
-        if structure is not None:
-            return space_group(structure.symbols, structure.cell, structure.scaled, symprec)
+        found = find_group(structure, self.question.symprec) if structure is not None else None
+        if found is not None:
+            return str(found)
         number, symbol = phase.entry.space_group, phase.entry.symbol
         return f"{symbol} ({number})".strip() if number else "?"
+
+    @cached_property
+    def outliers(self) -> list[Outlier] | None:
+        """What stands out from all others on the hull, None where there are too few to tell."""
+        return find_outliers([point.entry for point in self.hull.points])
 
 
 def assess(pool: Pool, question: Question) -> Assessment:
@@ -97,7 +109,9 @@ def assess(pool: Pool, question: Question) -> Assessment:
     warnings = one_level(pool.entries, mix=question.mix_levels)
     entries, moved = at_pressure(pool.entries, question.pressure_gpa)
     warnings += moved
-    hull = build_hull(entries, question.components, blocks_of(pool))
+    taking_part, left = without_holes(entries, with_holes=question.with_holes)
+    warnings += left
+    hull = build_hull(taking_part, question.components, blocks_of(pool))
     if hull.outside and question.components is None:  # with components that were asked for, nobody wonders
         warnings.append(f"left out: {counted(len(hull.outside), 'entry')} not made of {', '.join(hull.names)}")
     near = hull.within(question.within)
@@ -117,6 +131,21 @@ def refuse_without_hull(pool: Pool) -> None:
     for source in pool.sources.values():
         if isinstance(source, Results) and (why := source.settings.no_hull):
             raise InputError(f"{source.label}: {why}; a hull per atom, or a best structure by it, means nothing there")
+
+
+def without_holes(entries: Sequence[Entry], *, with_holes: bool = False) -> tuple[list[Entry], list[str]]:
+    """Leave out structures in holes of a model, whose enthalpies are none of nature's, unless they are asked for.
+
+    Returns:
+        the entries that take part, and a warning that names the others.
+    """
+    holes = [] if with_holes else [entry for entry in entries if entry.valid and "hole" in entry.marks]
+    if not holes:
+        return list(entries), []
+    names = ", ".join(f"EA{entry.id}" for entry in holes[:5]) + (", ..." if len(holes) > 5 else "")
+    left = {entry.name for entry in holes}
+    said = f"{counted(len(holes), 'structure')} in holes of the model left out ({names}); --with-holes takes them"
+    return [entry for entry in entries if entry.name not in left], [said]
 
 
 def assess_per_level(pool: Pool, question: Question) -> dict[str, Assessment]:

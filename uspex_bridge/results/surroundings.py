@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uspex_bridge.base.data import Array, Structure
-from uspex_bridge.base.symmetry import group_number
+from uspex_bridge.base.symmetry import SpaceGroup, find_group
 
 #: Neighbours of an atom that are looked at: as far as the third layer of graphite, with which stackings differ.
 NEIGHBOURS = 200
@@ -48,16 +48,16 @@ class Surroundings:
         Noise on two atoms is a single vector, which may well lie in a mirror plane: cells of two atoms count for
         nothing, and P-1 says nothing of one atom.
         """
-        low, high = CLEAN
-        group, primitive = group_number(self.structure, low)
-        if group < 2 or primitive == 2 or (group == 2 and primitive == 1):
+        group = clean_group(self.structure)
+        if group is None or group.atoms == 2 or (group.number == 2 and group.atoms == 1):
             return 0
-        return group if group_number(self.structure, high)[0] == group else 0
+        return group.number
 
     @cached_property
     def wide_group(self) -> int:
         """Number of the space group within ``WIDE``."""
-        return group_number(self.structure, WIDE)[0]
+        group = find_group(self.structure, WIDE)
+        return group.number if group is not None else 0
 
     def at_least(self, others: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return a lower bound of the distance to crystals with the ``means`` (M, E, K), (M,)."""
@@ -90,6 +90,15 @@ class Surroundings:
             square = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2 * a @ b.T
             found.append(np.sqrt(np.maximum(square, 0.0) / a.shape[1]))
         return found
+
+
+def clean_group(structure: Structure) -> SpaceGroup | None:
+    """Return the space group that a structure has within both of ``CLEAN``; None for P1, or where they differ."""
+    low = find_group(structure, CLEAN[0])
+    if low is None or low.number == 1:
+        return None
+    high = find_group(structure, CLEAN[1])
+    return low if high is not None and high.number == low.number else None
 
 
 def _pairs(differences: Array, limit: float) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from uspex_bridge.base.errors import BridgeError, InputError
 from uspex_bridge.results.hull import HullPoint, at_pressure, build_hull, one_level
 from uspex_bridge.results.model import Pool
-from uspex_bridge.results.stability import blocks_of, refuse_without_hull
+from uspex_bridge.results.stability import blocks_of, refuse_without_hull, without_holes
 
 
 def points_of(
@@ -35,7 +35,9 @@ def points_of(
         try:
             notes += one_level(part, mix=mix_levels)
             moved, warnings = at_pressure(part, pressure)
-            points |= build_hull(moved, None, blocks_of(pool)).by_name
+            taking_part, left = without_holes(moved)
+            warnings += left
+            points |= build_hull(taking_part, None, blocks_of(pool)).by_name
         except BridgeError as error:
             at = "unknown pressure" if pressure is None else f"{pressure:g} GPa"
             notes.append(f"no distances to the hull at {at}: {error}")
