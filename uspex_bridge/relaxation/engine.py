@@ -52,7 +52,7 @@ def relax(
         structure: the starting structure.
         plan: stages, guards and intent.
         model_of: gives the loaded model of a calculator name; called when a stage needs it.
-        halt: asked before every evaluation; ``time`` or ``signal`` ends the run with what is reached.
+        halt: asked before every evaluation; ``time`` or ``file`` ends the run with what is reached.
         observe: called after every ionic step.
 
     Returns:
@@ -62,7 +62,7 @@ def relax(
         Rejected: a guard refused the structure.
         CalculationError: the model of the last stage failed.
         InputError: a model does not know an element.
-        Interrupted: told to stop before there was any step.
+        Interrupted: stopped by a signal, or otherwise before there was any step.
     """
     return _Relaxation(structure, plan, model_of, halt, observe).run()
 
@@ -107,6 +107,8 @@ class _Relaxation:
             symmetry = FixSymmetry(self.atoms, symprec=max(intent.symprec or _SYMPREC, 1e-5))
             self.atoms.set_constraint([*self.atoms.constraints, symmetry])
         outcome = self._stages()
+        if outcome == "signal":
+            raise Interrupted("stopped by a signal before the relaxation reached its targets; nothing was written")
         self._final_model()
         return self._result(outcome)
 
@@ -133,7 +135,7 @@ class _Relaxation:
                 self._forget(first)
                 self.flags.append(f"{stage.name}-failed")
                 continue
-            if outcome in ("time", "signal"):
+            if outcome in ("time", "signal", "file"):
                 return outcome
             if outcome == "steps" and stage.on_fail == "reject":
                 left = f"{self.reports[-1].fmax:.3g} eV/Å left after {self.reports[-1].steps} steps"
@@ -306,7 +308,7 @@ _REASONS: dict[str, str] = {
     "static": "single point",
     "steps": "step limit reached",
     "time": "time limit reached",
-    "signal": "stopped by a signal",
+    "file": "stopped by STOPCAR",
 }
 
 

@@ -26,11 +26,11 @@ class Potential(Protocol):
         """Raise InputError for elements the model does not know."""
 
 
-Why = Literal["time", "signal"]
+Why = Literal["time", "signal", "file"]
 
 
 class Halt(Exception):
-    """The run was told to stop; ``why`` is ``time`` or ``signal``."""
+    """The run was told to stop, by the time limit, a signal or a file."""
 
     def __init__(self, why: Why) -> None:
         super().__init__(why)

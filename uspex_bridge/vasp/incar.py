@@ -69,6 +69,12 @@ def parse_incar(text: str) -> dict[str, str]:
     return {tag: values[-1][0] for tag, values in _scan(text).values.items()}
 
 
+def stop_asked(stopcar: str) -> bool:
+    """Tell whether a STOPCAR asks to stop, at the next ionic (LSTOP) or electronic step (LABORT)."""
+    given = parse_incar(stopcar)
+    return any(given.get(tag, "").lstrip(".").upper().startswith("T") for tag in ("LSTOP", "LABORT"))
+
+
 def intent_from_incar(text: str, path: Path | str) -> Intent:
     """Turn an INCAR into what it asks for; absent tags have the defaults of VASP's manual.
 

@@ -394,7 +394,7 @@ def test_elongated_cells_are_flagged_or_refused():
     assert run(as_structure(atoms), guards=replace(GUARDS, axis="off")).flags == ()
 
 
-@pytest.mark.parametrize("why", ["time", "signal"])
+@pytest.mark.parametrize("why", ["time", "file"])
 def test_told_to_stop_it_returns_the_last_models_view_of_what_was_reached(why):
     calls = iter([None] * 3 + [why] * 1000)
     structure = distorted()
@@ -405,6 +405,12 @@ def test_told_to_stop_it_returns_the_last_models_view_of_what_was_reached(why):
     check = emt(structure, result.final)
     assert result.final.energy == pytest.approx(check.get_potential_energy(), abs=1e-9)
     assert result.fmax == pytest.approx(np.linalg.norm(check.get_forces(), axis=1).max(), abs=1e-9)
+
+
+def test_a_signal_leaves_no_half_way_geometry():
+    calls = iter([None] * 3 + ["signal"] * 1000)
+    with pytest.raises(Interrupted, match="before the relaxation reached its targets"):
+        run(distorted(), halt=lambda: next(calls))
 
 
 def test_told_to_stop_at_once():
