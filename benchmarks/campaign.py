@@ -94,7 +94,7 @@ class Worker:
         root = self.setup.work / f"{pressure:g}GPa_{self.number}"
         root.mkdir(parents=True, exist_ok=True)
         (root / "bridge.toml").write_text(self.setup.settings)
-        record = root / "bridge_record.jsonl"
+        record = root / "bridge.record"
         seen = record.stat().st_size if record.exists() else 0
         start = time.monotonic()
         report, ended = self._run(root, structure, pressure)

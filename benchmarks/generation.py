@@ -225,7 +225,7 @@ def evaluations_of(folder: Path) -> float | None:
     said = folder / "evaluations"
     if said.exists():
         return float(said.read_text())
-    for line in (folder.parent / "bridge_record.jsonl").open() if (folder / "bridge.log").exists() else ():
+    for line in (folder.parent / "bridge.record").open() if (folder / "bridge.log").exists() else ():
         entry = json.loads(line)
         if entry["slot"] == folder.name and "stages" in entry:
             return sum(stage["evaluations"] for stage in entry["stages"])

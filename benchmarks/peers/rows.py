@@ -112,7 +112,7 @@ def stages(lab: Lab) -> Cell:
         sources = [Path(name).read_text(errors="replace") for name in files.splitlines() if name.endswith(".py")]
         taken = [text for text in sources if re.search(r"""(add_argument|get)\(\s*["'](--)?stages?["']""", text, re.I)]
         return Cell(bool(taken), "" if taken else "no such option or tag in its source")
-    record = json.loads((done.folder.parent / "bridge_record.jsonl").read_text().splitlines()[-1])
+    record = json.loads((done.folder.parent / "bridge.record").read_text().splitlines()[-1])
     ran = [stage["calculator"] for stage in record["stages"] if stage["steps"]]
     off = abs((toten(done) or np.inf) - lab.reference.energy(contcar(done.folder)))
     return Cell(done.rc == 0 and ran == ["mace", "chgnet"] and off < 1e-3, ", then ".join(ran))

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-RECORD = "bridge_record.jsonl"
+RECORD = "bridge.record"
 LEFT_OUT = ("folder", "host", "versions", "input")
 
 

@@ -231,16 +231,43 @@ def start(fold: Path, *args: str) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_with_what_is_reached(tmp_path, number):
+def test_a_signal_leaves_no_half_way_geometry(tmp_path, number):
     fold = make_folder(tmp_path, settings=SLOW)
     process = start(fold)
     time.sleep(0.5)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
+    assert process.returncode == 10, err
+    assert out == ""
+    assert "stopped by a signal" in err
+    assert not [name for name in OUTPUTS if (fold / name).exists()]
+    assert record(fold)[0]["code"] == "Interrupted"
+
+
+@pytest.mark.parametrize("text", ["LSTOP = .TRUE.\n", " labort = T ! now\n"])
+def test_stopcar_ends_with_what_is_reached(tmp_path, text):
+    fold = make_folder(tmp_path, settings=SLOW)
+    process = start(fold)
+    (fold / "STOPCAR").write_text("LSTOP = .FALSE.\n")
+    time.sleep(0.5)
+    assert process.poll() is None
+    (fold / "STOPCAR").write_text(text)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "unconverged" in out
     assert has_result(fold)
-    assert record(fold)[0]["reason"] == "stopped by a signal"
+    assert record(fold)[0]["reason"] == "stopped by STOPCAR"
+    assert not (fold / "STOPCAR").exists()
+
+
+def test_a_read_only_stopcar_stays_for_the_next_run(tmp_path):
+    """As custodian leaves it, so that jobs which follow end too."""
+    fold = make_folder(tmp_path, incar=INCAR)
+    (fold / "STOPCAR").write_text("LABORT = .TRUE.\n")
+    (fold / "STOPCAR").chmod(0o444)
+    assert call(fold).returncode == 10
+    assert (fold / "STOPCAR").exists()
+    assert not has_result(fold)
 
 
 def test_time_limit_ends_with_what_is_reached(tmp_path):
@@ -277,5 +304,5 @@ def test_incar_merged_by_a_missing_newline(tmp_path):
 def test_potcar_alone_names_the_elements(tmp_path):
     fold = make_folder(tmp_path, symbols=("Ni", "Ca", "Fe"))
     call(fold)
-    assert json.loads((tmp_path / "bridge_record.jsonl").read_text())["formula"] == "NiCa2Fe"
+    assert json.loads((tmp_path / "bridge.record").read_text())["formula"] == "NiCa2Fe"
     assert potcar("Ni") in (fold / "POTCAR").read_text()

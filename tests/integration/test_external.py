@@ -29,7 +29,7 @@ def run(fold, *args):
 
 
 def outcome(fold):
-    (entry,) = jsonl.read(fold.parent / "bridge_record.jsonl")
+    (entry,) = jsonl.read(fold.parent / "bridge.record")
     return entry
 
 

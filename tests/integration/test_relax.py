@@ -79,7 +79,7 @@ def test_a_refused_structure_does_not_stop_the_others(folder):
     assert done.exit_code == 6
     assert "flat: the cell is flat" in done.stdout
     assert len(read("relaxed/relaxed.extxyz", index=":")) == 1
-    entries = [json.loads(line) for line in (folder / "relaxed" / "bridge_record.jsonl").read_text().splitlines()]
+    entries = [json.loads(line) for line in (folder / "relaxed" / "bridge.record").read_text().splitlines()]
     assert [e["status"] for e in entries] == ["rejected", "converged"]
 
 

@@ -76,7 +76,7 @@ def test_the_page_needs_nothing_else(run):
 
 def test_failures_come_from_the_record(run):
     shutil.copytree(DATA / "bridge", "search")
-    record = Path("search/bridge_record.jsonl")
+    record = Path("search/bridge.record")
     line = {"schema": 1, "status": "rejected", "code": "overlap", "reason": "Ca1-Ni2 <1 Å> apart", "formula": "CaNi"}
     with record.open("a") as stream:
         stream.write(json.dumps(line) + "\n" + json.dumps(line | {"formula": "CaNi5"}) + "\n")

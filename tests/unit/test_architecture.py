@@ -176,7 +176,9 @@ def test_a_wheel_installs_one_top_level_name_and_all_templates(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    scripts = {name.split("/")[-1] for name in names if ".data/scripts/" in name}
+    assert scripts == {"uspex-bridge-external", "uspex-bridge-vasp"}
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name and ".data/scripts/" not in name}
     assert tops == {"uspex_bridge"}
     for needed in ("calculators/mace.py", "templates/protocols/paper.toml", "relaxation/elements.json", "py.typed"):
         assert f"uspex_bridge/{needed}" in names

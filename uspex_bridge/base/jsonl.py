@@ -2,37 +2,62 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from uspex_bridge.base.errors import BusyError, InputError, OutputError
-from uspex_bridge.base.locks import held
+from uspex_bridge.base.errors import InputError, OutputError
+from uspex_bridge.base.locks import NO_LOCKS
 
-#: Seconds that the others who append may take.
-_WAIT = 60.0
+#: Seconds that the others who append may take, and between two looks at the lock.
+_WAIT, _LOOK = 60.0, 0.02
 
 
 def append(path: Path, *entries: dict[str, Any]) -> None:
-    """Append entries under a file lock; a half line left by a full disk is closed off first.
+    """Append entries under the file's own lock; a half line left by a full disk is closed off first.
 
     Raises:
         OutputError: the file cannot be written.
     """
     lines = b"".join(json.dumps(e, separators=(",", ":"), ensure_ascii=False).encode() + b"\n" for e in entries)
     try:
-        with held(Path(f"{path}.lock"), f"{path}: others are writing to it", _WAIT), path.open("a+b") as stream:
-            if stream.tell() > 0:
+        with path.open("a+b") as stream:
+            _lock(stream)
+            if stream.seek(0, os.SEEK_END) > 0:
                 stream.seek(-1, os.SEEK_END)
                 if stream.read(1) != b"\n":
                     lines = b"\n" + lines
             stream.write(lines)
             stream.flush()
             os.fsync(stream.fileno())
-    except (OSError, BusyError) as error:
+    except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error}") from error
+
+
+def _lock(stream: IO[bytes]) -> None:
+    """Hold the lock of an open file until it is closed; where the file system has no locks, go on without.
+
+    Raises:
+        OSError: another process holds it for too long.
+    """
+    end = time.monotonic() + _WAIT
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise TimeoutError(errno.ETIMEDOUT, "another process holds its lock") from None
+            time.sleep(_LOOK)
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                return
+            raise
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

@@ -21,7 +21,7 @@ from uspex_bridge.base.errors import BusyError, OutputError
 from uspex_bridge.base.words import duration
 
 #: What a file system says that has no locks, or whose lock server is away.
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 #: Seconds between two looks at a lock that another process holds.
 _LOOK = 0.05
 
@@ -58,7 +58,7 @@ class Lock:
             os.close(handle)
             return False
         except OSError as error:
-            if handle < 0 or error.errno not in _NO_LOCKS:
+            if handle < 0 or error.errno not in NO_LOCKS:
                 if handle >= 0:
                     os.close(handle)
                 reason = error.strerror or str(error)

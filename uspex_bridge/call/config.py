@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -81,7 +82,7 @@ class Config:
             ``penalty`` enthalpy, eV per atom.
         steps: which ionic steps the VASP files show: those of the ``final-model`` (energies of one
             model only), ``all``, or the ``last`` one.
-        record: file of the run-wide record; None puts ``bridge_record.jsonl`` beside the CalcFolds.
+        record: file of the run-wide record; None puts ``bridge.record`` into the search's folder.
         calculators: settings per calculator name.
         base: folder that relative paths are taken from (set by the reader).
     """
@@ -117,11 +118,23 @@ class Config:
         return replace(settings, device=self.device) if settings.device == "auto" else settings
 
 
+def uspex_folder(folder: Path) -> Path | None:
+    """Return the folder that USPEX runs in, of a working folder that it made; None where another program made it.
+
+    USPEX up to 10.x makes ``CalcFold<N>``, its Python line ``CalcFold<ID>_<tag>``, USPEX 26
+    ``Calculation/Calcfold_<system>_<step>``.
+    """
+    if not folder.name.lower().startswith("calcfold"):
+        return None
+    return folder.parents[1] if folder.parent.name in ("Calculation", "CalculationTemp") else folder.parent
+
+
 def find_config(folder: Path, explicit: Path | None = None) -> Path | None:
     """Return the settings file of a working folder, or None.
 
-    Looked for in this order: ``explicit``, $USPEX_BRIDGE_CONFIG, the folder itself, its parent, the parent's
-    ``Specific``, the user's configuration directory.
+    Looked for in this order: ``explicit``, $USPEX_BRIDGE_CONFIG, the folder itself, the folders above it, each with
+    its ``Specific``, the user's configuration directory. The look upwards ends where the file system does, or where a
+    folder is another user's; the parent and the folder that USPEX runs in are looked at in any case.
 
     Raises:
         ConfigError: a file that was named does not exist.
@@ -132,12 +145,49 @@ def find_config(folder: Path, explicit: Path | None = None) -> Path | None:
             if not path.is_file():
                 raise ConfigError(f"{origin}: there is no file {path}")
             return path
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "uspex_bridge"
     folder = folder.resolve()
-    for place in (folder, folder.parent, folder.parent / "Specific", home):
-        if (place / FILENAME).is_file():
-            return place / FILENAME
-    return None
+    for place in (folder, *_above(folder)):
+        for path in (place / FILENAME, place / "Specific" / FILENAME):
+            if path.is_file():
+                return path
+    home = _user_config()
+    return home if home.is_file() else None
+
+
+def _above(folder: Path) -> Iterator[Path]:
+    """Yield the folders above one, up to the border of the file system or of what is the user's."""
+    yield folder.parent
+    top = uspex_folder(folder) or folder.parent
+    if top != folder.parent:
+        yield top
+    try:
+        device = top.stat().st_dev
+        for place in top.parents:
+            found = place.stat()
+            if found.st_dev != device or found.st_uid != os.getuid():
+                return
+            yield place
+    except OSError:
+        return
+
+
+def _user_config() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "uspex_bridge" / FILENAME
+
+
+def search_root(folder: Path, config: Config) -> Path:
+    """Return the folder of the search that a working folder belongs to; the record lies there.
+
+    It is the folder that USPEX runs in; for other programs' folders that of the settings file (above ``Specific``),
+    unless there is none or it is the user's general one: then the working folder itself.
+    """
+    if top := uspex_folder(folder):
+        return top
+    source = Path(config.source) if config.source else None
+    if source is None or source == _user_config().resolve():
+        return folder
+    place = source.parent.parent if source.parent.name == "Specific" else source.parent
+    return place if os.access(place, os.W_OK) else folder
 
 
 def load_config(folder: Path, explicit: Path | None = None) -> Config:

@@ -105,9 +105,9 @@ def _begin(out: Path, *, resume: bool) -> Path:
     """Make the folder of the results, empty unless they are to be kept, and return the record in it."""
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        for old in () if resume else ("relaxed.extxyz", "relaxed.POSCARS", record_file.FILENAME):
+        for old in () if resume else ("relaxed.extxyz", "relaxed.POSCARS", record_file.in_folder(out).name):
             (out / old).unlink(missing_ok=True)
-    return out / record_file.FILENAME
+    return record_file.in_folder(out)
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _keep(job: _Job, outcome: _Outcome, log: logging.Logger) -> Relaxed:
     if task.out is not None:
         if outcome.result is not None:
             _write(relaxed, outcome.result, job.number, task, task.out)
-        record_file.append(task.out / record_file.FILENAME, fields)
+        record_file.append(record_file.in_folder(task.out), fields)
     return relaxed
 
 

@@ -15,17 +15,21 @@ from typing import Any
 
 from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
+from uspex_bridge.call.config import uspex_folder
 
 #: Name of the record and version of its lines.
-FILENAME = "bridge_record.jsonl"
+FILENAME = "bridge.record"
 SCHEMA = 1
+#: What it was called before: programs that load every ``*.json*`` of a folder, as emmet does, broke on it.
+_OLD_NAME = "bridge_record.jsonl"
 #: Retries come soon: an earlier refusal is looked for in this much of the record's end, bytes.
 _TAIL = 8_000_000
 
 
-def default_path(folder: Path) -> Path:
-    """Return where the record of a working folder lies: beside a CalcFold, else inside the folder."""
-    return (folder.parent if folder.name.startswith("CalcFold") else folder) / FILENAME
+def in_folder(folder: Path) -> Path:
+    """Return the record of a search's folder, whether it is there or not; one of the old name is gone on with."""
+    old = folder / _OLD_NAME
+    return old if old.is_file() and not (folder / FILENAME).is_file() else folder / FILENAME
 
 
 def append(path: Path, *entries: dict[str, Any]) -> None:
@@ -74,21 +78,21 @@ def whereabouts(folder: Path, comment: str) -> dict[str, Any]:
     """Return what a working folder tells of the structure's place in the search.
 
     ``slot`` is the folder's name; ``id`` USPEX's ID where it is known (the MATLAB line writes EA0 while it
-    relaxes); ``step`` the number n of the ``Specific/INCAR_n`` that the INCAR begins with, or the Python line's tag;
+    relaxes); ``step`` the number n of the ``Specific/INCAR_n`` that the INCAR begins with, or what stands in the
+    folder's name (Python line, USPEX 26);
     ``generation`` the newest generation folder of the newest results folder.
     """
     where: dict[str, Any] = {"folder": str(folder), "slot": folder.name}
     label = re.match(r"\s*EA(\d+)\b", comment)
     if label and int(label[1]) > 0:
         where["id"] = int(label[1])
-    if tagged := re.fullmatch(r"CalcFold(\d+)_(.+)", folder.name):
+    search = uspex_folder(folder) or folder.parent
+    if tagged := re.fullmatch(r"Calc[Ff]old_?(\d+)_(.+)", folder.name):
         where |= {"id": int(tagged[1]), "step": tagged[2]}
     else:
-        steps = _matching_steps(folder)
+        steps = _matching_steps(folder, search / "Specific")
         where |= {"step": steps[0]} if len(steps) == 1 else {"steps": steps} if steps else {}
-    if generations := [
-        int(m[1]) for p in folder.parent.glob("results*/generation*") if (m := _GENERATION.search(str(p)))
-    ]:
+    if generations := [int(m[1]) for p in search.glob("results*/generation*") if (m := _GENERATION.search(str(p)))]:
         where["generation"] = max(generations)
     return where
 
@@ -97,13 +101,13 @@ _KEY = re.compile(rb'"key":"([0-9a-f]+)"')
 _GENERATION = re.compile(r"generation(\d+)$")
 
 
-def _matching_steps(folder: Path) -> list[str]:
+def _matching_steps(folder: Path, specific: Path) -> list[str]:
     try:
         incar = (folder / "INCAR").read_text(errors="replace")
     except OSError:
         return []
     steps = []
-    for path in sorted((folder.parent / "Specific").glob("INCAR_*")):
+    for path in sorted(specific.glob("INCAR_*")):
         try:
             if incar.startswith(path.read_text(errors="replace")):
                 steps.append(path.name.removeprefix("INCAR_"))

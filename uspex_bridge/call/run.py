@@ -22,15 +22,17 @@ from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.threads import limit_threads
 from uspex_bridge.base.version import version
 from uspex_bridge.call import record_file
-from uspex_bridge.call.config import Config, read_config
+from uspex_bridge.call.config import Config, read_config, search_root
 from uspex_bridge.call.folders import Folder, Request
 from uspex_bridge.call.gpu_turns import take_turn
+from uspex_bridge.call.stopcar import Stopcar
 from uspex_bridge.models import backends
 from uspex_bridge.models.cards import model_name
 from uspex_bridge.relaxation.protocol import Plan, Protocol, load_protocol, make_plan
 
 if TYPE_CHECKING:
     from uspex_bridge.relaxation.engine import IonicStep
+    from uspex_bridge.relaxation.monitor import Why
 
 #: Begins the reason of a refusal that the record gave.
 _AS_BEFORE = "refused as before: "
@@ -137,7 +139,9 @@ def run_folder(
     plan = make_plan(protocol, request.intent, config.stages)
     _announce(request, plan, config, notice, log)
     entry = RecordLine(request.structure, plan, config, record_file.whereabouts(folder.path, request.structure.comment))
-    record = Path(config.base, config.record) if config.record else record_file.default_path(folder.path)
+    record = (
+        Path(config.base, config.record) if config.record else record_file.in_folder(search_root(folder.path, config))
+    )
     watcher = watcher or Watcher()
     watcher.began(entry.fields)
 
@@ -151,8 +155,10 @@ def run_folder(
         waited = lent.reserve(dict.fromkeys(stage.calculator for stage in plan.stages), log, halter)
         entry.began += waited
         halter.start(config.time_limit + waited)
-        result = relax_structure(request.structure, plan, lent, halter, observe)
+        halt = Stopcar(folder.path, halter)
+        result = relax_structure(request.structure, plan, lent, halt, observe)
         folder.publish(vasp_run(request, result, config, entry.seconds), config)
+        halt.remove()
     except BridgeError as error:
         entry.failed(error)
         if not (isinstance(error, Rejected) and config.on_reject == "penalty"):
@@ -178,12 +184,16 @@ def _refuse_again(record: Path, key: str) -> None:
 
 
 def relax_structure(
-    structure: Structure, plan: Plan, models: Models, halter: Halter, observe: Callable[[IonicStep], None]
+    structure: Structure,
+    plan: Plan,
+    models: Models,
+    halt: Callable[[], Why | None],
+    observe: Callable[[IonicStep], None],
 ) -> RelaxResult:
     """Relax one structure with the loop of :mod:`uspex_bridge.relaxation.engine` (imported here: it brings ASE)."""
     from uspex_bridge.relaxation.engine import relax
 
-    return relax(structure, plan, models, halt=halter, observe=observe)
+    return relax(structure, plan, models, halt=halt, observe=observe)
 
 
 def step_line(step: IonicStep) -> str:

@@ -19,30 +19,49 @@ if TYPE_CHECKING:
 MODES = ("auto", "off", "start", "require")
 #: Seconds in which a service that ended may come back.
 COMES_BACK = 10.0
+#: Where launchers of parallel programs say how many processes they started: Open MPI, MPICH and Intel MPI, MVAPICH,
+#: srun. The executables and :mod:`uspex_bridge.call.ranks` look at the same.
+_SIZES = frozenset(("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"))
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Console entry point of uspex-bridge-vasp."""
-    _enter("vasp", sys.argv[1:] if argv is None else list(argv))
+def enter(kind: str, argv: list[str]) -> NoReturn:
+    """Do a call of uspex-bridge-vasp (``kind`` is ``vasp``) or uspex-bridge-external (``external``), and end with it.
+
+    The executables in ``launchers/`` start this.
+    """
+    call = read(argv)
+    if call and not _SIZES.isdisjoint(os.environ):
+        from uspex_bridge.call.ranks import one_of_many
+
+        def work() -> int:
+            code = _in_service(kind, argv, *call)
+            return _here(kind, argv) if code is None else code
+
+        sys.exit(one_of_many(kind, call[0], argv, work))
+    code = _in_service(kind, argv, *call) if call else None
+    if code is not None:
+        os._exit(code)  # all is said and written; taking an interpreter down properly costs a third of its start
+    sys.exit(_here(kind, argv))
 
 
-def external(argv: list[str] | None = None) -> None:
-    """Console entry point of uspex-bridge-external."""
-    _enter("external", sys.argv[1:] if argv is None else list(argv))
+def _in_service(kind: str, argv: list[str], folder: str, options: dict[str, str]) -> int | None:
+    return _Call(kind, argv, folder, options).in_service()
 
 
-def _enter(kind: str, argv: list[str]) -> NoReturn:
-    if call := read(argv):
-        folder, options = call
-        code = _Call(kind, argv, folder, options).in_service()
-        if code is not None:
-            os._exit(code)  # all is said and written; taking an interpreter down properly costs a third of its start
-    if kind == "vasp":
-        from uspex_bridge.cli.vasp import main as run
-    else:
-        from uspex_bridge.cli.external import main as run
-    run(argv)
-    sys.exit(0)
+def _here(kind: str, argv: list[str]) -> int:
+    """Let the run happen in this process and return its exit code."""
+    try:
+        if kind == "vasp":
+            from uspex_bridge.cli.vasp import main
+        else:
+            from uspex_bridge.cli.external import main
+        main(argv)
+    except ImportError as error:
+        print(f"uspex-bridge: the installation is broken: {error}; `uspex-bridge doctor` says more", file=sys.stderr)
+        return 5
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    return 0
 
 
 def read(argv: list[str]) -> tuple[str, dict[str, str]] | None:

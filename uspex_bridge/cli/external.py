@@ -10,7 +10,7 @@ import click
 
 from uspex_bridge.base.version import version
 from uspex_bridge.cli.options import RUN_OPTIONS, SERVER
-from uspex_bridge.cli.vasp import run
+from uspex_bridge.cli.vasp import run, run_command
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,8 +29,8 @@ def command(folder: Path, **options: Any) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Console entry point."""
-    command.main(args=argv, prog_name="uspex-bridge-external")
+    """Run the command, and end with its exit code."""
+    run_command(command, "uspex-bridge-external", argv)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from uspex_bridge.base.words import counted
     "--record",
     type=click.Path(path_type=Path),
     default=Path("."),
-    help="A bridge_record.jsonl, or the folder of the search that holds it (default: here).",
+    help="A record (bridge.record), or the folder of the search that holds it (default: here).",
 )
 @click.option(
     "--status",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
@@ -34,7 +34,8 @@ def command(folder: Path, **options: Any) -> None:
 
 def run(path: Path, kind: Literal["vasp", "external"], options: dict[str, Any]) -> int:
     """Run the bridge in a folder of either kind, and return the exit code; signals end it cleanly."""
-    from uspex_bridge.base.files import EXTERNAL_OUTPUTS, VASP_OUTPUTS
+    from uspex_bridge.base.errors import ModelError
+    from uspex_bridge.base.files import OUTPUTS
     from uspex_bridge.base.halt import Halter
     from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.call.slot import run_in_slot
@@ -45,12 +46,16 @@ def run(path: Path, kind: Literal["vasp", "external"], options: dict[str, Any]) 
     def work(log: Any) -> None:
         config = read_settings(path, options)
         limit_threads(config.threads)
-        from uspex_bridge.call.folders import ExternalFolder, VaspFolder
-        from uspex_bridge.call.run import run_folder
+        try:
+            from uspex_bridge.call.folders import ExternalFolder, VaspFolder
+            from uspex_bridge.call.run import run_folder
 
-        run_folder(VaspFolder(path) if kind == "vasp" else ExternalFolder(path), config, log, halter)
+            run_folder(VaspFolder(path) if kind == "vasp" else ExternalFolder(path), config, log, halter)
+        except ImportError as error:
+            log.debug("", exc_info=True)
+            raise ModelError(f"the installation is broken: {error}; `uspex-bridge doctor` says more") from error
 
-    return run_in_slot(path, VASP_OUTPUTS if kind == "vasp" else EXTERNAL_OUTPUTS, work)
+    return run_in_slot(path, OUTPUTS[kind], work)
 
 
 def read_settings(path: Path, options: dict[str, Any]) -> Config:
@@ -75,8 +80,20 @@ def read_settings(path: Path, options: dict[str, Any]) -> Config:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Console entry point."""
-    command.main(args=argv, prog_name="uspex-bridge-vasp")
+    """Run the command, and end with its exit code."""
+    run_command(command, "uspex-bridge-vasp", argv)
+
+
+def run_command(command: click.Command, name: str, argv: list[str] | None) -> NoReturn:
+    """Run one of the executables' commands and exit; a wrong option is one line, like every other error."""
+    try:
+        command.main(args=argv, prog_name=name, standalone_mode=False)
+    except click.UsageError as error:
+        print(f"uspex-bridge: {error.format_message()} ({name} --help)", file=sys.stderr)
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(1)
+    sys.exit(0)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def _recorded(scratch: Path) -> dict[str, Any]:
     from uspex_bridge.base import jsonl
     from uspex_bridge.call import record_file
 
-    path = scratch / record_file.FILENAME
+    path = record_file.in_folder(scratch)
     for entry in jsonl.read(path) if path.exists() else ():
         keys = ("name", "calculator", "model", "steps", "outcome", "evaluations")
         stages = [{key: stage[key] for key in keys} for stage in entry.get("stages", [])]

@@ -1,4 +1,4 @@
-"""What the bridge's own record (bridge_record.jsonl) knows of the structures in a results folder.
+"""What the bridge's own record (bridge.record) knows of the structures in a results folder.
 
 The MATLAB line does not tell the bridge its IDs. A structure is found by where it began: the geometry that its first
 step was given stands in gatheredPOSCARS_unrelaxed. The lines of its other steps follow in the same slot. A structure
@@ -63,8 +63,8 @@ Life = tuple[Line, ...]
 def record_of(results: Path) -> Path | None:
     """Return the record of the search that a results folder belongs to, None where there is none."""
     for place in (results.parent, results):
-        if (place / record_file.FILENAME).is_file():
-            return place / record_file.FILENAME
+        if (path := record_file.in_folder(place)).is_file():
+            return path
     return None
 
 

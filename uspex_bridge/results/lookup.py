@@ -19,7 +19,7 @@ def find_record(place: Path) -> Path:
     Raises:
         InputError: there is none.
     """
-    path = place / record_file.FILENAME if place.is_dir() else place
+    path = record_file.in_folder(place) if place.is_dir() else place
     if not path.is_file():
         raise InputError(f"{path}: there is no record; name one with --record, or the folder of the search")
     return path

@@ -75,8 +75,10 @@ def open_phases(places: Iterable[Path]) -> Pool:
     """
     found = []
     for place in places:
-        inner = sorted(path.parent for path in place.glob(f"*/{record_file.FILENAME}")) if place.is_dir() else []
-        found += [place] if not inner or (place / record_file.FILENAME).is_file() else inner
+        inner = (
+            sorted(path for path in place.glob("*/") if record_file.in_folder(path).is_file()) if place.is_dir() else []
+        )
+        found += [place] if not inner or record_file.in_folder(place).is_file() else inner
     return open_sources([str(path) for path in found])
 
 

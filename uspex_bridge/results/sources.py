@@ -112,7 +112,7 @@ def read_relaxed(folder: Path, label: str | None = None) -> Loose:
     Raises:
         InputError: there is no record.
     """
-    path = folder / record_file.FILENAME
+    path = record_file.in_folder(folder)
     if not path.is_file():
         raise InputError(f"{folder}: there is no {record_file.FILENAME} in it")
     name = label or str(folder)
@@ -180,7 +180,7 @@ def _open(place: str, *, record: bool) -> list[Source]:
     path = Path(place)
     if path.is_file():
         return [read_reference(path, place)]
-    if (path / record_file.FILENAME).is_file() and not _has_results(path):
+    if record_file.in_folder(path).is_file() and not _has_results(path):
         return [read_relaxed(path, place)]
     return list(open_all([path], record=record))
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from uspex_bridge.base.errors import ConfigError
-from uspex_bridge.call.config import Config, find_config, load_config, read_config
+from uspex_bridge.call.config import Config, find_config, load_config, read_config, search_root
 from uspex_bridge.call.run import choose_protocol
 
 
@@ -38,6 +38,52 @@ def test_search_order(tmp_path, monkeypatch):
     other = tmp_path / "other.toml"
     other.write_text("")
     assert find_config(fold, other) == other
+
+
+def test_the_look_upwards_ends_at_the_border_of_what_is_the_user_s(tmp_path, monkeypatch):
+    fold = tmp_path / "project" / "work" / "0"
+    fold.mkdir(parents=True)
+    (tmp_path / "bridge.toml").touch()
+    assert find_config(fold) == tmp_path / "bridge.toml"
+    owner = tmp_path.stat().st_uid
+    monkeypatch.setattr("os.getuid", lambda: owner + 1)
+    assert find_config(fold) is None, "another user's folder does not steer this user's runs"
+    (fold.parent / "bridge.toml").touch()
+    assert find_config(fold) == fold.parent / "bridge.toml", "the parent always counts"
+
+
+def test_the_folder_of_uspex_26_counts_whoever_owns_it(tmp_path, monkeypatch):
+    fold = tmp_path / "Calculation" / "Calcfold_1_2"
+    fold.mkdir(parents=True)
+    (tmp_path / "bridge.toml").touch()
+    monkeypatch.setattr("os.getuid", lambda: -1)
+    assert find_config(fold) == tmp_path / "bridge.toml"
+
+
+@pytest.mark.parametrize(
+    ("fold", "settings", "root"),
+    [
+        ("search/CalcFold3", "search/Specific/bridge.toml", "search"),
+        ("search/CalcFold3", "bridge.toml", "search"),
+        ("search/CalcFold12_bridge1", None, "search"),
+        ("search/Calculation/Calcfold_1_2", "bridge.toml", "search"),
+        ("cryspy/work/0", "cryspy/bridge.toml", "cryspy"),
+        ("cryspy/work/0", "cryspy/calc_in/bridge.toml", "cryspy/calc_in"),
+        ("run", "run/bridge.toml", "run"),
+        ("run", None, "run"),
+        ("run", "xdg/uspex_bridge/bridge.toml", "run"),
+    ],
+)
+def test_the_root_of_a_search(tmp_path, monkeypatch, fold, settings, root):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    folder = tmp_path / fold
+    folder.mkdir(parents=True)
+    if settings:
+        (tmp_path / settings).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / settings).touch()
+        if "calc_in" in settings:
+            monkeypatch.setenv("USPEX_BRIDGE_CONFIG", str(tmp_path / settings))
+    assert search_root(folder, load_config(folder)) == tmp_path / root
 
 
 def test_named_file_must_exist(tmp_path, monkeypatch):

@@ -83,8 +83,38 @@ def test_whereabouts_of_both_lines(tmp_path):
     named.mkdir()
     assert record_file.whereabouts(named, "EA137")["id"] == 137
     assert record_file.whereabouts(named, "EA137")["step"] == "2"
-    assert record_file.default_path(slot) == tmp_path / "bridge_record.jsonl"
-    assert record_file.default_path(tmp_path) == tmp_path / "bridge_record.jsonl"
+    of_26 = tmp_path / "Calculation" / "Calcfold_7_3"
+    where = record_file.whereabouts(of_26, "")
+    assert where == {"folder": str(of_26), "slot": "Calcfold_7_3", "id": 7, "step": "3", "generation": 12}
+
+
+def test_a_record_of_the_old_name_is_gone_on_with(tmp_path):
+    assert record_file.in_folder(tmp_path) == tmp_path / "bridge.record"
+    (tmp_path / "bridge_record.jsonl").touch()
+    assert record_file.in_folder(tmp_path) == tmp_path / "bridge_record.jsonl"
+    (tmp_path / "bridge.record").touch()
+    assert record_file.in_folder(tmp_path) == tmp_path / "bridge.record"
+
+
+def test_nothing_lies_beside_a_record(tmp_path):
+    record_file.append(tmp_path / "bridge.record", {"a": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["bridge.record"]
+
+
+def test_appending_waits_for_others(tmp_path):
+    import fcntl
+    import threading
+
+    path = tmp_path / "bridge.record"
+    path.write_bytes(b'{"half')
+    with path.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=record_file.append, args=(path, {"a": 1}))
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+    waiting.join(10)
+    assert path.read_bytes() == b'{"half\n{"schema":1,"a":1}\n'
 
 
 # --- uspex-bridge log ----------------------------------------------------------------------------------------------
@@ -113,7 +143,7 @@ def entry(slot, step, enthalpy, formula="CaNi", **more):
 @pytest.fixture
 def search(tmp_path):
     """Two structures through two slots of the MATLAB line, one of them refused once, and USPEX's Individuals."""
-    path = tmp_path / "bridge_record.jsonl"
+    path = tmp_path / "bridge.record"
     for line in (
         entry("CalcFold1", 1, -5.0),
         entry("CalcFold2", 1, -4.0),
@@ -149,8 +179,8 @@ def test_structure_137_is_found_by_its_enthalpy_and_followed_back_through_its_sl
 
 def test_structures_that_end_alike_are_told_apart_by_their_steps(search):
     for line in (entry("CalcFold1", 1, -5.1), entry("CalcFold1", 2, -6.0), entry("CalcFold2", 1, -6.0)):
-        record_file.append(search / "bridge_record.jsonl", line)
-    record_file.append(search / "bridge_record.jsonl", entry("CalcFold2", 2, -6.0))
+        record_file.append(search / "bridge.record", line)
+    record_file.append(search / "bridge.record", entry("CalcFold2", 2, -6.0))
     (search / "results1" / "enthalpies_complete.dat").write_text("-5.000 -6.000\n-4.000 -4.500\n-5.500 -6.123\n")
     assert [e["enthalpy"] for e in lookup.find(search, "1")] == [-5.0, -6.0004]
     (search / "results1" / "enthalpies_complete.dat").write_text("-5.100 -6.000\n")
@@ -164,7 +194,7 @@ def test_failed_tries_belong_to_the_structure_that_they_began(search):
     refused = {"status": "rejected", "code": "overlap", "reason": "too close"}
     bare = {k: v for k, v in entry("CalcFold1", 1, 0).items() if "enthalpy" not in k} | refused
     for line in (bare | other, bare, entry("CalcFold1", 1, -7.0), entry("CalcFold1", 2, -8.0)):
-        record_file.append(search / "bridge_record.jsonl", line)
+        record_file.append(search / "bridge.record", line)
     with (search / "results1" / "Individuals").open("a") as stream:
         stream.write("  2  140   Random    [  1  0  1 ]    -8.000   20.000   3.041    -3.1 [ 5  4  3]  63\n")
     assert [e["status"] for e in lookup.find(search, "140")] == ["rejected", "rejected", "converged", "converged"]

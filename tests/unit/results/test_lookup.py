@@ -195,8 +195,8 @@ def test_phases_relaxed_here_keep_their_symmetry(tmp_path):
     found = {c.phase: c for c in curves(open_phases([tmp_path / "out"]))}
     assert list(found["bcc"].pressures) == [0, 20]
     assert not jumps(found["fcc"], 0.05)
-    record = (tmp_path / "out" / "20GPa" / "bridge_record.jsonl").read_text()
+    record = (tmp_path / "out" / "20GPa" / "bridge.record").read_text()
     list(relax_series(phases, [0.0, 20.0], task))
-    assert (tmp_path / "out" / "20GPa" / "bridge_record.jsonl").read_text() == record
+    assert (tmp_path / "out" / "20GPa" / "bridge.record").read_text() == record
     shutil.rmtree(tmp_path / "out" / "0GPa")
     assert len(curves(open_phases([tmp_path / "out"]))[0].entries) == 1

@@ -96,7 +96,7 @@ def _place(place: str) -> None:
     path = Path(place)
     if not path.exists():
         raise InputError(f"there is no {place}; name results folders of the search, or files of structures")
-    if path.is_dir() and not (path / record_file.FILENAME).is_file():
+    if path.is_dir() and not record_file.in_folder(path).is_file():
         results_folders(path)
 
 
