@@ -77,6 +77,56 @@ def individuals(structures: Sequence[Made], species: Sequence[str], *, orders: b
     return text
 
 
+#: Columns of USPEX 26 after the first three.
+COLUMNS_OF_26 = (
+    *("energy", "cell_volume", "density", "space_group", "space_group_symbol", "origin", "expected_origin", "parents"),
+    *("e_above_hull", "quasi_entropy", "a_order", "s_order"),
+)
+
+
+def table_of_26(
+    structures: Sequence[Made], species: Sequence[str], columns: Sequence[str] = COLUMNS_OF_26, comma: str = ", "
+) -> str:
+    """Individuals, or extended_convex_hull with other columns, as USPEX 26 writes them."""
+    lines = [" ".join(("generation number num_atoms_all", *columns))]
+    for made in structures:
+        failed = made.enthalpy != made.enthalpy
+        volume = made.atoms.get_volume()
+        values = {
+            "energy": f"{made.enthalpy:.4f}",
+            "cell_volume": "None" if failed else f"{volume:.4f}",
+            "density": "nan" if failed else f"{made.atoms.get_masses().sum() / volume * 1.66053907:.3f}",
+            "space_group": "None" if failed else str(made.group),
+            "space_group_symbol": "None" if failed else made.symbol,
+            "origin": made.origin,
+            "expected_origin": made.origin,
+            "parents": f"[{comma.join(map(str, made.parents))}]",
+            "e_above_hull": "nan" if failed or made.fitness is None else f"{made.fitness:.4f}",
+            "formation_energy": "0.0",
+            "hardness": "12.5",
+        }
+        counts = f"[{comma.join(map(str, made.counts(species)))}]"
+        row = [str(made.generation), str(made.id), counts, *(values.get(name, "0.1") for name in columns)]
+        lines.append("  ".join(row))
+    return "\n".join(lines) + "\n"
+
+
+def write_26(
+    folder: Path, structures: Sequence[Made], species: Sequence[str], columns: Sequence[str] = COLUMNS_OF_26
+) -> Path:
+    """Write a results folder of USPEX 26 in which nothing but the structures tells the elements."""
+    folder.mkdir(parents=True)
+    (folder / "Individuals").write_text(table_of_26(structures, species, columns))
+    done = [made for made in structures if made.enthalpy == made.enthalpy]
+    texts = (poscar(made.atoms, species, f"number={made.id} Sym.group: {made.group}") for made in done)
+    (folder / "gatheredPOSCARS").write_text("".join(texts))
+    if "e_above_hull" in columns:
+        best = sorted(done, key=lambda made: made.fitness or 0.0)
+        hull = table_of_26(best, species, ("energy", "cell_volume", "e_above_hull", "formation_energy", "space_group"))
+        (folder / "extended_convex_hull").write_text(hull)
+    return folder
+
+
 def write_matlab(
     folder: Path, structures: Sequence[Made], species: Sequence[str], pressure: float = 0.0, *, orders: bool = True
 ) -> Path:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def command(places: tuple[str, ...], as_json: bool, csv_file: Path | None, per_level: bool, **options: Any) -> None:
     """Show the phases on and near the convex hull of PLACES.
 
-    PLACES are results folders of USPEX (either line), folders with several of them, what relax or rescore left, or
+    PLACES are results folders of USPEX (every line), folders with several of them, what relax or rescore left, or
     files of structures with energies. Enthalpies are H = E + PV, distances eV/atom.
 
     Example: uspex-bridge hull results1 --reference mp.json --within 0.05

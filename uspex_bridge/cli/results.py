@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.group(context_settings=q.CONTEXT)
 def command() -> None:
-    """Look at results folders of USPEX, of either line, finished or not."""
+    """Look at results folders of USPEX, of every line, finished or not."""
 
 
 @command.command(context_settings=q.CONTEXT)
@@ -85,12 +85,14 @@ def facts(results: Results) -> dict[str, Any]:
 
 def describe(results: Results) -> str:
     """Return the same as text."""
+    from uspex_bridge.results.settings import LINES
+
     f = facts(results)
     pressure = "pressure unknown" if f["pressure_gpa"] is None else f"{f['pressure_gpa']:g} GPa"
     generations = f["generations"]
     span = f"generations {generations[0]} to {generations[-1]}" if generations else "generations unknown"
     head = (
-        f"{results.label}: {'MATLAB/Octave' if f['line'] == 'matlab' else 'Python'} line, {f['state']}, "
+        f"{results.label}: {LINES[results.line]}, {f['state']}, "
         f"{' '.join(f['species']) or 'elements unknown'}, {pressure}"
     )
     if f["kind"] != "crystals":

@@ -24,6 +24,7 @@ from uspex_bridge.results.matching import Known
 from uspex_bridge.results.model import TIE
 from uspex_bridge.results.outcomes import Outcomes
 from uspex_bridge.results.phases import Phase
+from uspex_bridge.results.settings import LINES
 from uspex_bridge.results.stability import Assessment, stable_phases
 from uspex_bridge.results.tables import short_name
 
@@ -96,8 +97,7 @@ def page(report: Page) -> str:
 
 def _subtitle(report: Page) -> str:
     results = report.results
-    line = "MATLAB/Octave line" if results.line == "matlab" else "Python line"
-    return f"{results.label}: USPEX, {line}, {results.state}. {report.made}"
+    return f"{results.label}: USPEX, {LINES[results.line]}, {results.state}. {report.made}"
 
 
 def _facts(report: Page) -> Iterable[str]:

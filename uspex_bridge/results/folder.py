@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.results import matlab, python_line
+from uspex_bridge.results import matlab, python_line, uspex26
 from uspex_bridge.results.join import attach, record_of
 from uspex_bridge.results.matlab import Notes, Ranked
 from uspex_bridge.results.model import NAN, Composition, Entry, formula_of
@@ -90,13 +90,15 @@ class Results:
             return []
         if self.line == "matlab":
             return matlab.read_ranked(path, self.reading_notes)
+        if self.line == "uspex26":
+            return uspex26.read_ranked(path, self.reading_notes)
         return python_line.read_ranked(path, self.reading_notes, {e.id: e.natoms for e in self.entries})
 
     @cached_property
     def convex_hulls(self) -> dict[int, list[tuple[Composition, float]]]:
         """USPEX's own hull of each generation: stable compositions and their enthalpies, eV/atom."""
         path = self.path / "convex_hull"
-        if not path.exists():
+        if not path.exists() or self.line == "uspex26":
             return {}
         if self.line == "matlab":
             found = matlab.read_convex_hull(path, self.reading_notes)
@@ -127,12 +129,12 @@ class Results:
                 yield self.by_id[number], structure
 
     def fitness_per_atom(self, entry: Entry) -> float:
-        """Return USPEX's fitness of a variable composition, eV per block, in eV/atom.
+        """Return USPEX's fitness of a variable composition, eV per block but in USPEX 26, in eV/atom.
 
         Raises:
             InputError: the blocks are not known, or the composition is not made of them.
         """
-        return entry.fitness * self.blocks_in(entry) / entry.natoms
+        return entry.fitness if self.line == "uspex26" else entry.fitness * self.blocks_in(entry) / entry.natoms
 
     def blocks_in(self, entry: Entry) -> float:
         """Return how many blocks a cell holds; see :meth:`fitness_per_atom`."""
@@ -193,9 +195,10 @@ def open_results(path: Path, label: str | None = None, *, record: bool = True) -
     individuals = path / "Individuals"
     try:
         with individuals.open(encoding="utf-8", errors="replace") as stream:
-            line: Line = "python" if stream.read(1) == "+" else "matlab"
+            first = next((line for line in stream if line.strip()), "")
     except OSError as error:
         raise InputError(f"{individuals}: {error.strerror}; a results folder of USPEX has one") from None
+    line: Line = "python" if first.startswith("+") else "uspex26" if uspex26.is_table(first) else "matlab"
     settings = settings_of_results(path, line, notes)
     # Metadynamics strains its cells; what it relaxes after that has files of its own.
     meta = settings.method == "META"
@@ -203,13 +206,19 @@ def open_results(path: Path, label: str | None = None, *, record: bool = True) -
     if meta and not ending:
         notes.append(f"{individuals}: metadynamics without relaxed structures (FullRelax): its cells are strained")
     relaxed = _poscars(path / f"gatheredPOSCARS{ending}", settings.species, notes)
-    starting = _poscars(path / ("gatheredPOSCARS" if meta else "gatheredPOSCARS_unrelaxed"), settings.species, notes)
+    begun = path / ("gatheredPOSCARS" if meta else "gatheredPOSCARS_unrelaxed")
+    starting = _poscars(begun, settings.species, [] if line == "uspex26" else notes)
     name = label or str(path)
     if line == "matlab":
         rows, best = _matlab_rows(path, ending, notes)
         settings = replace(settings, species=settings.species or _species(rows, relaxed))
+    elif line == "uspex26":
+        rows, best = _rows_of_26(path, relaxed, notes)
+        settings = replace(settings, species=settings.species or uspex26.species_of(rows, relaxed))
     else:
         rows, best = _python_rows(path, notes)
+    if not rows and (unread := [note for note in notes if note.startswith(f"{individuals}, line")]):
+        raise InputError(f"{unread[0]}; no line of it can be read")
     entries = _entries(rows, name, settings, relaxed, notes)
     found = record_of(path) if record else None
     if found is not None:
@@ -270,6 +279,12 @@ def _python_rows(path: Path, notes: Notes) -> tuple[Rows, dict[int, list[int]]]:
     best_file = path / "BESTIndividuals"
     best = python_line.read_generations(best_file, notes) if best_file.is_file() else {}
     return rows, best
+
+
+def _rows_of_26(path: Path, relaxed: PoscarFile | None, notes: Notes) -> tuple[Rows, dict[int, list[int]]]:
+    individuals, best = path / "Individuals", path / "BESTIndividuals"
+    rows = uspex26.unique(uspex26.read_individuals(individuals, notes), relaxed, individuals, notes)
+    return rows, uspex26.generations_of(uspex26.read_individuals(best, notes) if best.is_file() else [])
 
 
 def _unique(rows: Rows, path: Path, notes: Notes) -> Rows:

@@ -73,11 +73,13 @@ class Entry:
         origin: the operator that made it; parents: IDs in the same run.
         steps: enthalpy after each step, eV per cell.
         space_group: number, symbol: international symbol, where the files give them.
-        fitness: as USPEX prints it (varcomp: eV per block above the hull), NaN while a generation runs.
+        fitness: as USPEX prints it (varcomp: above the hull, eV per block, of USPEX 26 eV/atom), NaN while a
+            generation runs.
         density: g/cm³; quasi_entropy, average_order, structure_order: USPEX's own measures.
         level: what computed the enthalpy; empty where nothing says it.
         substrate: whether enthalpy and volume hold a substrate too, so that neither means anything per atom.
         record: what the bridge's record adds.
+        properties: further numbers of USPEX 26 by the names of their columns, as they stand there.
     """
 
     run: str
@@ -100,6 +102,7 @@ class Entry:
     level: str = ""
     substrate: bool = False
     record: Recorded | None = None
+    properties: tuple[tuple[str, float], ...] = ()
 
     @property
     def name(self) -> str:
@@ -159,6 +162,7 @@ class Entry:
         """Return its scalar columns for tables (CSV, JSON, databases); what is unknown is None."""
         record = self.record
         columns: dict[str, Any] = {
+            **dict(self.properties),
             "name": self.name,
             "run": self.run,
             "id": self.id,

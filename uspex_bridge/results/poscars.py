@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,8 @@ from uspex_bridge.base.errors import InputError
 from uspex_bridge.results.model import Composition
 from uspex_bridge.vasp.structure import ELEMENTS, parse_poscar
 
-#: USPEX's first line of a structure: ``EA12 ...``, in one of its files ``Structure_12 ...``.
-_LABEL = re.compile(rb"^[ \t]*(?:EA|Structure_)[ \t]*(\d+)\b.*$", re.MULTILINE)
+#: USPEX's first line of a structure: ``EA12 ...``, in one of its files ``Structure_12 ...``, of USPEX 26 ``number=12``.
+_LABEL = re.compile(rb"^[ \t]*(?:EA|Structure_|number=)[ \t]*(\d+)\b.*$", re.MULTILINE)
 _MESSAGE_LINE = re.compile(r", line (\d+):")
 
 
@@ -44,12 +45,14 @@ class PoscarFile:
         species: elements to use where the file has no element lines.
         blocks: ID -> place; of an ID that occurs twice, the last.
         notes: what could not be read, with file and line; grows as structures are read.
+        others: ID -> earlier places of an ID that occurs more than once.
     """
 
     path: Path
     species: Sequence[str] = ()
     blocks: dict[int, Block] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    others: dict[int, list[Block]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path, species: Sequence[str] = ()) -> PoscarFile:
@@ -65,7 +68,7 @@ class PoscarFile:
         index = cls(path, species)
         marks = list(_LABEL.finditer(data))
         if not marks and data.strip():
-            index.notes.append(f"{path}, line 1: no line begins with EA and a number; no structure is read")
+            index.notes.append(f"{path}, line 1: no line begins with EA or number= and a number; no structure is read")
         line, counted = 1, 0
         for k, mark in enumerate(marks):
             start = mark.start()
@@ -79,9 +82,17 @@ class PoscarFile:
                 continue
             if number in index.blocks:
                 index.notes.append(f"{path}, line {line}: EA{number} a second time; the last one is used")
+                index.others.setdefault(number, []).append(index.blocks[number])
             head = data[mark.end() : end].split(b"\n", 7)
             index.blocks[number] = Block(number, start, end, line, _composition(head), _volume(head))
         return index
+
+    def choose(self, number: int, volume: float) -> None:
+        """Of several structures of one ID take the one whose volume (Å³) is nearest to ``volume``."""
+        if number not in self.others or not math.isfinite(volume):
+            return
+        places = [*self.others.pop(number), self.blocks[number]]
+        self.blocks[number] = min(places, key=lambda block: abs((block.volume or math.inf) - volume))
 
     def read(self, ids: Sequence[int]) -> Iterator[tuple[int, Structure]]:
         """Yield the structures of ``ids`` in the order of the file; one that cannot be read becomes a note.

@@ -11,7 +11,9 @@ from uspex_bridge.results import python_line
 from uspex_bridge.results.matlab import Notes
 from uspex_bridge.uspex.inputs import InputTxt, InputUspex
 
-Line = Literal["matlab", "python"]
+Line = Literal["matlab", "python", "uspex26"]
+#: What a line of USPEX is called.
+LINES: dict[Line, str] = {"matlab": "MATLAB/Octave line", "python": "Python line", "uspex26": "USPEX 25-26"}
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,9 @@ class SearchSettings:
 def settings_of_results(path: Path, line: Line, notes: Notes) -> SearchSettings:
     """Gather what Parameters.txt, parameters.uspex, the input beside the folder and OUTPUT.txt say, in that order."""
     output = _output(path / "OUTPUT.txt")
-    if line == "matlab":
-        inputs = (path / "Parameters.txt", path.parent / "INPUT.txt")
+    if line != "python":
+        names = ("Parameters.txt", "parameters", "parameter")
+        inputs = (*(path / name for name in names), path.parent / "INPUT.txt")
         found = next((_from_input_txt(file) for file in inputs if file.is_file()), SearchSettings())
     else:
         found = SearchSettings()
