@@ -15,9 +15,11 @@ from uspex_bridge.base.errors import OutputError
 #: What the bridge leaves for USPEX, in the order of removal; they are published the other way round. USPEX takes a
 #: folder for finished when OSZICAR holds ``F=``, and its MATLAB line ends the whole search if CONTCAR is then missing.
 VASP_OUTPUTS = ("OSZICAR", "OUTCAR", "CONTCAR", "vasprun.xml", "XDATCAR")
-EXTERNAL_OUTPUTS = ("energy.txt", "geom.out")
-#: By executable.
-OUTPUTS = {"vasp": VASP_OUTPUTS, "external": EXTERNAL_OUTPUTS}
+EXTERNAL_OUTPUTS = ("energy.txt", "output.xyz", "geom.out")
+#: VASP's files that the setting ``files`` asks for.
+FURTHER_OUTPUTS = ("EIGENVAL", "DOSCAR")
+#: What a run removes before it begins, by executable.
+OUTPUTS = {"vasp": (*VASP_OUTPUTS, *FURTHER_OUTPUTS), "external": EXTERNAL_OUTPUTS}
 
 
 def remove(folder: Path, names: Iterable[str]) -> None:

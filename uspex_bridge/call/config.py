@@ -20,19 +20,23 @@ VARIABLE = "USPEX_BRIDGE_CONFIG"
 
 @dataclass(frozen=True)
 class ExternalSettings:
-    """``[external]``: what USPEX's manual leaves open for abinitioCode 99 (docs/uspex_setup.md).
+    """``[external]``: what USPEX's manual leaves open for abinitioCode 20 and 99 (docs/uspex_setup.md).
 
     Attributes:
-        energy: what the number in energy.txt is, ``enthalpy`` (E + PV) or ``energy`` (E alone).
-        per: ``cell`` or ``atom``.
+        energy: what energy.txt or ``energy=`` of output.xyz is, ``enthalpy`` (E + PV) or ``energy`` (E alone).
+        per: energy.txt is for a ``cell`` or an ``atom``.
         geometry: layout of geom.out, VASP-5 (``vasp5``, with an element line) or ``vasp4``.
-        pressure: GPa; None takes it from parameters.json or usercode.in.
+        pressure: GPa; None takes it from usercode.in or parameters.json.
+        tags: INCAR tags of step 1, 2, ..., the last for all that follow; those of usercode.in come first.
+        code: 20 or 99; ``auto`` goes by the input file that is there.
     """
 
     energy: Literal["enthalpy", "energy"] = "enthalpy"
     per: Literal["cell", "atom"] = "cell"
     geometry: Literal["vasp5", "vasp4"] = "vasp5"
     pressure: float | None = None
+    tags: tuple[str, ...] = ()
+    code: Literal["auto", 20, 99] = "auto"
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class Config:
             ``penalty`` enthalpy, eV per atom.
         steps: which ionic steps the VASP files show: those of the ``final-model`` (energies of one
             model only), ``all``, or the ``last`` one.
+        files: further files of VASP for readers that insist on them (EIGENVAL, DOSCAR); they hold no bands.
         record: file of the run-wide record; None puts ``bridge.record`` into the search's folder.
         calculators: settings per calculator name.
         base: folder that relative paths are taken from (set by the reader).
@@ -96,6 +101,7 @@ class Config:
     on_reject: Literal["fail", "penalty"] = "fail"
     penalty: float = 100.0
     steps: Literal["final-model", "all", "last"] = "final-model"
+    files: tuple[Literal["EIGENVAL", "DOSCAR"], ...] = ()
     record: str | None = None
     calculators: dict[str, CalculatorSettings] = field(default_factory=dict)
     external: ExternalSettings = field(default_factory=ExternalSettings)

@@ -1,4 +1,4 @@
-"""``uspex-bridge-external``: the executable for abinitioCode 99, USPEX's interface to a user's own code."""
+"""``uspex-bridge-external``: the executable for abinitioCode 20 and 99, USPEX's interfaces to a user's own code."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from uspex_bridge.cli.vasp import run, run_command
 @RUN_OPTIONS
 @SERVER
 @click.option("--pressure", type=float, help="GPa; else PSTRESS of usercode.in, else parameters.json.")
+@click.option("--code", type=click.Choice(["20", "99"]), help="abinitioCode; else by the input file that is there.")
+@click.option("--on-reject", type=click.Choice(["fail", "penalty"]), help="What USPEX gets for a refused structure.")
 @click.version_option(version())
 def command(folder: Path, **options: Any) -> None:
-    """Relax the structure in FOLDER/geom.in and leave geom.out and energy.txt.
+    """Relax the structure that USPEX left in FOLDER (default: here) for an external code.
 
-    usercode.in may hold INCAR tags (ISIF, EDIFFG, PSTRESS, ...); what USPEX's manual leaves open about energy.txt is
-    set in the [external] table of bridge.toml. Exit codes are those of uspex-bridge-vasp.
+    abinitioCode 20: input.xyz becomes output.xyz. abinitioCode 99: geom.in becomes geom.out and energy.txt, and
+    usercode.in may hold INCAR tags (ISIF, EDIFFG, PSTRESS, ...). What USPEX's manual leaves open is set in the
+    [external] table of bridge.toml. Exit codes are those of uspex-bridge-vasp.
     """
     sys.exit(run(folder.absolute(), "external", options))
 

@@ -61,7 +61,7 @@ def run(path: Path, kind: Literal["vasp", "external"], options: dict[str, Any]) 
 def read_settings(path: Path, options: dict[str, Any]) -> Config:
     """Read the settings for ``path`` and put the given command-line options over them.
 
-    ``pressure`` is the [external] table's.
+    ``pressure`` and ``code`` are the [external] table's.
 
     Raises:
         ConfigError: a wrong or missing file.
@@ -72,11 +72,11 @@ def read_settings(path: Path, options: dict[str, Any]) -> Config:
 
     given = {key: value for key, value in options.items() if value is not None}
     explicit = given.pop("config", None)
-    pressure = given.pop("pressure", None)
+    external = {key: given.pop(key) for key in ("pressure", "code") if key in given}
+    if "code" in external:
+        external["code"] = int(external["code"])
     config = replace(load_config(path, explicit), **given)
-    if pressure is not None:
-        config = replace(config, external=replace(config.external, pressure=pressure))
-    return config
+    return replace(config, external=replace(config.external, **external))
 
 
 def main(argv: list[str] | None = None) -> None:

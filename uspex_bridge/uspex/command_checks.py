@@ -44,9 +44,9 @@ def check_commands(setup: Setup) -> Iterator[Finding]:
 
 def _check_slot(setup: Setup, step: SearchStep) -> Iterator[Finding]:
     """Check that the executable stands in the slot it is made for."""
-    if step.executable is None or step.code == EXECUTABLES[step.executable]:
+    if step.executable is None or step.code in EXECUTABLES[step.executable]:
         return
-    code = EXECUTABLES[step.executable]
+    code = " or ".join(EXECUTABLES[step.executable])
     key = f"abinitioCode {step.code}" if setup.line == "matlab" else f"type {step.code}"
     right = f"abinitioCode {code}" if setup.line == "matlab" else "type vasp with uspex-bridge-vasp"
     yield Finding(

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.uspex.inputs import InputTxt, InputUspex, Value, read_text
 
-#: The executables of the bridge and the code of the slot each of them fills.
-EXECUTABLES = {"uspex-bridge-vasp": "1", "uspex-bridge-external": "99"}
+#: The executables of the bridge and the codes of the slots that each of them fills.
+EXECUTABLES = {"uspex-bridge-vasp": ("1",), "uspex-bridge-external": ("20", "99")}
 _SCRIPT_SUFFIXES = (".sh", ".bash", ".py", ".csh")
 
 

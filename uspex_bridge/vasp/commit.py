@@ -6,6 +6,7 @@ missing. So OSZICAR is the first to be removed and the last to appear.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import numpy as np
 
 from uspex_bridge.base.data import VaspRun
 from uspex_bridge.base.errors import BridgeError
-from uspex_bridge.base.files import VASP_OUTPUTS, publish_files, remove
+from uspex_bridge.base.files import OUTPUTS, publish_files, remove
+from uspex_bridge.vasp.bands import format_bands
 from uspex_bridge.vasp.oszicar import format_oszicar
 from uspex_bridge.vasp.outcar import format_outcar
 from uspex_bridge.vasp.structure import format_contcar, parse_poscar
@@ -27,11 +29,11 @@ def clear_outputs(folder: Path) -> None:
     Raises:
         OutputError: a file cannot be removed.
     """
-    remove(folder, VASP_OUTPUTS)
+    remove(folder, OUTPUTS["vasp"])
 
 
-def publish(folder: Path, run: VaspRun) -> None:
-    """Write VASP's five files, all or none.
+def publish(folder: Path, run: VaspRun, further: Sequence[str] = ()) -> None:
+    """Write VASP's five files, and those of ``further`` (EIGENVAL, DOSCAR), all or none.
 
     Raises:
         CalculationError: a number in the run is not finite.
@@ -39,6 +41,7 @@ def publish(folder: Path, run: VaspRun) -> None:
     """
     now = datetime.now().astimezone()
     files = {
+        **{name: format_bands(name, run) for name in further},
         "XDATCAR": format_xdatcar(run),
         "vasprun.xml": format_vasprun(run, now),
         "CONTCAR": format_contcar(run.structure, run.frames[-1]),

@@ -43,7 +43,7 @@ class _Scan:
         if merged and statement[: merged.start()].strip():
             self.notes.append(
                 f"line {line}: '{statement.strip()}' read as two settings, "
-                "since USPEX appends PSTRESS; end INCAR with a newline"
+                "since PSTRESS was appended to a line without a newline; end INCAR with one"
             )
             self.add(statement[: merged.start()], line)
             statement = statement[merged.start() :]
@@ -93,7 +93,7 @@ def intent_from_incar(text: str, path: Path | str) -> Intent:
     nsw = max(nsw, 0)
     nelm = reader.integer("NELM", 60)
     if nelm < 2:
-        scan.notes.append(f"NELM = {nelm} raised to 2: the files written show one electronic step, USPEX wants fewer")
+        scan.notes.append(f"NELM = {nelm} raised to 2: the files show one electronic step, and readers want fewer")
     ediffg = reader.number("EDIFFG")
     if ediffg == 0:
         scan.notes.append("EDIFFG = 0 (never stop before NSW) is taken as not given")
@@ -142,7 +142,7 @@ def _statements(text: str, notes: list[str]) -> Iterator[tuple[str, int]]:
         pending, first = "", 0
         if glued := _GLUED_COMMENT.search(comment):
             notes.append(
-                f"line {number}: {glued[1]} read out of a comment, where USPEX put it; end INCAR with a newline"
+                f"line {number}: {glued[1]} read out of a comment that it was appended to; end INCAR with a newline"
             )
             yield glued[1], number
         elif _PSTRESS.search(comment):

@@ -108,7 +108,7 @@ def parse_poscar(text: str, name: str = "POSCAR", potcar_symbols: Sequence[str] 
         InputError: with line number, for anything that is not a structure, or does not match POTCAR.
     """
     if not text.strip():
-        raise InputError(f"{name}: empty; USPEX should have written it")
+        raise InputError(f"{name}: empty")
     return _parse(_Lines(name, text.splitlines()), potcar_symbols)
 
 
@@ -304,4 +304,4 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise InputError(f"{path}: {os.strerror(error.errno or 0)}; USPEX should have written it") from None
+        raise InputError(f"{path}: {os.strerror(error.errno or 0)}") from None

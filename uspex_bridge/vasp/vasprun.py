@@ -141,32 +141,35 @@ def _asked(run: VaspRun) -> dict[str, str | int | float]:
 
 
 def _parameters(root: ET.Element, run: VaspRun) -> None:
-    """Write the parameters that readers look for.
+    """Write the parameters that readers look for, in VASP's groups.
 
     pymatgen calls a run converged that made fewer ionic steps than NSW, so NSW is set to say what is true; a single
     step it always takes for converged. Without GGA, AEXX and the rest it would call the model a hybrid functional.
     """
     intent, steps = run.intent, len(run.frames)
     nsw = 0 if intent.static else max(intent.nsw, steps + 1) if run.converged else steps
-    values: dict[str, str | int | float | bool] = {
-        "SYSTEM": plain(run.structure.comment) or run.structure.formula,
-        "NELM": intent.nelm,
+    root = ET.SubElement(root, "parameters")
+    _add_values(_separator(root, "general"), {"SYSTEM": plain(run.structure.comment) or run.structure.formula})
+    electronic = _separator(root, "electronic")
+    _add_values(electronic, {"NELECT": 0.0})
+    _add_values(_separator(electronic, "electronic spin"), {"ISPIN": 2 if magnetic(run) else 1})
+    _add_values(_separator(electronic, "electronic convergence"), {"NELM": intent.nelm})
+    ionic: dict[str, str | int | float] = {
         "NSW": nsw,
         "IBRION": -1 if intent.static else intent.ibrion,
         "ISIF": intent.isif,
         "PSTRESS": gpa_to_kbar(run.pressure_gpa),
-        "ISPIN": 2 if magnetic(run) else 1,
-        "ISYM": int(intent.keep_symmetry),
-        "NELECT": 0.0,
-        "GGA": "MLIP",
-        "LHFCALC": False,
-        "AEXX": 0.0,
-        "HFSCREEN": 0.0,
-        "LDAU": False,
     }
     if intent.ediffg is not None:
-        values["EDIFFG"] = intent.ediffg
-    _add_values(ET.SubElement(root, "parameters"), values)
+        ionic["EDIFFG"] = intent.ediffg
+    _add_values(_separator(root, "ionic"), ionic)
+    _add_values(_separator(root, "symmetry"), {"ISYM": int(intent.keep_symmetry)})
+    functional: dict[str, str | int | float] = {"GGA": "MLIP", "LHFCALC": False, "AEXX": 0.0, "HFSCREEN": 0.0}
+    _add_values(_separator(root, "electronic exchange-correlation"), {**functional, "LDAU": False})
+
+
+def _separator(parent: ET.Element, name: str) -> ET.Element:
+    return ET.SubElement(parent, "separator", name=name)
 
 
 def _add_values(parent: ET.Element, values: dict[str, str | int | float]) -> None:

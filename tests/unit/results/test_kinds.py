@@ -190,5 +190,5 @@ def test_a_label_that_the_atoms_contradict_is_noted(tmp_path, label, said):
     symbols, scaled = CANI.get_chemical_symbols(), CANI.get_scaled_positions().tolist()
     output = {"symbols": symbols, "cell": CANI.cell.tolist(), "scaled": scaled}
     line = {"label": label, "status": "converged", "enthalpy": -8.0, "volume": 24.4, "output": output}
-    (tmp_path / "bridge_record.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "bridge.record").write_text(json.dumps(line) + "\n")
     assert len(read_relaxed(tmp_path).notes) == bool(said)

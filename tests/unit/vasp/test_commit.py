@@ -12,7 +12,7 @@ import pytest
 
 from uspex_bridge.base.data import Frame, Intent, Structure, VaspRun
 from uspex_bridge.base.errors import BridgeError, CalculationError, OutputError
-from uspex_bridge.base.files import VASP_OUTPUTS
+from uspex_bridge.base.files import OUTPUTS, VASP_OUTPUTS
 from uspex_bridge.vasp import commit
 from uspex_bridge.vasp.structure import read_poscar
 
@@ -40,6 +40,22 @@ def test_all_five_and_nothing_else(tmp_path):
     assert all((tmp_path / name).read_text() == f"mine: {name}" for name in INPUTS)
 
 
+def test_further_files_hold_no_bands_and_say_so(tmp_path):
+    from pymatgen.io.vasp.outputs import Eigenval
+
+    run = make_run()
+    commit.publish(tmp_path, run, ("EIGENVAL", "DOSCAR"))
+    assert names(tmp_path) == {*VASP_OUTPUTS, "EIGENVAL", "DOSCAR"}
+    for name in ("EIGENVAL", "DOSCAR"):
+        assert (tmp_path / name).read_text().splitlines()[4].strip().startswith("no electrons")
+    read = Eigenval(tmp_path / "EIGENVAL")
+    assert read.eigenvalue_band_properties[0] == 0.0
+    states = (tmp_path / "DOSCAR").read_text().splitlines()
+    assert int(states[5].split()[2]) == len(states[6:])
+    commit.clear_outputs(tmp_path)
+    assert not names(tmp_path)
+
+
 def test_order_of_removal_and_appearance(tmp_path):
     """Items 2, 14: OSZICAR is the first to go, and the last to come when all others are whole and in place."""
     code = f"""
@@ -58,7 +74,7 @@ this.commit.publish(Path({str(tmp_path)!r}), run)
     events = [line.split() for line in child(code).splitlines()]
     removed = [name for what, name in events if what == "remove"]
     assert removed[0] == "OSZICAR"
-    assert {name for name in removed if not name.startswith(".")} == set(VASP_OUTPUTS)
+    assert {name for name in removed if not name.startswith(".")} == set(OUTPUTS["vasp"])
     made = events[len(removed) :]
     assert [what for what, _ in made] == ["write"] * 5 + ["rename"] * 5
     assert [name for _, name in made[5:]] == ["XDATCAR", "vasprun.xml", "CONTCAR", "OUTCAR", "OSZICAR"]
