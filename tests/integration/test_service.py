@@ -184,7 +184,7 @@ def test_the_client_stays_small(shared, tmp_path):
         return int(memory), modules
 
     bare, _ = measure("pass")
-    served, modules = measure("from uspex_bridge.cli.entry import main; main()")
+    served, modules = measure("from uspex_bridge.cli.entry import enter; enter('vasp', [])")
     assert has_result(fold)
     for heavy in ("numpy", "ase", "click", "torch", "tomllib", "logging", "asyncio", "typing"):
         assert f"'{heavy}'" not in modules

@@ -158,8 +158,7 @@ def parse(kind: str, argv: list[str]) -> tuple[Path, Callable[[], Config]]:
     try:
         options = dict(command.make_context(f"uspex-bridge-{kind}", list(argv)).params)
     except click.ClickException as error:
-        error.show(sys.stderr)
-        sys.exit(error.exit_code)
+        vasp.wrong_usage(error, f"uspex-bridge-{kind}")
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
     folder = options.pop("folder").absolute()

@@ -89,11 +89,16 @@ def run_command(command: click.Command, name: str, argv: list[str] | None) -> No
     try:
         command.main(args=argv, prog_name=name, standalone_mode=False)
     except click.UsageError as error:
-        print(f"uspex-bridge: {error.format_message()} ({name} --help)", file=sys.stderr)
-        sys.exit(2)
+        wrong_usage(error, name)
     except click.Abort:
         sys.exit(1)
     sys.exit(0)
+
+
+def wrong_usage(error: click.ClickException, name: str) -> NoReturn:
+    """Say in one line what is wrong with the options, and exit."""
+    print(f"uspex-bridge: {error.format_message()} ({name} --help)", file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

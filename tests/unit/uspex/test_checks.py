@@ -80,7 +80,7 @@ MISTAKES = {
     "two tags on a line": ("matlab", "Specific/INCAR_3", "ISIF = 3\n", "ISIF = 3 ", "warning", "INCAR_3", "IBRION after ISIF is not read"),
     "unknown stage": ("matlab", "Specific/INCAR_3", "NELM", "BRIDGE_STAGES = fine\nNELM", "error", "INCAR_3", "fine"),
     "POTCAR of another": ("matlab", "Specific/POTCAR_Ca", "Ca", "Sr", "error", "POTCAR_Ca", "is of Sr, not of Ca"),
-    "POTCAR of none": ("python", "Specific/POTCAR_Ni", "PAW_PBE Ni STUB\n   VRHFIN =Ni:", "", "error", "POTCAR_Ni", "no element"),
+    "POTCAR of none": ("python", "Specific/POTCAR_Ni", "Ni", "", "error", "POTCAR_Ni", "no element"),
     "wrong code": ("matlab", "INPUT.txt", "1 1 1 1 1", "1 1 3 1 1", "error", "INPUT.txt", "step 3 is abinitioCode 3"),
     "wrong type": ("python", "input.uspex", "type: vasp", "type: gulp", "error", "input.uspex", "is type gulp"),
     "int kresol": ("python", "input.uspex", "kresol: 0.2", "kresol: 1", "error", "input.uspex", "not a float"),
@@ -253,7 +253,7 @@ def test_external_code(make):
     external = folder.parent / "bin" / "uspex-bridge-external"
     external.touch(mode=0o755)
     replace(folder, "INPUT.txt", "uspex-bridge-vasp", "uspex-bridge-external")
-    found(folder, "error", "INPUT.txt", "needs abinitioCode 99")
+    found(folder, "error", "INPUT.txt", "needs abinitioCode 20 or 99")
     replace(folder, "INPUT.txt", "% abinitioCode\n1\n", "% abinitioCode\n99\n")
     found(folder, "warning", "userInput_1", "usercode.in")
     (folder / "Specific" / "userInput_1").write_text("ISIF = 3\n")
