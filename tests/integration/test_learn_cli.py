@@ -5,7 +5,9 @@ from pathlib import Path
 
 import ase.io
 import pytest
-from results_making import DATA
+from ase import Atoms
+from ase.build import bulk
+from results_making import DATA, Made, write_matlab
 
 
 def test_map(run, tmp_path):
@@ -135,6 +137,35 @@ def test_select_takes_nothing_twice_and_nothing_held_out(run):
     assert left["too large"] > 0
     assert max(map(len, ase.io.read("small/selected.extxyz", index=":"))) <= 4
     assert run("select", DATA / "301", "--holdout", DATA / "301" / "gatheredPOSCARS")[0] == 3
+
+
+def test_select_leaves_out_holes_and_failures_and_shows_distances_to_the_hull(run, tmp_path):
+    ca, ni = bulk("Ca", "fcc", 5.0), bulk("Ni", "fcc", 3.3)
+    b2 = Atoms("CaNi", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[2.9] * 3, pbc=True)
+    b1 = Atoms("CaNi", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=bulk("NaCl", "rocksalt", 4.7).cell, pbc=True)
+    made = [Made(1, ca, -2.0), Made(2, ni, -5.0), Made(3, b2, -8.0), Made(4, b1, -9.0), Made(5, b1 * (2, 1, 1), 1e5)]
+    write_matlab(tmp_path / "results1", made, ("Ca", "Ni"), 50.0)
+    line = {
+        "status": "converged",
+        "flags": ["hole"],
+        "enthalpy": -9.0,
+        "volume": b1.get_volume(),
+        "fmax": 0.0,
+        "steps": 3,
+    }
+    line["input"] = {"symbols": ["Ca", "Ni"], "cell": b1.cell.tolist(), "scaled": b1.get_scaled_positions().tolist()}
+    (tmp_path / "bridge_record.jsonl").write_text(json.dumps(line) + "\n")
+    code, out, _ = run("select", "results1", "-n", 9)
+    assert code == 0
+    assert "left out before: 1 failed or refused, 1 in holes" in out
+    assert sorted(text.split()[:3] for text in out.splitlines() if text.startswith("results1:EA")) == [
+        ["results1:EA1", "Ca", "0.0000"],
+        ["results1:EA2", "Ni", "0.0000"],
+        ["results1:EA3", "CaNi", "0.0000"],
+    ]
+    code, out, _ = run("select", "results1", "-n", 9, "--with-holes", "--json")
+    assert {one["name"]: one["flags"] for one in json.loads(out)["chosen"]}["results1:EA4"] == "hole"
+    assert {atoms.info.get("flags") for atoms in ase.io.read("selected/selected.extxyz", index=":")} == {None, "hole"}
 
 
 def test_augment_reads_what_uspex_gathers(run, tmp_path):

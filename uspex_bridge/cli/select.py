@@ -48,6 +48,10 @@ _SAME = 0.01
     show_default=True,
     help="The rest: furthest from all there is, one of each cluster (as in DIRECT), or at random.",
 )
+@click.option(
+    "--with-outliers", is_flag=True, help="Also take what stands out far from all others in volume or enthalpy."
+)
+@q.HOLES
 @click.option("--max-atoms", type=click.IntRange(min=1), help="Only cells of at most so many atoms.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is random.")
 @click.option("--have", type=click.Path(path_type=Path), help="What is there already: a dataset's folder, or a file.")
@@ -72,8 +76,9 @@ def command(places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -
     uspex-bridge select results1 --compositions 300 --each 3 --near 1 -n 900
 
     First come the structures within --within of the hull, the lowest of each composition; then those furthest in
-    SOAP space from all taken before and all that is there (--have). Duplicates are left out. References span the hull
-    and are not chosen from. The folder --out gets selected.extxyz, selected.csv, selected.json and coverage.png.
+    SOAP space from all taken before and all that is there (--have). Duplicates, outliers and structures in holes of
+    the model are left out. References span the hull and are not chosen from. The folder --out gets selected.extxyz,
+    selected.csv, selected.json and coverage.png.
     """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.learn.choose.candidates import read_labelled_structures
     from uspex_bridge.learn.choose.select import select
@@ -117,16 +122,25 @@ def _candidates(
 ) -> tuple[list[Entry], dict[str, int]]:
     """Return what may be chosen, and how many were left out for which reason."""
     from uspex_bridge.base.errors import InputError
-    from uspex_bridge.results.phases import find_phases
+    from uspex_bridge.learn.choose.select import distinct, doubtful
+    from uspex_bridge.results.folder import Results
 
     own = [entry for entry in drawn.entries if entry.run not in options["references"]]
     there = _there(drawn, training)
     held_out = _holdout(options["holdout"])
-    left: dict[str, int] = {"too large": 0, "there already": 0, "held out": 0, "duplicates": 0}
+    names = ("failed or refused", "in holes", "outliers", "too large", "there already", "held out", "duplicates")
+    left = dict.fromkeys(names, 0)
     most = options["max_atoms"] or math.inf
+    outliers = {} if options["with_outliers"] else doubtful(drawn.points.values())
     kept = []
     for entry, structure in pool.structures(own):
-        if len(structure.symbols) > most:
+        if not entry.valid and (entry.enthalpy == entry.enthalpy or isinstance(pool.sources[entry.run], Results)):
+            left["failed or refused"] += 1
+        elif "hole" in entry.marks and not options["with_holes"]:
+            left["in holes"] += 1
+        elif entry.name in outliers:
+            left["outliers"] += 1
+        elif len(structure.symbols) > most:
             left["too large"] += 1
         elif entry.name in there:
             left["there already"] += 1
@@ -135,8 +149,7 @@ def _candidates(
         else:
             kept.append(entry)
     question = q.ask(options)
-    phases = find_phases(pool, kept, question.method, question.tolerances)
-    chosen = [phase.entry for phase in phases] + [entry for entry in kept if not entry.valid]
+    chosen = distinct(pool, kept, question.method, question.tolerances)
     left["duplicates"] = len(kept) - len(chosen)
     if not chosen:
         raise InputError("nothing is left to choose from: " + ", ".join(f"{n} {why}" for why, n in left.items() if n))
@@ -222,13 +235,16 @@ def document(
     keys = ("budget", "near", "within", "compositions", "each", "rest", "max_atoms", "seed")
     return {
         "settings": {("method" if key == "rest" else key): options[key] for key in keys},
+        "units": {"above_hull": "eV/atom", "within": "eV/atom"},
+        "levels": sorted({c.entry.level for c in found.chosen if c.entry.level}),
         "descriptor": asdict(drawn.settings),
         "scaling": drawn.space.scaling,
         "chosen": [
             {
                 "name": title_of(pool, c.entry),
                 "formula": c.entry.formula,
-                "above_hull": drawn.points[c.entry.name].above if c.entry.name in drawn.points else None,
+                "above_hull": c.above,
+                "flags": " ".join(c.entry.flags) or None,
                 "reason": c.reason,
             }
             for c in found.chosen
@@ -264,12 +280,21 @@ def report(found: Selection, summary: dict[str, Any], pool: Pool) -> str:
     from uspex_bridge.base.tables import layout
     from uspex_bridge.learn.choose.candidates import title_of
 
-    rows = [[title_of(pool, c.entry), c.entry.formula, c.reason] for c in found.chosen]
+    rows = [
+        [
+            title_of(pool, c.entry),
+            c.entry.formula,
+            "" if c.above is None else f"{c.above:.4f}",
+            c.reason,
+            " ".join(c.entry.flags),
+        ]
+        for c in found.chosen
+    ]
     left = ", ".join(f"{count} {why}" for why, count in summary["left_out"].items() if count)
     before, after = (summary["coverage"][key] for key in ("before", "after"))
     return "\n".join(
         [
-            layout([("", ""), ("formula", ""), ("taken because", "")], rows),
+            layout([("", ""), ("formula", ""), ("above", "eV/atom"), ("taken because", ""), ("", "")], rows),
             "",
             f"{len(found.chosen)} taken, {summary['near_hull']} of them near the hull; {found.left} more candidates",
             *([f"left out before: {left}"] if left else []),

@@ -25,7 +25,16 @@ from uspex_bridge.call import record_file
 from uspex_bridge.call.structures import POSCAR_NAME, read_structures
 from uspex_bridge.results.folder import Results, open_all
 from uspex_bridge.results.join import line_of
-from uspex_bridge.results.model import NAN, Composition, Entry, Pool, Source, composition_of, reduced_composition
+from uspex_bridge.results.model import (
+    NAN,
+    Composition,
+    Entry,
+    Pool,
+    Recorded,
+    Source,
+    composition_of,
+    reduced_composition,
+)
 from uspex_bridge.vasp.structure import ELEMENTS
 
 #: Names of a cell's energy in OPTIMADE attributes after the provider's prefix, and of an atom's.
@@ -60,6 +69,7 @@ class _Item:
     pressure_gpa: float | None = None
     level: str = ""
     symbol: str = ""
+    flags: tuple[str, ...] = ()
 
 
 def open_sources(places: Sequence[str], levels: Sequence[str] = (), *, record: bool = True) -> Pool:
@@ -139,6 +149,11 @@ def read_relaxed(folder: Path, label: str | None = None) -> Loose:
         held[number], names[number] = structure, comment.split()[0] if comment.split() else str(number)
         notes += wrong_label(f"{path}, EA{number}" if comment.startswith("EA") else str(path), comment, structure)
     return Loose(name, tuple(entries), held, names, notes)
+
+
+def _flagged(flags: tuple[str, ...]) -> Recorded:
+    """Return what a record would say of a structure of which only the flags are known."""
+    return Recorded("", flags, (), NAN, NAN, NAN, 0, NAN, -1)
 
 
 def wrong_label(place: str, label: str, structure: Structure) -> list[str]:
@@ -231,6 +246,7 @@ def _loose(label: str, items: Sequence[_Item], notes: list[str]) -> Loose:
                 level=item.level,
                 symbol=item.symbol,
                 origin="reference",
+                record=_flagged(item.flags) if item.flags else None,
             )
         )
         held[number], names[number] = item.structure, item.name
@@ -266,6 +282,7 @@ def _from_ase(path: Path) -> Iterator[_Item]:
             float(info.get("enthalpy", NAN)),
             None if pressure is None else float(pressure),
             str(info.get("level", "")),
+            flags=tuple(str(info.get("flags", "")).split()),
         )
 
 

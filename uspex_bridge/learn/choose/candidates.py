@@ -43,6 +43,8 @@ def candidate(entry: Entry, structure: Structure, name: str, **info: Any) -> Ato
         atoms.info["enthalpy"] = entry.enthalpy
         if entry.level:
             atoms.info["level"] = entry.level
+    if entry.flags:
+        atoms.info["flags"] = " ".join(entry.flags)
     atoms.info |= {key: value for key, value in info.items() if value is not None}
     return atoms
 

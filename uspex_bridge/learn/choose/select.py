@@ -5,8 +5,8 @@ Nothing is taken twice: not what was taken before, not what the training set has
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,10 @@ import numpy as np
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.results.hull import HullPoint
-from uspex_bridge.results.model import Composition, Entry, formula_of
+from uspex_bridge.results.model import Composition, Entry, Pool, formula_of
+from uspex_bridge.results.outliers import find_outliers
+from uspex_bridge.results.phases import Method as PhaseMethod
+from uspex_bridge.results.phases import Tolerances, find_phases
 
 Method = Literal["farthest", "clusters", "random"]
 METHODS: tuple[Method, ...] = ("farthest", "clusters", "random")
@@ -52,10 +55,15 @@ class Quota:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A structure that was taken, and why."""
+    """A structure that was taken, and why.
+
+    Attributes:
+        above: distance to the hull, eV/atom; None where it has no place on one.
+    """
 
     entry: Entry
     reason: str
+    above: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +79,30 @@ class Selection:
     chosen: tuple[Chosen, ...]
     left: int
     spread: tuple[float, ...] = ()
+
+
+def distinct(pool: Pool, entries: Sequence[Entry], method: PhaseMethod, tolerances: Tolerances) -> list[Entry]:
+    """Return one entry of each phase, the lowest in enthalpy, those without an enthalpy last.
+
+    What has no enthalpy is compared by structure and volume alone, with all the others.
+    """
+    chosen = [phase.entry for phase in find_phases(pool, entries, method, tolerances)]
+    bare = [entry for entry in entries if not entry.valid]
+    if not bare:
+        return chosen
+    levelled = [replace(e, enthalpy=0.0 if e.valid else 1.0 * e.natoms, record=None) for e in (*chosen, *bare)]
+    phases = find_phases(pool, levelled, method, replace(tolerances, energy=None))
+    leaders = {phase.entry.name for phase in phases}
+    return chosen + [entry for entry in bare if entry.name in leaders]
+
+
+def doubtful(points: Iterable[HullPoint]) -> dict[str, str]:
+    """Return why some structures are not to be taken unasked, by name: what stands out far from all others.
+
+    A model that extrapolates makes them, and their labels are those of no material.
+    """
+    found = find_outliers([point.entry for point in points]) or []
+    return {one.entry.name: f"{one.kind}, {abs(one.spreads):.0f} σ" for one in reversed(found)}
 
 
 def select(
@@ -111,7 +143,8 @@ def select(
             for k, away in farthest_points(coordinates, there, wanted):
                 spread.append(away)
                 further.append(Chosen(rest[k], f"farthest from all others, {away:.2f}"))
-    return Selection((*near, *further), len(candidates) - len(near) - len(further), tuple(spread))
+    placed = [replace(c, above=points[c.entry.name].above) if c.entry.name in points else c for c in (*near, *further)]
+    return Selection(tuple(placed), len(candidates) - len(placed), tuple(spread))
 
 
 def near_hull(candidates: Sequence[Entry], points: Mapping[str, HullPoint], quota: Quota) -> list[Chosen]:

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from phase_families import FAMILIES, copied, structure
 
 from uspex_bridge.base.errors import ConfigError
-from uspex_bridge.learn.choose.select import Quota, clusters, farthest_points, select
-from uspex_bridge.results.hull import HullPoint
-from uspex_bridge.results.model import Entry
+from uspex_bridge.learn.choose.select import Quota, clusters, distinct, doubtful, farthest_points, select
+from uspex_bridge.results.hull import HullPoint, build_hull
+from uspex_bridge.results.model import NAN, Entry, Pool, composition_of
+from uspex_bridge.results.phases import Tolerances
+from uspex_bridge.results.sources import Loose
 
 NOTHING = np.zeros((0, 2))
 
@@ -95,3 +98,36 @@ def test_impossible_quotas():
     for wrong in ({"budget": 0}, {"near": 1.5}, {"each": 0}, {"within": -1}):
         with pytest.raises(ConfigError):
             Quota(**wrong)
+
+
+def loose(crystals, enthalpies) -> Pool:
+    """Structures with and without enthalpies (eV/atom) in one file."""
+    held = {k: structure(atoms) for k, atoms in enumerate(crystals, 1)}
+    made = [
+        Entry("file", k, composition_of(s.symbols), h * len(s), s.volume)
+        for (k, s), h in zip(held.items(), enthalpies, strict=True)
+    ]
+    return Pool([Loose("file", tuple(made), held)])
+
+
+def test_nothing_is_taken_twice_whether_its_enthalpy_is_known_or_not():
+    rng = np.random.default_rng(2)
+    hcp, dhcp, fcc = (FAMILIES["close-packed"][name] for name in ("hcp", "dhcp", "fcc"))
+    crystals = [hcp, copied(hcp, rng), dhcp, copied(dhcp, rng), copied(hcp, rng), fcc]
+    pool = loose(crystals, [-5.0, -4.9995, NAN, NAN, NAN, -4.5])
+    assert [e.id for e in distinct(pool, pool.entries, "phase", Tolerances())] == [1, 6, 3]
+    assert len(distinct(pool, pool.entries, "none", Tolerances())) == 6
+    alone = loose(crystals, [NAN] * 6)
+    assert [e.id for e in distinct(alone, alone.entries, "phase", Tolerances())] == [1, 3, 6]
+
+
+def test_what_stands_out_is_not_taken_unasked():
+    rng = np.random.default_rng(3)
+    made = [
+        Entry("r", k, (("Ca", 2), ("Ni", 2)), -8 + rng.normal(0, 0.1), 60 * rng.normal(1, 0.005), 50.0)
+        for k in range(60)
+    ]
+    made += [Entry("r", 90, (("Ca", 2), ("Ni", 2)), -12.0, 30.0, 50.0), Entry("r", 91, (("Ca", 1),), -1.0, 20.0, 50.0)]
+    points = build_hull([*made, Entry("r", 92, (("Ni", 1),), -2.0, 9.0, 50.0)]).points
+    assert doubtful(points)["r:EA90"].startswith("small volume")
+    assert not {"r:EA0", "r:EA1"} & set(doubtful(points))
