@@ -169,8 +169,16 @@ def test_seeds(run, search):
     assert code == 3
     assert "--force" in err
     code, _, err = run("seeds", search, "--into", "next", "--anti")
+    assert code == 3
+    assert "no anti-seed ever counts" in err
+    Path("fixed").mkdir()
+    Path("fixed/INPUT.txt").write_text(
+        "300 : calculationType\n% atomType\nCa Ni\n% EndAtomType\n% numSpecies\n2 1\n% EndNumSpecies\n"
+    )
+    code, _, err = run("seeds", search, "--into", "fixed", "--anti", "--within", "0.5")
     assert code == 0
-    assert len(read_structures(Path("next/AntiSeeds/POSCARS"))) == 2
+    assert "add a line such as '1.0 : antiSeedsMax'" in err
+    assert [s.formula for s in read_structures(Path("fixed/AntiSeeds/POSCARS"))] == ["Ca2Ni"]
     code, _, err = run("seeds", "run/results1", "--into", "next", "--anti", "--generation", "2")
     assert code == 4
     code, out, _ = run("seeds", search, "--into", "next", "--generation", "3", "--scale-to", "150", "--model", "toy")

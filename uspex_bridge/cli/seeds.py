@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     help="Folder of the search that gets them; its elements and blocks decide what fits.",
 )
 @click.option("--anti", is_flag=True, help="Write AntiSeeds/POSCARS: structures the search is to keep away from.")
-@click.option("--generation", type=click.IntRange(min=1), help="For this generation: Seeds/POSCARS_<N>.")
+@click.option(
+    "--generation",
+    type=click.IntRange(min=0),
+    help="For this generation, as that line of USPEX counts: the MATLAB line from 1, the Python line from 0.",
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Another file than those.")
 @click.option(
     "--scale-to", type=float, help="Scale every cell to the volume that --model gives it at this pressure, GPa."
@@ -49,21 +53,24 @@ def command(
 ) -> None:
     """Write the phases of PLACES nearest their hull as seeds for the search in --into.
 
-    Searches of several pressures have a hull each; what they share is written once. The file is read by both lines
-    of USPEX: VASP-5 POSCARs, fractional, atoms grouped in the order of the search's elements.
+    Searches of several pressures have a hull each; what they share is written once, and every corner of every hull.
+    The file goes where that search reads it, and what its input lacks for that is said: VASP-5 POSCARs, fractional,
+    atoms grouped in the order of the search's elements.
 
     Example: uspex-bridge seeds results1 ../p0/results1 -n 2000 --into ../p100
     """
     from dataclasses import replace
 
     from uspex_bridge.base.errors import ConfigError, InputError
-    from uspex_bridge.results.seeds import choose, fit_for, format_seeds, write_seeds
+    from uspex_bridge.results.seeding import Place, place_for
+    from uspex_bridge.results.seeds import beyond, choose, fit_for, format_seeds, unreadable, write_seeds
     from uspex_bridge.results.stability import assess
 
-    if options["anti"] and options["generation"]:
+    if options["anti"] and options["generation"] is not None:
         raise ConfigError("--generation is for seeds; anti-seeds hold for the whole search")
     if (options["scale_to"] is None) != (options["model"] is None):
         raise ConfigError("--scale-to and --model go together")
+    place = Place(out) if out else place_for(into, anti=options["anti"], generation=options["generation"])
     question = q.ask(options)
     pool = q.open_pool(places, options)
     extra = [entry for entry in pool.entries if entry.run in options["references"]]
@@ -76,24 +83,19 @@ def command(
         q.warn(answer.warnings)
     species, blocks = search_in(into)
     seeds, notes = fit_for(choose(answers, None), species, blocks)
+    notes += unreadable(answers) + beyond(answers, seeds, most)
     seeds = seeds[:most]
     if not seeds:
         raise InputError("nothing is left to write; a wider --within takes more" + "".join(f"; {n}" for n in notes))
     if options["model"] is not None:
         seeds = _scaled(seeds, options)
-    path = out or _place(into, anti=options["anti"], generation=options["generation"])
-    write_seeds(path, format_seeds(seeds, species), force=force)
+    write_seeds(place.path, format_seeds(seeds, species), force=force)
     click.echo(
-        f"{path}: {counted(len(seeds), 'structure')}, "
+        f"{place.path}: {counted(len(seeds), 'structure')}, "
         f"up to {max(seed.above for seed in seeds):.4f} eV/atom above the hull"
     )
-    q.warn(notes)
+    q.warn([*notes, *place.notes])
     q.tell_notes(pool.notes)
-
-
-def _place(into: Path, *, anti: bool, generation: int | None) -> Path:
-    name = "POSCARS" if generation is None else f"POSCARS_{generation}"
-    return into / ("AntiSeeds" if anti else "Seeds") / name
 
 
 def search_in(folder: Path) -> tuple[tuple[str, ...], list[Composition]]:

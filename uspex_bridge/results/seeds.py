@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +34,10 @@ class Seed:
     def title(self) -> str:
         """First line of its POSCAR."""
         place = "" if self.entry.pressure_gpa is None else f" at {self.entry.pressure_gpa:g} GPa"
-        marks = f" [{' '.join(self.entry.marks)}]" if self.entry.marks else ""
-        name = f"EA{self.entry.id} {self.entry.formula}"
-        return f"{name} {self.above:.4f} eV/atom above the hull{place}{marks}, {self.entry.run}"
+        marks = f" ({' '.join(self.entry.marks)})" if self.entry.marks else ""
+        text = f"EA{self.entry.id} {self.entry.formula} {self.above:.4f} eV/atom above the hull{place}{marks}, "
+        # USPEX 9.4.4 hands this line to a shell and evaluates what comes back, in search of numbers in brackets.
+        return re.sub(r"[^\w .,:/()+-]", "_", text + self.entry.run, flags=re.ASCII)
 
 
 def choose(answers: Sequence[Assessment], number: int | None) -> list[Seed]:
@@ -66,6 +68,20 @@ def choose(answers: Sequence[Assessment], number: int | None) -> list[Seed]:
         if joining:
             given[k].add(entry.name, structure)
     return list(seeds.values())[:number]
+
+
+def unreadable(answers: Sequence[Assessment]) -> list[str]:
+    """Return a line that names the phases whose structures could not be read."""
+    held = {name for answer in answers for name in answer.structures}
+    lost = [p.entry.name for answer in answers for p in answer.phases if p.entry.name not in held]
+    return [f"left out, since there is no readable structure of them: {', '.join(dict.fromkeys(lost))}"] if lost else []
+
+
+def beyond(answers: Sequence[Assessment], seeds: Sequence[Seed], number: int | None) -> list[str]:
+    """Return a line that names the corners of hulls that a limit to ``number`` seeds leaves out."""
+    corners = {point.entry.name for answer in answers for point in answer.hull.vertices}
+    lost = [seed.entry.name for seed in seeds[number:] if seed.entry.name in corners] if number is not None else []
+    return [f"corners of a hull left out by the limit of {number}: {', '.join(lost)}"] if lost else []
 
 
 def fit_for(

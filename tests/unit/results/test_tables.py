@@ -78,8 +78,8 @@ def test_doubtful_structures_are_marked_wherever_they_stand(tmp_path, mark):
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert sum(f"({mark})" in text for text in texts) == 1
     seeds = choose([answer], None)
-    assert [f"[{mark}]" in seed.title for seed in seeds] == [True, False, False]
-    assert f"[{mark}]" in format_seeds(seeds)
+    assert [f"({mark})" in seed.title for seed in seeds] == [True, False, False]
+    assert f"({mark})" in format_seeds(seeds)
 
 
 def test_merged_members_of_another_space_group_are_shown(tmp_path):
