@@ -45,22 +45,22 @@ def pressure(
     PLACES are files of structures that were relaxed at several pressures (extxyz with name and pressure_gpa, a table
     of CIFs), or folders that relax left, one for each pressure. With --pressures they are one starting structure per
     phase, named after its file, and are relaxed here with their symmetry kept, at rising and then at falling
-    pressures; the lower enthalpy counts.
+    pressures; the lower enthalpy counts. Between pressures V dP is integrated. A transition is given with the pressures
+    that surely enclose it, and is called unreliable beside a volume that falls by more than 20 %.
 
     Example: uspex-bridge plot pressure fcc.vasp bcc.vasp sc.vasp --model chgnet --pressures 0:100:10
     """
     settings = {key: options.pop(key) for key in _SETTINGS}
     pool = _relaxed(places, pressures, model, keep, settings) if pressures else _opened(places, model)
-    from uspex_bridge.results.pressure import curves, differences, jumps, transitions
+    from uspex_bridge.results.pressure import curves, differences, doubts, transitions
 
     found = curves(pool)
-    q.warn(line for curve in found for line in jumps(curve))
+    q.warn(doubts(found))
     against = reference or found[0].phase
     lines = differences(found, against)
-    changes = transitions(lines)
+    changes = transitions(found)
     for change in changes:
-        level = f" ({change.level})" if change.level else ""
-        click.echo(f"{change.below} to {change.above} at {change.pressure_gpa:.1f} GPa{level}", err=options["as_json"])
+        click.echo(str(change), err=options["as_json"])
     q.tell_notes(pool.notes)
     from uspex_bridge.figures import pressure as figure
 

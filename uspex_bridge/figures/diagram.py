@@ -68,6 +68,7 @@ class Diagram:
         edges: of each hull its tie lines, pairs of corners, by series or level.
         labelled: phases on a hull with their space group (``?`` where unknown): corners of the diagram, then the
             lowest, near-ties last.
+        note: what must stand in the picture: that enthalpies are extrapolated.
     """
 
     components: tuple[str, ...]
@@ -76,6 +77,7 @@ class Diagram:
     series: tuple[str, ...]
     edges: Mapping[str, tuple[tuple[Mark, Mark], ...]]
     labelled: tuple[tuple[Mark, str], ...]
+    note: str = ""
 
     def lowest(self) -> list[Mark]:
         """Return the lowest mark at each composition of each series, in the order of ``marks``."""
@@ -116,7 +118,9 @@ def make_diagram(answers: Mapping[str, Assessment]) -> Diagram:
     labelled.sort(key=lambda pair: (is_tie(pair[0]), max(pair[0].fractions) < 1, pair[0].formation))
     pressure = next(iter(answers.values())).pressure_gpa
     names = Counter(mark.series for mark in marks).most_common()
-    return Diagram(components, pressure, tuple(marks), tuple(name for name, _ in names), edges, tuple(labelled))
+    series_names = tuple(name for name, _ in names)
+    note = "; ".join(dict.fromkeys(said for answer in answers.values() if (said := answer.extrapolated)))
+    return Diagram(components, pressure, tuple(marks), series_names, edges, tuple(labelled), note)
 
 
 def _mark(point: HullPoint, order: Sequence[int], series: str) -> Mark:

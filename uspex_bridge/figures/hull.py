@@ -78,6 +78,7 @@ def draw(
     bar.outline.set_linewidth(0.5)
     _legend(axes, diagram)
     _labels(axes, diagram, shown, labels)
+    style.note(figure, diagram.note)
     return figure
 
 
@@ -183,6 +184,8 @@ def summary(diagram: Diagram, shown: Sequence[Mark]) -> dict[str, Any]:
     return {
         "components": list(diagram.components),
         "pressure_gpa": diagram.pressure_gpa,
+        "units": {"formation_enthalpy": "eV/atom", "above_hull": "eV/atom", "enthalpy_per_atom": "eV/atom"},
+        "note": diagram.note or None,
         "series": list(diagram.series),
         "tie_lines": {k: [[a.entry.name, b.entry.name] for a, b in v] for k, v in diagram.edges.items()},
         "labelled": [

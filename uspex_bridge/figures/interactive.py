@@ -206,7 +206,7 @@ def _name(mark: Mark, group: str) -> str:
 def _layout(diagram: Diagram) -> dict[str, Any]:
     return {
         "template": "plotly_white",
-        "title": f"{'–'.join(diagram.components)} {diagram.where()}",
+        "title": f"{'–'.join(diagram.components)} {diagram.where()}" + (f"<br>{diagram.note}" if diagram.note else ""),
         "font": {"family": "sans-serif", "size": 14},
         "hovermode": "closest",
     }

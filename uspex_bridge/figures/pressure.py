@@ -48,8 +48,9 @@ def draw(
     _names(axes, ends)
     for change in changes if len(levels) == 1 else ():
         axes.axvline(change.pressure_gpa, color=style.PALE, lw=0.6, ls=":", zorder=0)
+        axes.axvspan(*change.bracket, color=style.ALARM if change.doubt else style.GRID, alpha=0.25, lw=0, zorder=0)
         axes.annotate(
-            f"{change.pressure_gpa:.1f} GPa",
+            f"{change.pressure_gpa:.1f} GPa" + (" (not reliable)" if change.doubt else ""),
             (change.pressure_gpa, 0.98),
             xycoords=("data", "axes fraction"),
             xytext=(-1, 0),
@@ -97,9 +98,24 @@ def document(
         for p, e in zip(c.pressures, c.entries, strict=True)
     }
     return {
+        "units": {
+            "pressure_gpa": "GPa",
+            "difference": "eV/atom",
+            "enthalpy_per_atom": "eV/atom",
+            "volume_per_atom": "Å³/atom",
+        },
+        "levels": list(dict.fromkeys(one.level for one in found)),
         "reference": reference,
         "transitions": [
-            {"level": c.level or None, "from": c.below, "to": c.above, "pressure_gpa": round(c.pressure_gpa, 3)}
+            {
+                "level": c.level or None,
+                "from": c.below,
+                "to": c.above,
+                "pressure_gpa": round(c.pressure_gpa, 3),
+                "bracket_gpa": [round(p, 3) for p in c.bracket],
+                "reliable": not c.doubt,
+                "doubt": c.doubt or None,
+            }
             for c in changes
         ],
         "points": [
@@ -110,6 +126,7 @@ def document(
                 "difference": round(value, 6),
                 "enthalpy_per_atom": rows[one.phase, one.level, round(p, 3)].enthalpy_per_atom,
                 "volume_per_atom": rows[one.phase, one.level, round(p, 3)].volume_per_atom,
+                "doubtful": " ".join(rows[one.phase, one.level, round(p, 3)].marks) or None,
             }
             for one in found
             for p, value in zip(one.pressures, one.differences, strict=True)

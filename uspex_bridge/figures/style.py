@@ -134,6 +134,12 @@ def new_figure(width: float, ratio: float) -> Figure:
     return figure
 
 
+def note(figure: Figure, text: str) -> None:
+    """Write under a figure what nobody may overlook; nothing for an empty text."""
+    if text:
+        figure.supxlabel(text, fontsize=6, color=ALARM)
+
+
 @styled
 def save(figure: Figure, path: Path, dpi: int = 300, *, outlines: bool = False) -> None:
     """Write a figure in the format of the file's ending; ``outlines`` turns an SVG's text into shapes.

@@ -64,6 +64,7 @@ def draw(
     _legend(panels[0], diagram)
     for axes in panels:
         _labels(axes, diagram, shown, labels)
+    style.note(figure, diagram.note)
     return figure
 
 

@@ -81,6 +81,7 @@ def draw(
     if len(diagram.series) > 1:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     _rings(axes, volumes, quantity)
+    style.note(figure, diagram.note)
     return figure
 
 
@@ -116,6 +117,7 @@ def document(volumes: Volumes) -> dict[str, Any]:
     components = volumes.diagram.components
     return {
         "pressure_gpa": volumes.diagram.pressure_gpa,
+        "note": volumes.diagram.note or None,
         "outliers": None if outliers is None else [str(outlier) for outlier in outliers],
         "points": [mark.row(components) | {"outlier": flagged.get(mark.entry.name)} for mark in volumes.marks],
     }

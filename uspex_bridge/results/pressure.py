@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
     from uspex_bridge.call.relaxed import Relaxed
 
 
+#: How much more or less than V dP an enthalpy may rise, eV/atom.
+_TOLERANCE = 0.01
+#: A volume that falls by more than this from one pressure to the next is no compression, relative.
+COLLAPSE = 0.2
+#: Steps between neighbouring pressures in which changes of the lowest phase are looked for.
+_STEPS = 24
+
+
 @dataclass(frozen=True)
 class EnthalpyCurve:
     """One phase in one level of theory.
@@ -36,15 +45,70 @@ class EnthalpyCurve:
     level: str
     entries: tuple[Entry, ...]
 
-    @property
+    @cached_property
     def pressures(self) -> Array:
         """GPa."""
         return np.array([entry.pressure_gpa for entry in self.entries], dtype=float)
 
-    @property
+    @cached_property
     def enthalpies(self) -> Array:
         """H in eV/atom."""
         return np.array([entry.enthalpy_per_atom for entry in self.entries])
+
+    @cached_property
+    def slopes(self) -> Array:
+        """dH/dP = V, eV/atom per GPa."""
+        return np.array([pv_energy(1.0, entry.volume_per_atom) for entry in self.entries])
+
+    def holds(self, pressure: float) -> bool:
+        """Tell whether a pressure lies within the computed ones."""
+        return bool(self.pressures[0] - 1e-6 <= pressure <= self.pressures[-1] + 1e-6)
+
+    def at(self, pressures: Array) -> Array:
+        """Return H at pressures within the computed ones, eV/atom: V dP integrated between neighbours.
+
+        A cubic has the enthalpies and the volumes of both; without volumes it is a monotone one.
+        """
+        from scipy.interpolate import CubicHermiteSpline, PchipInterpolator
+
+        if len(self.entries) == 1:
+            return np.repeat(self.enthalpies, len(pressures))
+        if np.isfinite(self.slopes).all():
+            return np.asarray(CubicHermiteSpline(self.pressures, self.enthalpies, self.slopes)(pressures))
+        return np.asarray(PchipInterpolator(self.pressures, self.enthalpies)(pressures))
+
+    def bounds(self, pressure: float) -> tuple[float, float]:
+        """Return between which values H lies at a pressure, eV/atom.
+
+        A volume falls with pressure, so that H(P) lies above the chord of two neighbours and below both tangents.
+        """
+        k = int(np.clip(np.searchsorted(self.pressures, pressure) - 1, 0, len(self.entries) - 2))
+        (p, q), (h, g), (v, w) = (values[k : k + 2] for values in (self.pressures, self.enthalpies, self.slopes))
+        chord = h + (g - h) * (pressure - p) / (q - p)
+        tangents = [h + v * (pressure - p), g - w * (q - pressure)]
+        return float(chord), float(np.nanmax([chord, np.nanmin([*tangents, np.inf])]))
+
+    def doubts(self) -> list[tuple[float, float, str]]:
+        """Return between which neighbouring pressures the curve cannot be one state of one phase, GPa, and why.
+
+        Either the volume falls by more than ``COLLAPSE``, or H does not rise by what the volumes ask for: a model that
+        changes from one state to another there breaks the one or the other.
+        """
+        found = []
+        for low, high in pairwise(self.entries):
+            span = f"from {low.pressure_gpa:g} to {high.pressure_gpa:g} GPa"
+            before, after = low.volume_per_atom, high.volume_per_atom
+            ends = (float(low.pressure_gpa or 0.0), float(high.pressure_gpa or 0.0))
+            if before - after > COLLAPSE * before:
+                fall = 100 * (1 - after / before)
+                found.append((*ends, f"{span} its volume falls by {fall:.0f} %, {before:.2f} to {after:.2f} Å³/atom"))
+            rise, step = high.enthalpy_per_atom - low.enthalpy_per_atom, ends[1] - ends[0]
+            least, most = pv_energy(step, after), pv_energy(step, before)
+            if rise < least - _TOLERANCE or rise > most + _TOLERANCE:
+                found.append(
+                    (*ends, f"{span} H rises by {rise:.3f} eV/atom; its volumes ask for {least:.3f} to {most:.3f}")
+                )
+        return found
 
 
 @dataclass(frozen=True)
@@ -59,12 +123,28 @@ class Difference:
 
 @dataclass(frozen=True)
 class Transition:
-    """Where the lowest phase changes with pressure, GPa, between computed points by straight lines."""
+    """Where the lowest phase changes with pressure.
+
+    Attributes:
+        level: of theory.
+        below, above: the lowest phase on either side.
+        pressure_gpa: by the integrals of V dP between computed points, GPa.
+        bracket: GPa between which it lies whatever the curves do between the points, as long as volumes fall.
+        doubt: why it is not to be relied on; empty where it is.
+    """
 
     level: str
     below: str
     above: str
     pressure_gpa: float
+    bracket: tuple[float, float]
+    doubt: str = ""
+
+    def __str__(self) -> str:
+        low, high = self.bracket
+        level = f" ({self.level})" if self.level else ""
+        doubt = f"; not reliable: {self.doubt}" if self.doubt else ""
+        return f"{self.below} to {self.above} at {self.pressure_gpa:.1f} GPa, {low:.1f} to {high:.1f}{level}{doubt}"
 
 
 def open_phases(places: Iterable[Path]) -> Pool:
@@ -120,7 +200,7 @@ def _phase(pool: Pool, entry: Entry) -> str:
 def differences(found: Sequence[EnthalpyCurve], reference: str | None = None) -> list[Difference]:
     """Return every phase relative to the reference of its own level of theory.
 
-    Where the reference was not computed at a phase's pressure, its enthalpy is interpolated (monotone cubics), never
+    Where the reference was not computed at a phase's pressure, its enthalpy is integrated between its neighbours, never
     extrapolated.
 
     Args:
@@ -130,8 +210,6 @@ def differences(found: Sequence[EnthalpyCurve], reference: str | None = None) ->
     Raises:
         ConfigError: there is no such phase, or the phases are not of one composition.
     """
-    from scipy.interpolate import PchipInterpolator
-
     name = reference or found[0].phase
     if name not in {curve.phase for curve in found}:
         raise ConfigError(f"no phase is called {name}; there are {', '.join(dict.fromkeys(c.phase for c in found))}")
@@ -143,55 +221,77 @@ def differences(found: Sequence[EnthalpyCurve], reference: str | None = None) ->
         base = next((curve for curve in mine if curve.phase == name), None)
         if base is None:
             raise ConfigError(f"{name} is not there at the level of theory '{level or 'not stated'}'; give it too")
-        p, h = base.pressures, base.enthalpies
         for curve in mine:
-            inside = (curve.pressures >= p[0] - 1e-6) & (curve.pressures <= p[-1] + 1e-6)
+            inside = np.array([base.holds(p) for p in curve.pressures])
             at = curve.pressures[inside]
-            zero = PchipInterpolator(p, h)(at) if len(p) > 1 else np.repeat(h, len(at))
-            made.append(
-                Difference(curve.phase, level, tuple(at.tolist()), tuple((curve.enthalpies[inside] - zero).tolist()))
-            )
+            above = curve.enthalpies[inside] - base.at(at)
+            made.append(Difference(curve.phase, level, tuple(at.tolist()), tuple(above.tolist())))
     return made
 
 
-def transitions(found: Sequence[Difference]) -> list[Transition]:
-    """Return where the lowest phase changes, at each level of theory, on the pressures that all phases have."""
+def transitions(found: Sequence[EnthalpyCurve]) -> list[Transition]:
+    """Return where the lowest phase changes, at each level of theory, between pressures at which both are known."""
     made = []
-    for level in dict.fromkeys(one.level for one in found):
-        mine = {o.phase: dict(zip(o.pressures, o.differences, strict=True)) for o in found if o.level == level}
-        common = sorted(set.intersection(*(set(values) for values in mine.values())))
-        for p, q in pairwise(common):
-            a, b = (min(mine, key=lambda phase, at=at: mine[phase][at]) for at in (p, q))  # type: ignore[misc]
-            if a != b:
-                gap_p, gap_q = mine[b][p] - mine[a][p], mine[b][q] - mine[a][q]
-                made.append(Transition(level, a, b, p + (q - p) * gap_p / (gap_p - gap_q)))
+    for level in dict.fromkeys(curve.level for curve in found):
+        mine = [curve for curve in found if curve.level == level and len(curve.entries) > 1]
+        points = sorted({float(p) for curve in mine for p in curve.pressures})
+        for low, high in pairwise(points):
+            grid = np.linspace(low, high, _STEPS + 1)
+            here = [curve for curve in mine if curve.holds(low) and curve.holds(high)]
+            if not here:
+                continue
+            lowest = np.array([curve.at(grid) for curve in here]).argmin(axis=0)
+            for k in np.flatnonzero(np.diff(lowest)):
+                pair = here[lowest[k]], here[lowest[k + 1]]
+                made.append(_transition(*pair, float(grid[k]), float(grid[k + 1])))
     return made
 
 
-def jumps(curve: EnthalpyCurve, tolerance: float = 0.01) -> list[str]:
-    """Return where a curve cannot be one state of one phase, a line each.
+def _transition(below: EnthalpyCurve, above: EnthalpyCurve, low: float, high: float) -> Transition:
+    """Return the transition of two phases whose curves cross between two pressures."""
+    from scipy.optimize import brentq
 
-    A phase's enthalpy has the slope V and its volume falls with pressure, so that between two pressures H rises by
-    something between the one V dP and the other. A model that changes from one state to another there breaks this.
+    def gap(pressure: float) -> float:
+        return float(above.at(np.array([pressure]))[0] - below.at(np.array([pressure]))[0])
 
-    Args:
-        curve: with volumes.
-        tolerance: how much more or less is let pass, eV/atom.
-    """
-    said = []
-    for low, high in pairwise(curve.entries):
-        if low.pressure_gpa is None or high.pressure_gpa is None:
-            continue
-        rise = high.enthalpy_per_atom - low.enthalpy_per_atom
-        step = high.pressure_gpa - low.pressure_gpa
-        least, most = (pv_energy(step, entry.volume_per_atom) for entry in (high, low))
-        if not least - tolerance <= rise <= most + tolerance:
-            said.append(
-                f"{curve.phase}: from {low.pressure_gpa:g} to {high.pressure_gpa:g} GPa H rises by {rise:.3f} eV/atom, "
-                f"where volumes of {low.volume_per_atom:.1f} and {high.volume_per_atom:.1f} Å³/atom ask for "
-                f"{least:.3f} to {most:.3f}: these are two states, or the model is not to be trusted there"
-            )
-    return said
+    at = float(brentq(gap, low, high)) if gap(low) * gap(high) < 0 else (low + high) / 2
+    first = max(below.pressures[0], above.pressures[0])
+    last = min(below.pressures[-1], above.pressures[-1])
+    bracket = _end(below, above, at, float(first)), _end(above, below, at, float(last))
+    doubts = [
+        f"{curve.phase} {why}"
+        for curve in (below, above)
+        for start, end, why in curve.doubts()
+        if _before(curve, start) <= at <= _after(curve, end)
+    ]
+    return Transition(below.level, below.phase, above.phase, at, bracket, "; ".join(doubts))
+
+
+def _end(stable: EnthalpyCurve, other: EnthalpyCurve, start: float, end: float) -> float:
+    """Return the pressure from ``start`` towards ``end`` from which on ``stable`` is surely lower than ``other``."""
+    for pressure in np.linspace(start, end, 2000):
+        if stable.bounds(float(pressure))[1] < other.bounds(float(pressure))[0]:
+            return float(pressure)
+    return end
+
+
+def _before(curve: EnthalpyCurve, pressure: float) -> float:
+    """Return the computed pressure before one."""
+    return float(curve.pressures[max(int(np.searchsorted(curve.pressures, pressure)) - 1, 0)])
+
+
+def _after(curve: EnthalpyCurve, pressure: float) -> float:
+    """Return the computed pressure after one."""
+    return float(curve.pressures[min(int(np.searchsorted(curve.pressures, pressure)) + 1, len(curve.pressures) - 1)])
+
+
+def doubts(found: Sequence[EnthalpyCurve]) -> list[str]:
+    """Return where curves cannot be one state of one phase, a line each."""
+    return [
+        f"{curve.phase}: {why}: these are two states, or the model is not to be trusted there"
+        for curve in found
+        for _, _, why in curve.doubts()
+    ]
 
 
 def relax_series(

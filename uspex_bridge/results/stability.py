@@ -14,7 +14,7 @@ from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.symmetry import SYMPREC, find_group
 from uspex_bridge.base.words import counted
 from uspex_bridge.results.folder import Results
-from uspex_bridge.results.hull import Hull, HullPoint, at_pressure, build_hull, levels_of, one_level
+from uspex_bridge.results.hull import SAME_PRESSURE, Hull, HullPoint, at_pressure, build_hull, levels_of, one_level
 from uspex_bridge.results.model import TIE, Composition, Entry, Pool
 from uspex_bridge.results.outliers import Outlier, find_outliers
 from uspex_bridge.results.phases import Method, Phase, Tolerances, find_phases
@@ -77,6 +77,17 @@ class Assessment:
     def point(self, phase: Phase) -> HullPoint:
         """Where a phase lies."""
         return self.hull.by_name[phase.entry.name]
+
+    @property
+    def extrapolated(self) -> str:
+        """Say what of the enthalpies was brought here from other pressures; nothing where all were computed here."""
+        there = self.pressure_gpa
+        pressures = [e.pressure_gpa for e in self.pool.entries if e.valid and e.pressure_gpa is not None]
+        moved = [p for p in pressures if there is not None and abs(p - there) > SAME_PRESSURE]
+        if not moved:
+            return ""
+        known = ", ".join(f"{p:g}" for p in sorted(set(moved)))
+        return f"{len(moved)} of {len(self.hull.points)} enthalpies extrapolated from {known} GPa, cells unrelaxed"
 
     @cached_property
     def structures(self) -> dict[str, Structure]:

@@ -3,11 +3,11 @@
 import shutil
 
 import ase.io
-import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
 from results_making import Made, write_matlab
+from scipy.optimize import brentq
 
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
@@ -20,7 +20,7 @@ from uspex_bridge.results.family import ancestors
 from uspex_bridge.results.folder import open_results
 from uspex_bridge.results.hull import build_hull
 from uspex_bridge.results.operators import progress
-from uspex_bridge.results.pressure import curves, differences, jumps, open_phases, relax_series, transitions
+from uspex_bridge.results.pressure import curves, differences, doubts, open_phases, relax_series, transitions
 
 CELL = bulk("Si", "diamond", 5.4)
 
@@ -128,24 +128,71 @@ def murnaghan(name, v0, e0, pressures, level=""):
     return images
 
 
-def test_phases_against_pressure(tmp_path):
-    wide, dense = murnaghan("fcc", 42.0, -2.0, range(0, 41, 5)), murnaghan("bcc", 40.0, -1.9, range(0, 41, 10))
+def crossing(one, other):
+    """Where two phases of :func:`murnaghan` change places, GPa."""
+
+    def enthalpy(v0, e0, p):
+        (atoms,) = murnaghan("x", v0, e0, (p,))
+        return atoms.info["energy"] + pv_energy(p, atoms.get_volume())
+
+    return brentq(lambda p: enthalpy(*one, p) - enthalpy(*other, p), 0.0, 100.0)
+
+
+@pytest.mark.parametrize(("step", "error"), [(5, 0.02), (10, 0.05), (20, 0.6), (40, 3.0)])
+def test_phases_against_pressure(tmp_path, step, error):
+    """However far apart the points are, the integral of V dP finds the transition and the bracket holds it."""
+    first_phase, second_phase = (42.0, -2.0), (40.0, -1.9)
+    wide = murnaghan("fcc", *first_phase, range(0, 41, 5))
+    dense = murnaghan("bcc", *second_phase, range(0, 41, step))
     ase.io.write(tmp_path / "all.extxyz", [*wide, *dense])
     found = curves(open_phases([tmp_path / "all.extxyz"]))
-    assert [(c.phase, len(c.entries)) for c in found] == [("fcc", 9), ("bcc", 5)]
-    assert not jumps(found[0])
+    assert [(c.phase, len(c.entries)) for c in found] == [("fcc", 9), ("bcc", 40 // step + 1)]
     first, second = differences(found)
     assert max(map(abs, first.differences)) < 1e-12
-    assert second.pressures == (0, 10, 20, 30, 40)
+    assert second.pressures == tuple(range(0, 41, step))
     assert second.differences[0] == pytest.approx(0.1)
-    (change,) = transitions([first, second])
+    (change,) = transitions(found)
     assert (change.below, change.above) == ("fcc", "bcc")
-    mean_gap = pv_energy(1.0, np.mean([a.get_volume() - b.get_volume() for a, b in zip(wide[::2], dense, strict=True)]))
-    assert change.pressure_gpa == pytest.approx(0.1 / mean_gap, abs=3)
+    exact = crossing(first_phase, second_phase)
+    assert change.pressure_gpa == pytest.approx(exact, abs=error)
+    assert change.bracket[0] <= min(exact, change.pressure_gpa)
+    assert change.bracket[1] >= max(exact, change.pressure_gpa)
+    if step == 5:
+        assert change.bracket[1] - change.bracket[0] < 6
+        assert not change.doubt
     figure = pressure_figure.draw([first, second], [change], reference="fcc")
     assert {"fcc", "bcc"} <= {text.get_text() for text in figure.axes[0].texts}
     with pytest.raises(ConfigError, match="no phase is called hcp; there are fcc, bcc"):
         differences(found, "hcp")
+
+
+def test_phases_need_not_have_been_computed_at_the_same_pressures(tmp_path):
+    first_phase, second_phase = (42.0, -2.0), (40.0, -1.9)
+    ase.io.write(tmp_path / "a.extxyz", murnaghan("fcc", *first_phase, (0, 6, 14, 22, 30)))
+    ase.io.write(tmp_path / "b.extxyz", murnaghan("bcc", *second_phase, (2, 9, 18, 29, 40)))
+    (change,) = transitions(curves(open_phases([tmp_path / "a.extxyz", tmp_path / "b.extxyz"])))
+    assert change.pressure_gpa == pytest.approx(crossing(first_phase, second_phase), abs=0.05)
+
+
+def test_a_transition_beside_a_collapse_is_not_reliable(tmp_path):
+    """As fcc calcium with a model that loses half its volume between 50 and 60 GPa."""
+    fcc = murnaghan("fcc", 42.0, -2.0, (0, 10, 20, 30)) + murnaghan("fcc", 24.0, -1.2, (40, 50))
+    bcc = murnaghan("bcc", 40.0, -1.85, range(0, 51, 10))
+    ase.io.write(tmp_path / "all.extxyz", [*fcc, *bcc])
+    found = curves(open_phases([tmp_path / "all.extxyz"]))
+    said = doubts(found)
+    assert any(line.startswith("fcc: from 30 to 40 GPa its volume falls by 4") for line in said)
+    changes = transitions(found)
+    assert changes
+    for change in changes:
+        beside = 20 <= change.pressure_gpa <= 50
+        assert bool(change.doubt) == beside
+    lines = differences(found)
+    document = pressure_figure.document(lines, changes, found, "fcc")
+    assert [one["reliable"] for one in document["transitions"]] == [not change.doubt for change in changes]
+    figure = pressure_figure.draw(lines, changes, reference="fcc")
+    shown = [text.get_text() for text in figure.axes[0].texts]
+    assert sum("not reliable" in text for text in shown) == sum(bool(change.doubt) for change in changes) > 0
 
 
 def test_the_reference_is_interpolated_and_never_extrapolated(tmp_path):
@@ -160,9 +207,9 @@ def test_the_reference_is_interpolated_and_never_extrapolated(tmp_path):
 def test_a_model_that_changes_state_is_said(tmp_path):
     broken = murnaghan("fcc", 42.0, -2.0, (0, 10)) + murnaghan("fcc", 24.0, -2.0, (20, 30))
     ase.io.write(tmp_path / "a.extxyz", broken)
-    (curve,) = curves(open_phases([tmp_path / "a.extxyz"]))
-    (line,) = jumps(curve)
-    assert line.startswith("fcc: from 10 to 20 GPa H rises by ")
+    said = doubts(curves(open_phases([tmp_path / "a.extxyz"])))
+    assert [line.split(" ", 6)[6].split()[0] for line in said] == ["its", "H"]
+    assert all(line.startswith("fcc: from 10 to 20 GPa ") for line in said)
 
 
 def test_levels_keep_their_own_reference(tmp_path):
@@ -194,7 +241,7 @@ def test_phases_relaxed_here_keep_their_symmetry(tmp_path):
     assert {one.after for _, one in done if one.name == "fcc"} == {"Fm-3m (225)"}
     found = {c.phase: c for c in curves(open_phases([tmp_path / "out"]))}
     assert list(found["bcc"].pressures) == [0, 20]
-    assert not jumps(found["fcc"], 0.05)
+    assert not any("volume" in line for line in doubts([found["fcc"]]))
     record = (tmp_path / "out" / "20GPa" / "bridge.record").read_text()
     list(relax_series(phases, [0.0, 20.0], task))
     assert (tmp_path / "out" / "20GPa" / "bridge.record").read_text() == record

@@ -170,3 +170,17 @@ def test_tables_fit_a_terminal(name, most):
     text = report(answer, {}, most)
     assert max(map(len, text.splitlines())) <= 80
     assert "known as" in text
+
+
+def test_pictures_of_extrapolated_enthalpies_say_so(tmp_path):
+    """Structures relaxed at 50 GPa on a hull at 100 GPa: E + PV at their old cells."""
+    pool = pool_of(tmp_path, SMALL)
+    there, elsewhere = (assess(pool, Question(pressure_gpa=p)) for p in (50.0, 100.0))
+    assert there.extrapolated == ""
+    assert elsewhere.extrapolated == "4 of 4 enthalpies extrapolated from 50 GPa, cells unrelaxed"
+    for answer in (there, elsewhere):
+        drawn = diagram.make_diagram({"": answer})
+        for figure in (hull.draw(drawn), volume.draw(volume.gather(drawn))):
+            said = figure.get_supxlabel()
+            assert said == answer.extrapolated
+        assert hull.document(drawn)["note"] == (answer.extrapolated or None)
