@@ -13,6 +13,7 @@ from uspex_bridge.uspex.command_checks import check_commands, check_waiting
 from uspex_bridge.uspex.findings import Finding, in_order, relative
 from uspex_bridge.uspex.incar_checks import check_incars
 from uspex_bridge.uspex.inputs import read_text
+from uspex_bridge.uspex.search_checks import check_search
 from uspex_bridge.uspex.setup import SearchStep, Setup, read_setups
 from uspex_bridge.vasp.incar import parse_incar
 from uspex_bridge.vasp.structure import ELEMENTS, read_potcar_symbols
@@ -58,7 +59,7 @@ def _check_system(setup: Setup) -> Iterator[Finding]:
     for symbol in setup.elements:
         if symbol not in ELEMENTS:
             yield Finding("error", name, None, f"'{symbol}' is not an element", "")
-    for row in setup.blocks:
+    for row in () if setup.molecular else setup.blocks:
         if len(row) != len(setup.elements):
             text = " ".join(map(str, row))
             yield Finding("error", name, None, f"composition '{text}' for {len(setup.elements)} elements", "")
@@ -95,6 +96,8 @@ def _check_potcars(setup: Setup) -> Iterator[Finding]:
             wanted[own] = [
                 s for s, n in zip(setup.elements, setup.blocks[0] if setup.blocks else (), strict=False) if n
             ]
+            if setup.molecular or setup.method == "META":
+                wanted[own] = list(setup.elements)
         elif step.code == "1":
             wanted |= {step.potcars / f"POTCAR_{symbol}": [symbol] for symbol in setup.elements}
     for path, symbols in wanted.items():
@@ -199,6 +202,7 @@ _CHECKS: tuple[Callable[[Setup], Iterator[Finding]], ...] = (
     check_commands,
     check_waiting,
     check_incars,
+    check_search,
     _check_potcars,
     _check_external,
     _check_names,

@@ -118,6 +118,8 @@ def _check_series(setup: Setup, asked: list[tuple[SearchStep, Intent]]) -> Itera
         yield Finding("warning", file, None, "no step relaxes: NSW is 0 in every INCAR", "set NSW in INCAR_1")
     if not relaxing:
         return
+    if not setup.bulk:  # surfaces, clusters and metadynamics keep their cells
+        return
     if all(intent.isif in (0, 1, 2) for _, intent in relaxing):
         yield Finding(
             "warning",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.uspex.inputs import InputTxt, InputUspex, Value, read_text
+from uspex_bridge.vasp.structure import parse_poscar
 
 #: The executables of the bridge and the codes of the slots that each of them fills.
 EXECUTABLES = {"uspex-bridge-vasp": ("1",), "uspex-bridge-external": ("20", "99")}
@@ -65,11 +66,12 @@ class Setup:
         elements: chemical symbols, in USPEX's order.
         blocks: rows of atoms per element.
         varies: whether the composition varies.
+        method: calculationMethod (``META`` is metadynamics); calculation: calculationType as written (MATLAB line).
         pressure: GPa.
         parallel: structures relaxed at a time.
         cluster: whichCluster as written (MATLAB line), empty in the Python line.
         command_lines: lines of commandExecutable (MATLAB line).
-        lines: where settings of INPUT.txt stand, by name.
+        lines: where settings of INPUT.txt stand, by name; numbers: values of some of them.
     """
 
     line: Literal["matlab", "python"]
@@ -83,6 +85,19 @@ class Setup:
     cluster: str = ""
     command_lines: int = 0
     lines: dict[str, int] = field(default_factory=dict)
+    method: str = "USPEX"
+    calculation: str = ""
+    numbers: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def molecular(self) -> bool:
+        """Whether molecules are searched for: then ``blocks`` count them, not atoms."""
+        return self.calculation[-2:-1] == "1"
+
+    @property
+    def bulk(self) -> bool:
+        """Whether the cells of its crystals are free in three dimensions."""
+        return self.calculation[:-2] in ("", "3") and self.method != "META"
 
     @property
     def folder(self) -> Path:
@@ -115,6 +130,7 @@ def read_matlab(path: Path) -> Setup:
     """
     text = InputTxt.read(path)
     lines: dict[str, int] = {}
+    numbers: dict[str, float] = {}
 
     def number(name: str, default: float) -> float:
         value = text.keyword(name)
@@ -122,7 +138,8 @@ def read_matlab(path: Path) -> Setup:
             return default
         lines[name] = value.line
         try:
-            return float(value.text)
+            numbers[name] = float(value.text)
+            return numbers[name]
         except ValueError:
             raise InputError(
                 f"{path}, line {value.line}: USPEX reads '{value.text}' as {name}, since this is the first line that "
@@ -130,11 +147,17 @@ def read_matlab(path: Path) -> Setup:
             ) from None
 
     cluster = text.keyword("whichCluster")
-    varies = (kind := text.keyword("calculationType")) is not None and kind.text[-1:] == "1"
+    words = {name: text.keyword(name) for name in ("calculationMethod", "calculationType")}
+    lines |= {name: value.line for name, value in words.items() if value is not None}
+    method, calculation = (value.text if value is not None else "" for value in words.values())
+    meta = method == "META"  # its second and third digits speak of supercells
+    varies = calculation[-1:] == "1" and not meta
     codes = _codes(text)
     commands = text.block("commandExecutable", "EndExecutable")
     blocks = tuple(_whole(row, path) for row in text.block("numSpeci", "EndNumSpeci") if row.text)
     elements = " ".join(value.text for value in text.block("atomType", "EndAtomType")).split()
+    if meta and not elements:
+        elements = _elements_of_metadynamics(path.parent)
     where = cluster.text if cluster and cluster.text.lower() != "nonparallel" else "0"
     if cluster:
         lines["whichCluster"] = cluster.line
@@ -152,7 +175,20 @@ def read_matlab(path: Path) -> Setup:
         cluster=where,
         command_lines=len(commands),
         lines=lines,
+        method=method or "USPEX",
+        calculation="" if meta else calculation,
+        numbers=numbers,
     )
+
+
+def _elements_of_metadynamics(folder: Path) -> list[str]:
+    """Return the elements that POSCAR_1 names, which metadynamics begins with, else those of the POTCAR files."""
+    try:
+        symbols = parse_poscar(read_text(folder / "POSCAR_1"), "POSCAR_1").symbols
+    except InputError:
+        potcars = (folder / "Specific").glob("POTCAR_*")
+        return sorted(name for path in potcars if not (name := path.name.removeprefix("POTCAR_")).isdigit())
+    return list(dict.fromkeys(symbols))
 
 
 def _codes(text: InputTxt) -> list[str]:

@@ -1,6 +1,9 @@
 """Checks of a USPEX set-up: a sound one has nothing to say against it, and each mistake is found."""
 
 # ruff: noqa: E501  the table of mistakes reads better in columns
+import os
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -319,3 +322,134 @@ def test_readers_name_the_file(tmp_path):
     for reader in (read_matlab, read_python):
         with pytest.raises(InputError, match="nothing"):
             reader(Path(tmp_path / "nothing"))
+
+
+def poscar(symbols, counts, title="EA1"):
+    rows = "".join(f"{0.1 * k:.6f} {0.13 * k:.6f} {0.17 * k:.6f}\n" for k in range(sum(counts)))
+    head = f"{title}\n1.0\n4.0 0 0\n0 4.0 0\n0 0 4.0\n"
+    return f"{head}{' '.join(symbols)}\n{' '.join(map(str, counts))}\nDirect\n{rows}"
+
+
+def add(folder, text, file="INPUT.txt"):
+    path = folder / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text((path.read_text() if path.exists() else "") + text)
+
+
+def distances(*rows):
+    return "% IonDistances\n" + "\n".join(rows) + "\n% EndDistances\n"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "severity", "file", "phrase"),
+    [
+        (lambda f: (f / "still_running").touch(), "error", "still_running", "USPEX exits at once"),
+        (
+            lambda f: replace(f, "INPUT.txt", "2 : minAt", "40 : minAt"),
+            "error",
+            "INPUT.txt",
+            "minAt 40 is more than maxAt",
+        ),
+        (
+            lambda f: replace(f, "INPUT.txt", "301", "300"),
+            "error",
+            "INPUT.txt",
+            "2 rows of numSpecies in a search of fixed",
+        ),
+        (lambda f: replace(f, "INPUT.txt", "50.0 :", "500 kbar :"), "error", "INPUT.txt", "is 500 GPa to USPEX"),
+        (lambda f: add(f, "20 or so : numGenerations2\n"), None, "", ""),
+        (lambda f: add(f, distances("5.0 5.0", "5.0 5.0")), "error", "INPUT.txt", "no structure keeps them"),
+        (lambda f: add(f, distances("3.6 2.0", "0.0 1.2")), "warning", "INPUT.txt", "few random structures"),
+        (lambda f: add(f, distances("2.0 1.5", "0.0 1.2")), None, "", ""),
+        (lambda f: add(f, distances("2.0 1.5")), "error", "INPUT.txt", "1 rows of 2 numbers for 2 elements"),
+        (lambda f: add(f, distances("2.0 1.5", "a 1")), "error", "INPUT.txt", "no number"),
+        (lambda f: add(f, poscar(("Ca", "Ni"), (1, 2)), "Seeds/POSCARS"), None, "", ""),
+        (
+            lambda f: add(
+                f, poscar(("Ca",), (2,)) + poscar(("Ca", "O"), (1, 1)) + poscar(("Ni",), (1,)), "Seeds/POSCARS_3"
+            ),
+            "error",
+            "Seeds/POSCARS_3",
+            "seed 2 holds O: USPEX reads none from there on, 2 are lost",
+        ),
+        (
+            lambda f: add(f, poscar(("Ca", "Ni"), (1, 2)).replace("Ca Ni\n", ""), "Seeds/POSCARS"),
+            "error",
+            "Seeds/POSCARS",
+            "USPEX reads no seed from here on",
+        ),
+        (lambda f: add(f, poscar(("Ca",), (2,)), "AntiSeeds/POSCARS"), "warning", "AntiSeeds", "never count"),
+    ],
+)
+def test_what_ends_a_search_that_relaxes_well(make, spoil, severity, file, phrase):
+    folder = make(atoms=(2, 20))
+    spoil(folder)
+    if severity is None:
+        assert check_setup(folder) == []
+    else:
+        found(folder, severity, file, phrase)
+
+
+def test_seeds_of_a_fixed_composition_are_whole_blocks(make):
+    folder = make(counts=(1, 3))
+    add(
+        folder,
+        poscar(("Ni", "Ca"), (6, 2)) + poscar(("Ca", "Ni"), (1, 2)) + poscar(("Ca", "Ni"), (2, 3)),
+        "Seeds/POSCARS",
+    )
+    found(folder, "warning", "Seeds/POSCARS", "USPEX skips them: seeds 2, 3")
+    add(folder, poscar(("Ca", "Ni"), (1, 3)), "AntiSeeds/POSCARS")
+    found(folder, "warning", "AntiSeeds/POSCARS", "without antiSeedsMax in INPUT.txt they have no effect")
+    add(folder, "1.5 : antiSeedsMax\n")
+    assert not [f for f in check_setup(folder) if "AntiSeeds" in f.file]
+
+
+def test_a_lock_that_uspex_ignores_is_only_noted(make):
+    folder = make()
+    (folder / "still_running").touch()
+    old = time.time() - 10_000
+    os.utime(folder / "still_running", (old, old))
+    found(folder, "note", "still_running", "USPEX removes it")
+
+
+def test_windows_line_ends_in_the_input_are_harmless(make):
+    folder = make()
+    path = folder / "INPUT.txt"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert check_setup(folder) == []
+
+
+def test_molecular_searches_count_molecules(make):
+    folder = make(counts=(1, 3))
+    replace(folder, "INPUT.txt", "300", "310")
+    replace(folder, "INPUT.txt", "\n1 3\n", "\n4\n")
+    (folder / "MOL_1").touch()
+    assert check_setup(folder) == []
+    (folder / "MOL_1").unlink()
+    found(folder, "warning", "MOL_1", "missing")
+    assert not [f for f in check_setup(folder) if f.severity == "error"]
+
+
+def test_metadynamics_takes_its_elements_from_its_first_structure(make):
+    folder = make(counts=(1, 3))
+    text = (folder / "INPUT.txt").read_text()
+    for begin, end in (("% atomType", "% EndAtomType\n"), ("% numSpecies", "% EndNumSpecies\n")):
+        start = text.index(begin)
+        text = text[:start] + text[text.index(end) + len(end) :]
+    (folder / "INPUT.txt").write_text(text.replace("USPEX : calculationMethod", "META : calculationMethod"))
+    for path in (folder / "Specific").glob("INCAR_*"):  # its cells are strained by USPEX, and kept by the steps
+        path.write_text(re.sub(r"ISIF *= *\d", "ISIF = 2", path.read_text()))
+    found(folder, "warning", "POSCAR_1", "missing")
+    assert read_matlab(folder / "INPUT.txt").elements == ("Ca", "Ni")  # by the POTCAR files
+    (folder / "POSCAR_1").write_text(poscar(("Ni", "Ca"), (6, 2)))
+    assert read_matlab(folder / "INPUT.txt").elements == ("Ni", "Ca")
+    assert check_setup(folder) == []
+
+
+@pytest.mark.parametrize("kind", ["200", "201", "-200", "000"])
+def test_searches_with_fixed_cells_may_keep_them(make, kind):
+    folder = make(counts=(1, 3))
+    replace(folder, "INPUT.txt", "300", kind)
+    for path in (folder / "Specific").glob("INCAR_*"):
+        path.write_text(re.sub(r"ISIF *= *\d", "ISIF = 2", path.read_text()))
+    assert not [f for f in check_setup(folder) if "ISIF" in f.message]
