@@ -6,7 +6,7 @@ Standard library only: old results must be gone before anything heavy is importe
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,46 +25,121 @@ OUTPUTS = {"vasp": (*VASP_OUTPUTS, *FURTHER_OUTPUTS), "external": EXTERNAL_OUTPU
 def remove(folder: Path, names: Iterable[str]) -> None:
     """Remove files and what an interrupted :func:`publish_files` left of them, in order; absent ones are fine.
 
+    A file that cannot be removed is emptied, so that no result is read from it.
+
     Raises:
         OutputError: a file cannot be removed.
     """
+    failed: OutputError | None = None
     for name in names:
-        for path in (folder / name, _temporary(folder, name)):
+        for path in (folder / name, folder / _temporary(name)):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise OutputError(f"{path}: cannot be removed: {_reason(error)}; an old result must not stay") from None
+                reason = f"{path}: cannot be removed: {_reason(error)}; an old result must not stay"
+                failed = failed or OutputError(reason)
+                try:
+                    _empty(path)
+                except OSError:  # the others then stay too: OSZICAR without CONTCAR would end USPEX's MATLAB line
+                    raise failed from None
+    if failed:
+        raise failed
 
 
-def publish_files(folder: Path, files: Mapping[str, str]) -> None:
+def publish_files(folder: Path, files: Mapping[str, str], check: Callable[[], None] = lambda: None) -> None:
     """Write files so that they appear in order, the last only when all others are whole and on disk.
 
     Killed at any moment this leaves hidden temporary files at worst, which :func:`remove` takes away. On any failure
-    every file of ``files`` is removed.
+    every file of ``files`` is removed. The folder is opened once: if it is replaced meanwhile, nothing appears in the
+    new one.
+
+    Args:
+        folder: holds the files.
+        files: name -> text.
+        check: called before anything is written and before files appear; if it raises, what others left in the folder
+            stays.
 
     Raises:
         OutputError: a file cannot be written; none is left.
     """
-    name = ""
+    publication = _Publication(folder, files, check)
     try:
-        for name, text in files.items():
-            _temporary(folder, name).write_text(text, encoding="utf-8")
-        _sync_all([_temporary(folder, name) for name in files])
-        *others, final = files
-        for name in others:
-            _temporary(folder, name).replace(folder / name)
-        _sync_folder(folder)
-        name = final
-        _temporary(folder, name).replace(folder / name)
+        publication.publish()
     except BaseException as error:
-        for written in reversed(list(files)):
-            for path in (folder / written, _temporary(folder, written)):
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
+        publication.withdraw()
         if isinstance(error, OSError):
-            raise OutputError(f"{folder / name}: cannot be written: {_reason(error)}; no result is left") from error
+            name, reason = publication.name, _reason(error)
+            raise OutputError(f"{folder / name}: cannot be written: {reason}; no result is left") from error
         raise
-    _sync_folder(folder)
+    finally:
+        publication.close()
+
+
+class _Publication:
+    """Files on their way into a folder; ``name`` is the one at hand."""
+
+    def __init__(self, folder: Path, files: Mapping[str, str], check: Callable[[], None]) -> None:
+        self.folder, self.files, self.check = folder, files, check
+        self.name = next(iter(files))
+        self._folder = -1
+        self._handles: list[int] = []
+        self._mine: set[int] = set()  # inodes
+        self._checking = False
+
+    def publish(self) -> None:
+        self._folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._check()
+        for name in self.files:
+            self.name = name
+            self._write(self.files[name])
+        _sync_all(self._handles)
+        self._check()
+        *others, final = self.files
+        for name in others:
+            self._appear(name)
+        _sync_folder(self._folder)
+        self._check()
+        self._appear(final)
+        _sync_folder(self._folder)
+
+    def _check(self) -> None:
+        self._checking = True
+        self.check()
+        self._checking = False
+
+    def _write(self, text: str) -> None:
+        name, flags = _temporary(self.name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            handle = os.open(name, flags, 0o666, dir_fd=self._folder)
+        except FileExistsError:  # left by a run that was killed, or a link
+            os.unlink(name, dir_fd=self._folder)
+            handle = os.open(name, flags, 0o666, dir_fd=self._folder)
+        self._handles.append(handle)
+        self._mine.add(os.fstat(handle).st_ino)
+        left = memoryview(text.encode())
+        while left:
+            left = left[os.write(handle, left) :]
+
+    def _appear(self, name: str) -> None:
+        self.name = name
+        os.replace(_temporary(name), name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+
+    def withdraw(self) -> None:
+        """Remove what has been written; the last to appear goes first."""
+        if self._folder < 0:
+            return
+        for name in reversed(list(self.files)):
+            for each in (name, _temporary(name)):
+                with suppress(OSError):
+                    theirs = os.stat(each, dir_fd=self._folder, follow_symlinks=False).st_ino not in self._mine
+                    if not (theirs and self._checking):
+                        os.unlink(each, dir_fd=self._folder)
+
+    def close(self) -> None:
+        for handle in (*self._handles, self._folder):
+            if handle >= 0:
+                with suppress(OSError):
+                    os.close(handle)
 
 
 @contextmanager
@@ -125,30 +200,31 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _temporary(folder: Path, name: str) -> Path:
-    return folder / f".{name}.part"
+def _temporary(name: str) -> str:
+    return f".{name}.part"
 
 
-def _sync_all(paths: list[Path]) -> None:
+def _empty(path: Path) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    os.close(handle)
+
+
+def _sync_all(handles: list[int]) -> None:
     """Put files on disk, all at once: a file system then commits them together, several times faster than in turn."""
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(len(paths)) as pool:
-        list(pool.map(_sync, paths))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        with ThreadPoolExecutor(len(handles)) as pool:
+            list(pool.map(os.fsync, handles))
+    except RuntimeError:  # no more threads for this user
+        for handle in handles:
+            os.fsync(handle)
 
 
-def _sync_folder(folder: Path) -> None:
+def _sync_folder(handle: int) -> None:
     """Make renames last over a power failure, on file systems that can."""
     with suppress(OSError):
-        _sync(folder)
+        os.fsync(handle)
 
 
 def _reason(error: OSError) -> str:

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any, Literal
 
 from uspex_bridge.base.errors import Interrupted
@@ -48,7 +49,8 @@ class Halter:
         if math.isfinite(limit):
             self._watchdog = threading.Timer(limit + GRACE, self._give_up)
             self._watchdog.daemon = True
-            self._watchdog.start()
+            with suppress(RuntimeError):  # no more threads for this user: the run goes on without it
+                self._watchdog.start()
 
     def close(self) -> None:
         """Call the watchdog off, in a process that lives longer than its run."""
@@ -61,6 +63,9 @@ class Halter:
         )
         sys.stderr.flush()
         os._exit(Interrupted.exit_code)
+
+    def check(self) -> None:
+        """Raise Interrupted where nobody wants a result any more; here somebody always does."""
 
     def __call__(self) -> Literal["time", "signal"] | None:
         """Return why to stop, or None."""

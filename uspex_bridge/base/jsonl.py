@@ -24,7 +24,7 @@ def append(path: Path, *entries: dict[str, Any]) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    lines = b"".join(json.dumps(e, separators=(",", ":"), ensure_ascii=False).encode() + b"\n" for e in entries)
+    lines = b"".join(map(_line, entries))
     try:
         with path.open("a+b") as stream:
             _lock(stream)
@@ -88,3 +88,9 @@ def parse(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(entry, dict):
             yield entry
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    """Return the line of an entry; bytes of a path that are no UTF-8 become JSON's escapes."""
+    text = json.dumps(entry, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace") + b"\n"

@@ -25,7 +25,6 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 #: Seconds between two looks at a lock that another process holds.
 _LOOK = 0.05
 
-_log = logging.getLogger("uspex_bridge")
 _warned: set[Path] = set()
 
 
@@ -39,10 +38,10 @@ class Lock:
         log: told that there are no locks.
     """
 
-    def __init__(self, path: Path, log: logging.Logger = _log) -> None:
+    def __init__(self, path: Path, log: logging.Logger | None = None) -> None:
         self._handle: int | None = None
         self.path = path
-        self._log = log
+        self._log = log or logging.getLogger("uspex_bridge")
 
     def acquire(self) -> bool:
         """Take the lock; return False where another process holds it.
@@ -118,7 +117,7 @@ class Lock:
 
 
 @contextmanager
-def held(path: Path, busy: str, wait: float = 0.0, log: logging.Logger = _log) -> Iterator[Lock]:
+def held(path: Path, busy: str, wait: float = 0.0, log: logging.Logger | None = None) -> Iterator[Lock]:
     """Hold the lock of the file ``path``.
 
     Args:

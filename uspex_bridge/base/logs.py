@@ -1,4 +1,4 @@
-"""bridge.log in the working folder, and one line on stderr for what a user must know."""
+"""bridge.log in the working folder, one line on stderr for what a user must know, and one on stdout in the end."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 FILENAME = "bridge.log"
-#: A longer log is moved to bridge.log.1 before the next run.
+#: A longer log is moved to bridge.log.1, bytes.
 _MOST = 2_000_000
 _runs = itertools.count(1)
 
@@ -20,20 +22,15 @@ _runs = itertools.count(1)
 def folder_log(folder: Path, level: int = logging.DEBUG) -> Iterator[logging.Logger]:
     """Give a logger that appends to ``bridge.log`` of ``folder`` and prints warnings and errors to stderr.
 
-    A log that cannot be written (disk full, no permission) is no reason to fail: stderr remains.
+    A log that cannot be written (disk full, no permission), or that is a link, is no reason to fail: stderr remains.
     """
     log = logging.Logger(f"uspex_bridge.call.run{next(_runs)}", level)
     screen = logging.StreamHandler(sys.stderr)
     screen.setLevel(logging.WARNING)
     screen.setFormatter(logging.Formatter("uspex-bridge: %(message)s"))
     handlers: list[logging.Handler] = [screen]
-    path = folder / FILENAME
-    try:
-        if path.exists() and path.stat().st_size > _MOST:
-            os.replace(path, f"{path}.1")
-        handlers.append(_Quiet(path, encoding="utf-8", delay=False))
-    except OSError:
-        pass
+    with suppress(OSError):
+        handlers.append(_LogFile(folder / FILENAME))
     for handler in handlers:
         log.addHandler(handler)
     try:
@@ -43,12 +40,22 @@ def folder_log(folder: Path, level: int = logging.DEBUG) -> Iterator[logging.Log
             handler.close()
 
 
-class _Quiet(logging.FileHandler):
-    """A file handler that says nothing more once its file cannot be written."""
+class _LogFile(RotatingFileHandler):
+    """A file that is rotated, is no link, and of which nothing more is heard once it cannot be written.
 
-    def __init__(self, path: Path, encoding: str, delay: bool) -> None:
-        super().__init__(path, encoding=encoding, delay=delay)
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=_MOST, backupCount=1, encoding="utf-8", errors="backslashreplace")
         self.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)-7s %(message)s"))
+
+    def _open(self) -> TextIOWrapper:
+        def no_link(path: str, flags: int) -> int:
+            return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+        return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=no_link)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Ignore a full disk."""
@@ -57,3 +64,16 @@ class _Quiet(logging.FileHandler):
         """Close; what could not be flushed is lost."""
         with suppress(OSError):
             super().close()
+
+
+def say(text: str) -> None:
+    """Print a line on stdout, as far as whoever reads it can take it; that it cannot is no reason to fail."""
+    stream = sys.stdout
+    if stream is None:
+        return
+    try:
+        encoding = stream.encoding or "utf-8"
+        print(text.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):  # what is left in its buffer would fail again when this process ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,16 +37,19 @@ class Folder(Protocol):
     """A working folder of either kind."""
 
     path: Path
+    inputs: tuple[str, ...]
 
     def read(self, config: Config) -> Request:
         """Read the request; raises InputError."""
 
-    def publish(self, run: VaspRun, config: Config) -> None:
-        """Write the result, all or nothing; raises OutputError."""
+    def publish(self, run: VaspRun, config: Config, check: Callable[[], None]) -> None:
+        """Write the result, all or nothing, unless ``check`` raises; raises OutputError."""
 
 
 class VaspFolder:
     """POSCAR, INCAR and POTCAR in; OUTCAR, OSZICAR, CONTCAR, XDATCAR and vasprun.xml out."""
+
+    inputs: tuple[str, ...] = ("POSCAR", "INCAR", "POTCAR")
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,9 +67,9 @@ class VaspFolder:
         structure = read_poscar(self.path / "POSCAR", symbols)
         return Request(structure, intent_from_incar(text, incar), parse_incar(text))
 
-    def publish(self, run: VaspRun, config: Config) -> None:
+    def publish(self, run: VaspRun, config: Config, check: Callable[[], None]) -> None:
         """Write VASP's outputs, OSZICAR last; raises OutputError, CalculationError."""
-        commit.publish(self.path, run, config.files)
+        commit.publish(self.path, run, config.files, check)
 
 
 class ExternalFolder:
@@ -75,6 +78,8 @@ class ExternalFolder:
     What to do with the structure is said in INCAR tags, so that all slots speak one language: in ``tags`` of the
     settings and, for code 99, in usercode.in (USPEX's copy of Specific/userInput_n).
     """
+
+    inputs: tuple[str, ...] = ("input.xyz", "geom.in", "usercode.in", "parameters.json", "POTCAR")
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -113,7 +118,7 @@ class ExternalFolder:
             intent = replace(intent, pressure_gpa=pressure)
         return Request(structure, intent, given)
 
-    def publish(self, run: VaspRun, config: Config) -> None:
+    def publish(self, run: VaspRun, config: Config, check: Callable[[], None]) -> None:
         """Write output.xyz, or geom.out and then energy.txt (one number)."""
         final, settings = run.frames[-1], config.external
         value = final.enthalpy(run.pressure_gpa) if settings.energy == "enthalpy" else final.energy
@@ -127,7 +132,7 @@ class ExternalFolder:
             value /= len(run.structure)
         layout = format_contcar if settings.geometry == "vasp5" else format_vasp4
         files = {"geom.out": layout(run.structure, final), "energy.txt": f"{value:.10f}\n"}
-        publish_files(self.path, files)
+        publish_files(self.path, files, check)
 
     def _code(self, config: Config) -> int:
         """Return USPEX's number of this slot, by the settings or by the file that USPEX wrote."""

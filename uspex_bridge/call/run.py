@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 from uspex_bridge.base.data import RelaxResult, Structure, VaspRun
 from uspex_bridge.base.errors import BridgeError, ConfigError, OutputError, Rejected
 from uspex_bridge.base.halt import Halter
+from uspex_bridge.base.logs import say
 from uspex_bridge.base.threads import limit_threads
 from uspex_bridge.base.version import version
 from uspex_bridge.call import record_file
 from uspex_bridge.call.config import Config, read_config, search_root
 from uspex_bridge.call.folders import Folder, Request
 from uspex_bridge.call.gpu_turns import take_turn
+from uspex_bridge.call.slot import SlotState
 from uspex_bridge.call.stopcar import Stopcar
 from uspex_bridge.models import backends
 from uspex_bridge.models.cards import model_name
@@ -134,6 +136,24 @@ def run_folder(
     Raises:
         BridgeError: of the kind that says what went wrong; then no result was written.
     """
+    with SlotState(folder.path, folder.inputs) as slot:
+
+        def check() -> None:
+            halter.check()
+            slot.check()
+
+        _run(folder, config, log, halter, models, watcher or Watcher(), check)
+
+
+def _run(
+    folder: Folder,
+    config: Config,
+    log: logging.Logger,
+    halter: Halter,
+    models: Callable[[Config], Models],
+    watcher: Watcher,
+    check: Callable[[], None],
+) -> None:
     request = folder.read(config)
     protocol, notice = choose_protocol(config)
     plan = make_plan(protocol, request.intent, config.stages)
@@ -142,7 +162,6 @@ def run_folder(
     record = (
         Path(config.base, config.record) if config.record else record_file.in_folder(search_root(folder.path, config))
     )
-    watcher = watcher or Watcher()
     watcher.began(entry.fields)
 
     def observe(step: IonicStep) -> None:
@@ -157,20 +176,21 @@ def run_folder(
         halter.start(config.time_limit + waited)
         halt = Stopcar(folder.path, halter)
         result = relax_structure(request.structure, plan, lent, halt, observe)
-        folder.publish(vasp_run(request, result, config, entry.seconds), config)
+        done, summary = entry.outcome(result), entry.summary(result)  # before a result stands, for they might fail
+        folder.publish(vasp_run(request, result, config, entry.seconds), config, check)
         halt.remove()
     except BridgeError as error:
         entry.failed(error)
         if not (isinstance(error, Rejected) and config.on_reject == "penalty"):
             raise
-        entry.fields |= {"status": "penalty", "exit": 0, **_publish_penalty(folder, request, config, error, log)}
+        entry.fields |= {"status": "penalty", "exit": 0, **_publish_penalty(folder, request, config, error, log, check)}
     except Exception as error:
         entry.failed(error)
         raise
     else:
-        entry.done(result)
-        log.info("%s", entry.summary(result))
-        print(entry.summary(result))
+        entry.fields |= done
+        log.info("%s", summary)
+        say(summary)
     finally:
         _keep(record, entry, log)
         watcher.ended(entry.fields)
@@ -242,13 +262,18 @@ def _announce(request: Request, plan: Plan, config: Config, notice: str, log: lo
 
 
 def _publish_penalty(
-    folder: Folder, request: Request, config: Config, error: Rejected, log: logging.Logger
+    folder: Folder,
+    request: Request,
+    config: Config,
+    error: Rejected,
+    log: logging.Logger,
+    check: Callable[[], None],
 ) -> dict[str, float]:
     """Write a penalty for a refused structure; return what USPEX reads, by which results are found in the record."""
     from uspex_bridge.call.penalty import penalty_run
 
     run = penalty_run(request, config.penalty, f"penalty, {error.code}")
-    folder.publish(run, config)
+    folder.publish(run, config, check)
     log.warning("refused (%s): %s; wrote a penalty of %g eV/atom", error.code, error, config.penalty)
     (frame,) = run.frames
     return {"enthalpy": frame.enthalpy(request.intent.pressure_gpa), "volume": frame.volume}
@@ -308,10 +333,14 @@ class RecordLine:
 
     def done(self, result: RelaxResult) -> None:
         """Fill in a result."""
+        self.fields |= self.outcome(result)
+
+    def outcome(self, result: RelaxResult) -> dict[str, Any]:
+        """Return what a result fills in."""
         final = result.final
         ase = sys.modules.get("ase")
-        self.fields["versions"]["ase"] = getattr(ase, "__version__", "")
-        self.fields |= {
+        fields: dict[str, Any] = {
+            "versions": {**self.fields["versions"], "ase": getattr(ase, "__version__", "")},
             "status": "converged" if result.converged else "unconverged",
             "reason": result.reason,
             "flags": list(result.flags),
@@ -330,14 +359,16 @@ class RecordLine:
             "seconds": round(self.seconds, 3),
         }
         if final.magmoms is not None:
-            self.fields["output"]["magmoms"] = final.magmoms.round(4).tolist()
+            fields["output"]["magmoms"] = final.magmoms.round(4).tolist()
+        return fields
 
     def summary(self, result: RelaxResult) -> str:
         """Return the line that ends a run."""
         stages = ", ".join(f"{s.name} {s.steps} steps {s.outcome}" for s in result.stages)
         flags = f" [{' '.join(result.flags)}]" if result.flags else ""
+        status = "converged" if result.converged else "unconverged"
         return (
-            f"{self.fields['formula']}: {self.fields['status']}, H = {result.enthalpy:.6f} eV "
+            f"{self.fields['formula']}: {status}, H = {result.enthalpy:.6f} eV "
             f"({result.enthalpy / len(self.symbols):.6f} eV/atom) at {result.pressure_gpa:g} GPa, "
             f"V = {result.final.volume:.3f} Å³, fmax {result.fmax:.4f} eV/Å, stress left {result.stress_gpa:.3f} GPa; "
             f"{stages}; {self.seconds:.1f} s{flags}"

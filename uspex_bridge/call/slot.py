@@ -5,13 +5,15 @@ Standard library only, so that old results are gone before anything heavy is imp
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from uspex_bridge.base.errors import BridgeError, OutputError
-from uspex_bridge.base.files import remove
+from uspex_bridge.base.errors import BridgeError, BusyError, OutOfMemoryError, OutputError
+from uspex_bridge.base.files import remove, writing
 from uspex_bridge.base.locks import held
 from uspex_bridge.base.logs import folder_log
 
@@ -21,30 +23,137 @@ LOCK = ".bridge.lock"
 def run_in_slot(folder: Path, outputs: tuple[str, ...], work: Callable[[logging.Logger], None]) -> int:
     """Call ``work`` in ``folder`` after removing ``outputs`` of earlier runs, and return the exit code.
 
-    Whatever goes wrong ends in one line on stderr and in ``bridge.log``.
+    Whatever goes wrong ends in one line on stderr and in ``bridge.log``, and leaves no old result unless another
+    bridge is at work there.
     """
     with folder_log(folder) as log:
         try:
             if not folder.is_dir():
                 raise OutputError(f"{folder}: there is no such folder")
-            with sole_use(folder):
-                remove(folder, outputs)
+            with _cleared(folder, outputs, log):
                 work(log)
         except BridgeError as error:
             log.error("%s", error)
             return error.exit_code
         except Exception as error:
+            if reason := exhausted(error):
+                log.error("%s", reason)
+                return OutOfMemoryError.exit_code
             log.error("unexpected %s: %s; please report it with bridge.log", type(error).__name__, error)
             log.debug("", exc_info=True)
             return BridgeError.exit_code
     return 0
 
 
-def sole_use(folder: Path, wait: float = 0.0) -> AbstractContextManager[object]:
+def clear_slot(folder: Path, outputs: tuple[str, ...]) -> None:
+    """Remove ``outputs`` of earlier runs where there will be no run, unless another bridge is at work there.
+
+    Raises:
+        OutputError: they cannot be removed, or there is no such folder.
+    """
+    with suppress(BusyError), _cleared(folder, outputs):
+        pass
+
+
+@contextmanager
+def _cleared(folder: Path, outputs: tuple[str, ...], log: logging.Logger | None = None) -> Iterator[None]:
+    """Hold the lock of a working folder whose old results are gone.
+
+    Raises:
+        BusyError: another bridge holds it.
+        OutputError: the lock cannot be had, or an old result cannot be removed.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(sole_use(folder, log=log))
+        except BusyError:
+            raise
+        except BaseException:
+            remove(folder, outputs)  # a lock that nobody can have is no reason to leave them
+            raise
+        remove(folder, outputs)
+        yield
+
+
+def sole_use(folder: Path, wait: float = 0.0, log: logging.Logger | None = None) -> AbstractContextManager[object]:
     """Hold the lock of a working folder, waiting for it up to ``wait`` seconds.
 
     Raises:
         BusyError: another bridge holds it.
         OutputError: the folder cannot be written.
     """
-    return held(folder / LOCK, f"{folder}: another bridge is at work here; one folder takes one run at a time", wait)
+    busy = f"{folder}: another bridge is at work here; one folder takes one run at a time"
+    return held(folder / LOCK, busy, wait, log)
+
+
+def exhausted(error: Exception) -> str:
+    """Return what to say where a limit of the system ended a run, an empty string where that is not the reason."""
+    text = str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and "map segment" in text):
+        return "memory ran out: this process may take no more of it (see ulimit -v, or the limit of the batch job)"
+    if isinstance(error, RuntimeError) and "start new thread" in text:
+        return "no thread can be started: a limit is reached (see ulimit -u and ulimit -v)"
+    return ""
+
+
+class SlotState:
+    """What a working folder was when a run began there, and must still be when its result appears.
+
+    USPEX reuses its folders, and once restarted it meets the runs that it had started before. A result must not
+    appear in a folder that holds another structure by then.
+
+    Args:
+        folder: the working folder, whose lock is held.
+        inputs: names of the files that the run reads; make this before reading them.
+
+    Raises:
+        OutputError: the folder cannot be opened.
+    """
+
+    def __init__(self, folder: Path, inputs: Iterable[str]) -> None:
+        self._folder, self._inputs = folder, tuple(inputs)
+        with writing(folder):
+            self._handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)  # its inode is no other's as long as it is open
+        self._places, self._contents = self._look_at_places(), self._look_into_inputs()
+
+    def __enter__(self) -> SlotState:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._handle)
+
+    def check(self) -> None:
+        """Compare the folder with what it was.
+
+        Raises:
+            OutputError: it, its lock or an input is another one.
+        """
+        if self._look_at_places() != self._places:
+            raise OutputError(
+                f"{self._folder}: was removed or replaced while this run was at work; its result is not written"
+            )
+        now = self._look_into_inputs()
+        if changed := [name for name, before in self._contents.items() if now[name] != before]:
+            raise OutputError(
+                f"{self._folder}: {', '.join(changed)} changed while this run was at work; its result belongs to the "
+                "structure before and is not written"
+            )
+
+    def _look_at_places(self) -> list[tuple[int, int] | None]:
+        found: list[tuple[int, int] | None] = []
+        for path in (self._folder, self._folder / LOCK):
+            try:
+                state = os.stat(path)
+                found.append((state.st_dev, state.st_ino))
+            except OSError:
+                found.append(None)
+        return found
+
+    def _look_into_inputs(self) -> dict[str, bytes | None]:
+        digests: dict[str, bytes | None] = {}
+        for name in self._inputs:
+            try:
+                digests[name] = hashlib.sha256((self._folder / name).read_bytes()).digest()
+            except OSError:
+                digests[name] = None
+        return digests

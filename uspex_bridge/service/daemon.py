@@ -15,13 +15,13 @@ from typing import Any
 
 from uspex_bridge.base import private
 from uspex_bridge.base.errors import BusyError, OutputError, ServiceError
-from uspex_bridge.base.files import OUTPUTS, remove
+from uspex_bridge.base.files import OUTPUTS
 from uspex_bridge.base.lines import MessageError
 from uspex_bridge.base.locks import Lock
 from uspex_bridge.base.memory import resident_mb
 from uspex_bridge.base.words import counted
 from uspex_bridge.call.config import ServiceSettings
-from uspex_bridge.call.slot import sole_use
+from uspex_bridge.call.slot import clear_slot
 from uspex_bridge.service import wire
 from uspex_bridge.service.peers import MOST_ASKED, Peer
 from uspex_bridge.service.pool import LAST_EVENTS, Job, WorkerPool
@@ -216,7 +216,7 @@ class Daemon:
             raise BusyError(f"{folder}: another bridge is at work here; one folder takes one run at a time")
         self._claiming.add(place)
         try:
-            await asyncio.to_thread(_clear, folder, outputs)
+            await asyncio.to_thread(clear_slot, folder, outputs)
         finally:
             self._claiming.discard(place)
         return place
@@ -287,11 +287,6 @@ def _identify(folder: Path, inode: Any) -> tuple[int, int]:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{folder}: the service may not write there")
     return state.st_dev, state.st_ino
-
-
-def _clear(folder: Path, outputs: tuple[str, ...]) -> None:
-    with suppress(BusyError), sole_use(folder):  # whoever holds it has removed them, and the run will see to it
-        remove(folder, outputs)
 
 
 def raise_file_limit() -> None:

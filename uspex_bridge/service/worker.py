@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from uspex_bridge.base import errors
 from uspex_bridge.base.caller import Acting
-from uspex_bridge.base.data import VaspRun
 from uspex_bridge.base.files import OUTPUTS
 from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.lines import LineSocket, claim_stdin
 from uspex_bridge.base.memory import expendable
 from uspex_bridge.base.threads import limit_threads
 from uspex_bridge.call.config import Config
-from uspex_bridge.call.folders import ExternalFolder, Folder, Request, VaspFolder
+from uspex_bridge.call.folders import ExternalFolder, VaspFolder
 from uspex_bridge.call.run import Models, Watcher, run_folder
 from uspex_bridge.call.slot import run_in_slot
 from uspex_bridge.models import backends
@@ -116,7 +115,7 @@ def run_job(order: dict[str, Any], halter: JobHalter, parse: Parse, source: Mode
             declined.append(f"{config.source} says [service] mode = 'off'")
             return
         verdict = order.get("verdict")
-        folder = _Unless(halter, VaspFolder(path) if order["kind"] == "vasp" else ExternalFolder(path))
+        folder = VaspFolder(path) if order["kind"] == "vasp" else ExternalFolder(path)
         models = (lambda config: NoModels(config, verdict)) if verdict else (lambda config: JobModels(config, source))
         run_folder(folder, config, log, halter, models, watcher)
 
@@ -169,21 +168,6 @@ class JobHalter(Halter):
         """
         self.check()
         return super().__call__()
-
-
-class _Unless:
-    """A folder that takes no result once its job was cancelled."""
-
-    def __init__(self, halter: JobHalter, folder: Folder) -> None:
-        self.path = folder.path
-        self._halter, self._folder = halter, folder
-
-    def read(self, config: Config) -> Request:
-        return self._folder.read(config)
-
-    def publish(self, run: VaspRun, config: Config) -> None:
-        self._halter.check()
-        self._folder.publish(run, config)
 
 
 class JobModels(Models):

@@ -6,7 +6,7 @@ missing. So OSZICAR is the first to be removed and the last to appear.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -32,8 +32,10 @@ def clear_outputs(folder: Path) -> None:
     remove(folder, OUTPUTS["vasp"])
 
 
-def publish(folder: Path, run: VaspRun, further: Sequence[str] = ()) -> None:
+def publish(folder: Path, run: VaspRun, further: Sequence[str] = (), check: Callable[[], None] = lambda: None) -> None:
     """Write VASP's five files, and those of ``further`` (EIGENVAL, DOSCAR), all or none.
+
+    ``check`` is as for :func:`uspex_bridge.base.files.publish_files`.
 
     Raises:
         CalculationError: a number in the run is not finite.
@@ -49,7 +51,7 @@ def publish(folder: Path, run: VaspRun, further: Sequence[str] = ()) -> None:
         "OSZICAR": format_oszicar(run),
     }
     _check(run, files["CONTCAR"], files["OSZICAR"])
-    publish_files(folder, files)
+    publish_files(folder, files, check)
 
 
 def _check(run: VaspRun, contcar: str, oszicar: str) -> None:

@@ -65,7 +65,7 @@ def hook(event, args):
         print("remove", Path(args[0]).name)
     elif event == "os.rename":
         print("rename", Path(args[1]).name)
-    elif event == "open" and str(args[0]).startswith({str(tmp_path)!r}) and args[1] == "w":
+    elif event == "open" and args[2] & os.O_CREAT:
         print("write", Path(args[0]).name)
 sys.addaudithook(hook)
 this.commit.clear_outputs(Path({str(tmp_path)!r}))
