@@ -67,6 +67,27 @@ def check(folder: Path, accept: bool) -> None:
 
 
 @command.command(context_settings=q.CONTEXT)
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path),
+    help="The source distribution of mattersim 1.2.3, where pip cannot download it (27 MB) here.",
+)
+def fetch(source: Path | None) -> None:
+    """Get the public sets of DFT calculations at high pressure that 'evaluate --on mpf-tp' and others mean.
+
+    They are 2222 structures of 89 elements to 1077 GPa for training and testing, and 1000 more for training only: PBE,
+    by the MatterSim project, under the MIT licence. They go to $USPEX_BRIDGE_SETS, else to the user's data folder.
+
+    Example: uspex-bridge dataset fetch
+    """
+    from uspex_bridge.learn.data import public_sets
+
+    for path in public_sets.fetch(source):
+        click.echo(path)
+
+
+@command.command(context_settings=q.CONTEXT)
 @FOLDER
 @click.argument("target", type=click.Path(path_type=Path))
 @click.option(
@@ -80,15 +101,24 @@ def check(folder: Path, accept: bool) -> None:
 def export(folder: Path, target: Path, kind: str, split: Any) -> None:
     """Write the frames of FOLDER to TARGET, a file or (deepmd) a folder, for a trainer.
 
+    FOLDER may also be the name of a public set (see 'uspex-bridge dataset fetch').
+
     Example: uspex-bridge dataset export dataset train.extxyz --format mace --split train
     """
     from uspex_bridge.learn.data.dataset import Dataset
+    from uspex_bridge.learn.data.exports import write_deepmd, write_extxyz
+    from uspex_bridge.learn.data.public_sets import NAMES, read_set
 
-    dataset = Dataset.open(folder)
-    if kind.startswith("deepmd"):
-        count = dataset.export_deepmd(target, split, mixed=kind == "deepmd-mixed")
+    if str(folder) in NAMES and not folder.exists():
+        frames = read_set(str(folder), split)
+        elements = sorted({symbol for atoms in read_set(str(folder)) for symbol in atoms.symbols})
     else:
-        count = dataset.export_extxyz(target, split, keys="mace" if kind == "mace" else "ase")
+        dataset = Dataset.open(folder)
+        frames, elements = list(dataset.frames(split)), dataset.elements
+    if kind.startswith("deepmd"):
+        count = write_deepmd(frames, target, mixed=kind == "deepmd-mixed", elements=elements)
+    else:
+        count = write_extxyz(frames, target, "mace" if kind == "mace" else "ase")
     click.echo(f"{counted(count, 'label')} in {target}")
 
 

@@ -23,13 +23,18 @@ _PATH = click.Path(path_type=Path)
 
 @click.command(context_settings=q.CONTEXT)
 @click.argument("models", nargs=-1, required=True)
-@click.option("--on", "place", type=_PATH, required=True, help="A dataset's folder, or extxyz with labels.")
+@click.option(
+    "--on",
+    "place",
+    required=True,
+    help="A dataset's folder, a file of labels, or a public set: mpf-tp, random-tp, mpf-alkali-tp, tp (all three).",
+)
 @click.option(
     "--split",
     type=click.Choice(["train", "valid", "test", "all"]),
     default="test",
     show_default=True,
-    help="Of a dataset.",
+    help="Of a dataset or a public set.",
 )
 @click.option(
     "--generation",
@@ -58,6 +63,11 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="Labels of a higher pressure count in the total only, GPa.",
 )
+@click.option(
+    "--windows",
+    help="Lines of the tables by the labels' own pressure, edges in GPa; the search's pressure where this is left out "
+    "and labels have one.  [default: 5,50,120,300,600]",
+)
 @click.option("--probes", is_flag=True, help="Also compress, bring atoms together and relax random structures.")
 @click.option(
     "--random",
@@ -73,52 +83,73 @@ _PATH = click.Path(path_type=Path)
 @THREADS
 @q.JSON
 def command(
-    models: tuple[str, ...], place: Path, out: Path, as_json: bool, probes: bool, count: int, **options: Any
+    models: tuple[str, ...], place: str, out: Path, as_json: bool, probes: bool, count: int, **options: Any
 ) -> None:
     """Compare MODELS with labelled structures and with each other.
 
     \b
     uspex-bridge evaluate models/dpa3-02 models/sea-02 mattersim:5M --on dataset
     uspex-bridge evaluate models/dpa3-01 --on dataset --split all --generation 2
+    uspex-bridge evaluate chgnet sevennet --on mpf-tp
 
     A model is a folder that train filled, a calculator's name in the settings, or KIND:WEIGHTS. Errors of energy,
-    forces, virial and PV per pressure and in total (the total is over all structures, not over the lines), how the
-    structures near the hull are ranked, how far models are apart. --out gets evaluation.json, errors.csv, parity.png.
+    forces, virial, PV and pressure per pressure and in total (the total is over all structures, not over the lines),
+    how structures of one composition and near the hull are ranked, how far models are apart. --out gets
+    evaluation.json, errors.csv, parity.png and pv.png.
     """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.cli.vasp import read_settings
 
     config = read_settings(Path.cwd(), {key: options[key] for key in ("config", "device", "threads")})
     limit_threads(config.threads)
-    from uspex_bridge.learn.judge.accuracy import accuracy_of, read_labelled, tables
+    from uspex_bridge.learn.judge.accuracy import accuracy_of, open_labelled
+    from uspex_bridge.learn.judge.metrics import Lines
 
     split = None if options["split"] == "all" else options["split"]
-    frames = read_labelled(place, split, options["generation"])
+    labelled = open_labelled(place, split, options["generation"])
+    lines = Lines(_edges(options["windows"]), options["ultra_high"])
     chosen = _named(models, config)
-    hidden = not sys.stderr.isatty()
-    with click.progressbar(length=len(frames) * len(chosen), label="evaluating", file=sys.stderr, hidden=hidden) as bar:
+    hidden, length = not sys.stderr.isatty(), (len(labelled.frames) + len(labelled.zero)) * len(chosen)
+    with click.progressbar(length=length, label="evaluating", file=sys.stderr, hidden=hidden) as bar:
         report = accuracy_of(
-            frames,
+            labelled,
             chosen,
             out / "answers",
             offsets=options["offsets"],
             window=options["window"],
-            ultra_high=options["ultra_high"],
+            lines=lines,
             workers=options["workers"],
             progress=bar.update,
         )
-    probed = _probe(chosen, frames, config, out, count) if probes else []
+    probed = _probe(chosen, labelled.frames, config, out, count) if probes else []
     _write(report, probed, out)
     if as_json:
         click.echo(json.dumps(_document(report, probed), indent=1, ensure_ascii=False))
     else:
+        from uspex_bridge.learn.judge.tables import tables
+
         click.echo(tables(report))
         if probed:
             from uspex_bridge.learn.judge.probes import table
 
             click.echo("\n" + table(probed))
-        click.echo(f"{out}/: evaluation.json, errors.csv, parity.png" + (", compression.png" if probed else ""))
+        click.echo(f"{out}/: evaluation.json, errors.csv, parity.png, pv.png" + (", compression.png" if probed else ""))
     q.warn(report.notes)
+
+
+def _edges(text: str | None) -> tuple[float, ...] | None:
+    """Read the edges of windows of pressure."""
+    from uspex_bridge.base.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        edges = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        edges = ()
+    if not edges or list(edges) != sorted(set(edges)):
+        raise ConfigError(f"--windows {text}: give rising pressures in GPa, such as 5,50,120,300,600")
+    return edges
 
 
 def _named(models: tuple[str, ...], config: Config) -> dict[str, CalculatorSettings]:
@@ -142,11 +173,12 @@ def _write(report: Accuracy, probed: list[Probed], out: Path) -> None:
     from uspex_bridge.base.files import publish_files
     from uspex_bridge.base.tables import as_csv
     from uspex_bridge.figures import parity, style
-    from uspex_bridge.learn.judge.accuracy import error_rows
+    from uspex_bridge.learn.judge.tables import error_rows
 
     text = json.dumps(_document(report, probed), indent=1, ensure_ascii=False) + "\n"
     publish_files(out, {"errors.csv": as_csv(error_rows(report)), "evaluation.json": text})
     style.save(parity.draw(report.models), out / "parity.png")
+    style.save(parity.draw_pv(report.models), out / "pv.png")
     if probed:
         from uspex_bridge.figures import compression
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from uspex_bridge.figures import style
 from uspex_bridge.learn.judge.accuracy import Judged
-from uspex_bridge.learn.judge.metrics import Case, Values, pressures_of
+from uspex_bridge.learn.judge.cases import Case, Values
 
 #: Quantity -> title, unit and how it is taken from values.
 _PANELS: dict[str, tuple[str, str, Callable[[Values], Any]]] = {
@@ -49,9 +49,36 @@ def draw(models: Sequence[Judged], width: float = style.PAGE) -> Figure:
     return figure
 
 
+@style.styled
+def draw_pv(models: Sequence[Judged], width: float = style.PAGE) -> Figure:
+    """Draw PV of each model against the labels', as Fig. 1 of the paper: a panel per model, coloured by pressure.
+
+    Args:
+        models: judged on labels.
+        width: mm.
+    """
+    across = min(4, len(models))
+    down = -(-len(models) // across)
+    figure = style.new_figure(width, 1.15 * down / across)
+    axes = figure.subplots(down, across, squeeze=False)
+    for panel in axes.flat[len(models) :]:
+        panel.set_axis_off()
+    title, unit, take = _PANELS["pv"]
+    for panel, model in zip(axes.flat, models, strict=False):
+        _panel(panel, model, take, np.zeros(len(model.cases)))
+        error = model.total.pv
+        panel.set_title(f"{model.short}\nMAE {error.mae:.3g}, max {error.largest:.3g} {unit}", loc="left", fontsize=6)
+        panel.set_xlabel(f"{title} of the labels ({unit})")
+    axes.flat[0].set_ylabel(f"{title} of the model ({unit})")
+    axes.flat[len(models) - 1].legend(loc="lower right", handletextpad=0.1, title="GPa", title_fontsize=6)
+    return figure
+
+
 def _panel(panel: Axes, model: Judged, take: Callable[[Values], Any], shift: Any) -> None:
-    for k, pressure in enumerate(pressures_of(model.cases)):
-        chosen = [i for i, case in enumerate(model.cases) if case.pressure_gpa == pressure]
+    shown = {label.removesuffix(" GPa"): places for label, places in model.lines.items()}
+    if rest := sorted(set(range(len(model.cases))).difference(*shown.values())):
+        shown["above"] = rest
+    for k, (label, chosen) in enumerate(shown.items()):
         labels = np.concatenate([np.ravel(take(model.cases[i].reference)) - shift[i] for i in chosen])
         answers = np.concatenate([np.ravel(take(model.answers[i])) - shift[i] for i in chosen])
         panel.scatter(
@@ -62,7 +89,7 @@ def _panel(panel: Axes, model: Judged, take: Callable[[Values], Any], shift: Any
             alpha=0.6,
             color=style.PALETTE[k % len(style.PALETTE)],
             marker=style.MARKERS[k % len(style.MARKERS)],
-            label="?" if pressure is None else f"{pressure:g}",
+            label=label,
             rasterized=len(labels) > style.RASTER,
         )
     low, high = np.min([panel.get_xlim(), panel.get_ylim()]), np.max([panel.get_xlim(), panel.get_ylim()])

@@ -11,23 +11,22 @@ from ase import Atoms
 
 from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.errors import CalculationError, InputError
-from uspex_bridge.base.tables import layout
+from uspex_bridge.base.units import pressure_of
 from uspex_bridge.base.words import counted, short_names
 from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.identity import SPLITS, Split
 from uspex_bridge.learn.data.labels import problem_of, read_frames
 from uspex_bridge.learn.data.predictions import Predictor, find_predictor, predict_all, structure_key
+from uspex_bridge.learn.data.public_sets import NAMES, SETS, read_set
 from uspex_bridge.learn.judge import metrics
+from uspex_bridge.learn.judge.cases import Case, Values, case_of, values_of
 from uspex_bridge.models.cards import CalculatorSettings
 
 Offsets = Literal["auto", "on", "off"]
-#: Columns of the table: quantity -> heading and unit, and what eV are multiplied with.
-_QUANTITIES = {
-    "energy": ("E", "meV/atom"),
-    "forces": ("F", "meV/Å"),
-    "virial": ("W", "meV/atom"),
-    "pv": ("PV", "meV/atom"),
-}
+#: Elements whose energy zeros are listed in a note.
+_ELEMENTS = 8
+#: Labels below this pressure give the energy zeros, GPa: strongly compressed ones would put a model's errors there.
+ZERO_BELOW = 30.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +38,7 @@ class Judged:
         short: as much of its end as tells it from the others.
         title: kind, weights, hash.
         cases, answers: the structures that it could compute, and what it said, offsets taken off.
+        lines: label of a line of the table -> places of its structures among ``cases``.
         failed: name of a structure -> why the model failed on it.
         offsets: energy of each element that was taken off, eV; empty where none was.
         rows: errors.
@@ -48,8 +48,9 @@ class Judged:
     name: str
     short: str
     title: str
-    cases: tuple[metrics.Case, ...]
-    answers: tuple[metrics.Values, ...]
+    cases: tuple[Case, ...]
+    answers: tuple[Values, ...]
+    lines: Mapping[str, Sequence[int]]
     failed: Mapping[str, str]
     offsets: Mapping[str, float]
     rows: tuple[metrics.Row, ...]
@@ -91,57 +92,93 @@ class Accuracy:
         }
 
 
-def read_labelled(place: Path, split: str | None = None, generation: int | None = None) -> list[Atoms]:
-    """Read labelled structures from a dataset or an extxyz file.
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Labelled structures to judge models on.
+
+    Attributes:
+        frames: the structures.
+        zero: others of the same level of theory, which energy zeros are fitted to; empty where there are none.
+        foreign: whether no model in use has its energies on their scale.
+    """
+
+    frames: Sequence[Atoms]
+    zero: Sequence[Atoms] = ()
+    foreign: bool = False
+
+
+def open_labelled(place: str, split: str | None = None, generation: int | None = None) -> Labelled:
+    """Read labelled structures from a dataset, an extxyz file, or a public set.
 
     Args:
-        place: folder or file.
-        split: of a dataset, None is all.
+        place: folder, file, or the name of a public set.
+        split: of a dataset or a public set, None is all.
         generation: of a dataset, None is all.
+
+    Raises:
+        InputError: there are none, one lacks energy, forces or stress, or a public set is not for testing.
+    """
+    if split is not None and split not in SPLITS:
+        raise InputError(f"split '{split}' is none of {', '.join(get_args(Split))}")
+    if place in NAMES and not Path(place).exists():
+        if split == "test" and not all(SETS[name].tests for name in NAMES[place]):
+            raise InputError(f"{place}: the models of packages were trained on these structures; no test (--split all)")
+        frames = read_set(place)
+        chosen = [atoms for atoms in frames if split in (None, atoms.info["split"])]
+        return Labelled(chosen, _for_zeros(frames) if split == "test" else (), foreign=True)
+    path = Path(place)
+    if not path.is_dir():
+        return Labelled(read_labelled(path))
+    dataset = Dataset.open(path)
+    chosen = list(dataset.frames(split, generation))
+    if not chosen:
+        named = f"{path}: no labels of the split {split or 'all'}"
+        raise InputError(named + (f", generation {generation}" if generation is not None else ""))
+    return Labelled(chosen, _for_zeros(list(dataset.frames())) if split == "test" else ())
+
+
+def _for_zeros(frames: Sequence[Atoms]) -> list[Atoms]:
+    """Return the structures that no model is tested on and that are little compressed."""
+    own = [atoms for atoms in frames if atoms.info["split"] != "test"]
+    return [atoms for atoms in own if pressure_of(atoms.get_stress()) < ZERO_BELOW]
+
+
+def read_labelled(path: Path) -> list[Atoms]:
+    """Read labelled structures from an extxyz file.
 
     Raises:
         InputError: there are none, or one lacks energy, forces or stress.
     """
-    if place.is_dir():
-        if split is not None and split not in SPLITS:
-            raise InputError(f"split '{split}' is none of {', '.join(get_args(Split))}")
-        frames = list(Dataset.open(place).frames(split, generation))
-        if not frames:
-            raise InputError(
-                f"{place}: no labels of the split {split or 'all'}"
-                + (f", generation {generation}" if generation is not None else "")
-            )
-        return frames
-    frames = read_frames(place)
+    frames = read_frames(path)
     for number, atoms in enumerate(frames, 1):
         if problem := problem_of(atoms):
-            raise InputError(f"{place}, structure {number} ({atoms.symbols}): {problem}; take it out or label it again")
+            raise InputError(f"{path}, structure {number} ({atoms.symbols}): {problem}; take it out or label it again")
     if not frames:
-        raise InputError(f"{place}: holds no structure")
+        raise InputError(f"{path}: holds no structure")
     return frames
 
 
 def accuracy_of(
-    frames: Sequence[Atoms],
+    labelled: Labelled,
     models: Mapping[str, CalculatorSettings],
     cache: Path,
     *,
     offsets: Offsets = "auto",
     window: float = 0.1,
-    ultra_high: float = metrics.ULTRA_HIGH,
+    lines: metrics.Lines = metrics.BY_PRESSURE,
     workers: int = 1,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Accuracy:
     """Compare models with labels.
 
     Args:
-        frames: labelled structures.
+        labelled: the structures.
         models: name -> settings.
         cache: folder that keeps the models' answers, so that nothing is computed twice.
         offsets: take each element's energy off by a fit: ``on``, ``off``, or ``auto``, where the model says that its
-            energies are those of the Materials Project and not of the labels.
+            energies are those of the Materials Project, or the labels are foreign to every model.
         window: what is near the hull, eV/atom.
-        ultra_high: pressure above which structures are left out of all lines but the total, GPa.
+        lines: of the tables.
         workers: processes per model.
         progress: called with the number of structures that were just done.
 
@@ -150,46 +187,76 @@ def accuracy_of(
         CalculationError: one of them could compute nothing.
         OutputError: the answers cannot be written.
     """
-    cases = [metrics.case_of(atoms, number) for number, atoms in enumerate(frames, 1)]
-    structures = [to_structure(atoms) for atoms in frames]
-    keys = [structure_key(structure) for structure in structures]
+    cases = [case_of(atoms, number) for number, atoms in enumerate(labelled.frames, 1)]
     judged, given = [], {}
     notes: list[str] = []
     short = short_names(models)
     for name, settings in models.items():
         model = find_predictor(name, settings)
-        found = predict_all(model, dict(zip(keys, structures, strict=True)), cache, workers=workers, progress=progress)
-        answers: dict[int, metrics.Values] = {}
-        failed: dict[str, str] = {}
-        for k, key in enumerate(keys):
-            answer = found[key]
-            if answer.problem or answer.forces is None or answer.stress is None:
-                failed[cases[k].name] = answer.problem
-            else:
-                answers[k] = metrics.values_of(answer.energy, answer.forces, answer.stress, cases[k].volume)
+        ask = _Asking(model, cache, workers, progress)
+        answers, failed = ask(labelled.frames, cases)
         if not answers:
             raise CalculationError(f"{name}: failed on every structure: {next(iter(failed.values()))}")
-        one = _judged(model, short[name], cases, answers, failed, offsets, window, ultra_high)
-        notes += _remarks(one, cases, answers)
+        taken: dict[str, float] = {}
+        if offsets == "on" or (offsets == "auto" and (labelled.foreign or model.energy_zero != "model")):
+            taken = _zeros(labelled.zero, cases, answers, ask)
+        one = _judged(model, short[name], cases, answers, failed, taken, window, lines)
+        notes += _remarks(one, cases, answers, elsewhere=bool(labelled.zero))
         judged.append(one)
         given[name] = dict(zip(answers, one.answers, strict=True))
     return Accuracy(tuple(judged), tuple(_disagreements(given)), tuple(notes))
 
 
+@dataclass(frozen=True)
+class _Asking:
+    """Asks a model about labelled structures."""
+
+    model: Predictor
+    cache: Path
+    workers: int
+    progress: Callable[[int], None]
+
+    def __call__(self, frames: Sequence[Atoms], cases: Sequence[Case]) -> tuple[dict[int, Values], dict[str, str]]:
+        """Return answers by place, and why there is none by name of the structure."""
+        structures = [to_structure(atoms) for atoms in frames]
+        keys = [structure_key(structure) for structure in structures]
+        asked = dict(zip(keys, structures, strict=True))
+        found = predict_all(self.model, asked, self.cache, workers=self.workers, progress=self.progress)
+        answers: dict[int, Values] = {}
+        failed: dict[str, str] = {}
+        for k, (key, case) in enumerate(zip(keys, cases, strict=True)):
+            answer = found[key]
+            if answer.problem or answer.forces is None or answer.stress is None:
+                failed[case.name] = answer.problem
+            else:
+                answers[k] = values_of(answer.energy, answer.forces, answer.stress, case.volume)
+        return answers, failed
+
+
+def _zeros(
+    zero: Sequence[Atoms], cases: Sequence[Case], answers: Mapping[int, Values], ask: _Asking
+) -> dict[str, float]:
+    """Fit the model's energy of each element: to structures that it is not judged on, where they hold all elements."""
+    others = [case_of(atoms, number) for number, atoms in enumerate(zero, 1)]
+    if {s for case in cases for s in case.symbols} <= {s for case in others for s in case.symbols}:
+        found, _ = ask(zero, others)
+        if found:
+            return metrics.offsets([others[k] for k in found], list(found.values()))
+    return metrics.offsets([cases[k] for k in answers], list(answers.values()))
+
+
 def _judged(
     model: Predictor,
     short: str,
-    cases: Sequence[metrics.Case],
-    answers: Mapping[int, metrics.Values],
+    cases: Sequence[Case],
+    answers: Mapping[int, Values],
     failed: Mapping[str, str],
-    offsets: Offsets,
+    taken: Mapping[str, float],
     window: float,
-    ultra_high: float,
+    lines: metrics.Lines,
 ) -> Judged:
     own, said = [cases[k] for k in answers], list(answers.values())
-    taken: dict[str, float] = {}
-    if offsets == "on" or (offsets == "auto" and model.energy_zero != "model"):
-        taken = metrics.offsets(own, said)
+    if taken:
         said = metrics.without_offsets(own, said, taken)
     return Judged(
         model.name,
@@ -197,20 +264,24 @@ def _judged(
         model.title,
         tuple(own),
         tuple(said),
+        dict(lines.of(own)),
         failed,
         taken,
-        tuple(metrics.rows(own, said, ultra_high)),
-        tuple(metrics.rankings(own, said, window, ultra_high)),
+        tuple(metrics.rows(own, said, lines)),
+        tuple(metrics.rankings(own, said, window, lines.ultra_high)),
     )
 
 
-def _remarks(one: Judged, cases: Sequence[metrics.Case], answers: Mapping[int, metrics.Values]) -> list[str]:
+def _remarks(one: Judged, cases: Sequence[Case], answers: Mapping[int, Values], *, elsewhere: bool) -> list[str]:
     """Say what a reader of the table must know."""
     notes = []
     if one.offsets:
-        listed = ", ".join(f"{element} {value:+.3f}" for element, value in one.offsets.items())
+        listed = ", ".join(f"{element} {value:+.3f}" for element, value in list(one.offsets.items())[:_ELEMENTS])
+        more = f", {len(one.offsets) - _ELEMENTS} more" if len(one.offsets) > _ELEMENTS else ""
+        fitted = "fitted to structures that are not tested on" if elsewhere else "fitted to these structures"
         notes.append(
-            f"{one.name}: energies moved per element to those of the labels, eV: {listed}; --offsets off shows them raw"
+            f"{one.name}: energies moved by one constant per element, {fitted}, eV: {listed}{more}; --offsets off "
+            "shows them raw"
         )
     else:
         own = [cases[k] for k in answers]
@@ -227,7 +298,7 @@ def _remarks(one: Judged, cases: Sequence[metrics.Case], answers: Mapping[int, m
     return notes
 
 
-def _disagreements(given: Mapping[str, Mapping[int, metrics.Values]]) -> list[metrics.Disagreement]:
+def _disagreements(given: Mapping[str, Mapping[int, Values]]) -> list[metrics.Disagreement]:
     names = list(given)
     made = []
     for i, first in enumerate(names):
@@ -237,103 +308,3 @@ def _disagreements(given: Mapping[str, Mapping[int, metrics.Values]]) -> list[me
                 pairs = [[given[name][k] for k in both] for name in (first, second)]
                 made.append(metrics.disagreement((first, second), *pairs))
     return made
-
-
-def error_rows(report: Accuracy) -> list[dict[str, Any]]:
-    """Return the table of errors as rows of plain values, in meV/atom and meV/Å."""
-    made = []
-    for model in report.models:
-        for row in model.rows:
-            errors = {
-                f"{short}_{kind}_{unit.replace('/', '_per_').replace('Å', 'A')}": round(
-                    1000 * getattr(getattr(row, quantity), kind), 3
-                )
-                for quantity, (short, unit) in _QUANTITIES.items()
-                for kind in ("mae", "rmse", "largest")
-            }
-            made.append(
-                {
-                    "model": model.name,
-                    "pressure": row.label,
-                    "structures": row.count,
-                    **errors,
-                    "near_50mev": row.near,
-                    "near_rmse": row.near_rmse,
-                }
-            )
-    return made
-
-
-def tables(report: Accuracy) -> str:
-    """Return all tables for the terminal."""
-    parts = [_error_table(model, named=len(report.models) > 1) for model in report.models]
-    if any(model.rankings for model in report.models):
-        parts.append(_ranking_table(report))
-    if report.disagreements:
-        parts.append(_disagreement_table(report))
-    return "\n\n".join(parts)
-
-
-def _error_table(model: Judged, *, named: bool) -> str:
-    headings = [("", ""), ("structures", "")]
-    for short, unit in _QUANTITIES.values():
-        headings += [(f"{short} MAE", unit), ("RMSE", unit), ("max", unit)]
-    headings += [("N(<50)", ""), ("N(<RMSE)", "")]
-    lines = []
-    for row in model.rows:
-        cells = [row.label, str(row.count)]
-        for quantity in _QUANTITIES:
-            error = getattr(row, quantity)
-            cells += [f"{1000 * value:.1f}" for value in (error.mae, error.rmse, error.largest)]
-        lines.append([*cells, *("" if value is None else str(value) for value in (row.near, row.near_rmse))])
-    title = f"{model.short} ({model.title})\n" if named else f"{model.title}\n"
-    return title + layout(headings, lines)
-
-
-def _ranking_table(report: Accuracy) -> str:
-    headings = [
-        ("near the hull", ""),
-        ("pressure", "GPa"),
-        ("within", ""),
-        ("rank corr.", ""),
-        ("E_form MAE", "meV/atom"),
-        ("stable", ""),
-    ]
-    headings += [(f"in {1000 * window:g} meV", "") for window in metrics.WINDOWS]
-    headings.append(("needs", "meV/atom"))
-    lines = [
-        [
-            model.short,
-            f"{one.pressure_gpa:g}",
-            str(one.within),
-            "" if one.spearman != one.spearman else f"{one.spearman:.3f}",
-            f"{1000 * one.error:.1f}",
-            str(one.stable),
-            *(str(found) for found in one.recalled.values()),
-            f"{1000 * one.needed:.1f}",
-        ]
-        for model in report.models
-        for one in model.rankings
-    ]
-    return layout(headings, lines)
-
-
-def _disagreement_table(report: Accuracy) -> str:
-    headings = [
-        ("between", ""),
-        ("ΔE MAE", "meV/atom"),
-        ("ΔF MAE", "meV/Å"),
-        ("ΔPV MAE", "meV/atom"),
-        ("max", "meV/atom"),
-    ]
-    headings += [(f"over {1000 * limit:g}", "") for limit in metrics.PV_LIMITS]
-    short = {model.name: model.short for model in report.models}
-    lines = [
-        [
-            " - ".join(short[name] for name in one.models),
-            *(f"{1000 * value:.1f}" for value in (one.energy.mae, one.forces.mae, one.pv.mae, one.pv.largest)),
-            *(str(count) for count in one.over.values()),
-        ]
-        for one in report.disagreements
-    ]
-    return layout(headings, lines)

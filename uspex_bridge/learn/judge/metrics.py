@@ -1,28 +1,27 @@
-"""How far a model is from reference labels, in the form of the paper's tables (arXiv:2606.30870, Tables 1 and 2).
-
-Energies, virials and PV are per atom. The virial is -stress x V, PV a third of its trace: the model's own pressure at
-the reference geometry, not the pressure that was asked for.
-"""
+"""How far a model is from reference labels, in the form of the paper's tables (arXiv:2606.30870, Tables 1 and 2)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
-from ase.stress import voigt_6_to_full_3x3_stress
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import BridgeError
-from uspex_bridge.base.units import pressure_of, pv_energy
+from uspex_bridge.base.units import pv_energy
 from uspex_bridge.learn.choose.screen import fit_offsets
+from uspex_bridge.learn.judge.cases import Case, Error, Values
 from uspex_bridge.results.hull import Hull, build_hull
-from uspex_bridge.results.model import NAN, Entry, composition_of
+from uspex_bridge.results.model import Composition, composition_of, reduced_composition
 from uspex_bridge.results.rescore import rank_correlation
 
 #: Above this a reference pressure is ultra-high: trained on for its repulsion, not searched at. GPa.
 ULTRA_HIGH = 500.0
+#: Edges of the windows of the labels' own pressure that take the place of the search's pressures, GPa.
+WINDOWS_GPA = (5.0, 50.0, 120.0, 300.0, 600.0)
 #: Distance to the hull that counts as near it, eV/atom.
 NEAR = 0.05
 #: Thresholds of |ΔPV| that disagreement is counted at, eV/atom: the paper's later and first cycles.
@@ -31,95 +30,22 @@ PV_LIMITS = (0.03, 0.04)
 WINDOWS = (0.0, 0.05, 0.1)
 
 
-@dataclass(frozen=True, eq=False)
-class Values:
-    """What a model or the reference says of one structure.
-
-    Attributes:
-        energy: eV/atom.
-        forces: (N, 3) eV/Å.
-        virial: (3, 3) eV/atom.
-    """
-
-    energy: float
-    forces: Array
-    virial: Array
-
-    @property
-    def pv(self) -> float:
-        """PV of its own pressure, eV/atom."""
-        return float(np.trace(self.virial)) / 3.0
-
-
-def values_of(energy: float, forces: Array, stress: Array, volume: float) -> Values:
-    """Make values from a cell's energy (eV), forces, stress (6,) (eV/Å³, ASE's sign) and volume (Å³)."""
-    natoms = len(forces)
-    return Values(energy / natoms, np.asarray(forces), -voigt_6_to_full_3x3_stress(stress) * volume / natoms)
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One structure with its reference values.
-
-    Attributes:
-        name: of the structure.
-        family: of the structure and its perturbed copies; the name where nothing says it.
-        symbols: of its atoms.
-        volume: Å³ per cell.
-        pressure_gpa: that it belongs to (the search's), None where nothing says it.
-        own_pressure_gpa: by the reference's stress.
-        reference: its values.
-    """
-
-    name: str
-    family: str
-    symbols: tuple[str, ...]
-    volume: float
-    pressure_gpa: float | None
-    own_pressure_gpa: float
-    reference: Values
-
-    def entry(self, values: Values, number: int) -> Entry:
-        """Return it as an entry of a hull at its pressure, with a model's or the reference's energy."""
-        n, pressure = len(self.symbols), self.pressure_gpa or 0.0
-        enthalpy = values.energy * n + pv_energy(pressure, self.volume)
-        return Entry("", number, composition_of(self.symbols), enthalpy, self.volume, pressure)
-
-
-def case_of(atoms: Any, number: int) -> Case:
-    """Make a case of a labelled structure; ``info`` may hold id (or name), family and pressure_gpa."""
-    from uspex_bridge.learn.data.labels import free_energy
-
-    stress, info = atoms.get_stress(), atoms.info
-    pressure = info.get("pressure_gpa")
-    name = str(info.get("id") or info.get("name") or number)
-    return Case(
-        name=name,
-        family=str(info.get("family") or name),
-        symbols=tuple(atoms.symbols),
-        volume=float(atoms.get_volume()),
-        pressure_gpa=None if pressure is None else float(pressure),
-        own_pressure_gpa=pressure_of(stress),
-        reference=values_of(free_energy(atoms), atoms.get_forces(), stress, atoms.get_volume()),
-    )
-
-
 @dataclass(frozen=True)
-class Error:
-    """Mean absolute and root mean square error of one quantity, and the largest."""
+class Order:
+    """Whether a model puts structures of one composition in the right order.
 
-    mae: float = NAN
-    rmse: float = NAN
-    largest: float = NAN
+    Two structures are compared by their enthalpies at the mean of the pressures that the reference gives them, where
+    one energy per element plays no part.
 
-    @classmethod
-    def of(cls, differences: Iterable[Array | float]) -> Error:
-        """Take it over all components of all structures alike."""
-        flat = [np.ravel(one) for one in differences]
-        if not flat:
-            return cls()
-        values = np.abs(np.concatenate(flat))
-        return cls(float(values.mean()), float(np.sqrt(np.mean(values**2))), float(values.max()))
+    Attributes:
+        pairs: that there are.
+        wrong: that the model puts the other way round.
+        error: mean absolute error of the difference between two structures, eV/atom.
+    """
+
+    pairs: int
+    wrong: int
+    error: float
 
 
 @dataclass(frozen=True)
@@ -127,9 +53,10 @@ class Row:
     """One line of the table of errors.
 
     Attributes:
-        label: a pressure, or which total.
+        label: a pressure, a window of pressures, or which total.
         count: structures in it.
-        energy, virial, pv: eV/atom; forces: eV/Å, by component.
+        energy, virial, pv: eV/atom; forces: eV/Å, by component; stress, by component, and pressure: GPa.
+        order: of the structures of one composition in this line; None where no two have the same.
         near, near_rmse: reference structures within 50 meV/atom of the reference hull, and within this line's energy
             RMSE; None where there is no hull.
     """
@@ -140,6 +67,9 @@ class Row:
     forces: Error
     virial: Error
     pv: Error
+    stress: Error
+    pressure: Error
+    order: Order | None = None
     near: int | None = None
     near_rmse: int | None = None
 
@@ -168,39 +98,111 @@ class Ranking:
     error: float
 
 
+@dataclass(frozen=True)
+class Lines:
+    """How structures are put in the lines of a table: by the search's pressure, or in windows of their own.
+
+    Attributes:
+        windows: edges, GPa; None takes the search's pressures where any structure says one, else the usual windows.
+        ultra_high: above this reference pressure a structure is in no line but the total, GPa.
+    """
+
+    windows: tuple[float, ...] | None = None
+    ultra_high: float = ULTRA_HIGH
+
+    def of(self, cases: Sequence[Case]) -> list[tuple[str, list[int]]]:
+        """Return each line's label and the places of its structures; those of no line are left out."""
+        edges = self.edges(cases)
+        if edges is not None:
+            found: dict[str, list[int]] = {label: [] for label in _window_labels(edges)}
+            for k, case in enumerate(cases):
+                if case.own_pressure_gpa <= edges[-1]:
+                    found[_window_labels(edges)[int(np.searchsorted(edges, case.own_pressure_gpa))]].append(k)
+        else:
+            found = {_pressure_label(pressure): [] for pressure in pressures_of(cases)}
+            for k, case in enumerate(cases):
+                if case.own_pressure_gpa <= self.ultra_high:
+                    found[_pressure_label(case.pressure_gpa)].append(k)
+        return [(label, places) for label, places in found.items() if places]
+
+    def edges(self, cases: Sequence[Case]) -> tuple[float, ...] | None:
+        """Return the edges of the windows, None where lines are the search's pressures."""
+        if self.windows is None and any(case.pressure_gpa is not None for case in cases):
+            return None
+        return self.windows or WINDOWS_GPA
+
+    def limit(self, cases: Sequence[Case]) -> float:
+        """Return the reference pressure above which a structure is in the total only, GPa."""
+        edges = self.edges(cases)
+        return self.ultra_high if edges is None else edges[-1]
+
+
+#: Lines where nothing else is asked for.
+BY_PRESSURE = Lines()
+
+
+def _window_labels(edges: Sequence[float]) -> list[str]:
+    return [f"below {edges[0]:g} GPa", *(f"{low:g}-{high:g} GPa" for low, high in pairwise(edges))]
+
+
+def _pressure_label(pressure: float | None) -> str:
+    return "not stated" if pressure is None else f"{pressure:g} GPa"
+
+
 def pressures_of(cases: Sequence[Case]) -> list[float | None]:
     """Return the pressures that occur, in order, None last."""
     known = sorted({case.pressure_gpa for case in cases if case.pressure_gpa is not None})
     return [*known, *([None] if any(case.pressure_gpa is None for case in cases) else [])]
 
 
-def rows(cases: Sequence[Case], answers: Sequence[Values], ultra_high: float = ULTRA_HIGH) -> list[Row]:
-    """Return errors per pressure and in total.
+def rows(cases: Sequence[Case], answers: Sequence[Values], lines: Lines = BY_PRESSURE) -> list[Row]:
+    """Return errors per line and in total.
 
     The totals are taken over all structures, never from the other lines. One line leaves out what the reference has
-    above ``ultra_high`` GPa, where there is any such thing; so do the lines of the pressures. The numbers of structures
+    above the limit of ``lines``, where there is any such thing; so do the lines themselves. The numbers of structures
     near the hull add up in the totals, as in the paper.
     """
     pairs = list(zip(cases, answers, strict=True))
-    usual = [pair for pair in pairs if pair[0].own_pressure_gpa <= ultra_high]
+    limit = lines.limit(cases)
+    usual = [pair for pair in pairs if pair[0].own_pressure_gpa <= limit]
     made = []
-    for pressure in pressures_of(cases):
-        part = [pair for pair in usual if pair[0].pressure_gpa == pressure]
-        if part:
-            label = "not stated" if pressure is None else f"{pressure:g} GPa"
-            made.append(_row(label, part, _above([case for case, _ in part])))
+    for label, places in lines.of(cases):
+        part = [pairs[k] for k in places]
+        above = None if lines.edges(cases) is not None else _above([case for case, _ in part])
+        made.append(_row(label, part, above))
     near = None if any(row.near is None for row in made) else sum(row.near or 0 for row in made)
     near_rmse = None if near is None else sum(row.near_rmse or 0 for row in made)
     totals = [("total", pairs)]
     if len(usual) < len(pairs):
-        totals.insert(0, (f"total up to {ultra_high:g} GPa", usual))
+        totals.insert(0, (f"total up to {limit:g} GPa", usual))
     made += [replace(_row(label, part, None), near=near, near_rmse=near_rmse) for label, part in totals if part]
     return made
 
 
+def order_of(pairs: Sequence[tuple[Case, Values]]) -> Order | None:
+    """Compare every two structures of the same composition; None where there are none."""
+    groups: dict[Composition, list[tuple[Case, Values]]] = {}
+    for case, answer in pairs:
+        groups.setdefault(reduced_composition(composition_of(case.symbols)), []).append((case, answer))
+    apart, errors = [], []
+    for group in groups.values():
+        for (one, mine), (other, theirs) in combinations(group, 2):
+            pressure = (one.own_pressure_gpa + other.own_pressure_gpa) / 2
+            volumes = (case.volume / len(case.symbols) for case in (one, other))
+            pv = pv_energy(pressure, next(volumes) - next(volumes))
+            reference = one.reference.energy - other.reference.energy + pv
+            predicted = mine.energy - theirs.energy + pv
+            apart.append(reference * predicted < 0)
+            errors.append(abs(predicted - reference))
+    return Order(len(apart), sum(apart), float(np.mean(errors))) if apart else None
+
+
 def _row(label: str, pairs: Sequence[tuple[Case, Values]], above: Array | None) -> Row:
-    def error(quantity: Callable[[Values], Array | float]) -> Error:
-        return Error.of(quantity(answer) - quantity(case.reference) for case, answer in pairs)
+    def error(quantity: Callable[[Values], Array | float], *, gpa: bool = False) -> Error:
+        return Error.of(
+            (quantity(answer) - quantity(case.reference)) * (case.gpa_per_energy if gpa else 1.0)
+            for case, answer in pairs
+        )
 
     energy = error(lambda values: values.energy)
     near = near_rmse = None
@@ -213,6 +215,9 @@ def _row(label: str, pairs: Sequence[tuple[Case, Values]], above: Array | None) 
         error(lambda values: values.forces),
         error(lambda values: values.virial),
         error(lambda values: values.pv),
+        error(lambda values: values.virial, gpa=True),
+        error(lambda values: values.pv, gpa=True),
+        order_of(pairs),
         near,
         near_rmse,
     )
@@ -242,6 +247,7 @@ def by_structure(cases: Sequence[Case], answers: Sequence[Values]) -> list[dict[
             "energy": round(abs(values.energy - case.reference.energy), 6),
             "forces": round(float(np.abs(values.forces - case.reference.forces).mean()), 6),
             "pv": round(abs(values.pv - case.reference.pv), 6),
+            "pressure_gpa": round(case.own_pressure_gpa, 4),
         }
         for case, values in zip(cases, answers, strict=True)
     ]

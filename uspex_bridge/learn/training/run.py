@@ -31,7 +31,7 @@ from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.locks import held
 from uspex_bridge.call.model_names import CARD
 from uspex_bridge.learn.data.labels import free_energy
-from uspex_bridge.learn.judge.accuracy import accuracy_of
+from uspex_bridge.learn.judge.accuracy import Labelled, accuracy_of
 from uspex_bridge.learn.training import loss
 from uspex_bridge.learn.training.order import Order, plan
 from uspex_bridge.learn.training.trainers.base import Trainer, Training
@@ -253,7 +253,9 @@ def _errors(trainer: Trainer, job: Training, model: Path, head: str | None) -> d
     settings = CalculatorSettings(
         trainer.kind, model=str(model), head=head, device=job.device, python=job.python, isolate=True
     )
-    report = accuracy_of(job.valid or job.train, {trainer.name: settings}, job.work / "answers", offsets="off")
+    report = accuracy_of(
+        Labelled(job.valid or job.train), {trainer.name: settings}, job.work / "answers", offsets="off"
+    )
     return {"on": "validation" if job.valid else "training", **asdict(report.models[0].total)}
 
 

@@ -7,7 +7,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from uspex_bridge.base.units import gpa_to_ev_a3
 from uspex_bridge.learn.judge import metrics, probes
-from uspex_bridge.learn.judge.metrics import Values
+from uspex_bridge.learn.judge.cases import Values, case_of
 
 
 def frame(symbols, energy, pressure=0.0, own=0.0, name=None):
@@ -21,7 +21,7 @@ def frame(symbols, energy, pressure=0.0, own=0.0, name=None):
 
 
 def cases_of(frames):
-    return [metrics.case_of(atoms, k) for k, atoms in enumerate(frames, 1)]
+    return [case_of(atoms, k) for k, atoms in enumerate(frames, 1)]
 
 
 def shifted(cases, energy=0.0, force=0.0, virial=0.0):
@@ -124,3 +124,51 @@ def test_random_structures_are_the_same_for_a_seed_and_nothing_overlaps():
     assert [s.symbols for s in made] == [s.symbols for s in probes.random_structures(frames, 5, 7)]
     assert {symbol for s in made for symbol in s.symbols} <= {"Ca", "Fe"}
     assert all(1 < len(s) <= 8 for s in made)
+
+
+def test_labels_without_a_searchs_pressure_are_put_in_windows_of_their_own():
+    owns = (-3.0, 4.0, 5.0, 60.0, 200.0, 599.0, 700.0)
+    frames = [frame(["Ca"], -1.0, own=own) for own in owns]
+    for atoms in frames:
+        del atoms.info["pressure_gpa"]
+    cases = cases_of(frames)
+    rows = {row.label: row for row in metrics.rows(cases, shifted(cases, virial=0.3))}
+    assert {label: row.count for label, row in rows.items()} == {
+        "below 5 GPa": 3,
+        "50-120 GPa": 1,
+        "120-300 GPa": 1,
+        "300-600 GPa": 1,
+        "total up to 600 GPa": 6,
+        "total": 7,
+    }
+    assert all(row.near is None for row in rows.values()), "no hull in a window"
+    asked = metrics.rows(cases, shifted(cases), metrics.Lines(windows=(100.0, 1000.0)))
+    assert [(row.label, row.count) for row in asked] == [("below 100 GPa", 4), ("100-1000 GPa", 3), ("total", 7)]
+
+
+def test_pressure_and_stress_errors_are_the_virials_over_the_volume():
+    cases = cases_of([frame(["Ca", "Fe"], -1.0), frame(["Ca"], -1.0)])
+    row = metrics.rows(cases, shifted(cases, virial=gpa_to_ev_a3(7.0) * 10.0))[-1]
+    assert row.pressure.mae == pytest.approx(7.0)
+    assert row.pressure.rmse == pytest.approx(7.0)
+    assert row.stress.mae == pytest.approx(7.0 / 3.0), "three of nine components are off"
+
+
+def test_order_is_that_of_enthalpies_at_the_mean_pressure_of_two_structures_of_one_composition():
+    """At 100 GPa the denser of two structures wins though its energy is higher."""
+    loose, dense = frame(["Ca", "Fe"], -2.0, own=90.0), frame(["Ca", "Fe"], -1.0, own=110.0)
+    results = dense.calc.results
+    dense.set_cell(dense.cell * 0.8 ** (1 / 3), scale_atoms=True)
+    dense.calc = SinglePointCalculator(dense, **results)
+    other = frame(["Ca"], -5.0, own=100.0)
+    cases = cases_of([loose, dense, other])
+    gain = gpa_to_ev_a3(100.0) * 2.0
+    assert gain > 1.0
+    right = metrics.rows(cases, shifted(cases, 0.5))[-1].order
+    assert (right.pairs, right.wrong) == (1, 0)
+    assert right.error == pytest.approx(0.0, abs=1e-12)
+    answers = shifted(cases)
+    answers[1] = Values(answers[1].energy + gain, answers[1].forces, answers[1].virial)
+    wrong = metrics.rows(cases, answers)[-1].order
+    assert (wrong.pairs, wrong.wrong) == (1, 1)
+    assert wrong.error == pytest.approx(gain)
