@@ -107,9 +107,9 @@ def export(folder: Path, target: Path, kind: str, split: Any) -> None:
     """
     from uspex_bridge.learn.data.dataset import Dataset
     from uspex_bridge.learn.data.exports import write_deepmd, write_extxyz
-    from uspex_bridge.learn.data.public_sets import NAMES, read_set
+    from uspex_bridge.learn.data.public_sets import is_public, read_set
 
-    if str(folder) in NAMES and not folder.exists():
+    if is_public(str(folder)):
         frames = read_set(str(folder), split)
         elements = sorted({symbol for atoms in read_set(str(folder)) for symbol in atoms.symbols})
     else:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from uspex_bridge.figures import style
 from uspex_bridge.learn.judge.accuracy import Judged
-from uspex_bridge.learn.judge.cases import Case, Values
+from uspex_bridge.learn.judge.cases import Values
 
 #: Quantity -> title, unit and how it is taken from values.
 _PANELS: dict[str, tuple[str, str, Callable[[Values], Any]]] = {
@@ -36,7 +36,7 @@ def draw(models: Sequence[Judged], width: float = style.PAGE) -> Figure:
     figure = style.new_figure(width, 0.29 * len(models))
     axes = figure.subplots(len(models), len(_PANELS), squeeze=False)
     for line, model in zip(axes, models, strict=True):
-        zero = _zero(model.cases)
+        zero = _zero(model)
         for panel, (quantity, (title, unit, take)) in zip(line, _PANELS.items(), strict=True):
             shift = zero if quantity == "energy" else np.zeros(len(model.cases))
             _panel(panel, model, take, shift)
@@ -45,7 +45,7 @@ def draw(models: Sequence[Judged], width: float = style.PAGE) -> Figure:
             panel.set_title(said, loc="left", fontsize=6)
             panel.set_xlabel(f"{title} of the labels ({unit})")
             panel.set_ylabel(model.short if quantity == "energy" else "")
-        line[-1].legend(loc="lower right", handletextpad=0.1, title="GPa", title_fontsize=6)
+    _legend(figure)
     return figure
 
 
@@ -70,14 +70,23 @@ def draw_pv(models: Sequence[Judged], width: float = style.PAGE) -> Figure:
         panel.set_title(f"{model.short}\nMAE {error.mae:.3g}, max {error.largest:.3g} {unit}", loc="left", fontsize=6)
         panel.set_xlabel(f"{title} of the labels ({unit})")
     axes.flat[0].set_ylabel(f"{title} of the model ({unit})")
-    axes.flat[len(models) - 1].legend(loc="lower right", handletextpad=0.1, title="GPa", title_fontsize=6)
+    _legend(figure)
     return figure
+
+
+def _legend(figure: Figure) -> None:
+    """Say above the panels which marker is which pressure."""
+    found: dict[str, Any] = {}
+    for panel in figure.axes:
+        handles, labels = panel.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    figure.legend(list(found.values()), [f"{label} GPa" for label in found], loc="outside upper left", ncols=len(found))
 
 
 def _panel(panel: Axes, model: Judged, take: Callable[[Values], Any], shift: Any) -> None:
     shown = {label.removesuffix(" GPa"): places for label, places in model.lines.items()}
     if rest := sorted(set(range(len(model.cases))).difference(*shown.values())):
-        shown["above"] = rest
+        shown["higher, not in a line,"] = rest
     for k, (label, chosen) in enumerate(shown.items()):
         labels = np.concatenate([np.ravel(take(model.cases[i].reference)) - shift[i] for i in chosen])
         answers = np.concatenate([np.ravel(take(model.answers[i])) - shift[i] for i in chosen])
@@ -102,9 +111,6 @@ def _milli(value: float) -> str:
     return f"{1000 * value:.3g}" if value < 1 else f"{1000 * value:.0f}"
 
 
-def _zero(cases: Sequence[Case]) -> Any:
-    """Return what the fitted energies of its elements give each structure, eV/atom."""
-    elements = sorted({symbol for case in cases for symbol in case.symbols})
-    shares = np.array([[case.symbols.count(e) / len(case.symbols) for e in elements] for case in cases])
-    energies = np.array([case.reference.energy for case in cases])
-    return shares @ np.linalg.lstsq(shares, energies, rcond=None)[0]
+def _zero(model: Judged) -> Any:
+    """Return what the energies of its elements give each structure, eV/atom."""
+    return np.array([np.mean([model.atoms.get(symbol, 0.0) for symbol in case.symbols]) for case in model.cases])

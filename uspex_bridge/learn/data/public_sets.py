@@ -64,6 +64,11 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "uspex_bridge" / "sets"
 
 
+def is_public(name: str) -> bool:
+    """Tell whether a place that a user names is a public set: no file or dataset of that name is there."""
+    return name in NAMES and not Path(name).is_file() and not Path(name, "manifest.jsonl").is_file()
+
+
 def split_of_formula(formula: str) -> Split:
     """Return the split of an empirical formula: a tenth tests, a tenth validates, the rest trains."""
     place = int(hashlib.sha1(formula.encode()).hexdigest(), 16) % 10

@@ -17,7 +17,7 @@ from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.identity import SPLITS, Split
 from uspex_bridge.learn.data.labels import problem_of, read_frames
 from uspex_bridge.learn.data.predictions import Predictor, find_predictor, predict_all, structure_key
-from uspex_bridge.learn.data.public_sets import NAMES, SETS, read_set
+from uspex_bridge.learn.data.public_sets import NAMES, SETS, is_public, read_set
 from uspex_bridge.learn.judge import metrics
 from uspex_bridge.learn.judge.cases import Case, Values, case_of, values_of
 from uspex_bridge.models.cards import CalculatorSettings
@@ -41,6 +41,7 @@ class Judged:
         lines: label of a line of the table -> places of its structures among ``cases``.
         failed: name of a structure -> why the model failed on it.
         offsets: energy of each element that was taken off, eV; empty where none was.
+        atoms: the labels' own energy of each element, eV, which figures take off.
         rows: errors.
         rankings: order near the hull.
     """
@@ -53,6 +54,7 @@ class Judged:
     lines: Mapping[str, Sequence[int]]
     failed: Mapping[str, str]
     offsets: Mapping[str, float]
+    atoms: Mapping[str, float]
     rows: tuple[metrics.Row, ...]
     rankings: tuple[metrics.Ranking, ...]
 
@@ -120,7 +122,7 @@ def open_labelled(place: str, split: str | None = None, generation: int | None =
     """
     if split is not None and split not in SPLITS:
         raise InputError(f"split '{split}' is none of {', '.join(get_args(Split))}")
-    if place in NAMES and not Path(place).exists():
+    if is_public(place):
         if split == "test" and not all(SETS[name].tests for name in NAMES[place]):
             raise InputError(f"{place}: the models of packages were trained on these structures; no test (--split all)")
         frames = read_set(place)
@@ -191,6 +193,10 @@ def accuracy_of(
     judged, given = [], {}
     notes: list[str] = []
     short = short_names(models)
+    others = [case_of(atoms, number) for number, atoms in enumerate(labelled.zero, 1)]
+    if not {s for case in cases for s in case.symbols} <= {s for case in others for s in case.symbols}:
+        others = []
+    atoms = metrics.atom_energies(others or cases)
     for name, settings in models.items():
         model = find_predictor(name, settings)
         ask = _Asking(model, cache, workers, progress)
@@ -199,9 +205,10 @@ def accuracy_of(
             raise CalculationError(f"{name}: failed on every structure: {next(iter(failed.values()))}")
         taken: dict[str, float] = {}
         if offsets == "on" or (offsets == "auto" and (labelled.foreign or model.energy_zero != "model")):
-            taken = _zeros(labelled.zero, cases, answers, ask)
-        one = _judged(model, short[name], cases, answers, failed, taken, window, lines)
-        notes += _remarks(one, cases, answers, elsewhere=bool(labelled.zero))
+            seen = ask(labelled.zero, others)[0] if others else {}
+            taken = metrics.offsets(others, seen) if seen else metrics.offsets(cases, answers)
+        one = _judged(model, short[name], cases, answers, failed, taken, atoms, window, lines)
+        notes += _remarks(one, cases, answers, elsewhere=bool(others))
         judged.append(one)
         given[name] = dict(zip(answers, one.answers, strict=True))
     return Accuracy(tuple(judged), tuple(_disagreements(given)), tuple(notes))
@@ -233,18 +240,6 @@ class _Asking:
         return answers, failed
 
 
-def _zeros(
-    zero: Sequence[Atoms], cases: Sequence[Case], answers: Mapping[int, Values], ask: _Asking
-) -> dict[str, float]:
-    """Fit the model's energy of each element: to structures that it is not judged on, where they hold all elements."""
-    others = [case_of(atoms, number) for number, atoms in enumerate(zero, 1)]
-    if {s for case in cases for s in case.symbols} <= {s for case in others for s in case.symbols}:
-        found, _ = ask(zero, others)
-        if found:
-            return metrics.offsets([others[k] for k in found], list(found.values()))
-    return metrics.offsets([cases[k] for k in answers], list(answers.values()))
-
-
 def _judged(
     model: Predictor,
     short: str,
@@ -252,6 +247,7 @@ def _judged(
     answers: Mapping[int, Values],
     failed: Mapping[str, str],
     taken: Mapping[str, float],
+    atoms: Mapping[str, float],
     window: float,
     lines: metrics.Lines,
 ) -> Judged:
@@ -267,6 +263,7 @@ def _judged(
         dict(lines.of(own)),
         failed,
         taken,
+        atoms,
         tuple(metrics.rows(own, said, lines)),
         tuple(metrics.rankings(own, said, window, lines.ultra_high)),
     )
@@ -285,7 +282,7 @@ def _remarks(one: Judged, cases: Sequence[Case], answers: Mapping[int, Values], 
         )
     else:
         own = [cases[k] for k in answers]
-        moved = metrics.without_offsets(own, one.answers, metrics.offsets(own, one.answers))
+        moved = metrics.without_offsets(own, one.answers, metrics.offsets(own, dict(enumerate(one.answers))))
         left = metrics.rows(own, moved)[-1].energy.rmse
         if left < 0.5 * (raw := one.total.energy.rmse):
             notes.append(

@@ -283,11 +283,22 @@ def rankings(
     return made
 
 
-def offsets(cases: Sequence[Case], answers: Sequence[Values]) -> dict[str, float]:
-    """Return by how much the model's energy of each element lies above the reference's, eV, by a robust fit."""
-    entries = [case.entry(case.reference, k) for k, case in enumerate(cases)]
-    differences = np.array([a.energy - c.reference.energy for c, a in zip(cases, answers, strict=True)])
+def offsets(cases: Sequence[Case], answers: Mapping[int, Values]) -> dict[str, float]:
+    """Return by how much a model's energy of each element lies above the reference's, eV, by a robust fit.
+
+    Args:
+        cases: structures.
+        answers: the model's, by the structure's place among ``cases``.
+    """
+    entries = [cases[k].entry(cases[k].reference, k) for k in answers]
+    differences = np.array([answer.energy - cases[k].reference.energy for k, answer in answers.items()])
     return fit_offsets(entries, differences)[0]
+
+
+def atom_energies(cases: Sequence[Case]) -> dict[str, float]:
+    """Return the reference's energy of each element, eV, by a robust fit to its energies."""
+    entries = [case.entry(case.reference, k) for k, case in enumerate(cases)]
+    return fit_offsets(entries, np.array([case.reference.energy for case in cases]))[0]
 
 
 def without_offsets(cases: Sequence[Case], answers: Sequence[Values], found: Mapping[str, float]) -> list[Values]:

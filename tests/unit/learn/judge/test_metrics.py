@@ -96,7 +96,7 @@ def test_another_energy_zero_is_found_per_element_and_taken_off():
         Values(c.reference.energy + np.mean([{"Ca": 1.5, "Fe": -4.0}[s] for s in c.symbols]), *rest)
         for c, rest in ((c, (c.reference.forces, c.reference.virial)) for c in cases)
     ]
-    found = metrics.offsets(cases, answers)
+    found = metrics.offsets(cases, dict(enumerate(answers)))
     assert found == pytest.approx({"Ca": 1.5, "Fe": -4.0}, abs=1e-4)
     assert metrics.rows(cases, metrics.without_offsets(cases, answers, found))[-1].energy.largest < 1e-4
 
