@@ -23,7 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "service": {"base", "models", "relaxation", "call"},
     "uspex": {"base", "models", "relaxation", "vasp", "call"},
     "results": {"base", "models", "vasp", "call", "uspex"},
-    "learn.data": {"base", "models", "call"},
+    "learn.data": {"base", "models", "call", "results"},
     "learn.choose": {"base", "relaxation", "call", "results", "learn.data"},
     "learn.judge": {"base", "models", "relaxation", "call", "results", "learn.data", "learn.choose"},
     "learn.training": {"base", "models", "calculators", "call", "results", "learn.data", "learn.judge"},

@@ -41,10 +41,12 @@ def summary(folder: Path, as_json: bool) -> None:
 @command.command(context_settings=q.CONTEXT)
 @FOLDER
 @click.option("--accept", is_flag=True, help="Take the files as they are; what is gone leaves the dataset.")
-def check(folder: Path, accept: bool) -> None:
+@click.option("--twins", is_flag=True, help="Also look for the same phase on both sides of a split (slow).")
+def check(folder: Path, accept: bool, twins: bool) -> None:
     """Compare the files of FOLDER with the manifest; exit code 3 if one was changed.
 
-    The manifest keeps its old lines, so what --accept did can be looked up.
+    The manifest keeps its old lines, so what --accept did can be looked up. Twins are told only: a label stays in its
+    split.
 
     Example: uspex-bridge dataset check dataset
     """
@@ -62,6 +64,12 @@ def check(folder: Path, accept: bool) -> None:
         raise InputError(
             f"{folder}: {counted(len(changes), 'file')} changed; put them back, or accept them with --accept"
         )
+    if twins:
+        from uspex_bridge.learn.data.families import twins as find_twins
+
+        labels = list(dataset.labels.values())
+        for one, other in find_twins(labels, dataset.structures(labels)):
+            click.echo(f"twins: {one.id} ({one.formula}, {one.split}) and {other.id} ({other.formula}, {other.split})")
     gone = f", {before - len(dataset.labels)} left the dataset" if accept and changes else ""
     click.echo(f"{counted(len(dataset.labels), 'label')} in {counted(len(dataset.files), 'file')}{gone}")
 
@@ -124,38 +132,74 @@ def export(folder: Path, target: Path, kind: str, split: Any) -> None:
 
 @command.command(context_settings=q.CONTEXT)
 @FOLDER
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("places", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--generation", type=click.IntRange(min=0), required=True, help="Of the search, or number of the cycle.")
-@click.option("--code", required=True, help="What computed the labels: vasp, gpaw, model ...")
-@click.option("--functional", required=True, help="PBE ..., or the model's name.")
+@click.option("--code", help="What computed the labels: vasp, gpaw, model ...  [default: the files', the dataset's]")
+@click.option(
+    "--functional",
+    help="PBE ..., or the model's name; PBE/PBE+U for both together.  [default: the files', the dataset's]",
+)
 @click.option("--settings", default="", help="Any words on further settings; other words are another level of theory.")
 @click.option("--pressure", "-p", type=float, help="GPa, of the search, where the files do not say it.")
+@click.option(
+    "--frames",
+    default="last",
+    show_default=True,
+    help="Of relaxations by VASP: last, all, or a number n for every n-th ionic step, counted from the last.",
+)
+@click.option("--keep-outliers", is_flag=True, help="Add energies far from what the other labels suggest all the same.")
 @click.option("--split", type=click.Choice(["train", "valid", "test"]), help="For new families.  [default: by name]")
 @click.option("--valid", type=float, default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
 @click.option("--test", type=float, default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
 @q.JSON
-def add(folder: Path, files: tuple[Path, ...], pressure: float | None, as_json: bool, **options: Any) -> None:
-    """Add labelled structures from extxyz FILES to the dataset in FOLDER, which is made if it is not there.
+def add(folder: Path, places: tuple[Path, ...], frames: str, as_json: bool, **options: Any) -> None:
+    """Add labels from elsewhere to the dataset in FOLDER, which is made if it is not there.
 
-    What 'uspex-bridge label collect' does with DFT runs; this is for labels from elsewhere.
+    \b
+    uspex-bridge dataset add dataset archive/ --generation 0 --frames 5
+    uspex-bridge dataset add dataset more.extxyz --generation 0 --code vasp --functional PBE
 
-    Example: uspex-bridge dataset add dataset more.extxyz --generation 0 --code vasp --functional PBE
-    """
+    PLACES are folders of VASP (OUTCAR, vasprun.xml, also .gz) and trees of them, systems of DeePMD-kit, extxyz files
+    (also with REF_energy as MACE has it). What 'uspex-bridge label' has prepared goes in with 'label collect'.
+    """  # noqa: D301 (click's mark for lines that stay as they are)
+    from uspex_bridge.learn.data.adding import offer
     from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
-    from uspex_bridge.learn.data.labels import Level, read_frames, settings_hash
+    from uspex_bridge.learn.data.labels import Added, Level, settings_hash
 
-    frames = [atoms for path in files for atoms in read_frames(path)]
-    for atoms in frames:
-        atoms.info.setdefault("pressure_gpa", pressure)
-    level = Level(options["code"], options["functional"], settings_hash(options["settings"]))
-    there = (folder / MANIFEST).exists()
-    dataset = Dataset.open(folder) if there else Dataset.create(folder, valid=options["valid"], test=options["test"])
-    added = dataset.add(frames, generation=options["generation"], level=level, split=options["split"])
+    there = Dataset.open(folder) if (folder / MANIFEST).exists() else None
+    found = offer(
+        places,
+        code=options["code"],
+        functional=options["functional"],
+        pressure_gpa=options["pressure"],
+        every=_every(frames),
+        labels=list(there.labels.values()) if there else (),
+        keep_outliers=options["keep_outliers"],
+    )
+    words = settings_hash(options["settings"])
+    level = there.level if there and there.level and not options["settings"] else None
+    if level is None or (level.code, level.functional) != (found.code, found.functional):
+        level = Level(found.code, found.functional, words)
+    dataset = there or Dataset.create(folder, valid=options["valid"], test=options["test"])
+    added = dataset.add(found.frames, generation=options["generation"], level=level, split=options["split"])
+    added = Added(added.labels, (*found.refused, *added.refused))
     if as_json:
         refused = [{"name": one.name, "reason": one.reason} for one in added.refused]
-        click.echo(json.dumps({"added": added.counts, "refused": refused}, indent=1, ensure_ascii=False))
+        facts = {"added": added.counts, "refused": refused, "notes": list(found.notes)}
+        click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
     else:
         click.echo(describe_added(added, dataset))
+    q.warn(found.notes)
+
+
+def _every(text: str) -> int:
+    """Read which ionic steps are meant."""
+    from uspex_bridge.base.errors import ConfigError
+
+    named = {"last": 0, "all": 1}
+    if text not in named and (not text.isdecimal() or int(text) < 1):
+        raise ConfigError(f"--frames {text}: give last, all, or a number")
+    return named[text] if text in named else int(text)
 
 
 def describe_added(added: Added, dataset: Dataset) -> str:

@@ -19,6 +19,7 @@ from uspex_bridge.base.atoms import to_atoms
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.learn.data.predictions import Prediction
+from uspex_bridge.learn.data.suspects import fit
 from uspex_bridge.relaxation.guards import closest_pair
 from uspex_bridge.results.hull import HullPoint
 from uspex_bridge.results.model import NAN, Entry
@@ -210,14 +211,7 @@ def fit_offsets(entries: Sequence[Entry], differences: Array) -> tuple[dict[str,
     if not elements:
         return {}, 0
     shares = np.array([[dict(entries[k].composition).get(e, 0) / entries[k].natoms for e in elements] for k in used])
-    wanted, weights = differences[used], np.ones(len(used))
-    fitted = np.zeros(len(elements))
-    for _ in range(100):
-        root = np.sqrt(weights)
-        before, fitted = fitted, np.linalg.lstsq(shares * root[:, None], wanted * root, rcond=None)[0]
-        if np.abs(fitted - before).max() < 1e-9:
-            break
-        weights = 1.0 / np.maximum(np.abs(wanted - shares @ fitted), 1e-6)
+    fitted = fit(shares, differences[used])
     return dict(zip(elements, fitted.tolist(), strict=True)), len(used)
 
 

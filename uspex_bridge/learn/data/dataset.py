@@ -8,7 +8,6 @@ of the same generation that arrive later go to ``generation-003.2.extxyz``. docs
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
@@ -28,6 +27,7 @@ from uspex_bridge.base.units import pressure_of
 from uspex_bridge.base.words import counted
 from uspex_bridge.learn.data import repair
 from uspex_bridge.learn.data.exports import Keys, write_deepmd, write_extxyz
+from uspex_bridge.learn.data.families import Families
 from uspex_bridge.learn.data.identity import Split, split_of
 from uspex_bridge.learn.data.labels import (
     Added,
@@ -108,7 +108,7 @@ class Dataset:
     @property
     def elements(self) -> list[str]:
         """The elements of all labels, in alphabetic order."""
-        return sorted({symbol for label in self.labels.values() for symbol in re.findall("[A-Z][a-z]?", label.formula)})
+        return sorted({symbol for label in self.labels.values() for symbol in label.counts})
 
     @property
     def files(self) -> dict[str, list[Label]]:
@@ -139,14 +139,31 @@ class Dataset:
         for name, labels in self.files.items():
             if not any(label.id in wanted for label in labels):
                 continue
-            images = read_frames(self.path / name)
-            if len(images) <= labels[-1].index:
-                raise InputError(
-                    f"{self.path / name}: {len(images)} frames where the manifest has {labels[-1].index + 1}"
-                )
+            images = self._images(name, labels[-1].index)
             for label in labels:
                 if label.id in wanted:
                     yield informed(images[label.index], label)
+
+    def structures(self, labels: Iterable[Label]) -> dict[str, Atoms]:
+        """Return the structures of some labels by identity.
+
+        Raises:
+            InputError: a file is missing or shorter than the manifest says.
+        """
+        places: dict[str, list[Label]] = {}
+        for label in labels:
+            places.setdefault(label.file, []).append(label)
+        found: dict[str, Atoms] = {}
+        for name, listed in places.items():
+            images = self._images(name, max(label.index for label in listed))
+            found |= {label.id: images[label.index] for label in listed}
+        return found
+
+    def _images(self, name: str, last: int) -> list[Atoms]:
+        images = read_frames(self.path / name)
+        if len(images) <= last:
+            raise InputError(f"{self.path / name}: {len(images)} frames where the manifest has {last + 1}")
+        return images
 
     def add(
         self,
@@ -157,6 +174,9 @@ class Dataset:
         split: Split | None = None,
     ) -> Added:
         """Add labelled structures; what cannot be used is refused with its reason, everything else is kept.
+
+        A structure joins the family of the same phase that is there already (see
+        :class:`uspex_bridge.learn.data.families.Families`), whatever family it says.
 
         Args:
             frames: each with a calculator that holds energy, forces, stress and, where the code has it, free_energy
@@ -238,7 +258,7 @@ class _Draft:
 
     def __init__(self, dataset: Dataset, generation: int, level: Level, split: Split | None) -> None:
         self.dataset, self.generation, self.level, self.split = dataset, generation, level, split
-        self.families = {label.family: label.split for label in dataset.labels.values()}
+        self.families = Families(list(dataset.labels.values()), dataset.structures)
         self.potentials: dict[str, str] = {}
         for label in dataset.labels.values():
             self.potentials |= label.provenance.get("potentials", {})
@@ -254,9 +274,7 @@ class _Draft:
             self.refused.append(Refused(name, reason))
             return
         info, results = atoms.info, atoms.calc.results
-        family = str(info.get("family") or identity)
-        split = self.families.get(family) or self.split or split_of(family, self.dataset.valid, self.dataset.test)
-        self.families[family] = split
+        family = self.families.of(atoms, str(info.get("family") or identity), self._new_split)
         pressure = info.get("pressure_gpa")
         provenance = dict(info.get("provenance") or {})
         self.potentials |= provenance.get("potentials", {})
@@ -267,7 +285,7 @@ class _Draft:
             {
                 "id": identity,
                 "family": family,
-                "split": split,
+                "split": self.families.splits[family],
                 "generation": self.generation,
                 "origin": str(info.get("origin") or ""),
                 "pressure_gpa": None if pressure is None else float(pressure),
@@ -281,8 +299,12 @@ class _Draft:
                 "fmax": float(np.linalg.norm(results["forces"], axis=1).max()),
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
                 "provenance": provenance,
+                "volume": round(float(atoms.get_volume()), 6),
             }
         )
+
+    def _new_split(self, family: str) -> Split:
+        return self.split or split_of(family, self.dataset.valid, self.dataset.test)
 
     def _known(self, identity: str) -> str:
         if identity in self.accepted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +14,19 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.formula import Formula
+from ase.stress import full_3x3_to_voigt_6_stress
 
+from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.units import pressure_of
 from uspex_bridge.learn.data.identity import SPLITS, Split, content_id
 
 #: Beyond these no label is believed: eV/Å, GPa either way, Å³/atom, and eV/atom between F and E0.
 _MAX_FORCE, _MAX_PRESSURE, _VOLUMES, _MAX_ENTROPY = 1000.0, 5000.0, (1.0, 500.0), 0.5
+
+#: What stands before energy, forces, stress and virial(s) in files of labels: MACE's export and its users' habits.
+_PREFIXES = ("REF_", "ref_", "DFT_", "dft_", "VASP_", "vasp_")
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class Label:
         file, index: the frame's place, from 0; ``sha256`` is the file's checksum.
         provenance: what the labelling code was given: input hash, cutoff, k-points, potentials, its version.
         time: when it was added.
+        volume: Å³ per cell; None of labels that were added before it was kept.
     """
 
     id: str
@@ -80,6 +88,17 @@ class Label:
     sha256: str
     time: str
     provenance: dict[str, Any] = field(default_factory=dict)
+    volume: float | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of atoms of each element."""
+        return {symbol: int(n or 1) for symbol, n in re.findall(r"([A-Z][a-z]?)(\d*)", self.formula)}
+
+    @property
+    def reduced(self) -> str:
+        """Formula unit, as ASE's empirical formula has it."""
+        return str(Formula(self.formula).reduce()[0].format("hill"))
 
 
 @dataclass(frozen=True)
@@ -176,7 +195,7 @@ def extxyz(frames: Sequence[Atoms]) -> str:
 
 
 def read_frames(path: Path) -> list[Atoms]:
-    """Read every frame of an extxyz file.
+    """Read every frame of an extxyz file, labels also under the names of :data:`_PREFIXES`.
 
     Raises:
         InputError: it is missing, or not extxyz.
@@ -184,9 +203,35 @@ def read_frames(path: Path) -> list[Atoms]:
     import ase.io
 
     try:
-        return list(ase.io.iread(path, index=":", format="extxyz"))
+        return [_with_named_labels(atoms) for atoms in ase.io.iread(path, index=":", format="extxyz")]
     except Exception as error:
         raise InputError(f"{path}: cannot be read as extxyz: {type(error).__name__}: {error}") from error
+
+
+def _with_named_labels(atoms: Atoms) -> Atoms:
+    """Make results of labels that ASE takes for plain data, such as MACE's REF_energy; those count before ASE's own."""
+    held, arrays = atoms.info, atoms.arrays
+    results = dict(atoms.calc.results) if atoms.calc is not None else {}
+    names = [prefix for prefix in _PREFIXES if f"{prefix}energy" in held and f"{prefix}forces" in arrays]
+    for prefix in names[:1]:
+        results = {"energy": float(held.pop(f"{prefix}energy")), "forces": np.array(arrays.pop(f"{prefix}forces"))}
+        if f"{prefix}free_energy" in held:
+            results["free_energy"] = float(held.pop(f"{prefix}free_energy"))
+    for prefix in names[:1] or ([""] if "forces" in results and "stress" not in results else []):
+        if f"{prefix}stress" in held:
+            results["stress"] = _voigt(held.pop(f"{prefix}stress"))
+        for name in (f"{prefix}virial", f"{prefix}virials"):
+            if name in held and "stress" not in results:
+                results["stress"] = -_voigt(held.pop(name)) / atoms.get_volume()
+    if results:
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms
+
+
+def _voigt(values: Any) -> Array:
+    """Return a tensor (6,) in ASE's order of (6,), (9,) or (3, 3)."""
+    flat = np.asarray(values, dtype=float).ravel()
+    return flat if flat.size == 6 else np.asarray(full_3x3_to_voigt_6_stress(flat.reshape(3, 3)))
 
 
 def settings_hash(settings: Any) -> str:

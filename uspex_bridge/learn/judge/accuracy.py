@@ -13,7 +13,8 @@ from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.errors import CalculationError, InputError
 from uspex_bridge.base.units import pressure_of
 from uspex_bridge.base.words import counted, short_names
-from uspex_bridge.learn.data.dataset import Dataset
+from uspex_bridge.learn.data.archives import read_archive
+from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
 from uspex_bridge.learn.data.identity import SPLITS, Split
 from uspex_bridge.learn.data.labels import problem_of, read_frames
 from uspex_bridge.learn.data.predictions import Predictor, find_predictor, predict_all, structure_key
@@ -102,15 +103,17 @@ class Labelled:
         frames: the structures.
         zero: others of the same level of theory, which energy zeros are fitted to; empty where there are none.
         foreign: whether no model in use has its energies on their scale.
+        notes: what is not among them, and why.
     """
 
     frames: Sequence[Atoms]
     zero: Sequence[Atoms] = ()
     foreign: bool = False
+    notes: Sequence[str] = ()
 
 
 def open_labelled(place: str, split: str | None = None, generation: int | None = None) -> Labelled:
-    """Read labelled structures from a dataset, an extxyz file, or a public set.
+    """Read labelled structures from a dataset, a public set, or anything that ``dataset add`` takes.
 
     Args:
         place: folder, file, or the name of a public set.
@@ -129,8 +132,12 @@ def open_labelled(place: str, split: str | None = None, generation: int | None =
         chosen = [atoms for atoms in frames if split in (None, atoms.info["split"])]
         return Labelled(chosen, _for_zeros(frames) if split == "test" else (), foreign=True)
     path = Path(place)
-    if not path.is_dir():
-        return Labelled(read_labelled(path))
+    if not (path / MANIFEST).is_file():
+        archive = read_archive(path)
+        if not archive.frames:
+            one = archive.refused[0]
+            raise InputError(f"{path}: none of its labels can be used: {one.name}: {one.reason}")
+        return Labelled(archive.frames, notes=[f"left out: {one.name}: {one.reason}" for one in archive.refused])
     dataset = Dataset.open(path)
     chosen = list(dataset.frames(split, generation))
     if not chosen:
@@ -191,7 +198,7 @@ def accuracy_of(
     """
     cases = [case_of(atoms, number) for number, atoms in enumerate(labelled.frames, 1)]
     judged, given = [], {}
-    notes: list[str] = []
+    notes = list(labelled.notes)
     short = short_names(models)
     others = [case_of(atoms, number) for number, atoms in enumerate(labelled.zero, 1)]
     if not {s for case in cases for s in case.symbols} <= {s for case in others for s in case.symbols}:

@@ -14,6 +14,7 @@ from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.locks import Lock
 from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.labels import Added, Label, Level, Refused, problem_of
+from uspex_bridge.learn.data.vasp_output import ended
 from uspex_bridge.learn.label import computed, vasp_runs
 from uspex_bridge.learn.label.tasks import RESULT, LabelTask, folders, read_task
 
@@ -70,7 +71,7 @@ def inspect(folder: Path, stale: float = 3600.0) -> LabelState:
 
 
 def _ended(folder: Path, task: LabelTask) -> bool:
-    return vasp_runs.ended(folder) if task.level.code == "vasp" else (folder / RESULT).is_file()
+    return ended(folder) if task.level.code == "vasp" else (folder / RESULT).is_file()
 
 
 def _unfinished(folder: Path, task: LabelTask, log: list[str], stale: float) -> LabelState:

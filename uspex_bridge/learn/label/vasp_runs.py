@@ -1,8 +1,4 @@
-"""A finished VASP run read as a label, and every reason not to.
-
-vasprun.xml is read with pymatgen and held against OUTCAR: under PSTRESS the first has E + PV where the second has E,
-and a label is E. Forces and stress belong to the free energy F; E0 (sigma -> 0) is what hulls rank by.
-"""
+"""A finished VASP run of a prepared structure read as a label, and every reason not to."""
 
 from __future__ import annotations
 
@@ -15,7 +11,15 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.base.units import kbar_to_gpa, pressure_of, stress_from_vasp
+from uspex_bridge.learn.data.vasp_output import (
+    array_of,
+    check_energies,
+    check_pressure,
+    ended,
+    stress_of,
+    titles_of,
+    vasprun_of,
+)
 from uspex_bridge.learn.label import kpoints
 from uspex_bridge.learn.label.tasks import LabelTask
 
@@ -26,21 +30,8 @@ _HARMLESS = (
     *("NEDOS", "EMIN", "EMAX", "AMIX", "BMIX", "AMIX_MAG", "BMIX_MAG", "AMIN", "MAXMIX", "IMIX", "NBANDS", "LMAXMIX"),
     *("LASYNC", "LH5", "ISYM", "SYMPREC", "NGX", "NGY", "NGZ", "POTIM", "KPOINT_BSE"),
 )
-#: VASP prints energies and coordinates with so many decimals that they agree to this, eV and Å.
-_ENERGY, _LENGTH = 1e-4, 1e-3
-#: OUTCAR prints the pressure in kB with two decimals.
-_PRESSURE_KBAR = 0.05
-
-
-def ended(folder: Path) -> bool:
-    """Tell whether VASP came to its end in a folder."""
-    try:
-        with (folder / "OUTCAR").open("rb") as stream:
-            stream.seek(0, 2)
-            stream.seek(max(0, stream.tell() - 20000))
-            return b"General timing" in stream.read()
-    except OSError:
-        return False
+#: VASP prints coordinates with so many decimals that they agree to this, Å.
+_LENGTH = 1e-3
 
 
 def read(folder: Path, task: LabelTask) -> Atoms:
@@ -56,12 +47,11 @@ def read(folder: Path, task: LabelTask) -> Atoms:
     for check in (_one_point, _settings, _converged, _species, _geometry, _kpoints):
         check(run, task)
     step = run.ionic_steps[-1]
-    forces, kbar = _array(step, "forces", (len(task.symbols), 3)), _array(step, "stress", (3, 3))
-    free, e0 = _energies(run, outcar, task)
-    stress = stress_from_vasp(kbar[[0, 1, 2, 0, 1, 2], [0, 1, 2, 1, 2, 0]])
+    forces, stress = array_of(step, "forces", (len(task.symbols), 3)), stress_of(step)
+    free, e0 = _energies(step, outcar)
     _pressure(outcar, stress)
     atoms = task.atoms
-    atoms.info["provenance"] |= {"version": f"vasp {run.vasp_version}", "potentials": _titles(run)}
+    atoms.info["provenance"] |= {"version": f"vasp {run.vasp_version}", "potentials": titles_of(run)}
     results: dict[str, Any] = {"energy": e0, "free_energy": free, "forces": forces, "stress": stress}
     moments = [row.get("tot", 0.0) for row in outcar.magnetization or ()]
     if len(moments) == len(atoms):
@@ -73,32 +63,20 @@ def read(folder: Path, task: LabelTask) -> Atoms:
 
 
 def _open(folder: Path) -> tuple[Any, Any]:
-    from pymatgen.io.vasp.outputs import Outcar, Vasprun
+    from pymatgen.io.vasp.outputs import Outcar
 
     for name in ("OUTCAR", "vasprun.xml"):
         if not (folder / name).is_file():
             raise InputError(f"{name} is missing")
     if not ended(folder):
         raise InputError("OUTCAR ends in the middle; the run was stopped")
+    run = vasprun_of(folder / "vasprun.xml")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            run = Vasprun(
-                folder / "vasprun.xml",
-                parse_dos=False,
-                parse_eigen=False,
-                parse_potcar_file=False,
-                ionic_step_skip=None,
-            )
-        except SyntaxError as error:  # of lxml and of xml
-            raise InputError(f"vasprun.xml ends in the middle or is damaged ({error})") from None
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise InputError(f"vasprun.xml cannot be read: {type(error).__name__}: {error}") from None
-        try:
-            outcar = Outcar(folder / "OUTCAR")
+            return run, Outcar(folder / "OUTCAR")
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise InputError(f"OUTCAR cannot be read: {type(error).__name__}: {error}") from None
-    return run, outcar
 
 
 def _one_point(run: Any, task: LabelTask) -> None:
@@ -152,7 +130,7 @@ def _species(run: Any, task: LabelTask) -> None:
         given, wanted = " ".join(symbols), " ".join(task.symbols)
         raise InputError(f"atoms are {given}, prepared was {wanted}; POSCAR and POTCAR disagree?")
     potentials = task.inputs.get("potentials")
-    for symbol, title in _titles(run).items():
+    for symbol, title in titles_of(run).items():
         name = title.split()[1] if len(title.split()) > 1 else title
         if name != task.inputs["sets"][symbol]:
             raise InputError(f"POTCAR of {symbol} is {name}, prepared was {task.inputs['sets'][symbol]}")
@@ -160,12 +138,6 @@ def _species(run: Any, task: LabelTask) -> None:
             raise InputError(f"POTCAR of {symbol} is '{title}', which is not PBE")
         if potentials is not None and potentials[symbol] != title:
             raise InputError(f"POTCAR of {symbol} is '{title}', prepared was '{potentials[symbol]}'")
-
-
-def _titles(run: Any) -> dict[str, str]:
-    """Return element -> POTCAR's title, both as VASP found them."""
-    elements = list(dict.fromkeys(str(symbol) for symbol in run.atomic_symbols))
-    return {element: " ".join(title.split()) for element, title in zip(elements, run.potcar_symbols, strict=False)}
 
 
 def _geometry(run: Any, task: LabelTask) -> None:
@@ -188,32 +160,12 @@ def _kpoints(run: Any, task: LabelTask) -> None:
         raise InputError(f"k-points {size} are coarser than those prepared, {tuple(task.inputs['kpoints'])}")
 
 
-def _array(step: dict[str, Any], name: str, shape: tuple[int, ...]) -> Any:
-    if step.get(name) is None:
-        raise InputError(f"no {name} in vasprun.xml")
-    values = np.array(step[name], dtype=float)
-    if values.shape != shape:
-        raise InputError(f"{name} in vasprun.xml have shape {values.shape} instead of {shape}")
-    if not np.all(np.isfinite(values)):
-        raise InputError(f"{name} in vasprun.xml are not finite")
-    return values
-
-
-def _energies(run: Any, outcar: Any, task: LabelTask) -> tuple[float, float]:
+def _energies(step: dict[str, Any], outcar: Any) -> tuple[float, float]:
     """Return F and E0 in eV after holding vasprun.xml's energies against OUTCAR's."""
-    step = run.ionic_steps[-1]
-    free, e0 = float(step["electronic_steps"][-1]["e_fr_energy"]), outcar.final_energy
-    printed = outcar.final_fr_energy
-    if printed is None or e0 is None or not np.all(np.isfinite([free, printed, e0])):
+    e0, printed = outcar.final_energy, outcar.final_fr_energy
+    if printed is None or e0 is None or not np.isfinite(e0):
         raise InputError("no finite energy in OUTCAR")
-    if abs(float(step["e_fr_energy"]) - printed) > _ENERGY:
-        difference = float(step["e_fr_energy"]) - printed
-        raise InputError(
-            f"energy of vasprun.xml is {difference:+.4f} eV off OUTCAR's: E + PV under PSTRESS, or files of two runs"
-        )
-    if abs(free - printed) > _ENERGY:
-        raise InputError(f"vasprun.xml has F = {free:.5f} eV, OUTCAR {printed:.5f} eV: files of two runs")
-    return float(printed), float(e0)
+    return check_energies(step, float(printed)), float(e0)
 
 
 def _pressure(outcar: Any, stress: Any) -> None:
@@ -222,10 +174,4 @@ def _pressure(outcar: Any, stress: Any) -> None:
     printed = outcar.data.get("pressure") or []
     if not printed:
         raise InputError("no pressure in OUTCAR; the stress was not computed (ISIF)")
-    external, pulay = (float(word) for word in printed[-1])
-    own = pressure_of(stress)
-    if abs(kbar_to_gpa(external + pulay) - own) > kbar_to_gpa(_PRESSURE_KBAR):
-        raise InputError(
-            f"the stress in vasprun.xml means {own:.2f} GPa, OUTCAR says {kbar_to_gpa(external + pulay):.2f}: wrong "
-            "sign, or files of two runs"
-        )
+    check_pressure(stress, sum(float(word) for word in printed[-1]))

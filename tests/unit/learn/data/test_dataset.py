@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from math import gcd
 
 import numpy as np
 import pytest
@@ -117,7 +118,8 @@ def test_selection_by_split_and_generation(dataset):
 
 
 def test_perturbed_siblings_never_straddle_splits(tmp_path):
-    parents = [labelled("CaFe2", k) for k in range(20)]
+    formulas = [f"Ca{a}Fe{b}" for a in range(1, 6) for b in range(6, 13) if gcd(a, b) == 1][:20]
+    parents = [labelled(formula, k) for k, formula in enumerate(formulas)]
     copies = [
         labelled("", 100 * k + n, parent=parent, family=identity_of(parent))
         for k, parent in enumerate(parents)
@@ -137,10 +139,9 @@ def test_perturbed_siblings_never_straddle_splits(tmp_path):
 def test_a_split_that_is_asked_for_holds_for_new_families_only(tmp_path):
     dataset = Dataset.create(tmp_path / "d", valid=0, test=0)
     dataset.add([labelled("CaFe", 1, family="a")], generation=0, level=LEVEL)
-    dataset.add(
-        [labelled("CaFe", k, family=f) for k, f in ((2, "a"), (3, "b"))], generation=1, level=LEVEL, split="test"
-    )
-    dataset.add([labelled("CaFe", 4, family="b")], generation=2, level=LEVEL)
+    more = [labelled("CaFe", 2, family="a"), labelled("CaNi", 3, family="b")]
+    dataset.add(more, generation=1, level=LEVEL, split="test")
+    dataset.add([labelled("CaNi", 4, family="b")], generation=2, level=LEVEL)
     assert [label.split for label in dataset.labels.values()] == ["train", "train", "test", "test"]
 
 
@@ -387,7 +388,7 @@ def test_the_commands_do_what_their_help_says(tmp_path, frames):
     refused = json.loads(cli(*command, "--json").output)["refused"]
     assert len(refused) == 9
     summary = cli("summary", data).output
-    assert "8 labels of 8 families" in summary
+    assert "8 labels of 7 families" in summary, "CaFe2 and Fe2Ca are one crystal"
     assert "toy LJ" in summary
     facts = json.loads(cli("summary", data, "--json").output)
     assert sum(sum(group[s] for s in ("train", "valid", "test")) for group in facts["groups"]) == 8
@@ -397,3 +398,73 @@ def test_the_commands_do_what_their_help_says(tmp_path, frames):
     failed = cli("check", data)
     assert isinstance(failed.exception, InputError)
     assert "changed: generation-003.extxyz is gone" in failed.output
+
+
+def moved(atoms: Atoms, **info) -> Atoms:
+    """The same crystal with another origin, another choice of cell, compressed by 8 % and a little shaken."""
+    from ase.build import make_supercell
+
+    copy = make_supercell(
+        Atoms(atoms.symbols, atoms.positions, cell=atoms.cell, pbc=True), [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    )
+    copy.positions += (0.3, 1.1, -0.7)
+    copy.wrap()
+    copy.set_cell(0.92 ** (1 / 3) * copy.cell.array, scale_atoms=True)
+    copy.positions += np.random.default_rng(5).uniform(-0.03, 0.03, (len(copy), 3))
+    stress = np.array([-1.0, -1.0, -1.0, 0, 0, 0])
+    copy.calc = SinglePointCalculator(copy, energy=-1.0, forces=np.zeros((len(copy), 3)), stress=stress)
+    copy.info = info
+    return copy
+
+
+def ordered(symbols: str, seed: int) -> Atoms:
+    """A cell that is no other one's relative."""
+    rng = np.random.default_rng(seed)
+    atoms = Atoms(
+        symbols, scaled_positions=rng.random((len(Atoms(symbols)), 3)), cell=np.eye(3) * 5 + rng.random((3, 3))
+    )
+    atoms.pbc = True
+    stress = np.array([-1.0, -1.0, -1.0, 0, 0, 0])
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.zeros((len(atoms), 3)), stress=stress)
+    return atoms
+
+
+def test_a_twin_joins_its_phases_family_and_split_in_one_addition_and_later(tmp_path):
+    dataset = Dataset.create(tmp_path / "d", valid=0.3, test=0.3)
+    parents = [ordered("Ca2Fe2Ni", k) for k in range(12)]
+    dataset.add([*parents[:6], moved(parents[0])], generation=0, level=LEVEL)
+    reopened = Dataset.open(dataset.path)
+    reopened.add([*parents[6:], *map(moved, parents[1:]), moved(parents[2], family="named")], generation=1, level=LEVEL)
+    labels = list(Dataset.open(dataset.path).labels.values())
+    families = {label.family for label in labels}
+    assert len(labels) == 24, "the last one is the same structure as an earlier one"
+    assert families == {identity_of(atoms) for atoms in parents}
+    assert {label.split for label in labels} == {"train", "valid", "test"}
+    assert all(len({label.split for label in labels if label.family == family}) == 1 for family in families)
+    assert "twins" not in cli("check", str(dataset.path), "--twins").output
+
+
+def test_of_twins_in_two_splits_the_tested_one_is_joined_and_both_are_told(tmp_path):
+    dataset = Dataset.create(tmp_path / "d", valid=0, test=0)
+    first, other = ordered("Ca2Fe2Ni", 1), ordered("Ca2Fe2Ni", 2)
+    dataset.add([first], generation=0, level=LEVEL, split="train")
+    dataset.add([other], generation=0, level=LEVEL, split="test")
+    manifest = dataset.path / MANIFEST
+    lines = manifest.read_text().splitlines()
+    files = [dataset.path / f"generation-000{k}.extxyz" for k in ("", ".2")]
+    twin = moved(first)
+    record = json.loads(lines[2]) | {
+        "id": identity_of(twin),
+        "family": "legacy",
+        "formula": twin.get_chemical_formula("metal"),
+    }
+    from uspex_bridge.base.files import checksum
+    from uspex_bridge.learn.data.labels import extxyz, informed
+
+    label = next(label for label in dataset.labels.values() if label.split == "test")
+    files[1].write_text(extxyz([informed(twin, label)]))
+    manifest.write_text("\n".join([*lines[:2], json.dumps(record | {"sha256": checksum(files[1])})]) + "\n")
+    assert "twins: " in cli("check", str(dataset.path), "--twins").output
+    reopened = Dataset.open(dataset.path)
+    (added,) = reopened.add([moved(twin)], generation=1, level=LEVEL).labels
+    assert (added.family, added.split) == ("legacy", "test")
