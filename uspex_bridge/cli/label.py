@@ -43,12 +43,24 @@ def command() -> None:
 @LABELS
 @q.PLACES
 @click.option("--code", type=click.Choice(["vasp", "gpaw", "model"]), help="What computes the labels.")
-@click.option("--settings", "file", type=click.Path(path_type=Path), help="TOML file; else the template of --code.")
+@click.option(
+    "--settings",
+    "file",
+    type=click.Path(path_type=Path),
+    help="TOML file with what differs from the template of --code.",
+)
 @click.option("--model", help="With --code model: a calculator, KIND:WEIGHTS, a training's folder.")
 @click.option("--potcars", type=click.Path(path_type=Path), help="Your POTCAR library.  [default: $PMG_VASP_PSP_DIR]")
 @click.option("--generation", type=click.IntRange(min=0), required=True, help="Of the search, or number of the cycle.")
 @click.option("--pressure", "-p", type=float, help="GPa, of the search, where PLACES do not say it.")
 @click.option("--dataset", type=click.Path(path_type=Path), help="Leave out what has a label there.")
+@click.option("--relax", is_flag=True, help="Relax each at its pressure (ISIF = 3) before the single point; VASP only.")
+@click.option(
+    "--estimate",
+    metavar="MODEL",
+    help="Let a model estimate each structure's own pressure, for which its cutoff then is if that is higher.",
+)
+@CONFIG
 @q.JSON
 def prepare(
     labels: Path,
@@ -63,7 +75,10 @@ def prepare(
     """Make a folder per structure of PLACES in LABELS, with all its code needs, and job scripts for SLURM and PBS.
 
     PLACES are extxyz files (info: origin, family, pressure_gpa, reason), results folders, anything that 'hull' takes.
-    Structures that LABELS has already stay as they are. 'uspex-bridge label settings CODE' prints a settings file.
+    Structures that LABELS has already stay as they are. 'uspex-bridge label settings CODE' prints all settings.
+
+    --relax is for the phases in the end: VASP relaxes each, again from its CONTCAR until it stays, and computes the
+    single point there; 'label collect' then says what that has gained.
 
     Example: uspex-bridge label prepare labels chosen.extxyz --code vasp --generation 3
     """
@@ -79,14 +94,18 @@ def prepare(
         if settings.code != "model":
             raise ConfigError("--model goes with --code model")
         settings = replace(settings, functional=model)
+    wanted = preparing.candidates(places)
+    if options["estimate"] is not None:
+        wanted = iter(_estimated(wanted, options["estimate"], options["config"], labels))
     done = preparing.prepare(
-        preparing.candidates(places),
+        wanted,
         labels,
         settings,
         generation=options["generation"],
         pressure_gpa=options["pressure"],
         potcars=options["potcars"],
         known=() if dataset is None else set(Dataset.open(dataset).labels),
+        relax=options["relax"],
     )
     q.warn(done.notes)
     facts = {key: value for key, value in asdict(done).items() if key != "notes"}
@@ -103,10 +122,23 @@ def prepare(
         )
 
 
+def _estimated(wanted: Any, model: str, config: Path | None, labels: Path) -> Any:
+    """Let a model estimate each structure's own pressure."""
+    from uspex_bridge.base.threads import limit_threads
+    from uspex_bridge.call.config import load_config
+    from uspex_bridge.call.model_names import settings_for
+
+    chosen = load_config(Path.cwd(), config)
+    limit_threads(chosen.threads)
+    from uspex_bridge.learn.label.estimate import with_estimates
+
+    return with_estimates(wanted, model, settings_for(model, chosen), labels)
+
+
 @command.command(context_settings=q.CONTEXT)
 @click.argument("code", type=click.Choice(["vasp", "gpaw", "model"]))
 def settings(code: str) -> None:
-    """Print the settings file that 'label prepare --code CODE' works with, to save and change.
+    """Print the settings that 'label prepare --code CODE' works with; a file of one's own holds what differs.
 
     Example: uspex-bridge label settings vasp > labels.toml
     """
@@ -199,11 +231,28 @@ def collect(labels: Path, dataset: Path, stale: float, valid: float, test: float
     states = Counter(job.state for job in jobs)
     if as_json:
         refused = [{"name": one.name, "reason": one.reason} for one in added.refused]
-        facts = {"added": added.counts, "refused": refused, "states": dict(states)}
+        gains = {job.folder.name: job.gain for job in jobs if job.gain is not None}
+        facts = {"added": added.counts, "refused": refused, "states": dict(states), "gained_ev_per_atom": gains}
         click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
     else:
         click.echo(describe_added(added, opened))
         click.echo(f"{counted(len(jobs), 'structure')}: {_counts(jobs)}")
+        click.echo(_gains(jobs), nl=False)
+
+
+def _gains(jobs: list[LabelState]) -> str:
+    """Say what relaxation by DFT has gained: E(DFT at the model's geometry) - E(DFT relaxed), with PV."""
+    from statistics import median
+
+    gains = sorted((job.gain, job.task.origin) for job in jobs if job.gain is not None and job.task is not None)
+    if not gains:
+        return ""
+    most, name = gains[-1]
+    middle = median(gain for gain, _ in gains)
+    return (
+        f"relaxation by DFT lowered the enthalpy of {counted(len(gains), 'structure')} by {1000 * middle:.1f} meV/atom "
+        f"(median), {1000 * most:.1f} at most ({name})\n"
+    )
 
 
 def _inspect(labels: Path, stale: float) -> list[LabelState]:
@@ -234,6 +283,7 @@ def _row(job: LabelState) -> dict[str, Any]:
         row |= {
             "energy_per_atom": results["energy"] / len(job.atoms),
             "magmom": results.get("magmom"),
+            "gained_ev_per_atom": job.gain,
         }
     return row
 

@@ -10,11 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ase import Atoms
 
+import numpy as np
+
 from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.learn.data.identity import Split
 from uspex_bridge.learn.data.labels import Label
-from uspex_bridge.results.matching import Catalogue
+from uspex_bridge.results.surroundings import Surroundings
 
+#: Surroundings closer than this, in units of the mean spacing, are those of one family. The phases of a search are
+#: told apart at a quarter of it (:mod:`uspex_bridge.results.phases`); copies that are displaced by 0.1 Å and strained
+#: by 5 % lie at 0.04 to 0.09, other phases beyond 0.1.
+_LIMIT = 0.08
 #: Of several families of the same phase, the one that is joined: no twin of a tested structure may train.
 _PREFERRED: tuple[Split, ...] = ("test", "valid", "train")
 
@@ -34,7 +40,7 @@ class Families:
         self._waiting: dict[str, dict[str, Label]] = {}
         for label in labels:
             self._waiting.setdefault(label.reduced, {}).setdefault(label.family, label)
-        self._catalogue = Catalogue()
+        self._catalogue = _Catalogue()
         self._names: dict[str, str] = {}
 
     def of(self, atoms: Atoms, given: str, split: Callable[[str], Split]) -> str:
@@ -50,19 +56,19 @@ class Families:
             self._names[given] = name
             self.splits.setdefault(name, split(name))
             if name == given:
-                self._catalogue.add(name, to_structure(atoms))
+                self._catalogue.add(name, atoms)
         return name
 
     def _same(self, atoms: Atoms) -> str | None:
         self._load(atoms.get_chemical_formula(empirical=True))
-        found = list(self._catalogue.find_all(to_structure(atoms)))
+        found = self._catalogue.find_all(atoms)
         return min(found, key=lambda name: _PREFERRED.index(self.splits[name]), default=None)
 
     def _load(self, formula: str) -> None:
         """Put one structure of each family of a composition into the catalogue, once."""
         waiting = self._waiting.pop(formula, {})
         for label, atoms in ((label, self._read([label])[label.id]) for label in waiting.values()):
-            self._catalogue.add(label.family, to_structure(atoms))
+            self._catalogue.add(label.family, atoms)
 
 
 def twins(labels: Sequence[Label], frames: Mapping[str, Atoms]) -> list[tuple[Label, Label]]:
@@ -75,9 +81,39 @@ def twins(labels: Sequence[Label], frames: Mapping[str, Atoms]) -> list[tuple[La
     first: dict[str, Label] = {}
     for label in labels:
         first.setdefault(label.family, label)
-    catalogue, found = Catalogue(), []
+    catalogue, found = _Catalogue(), []
     for label in first.values():
-        structure = to_structure(frames[label.id])
-        found += [(first[name], label) for name in catalogue.find_all(structure) if first[name].split != label.split]
-        catalogue.add(label.family, structure)
+        atoms = frames[label.id]
+        found += [(first[name], label) for name in catalogue.find_all(atoms) if first[name].split != label.split]
+        catalogue.add(label.family, atoms)
     return found
+
+
+class _Catalogue:
+    """Crystals by composition under a family's name."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, list[tuple[str, Surroundings]]] = {}
+        self._last: tuple[Atoms, Surroundings] | None = None
+
+    def add(self, name: str, atoms: Atoms) -> None:
+        self._held.setdefault(atoms.get_chemical_formula(empirical=True), []).append((name, self._seen(atoms)))
+
+    def find_all(self, atoms: Atoms) -> list[str]:
+        """Return the names of all families that a crystal could belong to."""
+        held = self._held.get(atoms.get_chemical_formula(empirical=True), [])
+        if not held:
+            return []
+        mine = self._seen(atoms)
+        least = mine.at_least(np.array([other.means for _, other in held]))
+        return [
+            name
+            for (name, other), bound in zip(held, least, strict=True)
+            if bound <= _LIMIT and mine.within(other, _LIMIT)
+        ]
+
+    def _seen(self, atoms: Atoms) -> Surroundings:
+        """Return a crystal's surroundings, once: it is looked for first and then kept."""
+        if self._last is None or self._last[0] is not atoms:
+            self._last = atoms, Surroundings(to_structure(atoms))
+        return self._last[1]

@@ -13,7 +13,7 @@ from ase import Atoms
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.locks import Lock
 from uspex_bridge.learn.data.dataset import Dataset
-from uspex_bridge.learn.data.labels import Added, Label, Level, Refused, problem_of
+from uspex_bridge.learn.data.labels import Added, Label, Level, Refused, identity_of, problem_of
 from uspex_bridge.learn.data.vasp_output import ended
 from uspex_bridge.learn.label import computed, vasp_runs
 from uspex_bridge.learn.label.tasks import RESULT, LabelTask, folders, read_task
@@ -24,7 +24,7 @@ LOG = "run.log"
 #: ... and how its last line begins once the command has ended.
 EXIT = "exit code"
 #: Logs that grow while a code is at work.
-_LOGS = (LOG, "OUTCAR", "OSZICAR", "gpaw.txt")
+_LOGS = (LOG, "OUTCAR", "OSZICAR", "gpaw.txt", "relax/OUTCAR", "relax/OSZICAR")
 #: How lines begin that say of a code that it failed, but not why.
 _LAUNCHER = "srun:"
 #: Held in a structure's folder while ``label run`` computes it.
@@ -38,14 +38,25 @@ class LabelState:
     Attributes:
         folder: where it is computed; ``task`` is None where ``structure.json`` cannot be used.
         reason: why it failed.
-        atoms: the label, where it is done.
+        frames: the labels, where it is done: one, or of a structure that was relaxed as it was prepared and relaxed.
     """
 
     folder: Path
     task: LabelTask | None
     state: State
     reason: str = ""
-    atoms: Atoms | None = None
+    frames: tuple[Atoms, ...] = ()
+
+    @property
+    def atoms(self) -> Atoms | None:
+        """The label, the relaxed one where there are two."""
+        return self.frames[-1] if self.frames else None
+
+    @property
+    def gain(self) -> float | None:
+        """What relaxation by DFT has gained in enthalpy, eV/atom; None where there was none."""
+        atoms = self.atoms
+        return None if atoms is None else atoms.info["provenance"].get("gain_ev_per_atom")
 
 
 def inspect(folder: Path, stale: float = 3600.0) -> LabelState:
@@ -62,10 +73,10 @@ def inspect(folder: Path, stale: float = 3600.0) -> LabelState:
         log = (folder / LOG).read_text(errors="replace").splitlines() if (folder / LOG).is_file() else []
         if not _ended(folder, task):
             return _unfinished(folder, task, log, stale)
-        atoms = vasp_runs.read(folder, task) if task.level.code == "vasp" else computed.read(folder, task)
-        if problem := problem_of(atoms):
+        frames = vasp_runs.read(folder, task) if task.level.code == "vasp" else [computed.read(folder, task)]
+        if problem := next(filter(None, map(problem_of, frames)), ""):
             return LabelState(folder, task, "failed", problem)
-        return LabelState(folder, task, "done", atoms=atoms)
+        return LabelState(folder, task, "done", frames=tuple(frames))
     except InputError as error:
         return LabelState(folder, task, "failed", str(error))
 
@@ -123,8 +134,9 @@ def collect(jobs: list[LabelState], dataset: Dataset) -> Added:
     refused = [Refused(job.folder.name, job.reason) for job in jobs if job.state == "failed"]
     groups: dict[tuple[int, Level], list[Atoms]] = {}
     for job in jobs:
-        if job.task is not None and job.atoms is not None and job.task.id not in dataset.labels:
-            groups.setdefault((job.task.generation, job.task.level), []).append(job.atoms)
+        new = [atoms for atoms in job.frames if identity_of(atoms) not in dataset.labels]
+        if job.task is not None and new:
+            groups.setdefault((job.task.generation, job.task.level), []).extend(new)
     labels: list[Label] = []
     for (generation, level), frames in sorted(groups.items(), key=lambda item: item[0][0]):
         added = dataset.add(frames, generation=generation, level=level)

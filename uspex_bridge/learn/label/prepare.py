@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,37 @@ from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError, OutputError
 from uspex_bridge.base.files import publish_files
 from uspex_bridge.base.templates import TEMPLATES, render
+from uspex_bridge.base.words import counted
 from uspex_bridge.learn.data.identity import content_id
 from uspex_bridge.learn.data.labels import read_frames
 from uspex_bridge.learn.label import kpoints, vasp_inputs
-from uspex_bridge.learn.label.settings import LabelSettings, format_settings, read_label_settings
-from uspex_bridge.learn.label.tasks import RESULT, SETTINGS, STRUCTURE, LabelTask, folders
+from uspex_bridge.learn.label.settings import MAGNETIC, LabelSettings, format_settings, read_prepared_settings
+from uspex_bridge.learn.label.tasks import RESULT, RUN_VASP, SETTINGS, STRUCTURE, LabelTask, folders
 from uspex_bridge.results.sources import open_sources
+
+#: PAW spheres that overlap by more than this are told, and cutoffs below this times ENMAX.
+_OVERLAP, _MARGIN = 0.2, 1.3
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A structure to label; ``family`` empty means its own, ``pressure_gpa`` None that nothing says it."""
+    """A structure to label.
+
+    Attributes:
+        structure: as it is.
+        origin: its name where it comes from.
+        family: empty means its own.
+        pressure_gpa: of its search, None where nothing says it.
+        reason: why it was chosen.
+        own_pressure_gpa: estimated of the structure as it is, None where nobody has.
+    """
 
     structure: Structure
     origin: str
     family: str = ""
     pressure_gpa: float | None = None
     reason: str = ""
+    own_pressure_gpa: float | None = None
 
 
 @dataclass
@@ -57,7 +71,7 @@ class Prepared:
 def candidates(places: Sequence[str]) -> Iterator[Candidate]:
     """Yield the structures of extxyz files, results folders and everything else that ``open_sources`` reads.
 
-    ``info`` of extxyz frames may hold origin (or name), family, pressure_gpa and reason.
+    ``info`` of extxyz frames may hold origin (or name), family, pressure_gpa, own_pressure_gpa and reason.
 
     Raises:
         InputError: a place cannot be read.
@@ -77,12 +91,14 @@ def _from_extxyz(path: Path) -> Iterator[Candidate]:
         if atoms.cell.rank < 3:
             raise InputError(f"{path}: frame {number} has no cell in three dimensions")
         pressure = next((info[key] for key in ("pressure_gpa", "pressure_GPa") if key in info), None)
+        own = info.get("own_pressure_gpa")
         yield Candidate(
             to_structure(atoms),
             str(info.get("origin") or info.get("name") or f"{path.stem}-{number}"),
             str(info.get("family", "")),
             None if pressure is None else float(pressure),
             str(info.get("reason", "")),
+            None if own is None else float(own),
         )
 
 
@@ -95,6 +111,7 @@ def prepare(
     pressure_gpa: float | None = None,
     potcars: Path | None = None,
     known: Collection[str] = (),
+    relax: bool = False,
 ) -> Prepared:
     """Write a folder per structure, job scripts for all that are not computed yet, and the settings.
 
@@ -106,16 +123,19 @@ def prepare(
         pressure_gpa: where a structure does not say the pressure of its search.
         potcars: the user's POTCAR library, for VASP.
         known: identities that need no label, normally those of the dataset.
+        relax: relax each at its search's pressure before the single point; VASP only.
 
     Raises:
         ConfigError: the folder has other settings, or a pressure or data set is missing.
         OutputError: a file cannot be written.
     """
+    if relax and settings.code != "vasp":
+        raise ConfigError("--relax is for VASP; 'uspex-bridge relax' relaxes with a model")
     if (labels / SETTINGS).is_file():
         _same_level(labels, settings)
     else:
         _publish(labels, {SETTINGS: format_settings(settings)})
-    done = Prepared()
+    done, doubts = Prepared(), _Doubts()
     library = vasp_inputs.library(potcars) if settings.code == "vasp" else None
     sets = None if library is None else vasp_inputs.Potcars(library)
     for candidate in wanted:
@@ -130,12 +150,15 @@ def prepare(
             pressure = pressure_gpa if candidate.pressure_gpa is None else candidate.pressure_gpa
             if pressure is None:
                 raise ConfigError(f"{candidate.origin}: nothing says the pressure of its search; give --pressure")
-            given, files = _inputs(structure, pressure, settings, sets)
+            cutoff = max(pressure, candidate.own_pressure_gpa or pressure)
+            given, files = _inputs(structure, cutoff, settings, sets, pressure if relax else None)
+            _remember(given, structure, settings, doubts)
             task = _task(replace(candidate, structure=structure), pressure, settings, generation, given, files)
             _publish(folder, {**files, STRUCTURE: task.text()})
             if sets is not None:
                 (folder / "POTCAR.spec").unlink(missing_ok=True)
             done.made.append(identity)
+    done.notes += doubts.notes()
     if settings.code != "model":
         done.scripts = _write_jobs(labels, settings) or _scripts_of(labels, done.made)
     done.without_potcar = sum(not (spec.parent / "POTCAR").is_file() for spec in labels.glob("*/POTCAR.spec"))
@@ -148,6 +171,44 @@ def prepare(
     return done
 
 
+@dataclass
+class _Doubts:
+    """What about the inputs of several structures a user should know, said once."""
+
+    non_magnetic: dict[str, int] = field(default_factory=dict)
+    overlaps: list[float] = field(default_factory=list)
+    tight: dict[str, float] = field(default_factory=dict)
+
+    def notes(self) -> list[str]:
+        """Return it in words."""
+        found = [
+            f"{symbol} starts without a magnetic moment in {counted(number, 'structure')} and will end without one; "
+            "[magmom] gives it one"
+            for symbol, number in self.non_magnetic.items()
+        ]
+        if wide := [overlap for overlap in self.overlaps if overlap > _OVERLAP]:
+            found.append(
+                f"PAW spheres overlap by more than {100 * _OVERLAP:g} % in {counted(len(wide), 'structure')} (by "
+                f"{100 * max(wide):.0f} % at most): take harder data sets under [potcars] for these"
+            )
+        if self.tight:
+            found.append(
+                f"ENCUT is less than {_MARGIN:g} x ENMAX of the POTCARs, {max(self.tight.values()):g} eV, in some: "
+                "stresses need that"
+            )
+        return found
+
+
+def _remember(given: Mapping[str, Any], structure: Structure, settings: LabelSettings, doubts: _Doubts) -> None:
+    for symbol in sorted({*structure.symbols} & {*MAGNETIC}):
+        if settings.code != "model" and not settings.moments([symbol])[0]:
+            doubts.non_magnetic[symbol] = doubts.non_magnetic.get(symbol, 0) + 1
+    if "sphere_overlap" in given:
+        doubts.overlaps.append(given["sphere_overlap"])
+    if given.get("enmax", 0.0) * _MARGIN > given.get("encut", 0.0):
+        doubts.tight[structure.comment] = given["enmax"]
+
+
 def _grouped(structure: Structure) -> Structure:
     """Return a structure with its atoms grouped by element, as POSCAR and POTCAR need them, named by its identity."""
     first = {symbol: k for k, symbol in reversed(list(enumerate(structure.symbols)))}
@@ -158,11 +219,15 @@ def _grouped(structure: Structure) -> Structure:
 
 
 def _inputs(
-    structure: Structure, pressure: float, settings: LabelSettings, potcars: vasp_inputs.Potcars | None
+    structure: Structure,
+    pressure: float,
+    settings: LabelSettings,
+    potcars: vasp_inputs.Potcars | None,
+    relax_gpa: float | None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     match settings.code:
         case "vasp":
-            return vasp_inputs.inputs(structure, pressure, settings, potcars)
+            return vasp_inputs.inputs(structure, pressure, settings, potcars, relax_gpa)
         case "gpaw":
             return {
                 "functional": settings.functional,
@@ -204,7 +269,7 @@ def _task(
 
 def _same_level(labels: Path, settings: LabelSettings) -> None:
     """Refuse to mix two levels of theory in one folder."""
-    if (old := read_label_settings(labels / SETTINGS, None).level) != settings.level:
+    if (old := read_prepared_settings(labels / SETTINGS).level) != settings.level:
         raise ConfigError(
             f"{labels}: was prepared with other settings ({old}, now {settings.level}; see {SETTINGS} there); labels "
             "of two levels of theory cannot be trained on together. Name another folder"
@@ -228,12 +293,14 @@ def _write_jobs(labels: Path, settings: LabelSettings) -> list[str]:
         "at_once": job.at_once,
         # PBS takes no array of one.
         "array": f"\n#PBS -J 1-{tasks}%{job.at_once}" if tasks > 1 else "",
-        "command": job.command,
+        "command": f"bash ../{RUN_VASP}" if settings.code == "vasp" else job.command,
         "done": "grep -qs 'General timing' OUTCAR" if settings.code == "vasp" else f"[ -f {RESULT} ]",
     }
     values["body"] = render("labels/task.sh", values).rstrip("\n")
     files = {f"jobs-{number}.txt": "".join(f"{name}\n" for name in made)}
     files |= {f"{kind}-{number}.sh": render(f"labels/{kind}.sh", values) for kind in ("slurm", "pbs")}
+    if settings.code == "vasp":
+        files[RUN_VASP] = render("labels/run_vasp.sh", {"command": job.command, "runs": settings.relax.runs})
     if settings.code == "gpaw":
         files["run_gpaw.py"] = (TEMPLATES / "labels" / "run_gpaw.py").read_text(encoding="utf-8")
     _publish(labels, files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,8 @@ from uspex_bridge.call.config import Config
 from uspex_bridge.call.model_names import settings_for
 from uspex_bridge.learn.label import computed
 from uspex_bridge.learn.label.collect import EXIT, LOCK, LOG, LabelState, inspect
-from uspex_bridge.learn.label.settings import read_label_settings
-from uspex_bridge.learn.label.tasks import RESULT, SETTINGS, folders, read_task
+from uspex_bridge.learn.label.settings import read_prepared_settings
+from uspex_bridge.learn.label.tasks import RESULT, RUN_VASP, SETTINGS, folders, read_task
 from uspex_bridge.models.backends import Backend, load
 
 #: What a command that computes labels with GPAW calls, from a structure's folder.
@@ -37,7 +38,7 @@ def run(labels: Path, config: Config, *, command: str | None = None, retry: bool
         InputError: there are no labels.
         OutputError: a result cannot be written.
     """
-    settings = read_label_settings(labels / SETTINGS, None)
+    settings = read_prepared_settings(labels / SETTINGS)
     wanted = {"prepared", "failed"} if retry else {"prepared"}
     command = command or settings.job.command
     backend: Backend | None = None
@@ -56,7 +57,7 @@ def run(labels: Path, config: Config, *, command: str | None = None, retry: bool
                         backend = backend or load(settings.functional, settings_for(settings.functional, config))
                         _by_model(folder, backend)
                     else:
-                        _by_command(folder, command)
+                        _by_command(folder, command, vasp=settings.code == "vasp")
             except BusyError:
                 continue  # another run is at it
             yield inspect(folder, stale=0.0)
@@ -88,14 +89,22 @@ def _by_model(folder: Path, backend: Backend) -> None:
     computed.compute(folder, task, backend)
 
 
-def _by_command(folder: Path, command: str) -> None:
+def _by_command(folder: Path, command: str, *, vasp: bool) -> None:
     """Run a command in a structure's folder; what it prints goes to ``run.log``.
+
+    Args:
+        folder: of the structure.
+        command: runs the code.
+        vasp: let ``run_vasp.sh`` call it, which relaxes first where that is asked for, and tries twice.
 
     Raises:
         ConfigError: there is no such command.
     """
+    scripted = vasp and (folder.parent / RUN_VASP).is_file()
+    words = ["bash", f"../{RUN_VASP}"] if scripted else ["bash", "-c", command]
+    around = {**os.environ, "LABEL_COMMAND": command}
     with (folder / LOG).open("w", encoding="utf-8") as log:
-        done = subprocess.run(["bash", "-c", command], cwd=folder, stdout=log, stderr=subprocess.STDOUT, check=False)
+        done = subprocess.run(words, cwd=folder, env=around, stdout=log, stderr=subprocess.STDOUT, check=False)
         log.write(f"{EXIT} {done.returncode}\n")
     if done.returncode in (126, 127):
         said = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()[0]

@@ -25,6 +25,8 @@ STRUCTURE = "structure.json"
 SETTINGS = "labels.toml"
 #: What GPAW's script and a foundation model leave.
 RESULT = "label.json"
+#: What runs VASP in a structure's folder, from the folder of labels.
+RUN_VASP = "run_vasp.sh"
 
 
 @dataclass(frozen=True)

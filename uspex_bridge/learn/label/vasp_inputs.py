@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from uspex_bridge.vasp.structure import element_of
 VARIABLE = "PMG_VASP_PSP_DIR"
 #: Where a data set lies in a library: VASP's own layout, and pymatgen's.
 _FOLDERS = ("", "potpaw_PBE", "potpaw_PBE.*", "PBE", "POT_GGA_PAW_PBE", "POT_GGA_PAW_PBE_*")
+#: Grids of structures that are to be relaxed are finer by this.
+_RELAXED = 1.15
 _NAMES = ("{set}/POTCAR", "{set}/POTCAR.gz", "POTCAR.{set}", "POTCAR.{set}.gz")
 
 
@@ -95,8 +98,14 @@ def title_of(potcar: str) -> str:
     return " ".join(line.partition("=")[2].split())
 
 
+def number_of(potcar: str, name: str) -> float | None:
+    """Return a number from a POTCAR's head, such as ENMAX (eV) or RCORE (a.u.); None where it is not there."""
+    found = re.search(rf"\b{name}\s*=\s*([\d.]+)", potcar)
+    return float(found[1]) if found else None
+
+
 def inputs(
-    structure: Structure, pressure_gpa: float, settings: LabelSettings, potcars: Potcars | None
+    structure: Structure, cutoff_gpa: float, settings: LabelSettings, potcars: Potcars | None, relax_gpa: float | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return what VASP is given, and its input files: name -> text.
 
@@ -104,34 +113,78 @@ def inputs(
 
     Args:
         structure: atoms grouped by element.
-        pressure_gpa: of the search.
+        cutoff_gpa: pressure that the cutoff is for.
         settings: how labels are computed.
         potcars: the user's library.
+        relax_gpa: pressure to relax at before the single point; None for no relaxation.
 
     Raises:
-        ConfigError, InputError: an element has no data set.
+        ConfigError, InputError: an element has no data set, or the cutoff is below what a data set asks for.
     """
     elements = [symbol for symbol, _ in structure.groups]
     sets = flavours(elements, settings.potcars)
-    size = kpoints.grid(structure.cell, settings.kpoint_distance)
-    encut = settings.cutoff(pressure_gpa)
+    # A cell that shrinks on relaxation needs finer points, or the single point at its end would be too coarse.
+    distance = settings.kpoint_distance * (1.0 if relax_gpa is None else _RELAXED)
+    size = kpoints.grid(structure.cell, distance)
+    encut = settings.cutoff(cutoff_gpa)
     tags = settings.incar_tags(structure.comment, encut, _runs(settings.moments(structure.symbols)))
     given: dict[str, Any] = {"encut": encut, "kpoints": list(size), "incar": tags, "sets": sets}
+    points = size[0] * size[1] * size[2]
+    tags = {**{tag: str(value) for tag, value in settings.job.parallel(points).items()}, **tags}
     files = {
         "POSCAR": format_poscar(structure, structure.comment),
-        "INCAR": "".join(f"{tag:<8} = {value}\n" for tag, value in tags.items()),
-        "KPOINTS": f"{settings.kpoint_distance:g} A between images\n0\nGamma\n{size[0]} {size[1]} {size[2]}\n0 0 0\n",
+        "INCAR": _incar(tags),
+        "KPOINTS": f"{distance:g} A between images\n0\nGamma\n{size[0]} {size[1]} {size[2]}\n0 0 0\n",
         # For the K-Point Grid Server (muellergroup.jhu.edu), whose grids need fewer points.
-        "PRECALC": f"MINDISTANCE={settings.kpoint_distance:g}\n",
+        "PRECALC": f"MINDISTANCE={distance:g}\n",
     }
+    if second := settings.second_tags(tags):
+        files["INCAR.second"] = _incar(second)
+    if relax_gpa is not None:
+        given["relax"] = {"pressure_gpa": relax_gpa, **settings.relax.tags(relax_gpa)}
+        files["INCAR.relax"] = _incar({**tags, **settings.relax.tags(relax_gpa)})
     if potcars is None:
         files["POTCAR.spec"] = "".join(f"{sets[symbol]}\n" for symbol in elements)
         return given, files
-    texts = [potcars.text(sets[symbol], symbol) for symbol in elements]
-    files["POTCAR"] = "".join(texts)
-    given["potentials"] = {symbol: title_of(text) for symbol, text in zip(elements, texts, strict=True)}
+    texts = {symbol: potcars.text(sets[symbol], symbol) for symbol in elements}
+    files["POTCAR"] = "".join(texts[symbol] for symbol in elements)
+    given["potentials"] = {symbol: title_of(text) for symbol, text in texts.items()}
     given["potcar_sha256"] = hashlib.sha256(files["POTCAR"].encode()).hexdigest()
+    given |= _checked(structure, encut, texts)
     return given, files
+
+
+def _incar(tags: Mapping[str, str]) -> str:
+    return "".join(f"{tag:<8} = {value}\n" for tag, value in tags.items())
+
+
+def _checked(structure: Structure, encut: float, texts: Mapping[str, str]) -> dict[str, float]:
+    """Return the largest cutoff that data sets ask for, eV, and by what part the closest pair's spheres overlap.
+
+    Raises:
+        ConfigError: the cutoff is below it.
+    """
+    asked = {symbol: number for symbol, text in texts.items() if (number := number_of(text, "ENMAX")) is not None}
+    if asked and encut < max(asked.values()):
+        symbol = max(asked, key=lambda one: asked[one])
+        raise ConfigError(
+            f"ENCUT = {encut:g} eV is below ENMAX = {asked[symbol]:g} eV of {symbol}'s POTCAR; raise encut"
+        )
+    facts = {"enmax": max(asked.values())} if asked else {}
+    radii = {symbol: 0.529177 * r for symbol, text in texts.items() if (r := number_of(text, "RCORE")) is not None}
+    if len(radii) == len(texts):
+        overlap = max(1.0 - d / (radii[one] + radii[other]) for one, other, d in _closest(structure))
+        facts["sphere_overlap"] = round(max(0.0, overlap), 4)
+    return facts
+
+
+def _closest(structure: Structure) -> Iterator[tuple[str, str, float]]:
+    """Yield every pair of atoms that are neighbours within 6 Å, with their distance in Å."""
+    from ase.neighborlist import primitive_neighbor_list
+
+    found = primitive_neighbor_list("ijd", (True,) * 3, structure.cell, structure.scaled @ structure.cell, 6.0)
+    for i, j, d in zip(*found, strict=True):
+        yield structure.symbols[i], structure.symbols[j], float(d)
 
 
 def _runs(moments: Sequence[float]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,47 +11,66 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.data import Structure
+from uspex_bridge.base.errors import BridgeError, InputError
+from uspex_bridge.base.units import pv_energy
 from uspex_bridge.learn.data.vasp_output import (
+    VaspRunFiles,
     array_of,
     check_energies,
     check_pressure,
     ended,
+    steps_of,
     stress_of,
     titles_of,
     vasprun_of,
 )
 from uspex_bridge.learn.label import kpoints
+from uspex_bridge.learn.label.settings import HARMLESS
 from uspex_bridge.learn.label.tasks import LabelTask
+from uspex_bridge.vasp.structure import read_poscar
 
-#: Tags that change how a result is reached or what is printed, not the result.
-_HARMLESS = (
-    *("SYSTEM", "ALGO", "IALGO", "NELM", "NELMIN", "NELMDL", "NSIM", "NPAR", "NCORE", "KPAR", "LPLANE", "LSCALU"),
-    *("LSCALAPACK", "ISTART", "ICHARG", "INIWAV", "NWRITE", "LWAVE", "LCHARG", "LVTOT", "LVHAR", "LELF", "LORBIT"),
-    *("NEDOS", "EMIN", "EMAX", "AMIX", "BMIX", "AMIX_MAG", "BMIX_MAG", "AMIN", "MAXMIX", "IMIX", "NBANDS", "LMAXMIX"),
-    *("LASYNC", "LH5", "ISYM", "SYMPREC", "NGX", "NGY", "NGZ", "POTIM", "KPOINT_BSE"),
-)
 #: VASP prints coordinates with so many decimals that they agree to this, Å.
 _LENGTH = 1e-3
 
 
-def read(folder: Path, task: LabelTask) -> Atoms:
-    """Read a run as a label.
+def read(folder: Path, task: LabelTask) -> list[Atoms]:
+    """Read a run as labels.
 
     Returns:
-        the structure as it was prepared, with energy (E0), free_energy (F), forces, stress and moments.
+        the structure as it was prepared, with energy (E0), free_energy (F), forces, stress and moments; of one that was
+        relaxed, the relaxed one after it.
 
     Raises:
         InputError: it cannot be used, and why.
     """
+    if "relax" not in task.inputs:
+        return [_single_point(folder, task, task.structure)]
+    try:
+        at = read_poscar(folder / "POSCAR", list(dict.fromkeys(task.symbols)))
+    except BridgeError as error:
+        raise InputError(f"no relaxed structure: {error}") from None
+    relaxed = _single_point(folder, task, replace(at, symbols=task.symbols))
+    first = _as_prepared(folder / "relax", task)
+    gain = (_enthalpy(first, task) - _enthalpy(relaxed, task)) / len(first)
+    relaxed.info["origin"] = f"{task.origin} relaxed by DFT"
+    relaxed.info["provenance"] |= {"relaxed_from": task.id, "gain_ev_per_atom": round(gain, 6)}
+    return [first, relaxed]
+
+
+def _single_point(folder: Path, task: LabelTask, structure: Structure) -> Atoms:
     run, outcar = _open(folder)
-    for check in (_one_point, _settings, _converged, _species, _geometry, _kpoints):
+    for check in (_one_point, _settings, _converged, _species):
         check(run, task)
+    _geometry(run, structure)
+    _kpoints(run, task, structure)
     step = run.ionic_steps[-1]
     forces, stress = array_of(step, "forces", (len(task.symbols), 3)), stress_of(step)
     free, e0 = _energies(step, outcar)
     _pressure(outcar, stress)
     atoms = task.atoms
+    atoms.set_cell(structure.cell)
+    atoms.set_scaled_positions(structure.scaled)
     atoms.info["provenance"] |= {"version": f"vasp {run.vasp_version}", "potentials": titles_of(run)}
     results: dict[str, Any] = {"energy": e0, "free_energy": free, "forces": forces, "stress": stress}
     moments = [row.get("tot", 0.0) for row in outcar.magnetization or ()]
@@ -60,6 +80,31 @@ def read(folder: Path, task: LabelTask) -> Atoms:
         results["magmom"] = float(outcar.total_mag)
     atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms
+
+
+def _as_prepared(folder: Path, task: LabelTask) -> Atoms:
+    """Return the structure as it was prepared, by the single point before the relaxation."""
+    files = {name: folder / f"{name}.0" for name in ("OUTCAR", "vasprun.xml")}
+    if missing := [path.name for path in files.values() if not path.is_file()]:
+        raise InputError(f"relax/{missing[0]} is missing, of the single point before the relaxation")
+    step = steps_of(VaspRunFiles(folder, files))[0]
+    if step.atoms is None:
+        raise InputError(f"the single point before the relaxation: {step.problem}")
+    atoms = task.atoms
+    shifts = step.atoms.cell.scaled_positions(step.atoms.positions) - np.array(task.scaled)
+    if not np.allclose(step.atoms.cell.array, task.cell, rtol=0, atol=_LENGTH) or _moved(shifts, task.cell):
+        raise InputError("the relaxation did not begin with the structure that was prepared")
+    atoms.calc = SinglePointCalculator(atoms, **step.atoms.calc.results)
+    return atoms
+
+
+def _enthalpy(atoms: Atoms, task: LabelTask) -> float:
+    """Return E0 + PV in eV per cell at the pressure of the search."""
+    return float(atoms.calc.results["energy"]) + pv_energy(task.pressure_gpa, atoms.get_volume())
+
+
+def _moved(shifts: Any, cell: Any) -> bool:
+    return bool(np.abs((shifts - np.round(shifts)) @ np.array(cell)).max() > _LENGTH)
 
 
 def _open(folder: Path) -> tuple[Any, Any]:
@@ -92,7 +137,7 @@ def _settings(run: Any, task: LabelTask) -> None:
     found = Incar(run.incar)
     if found.get("PSTRESS"):
         raise InputError(f"PSTRESS = {found['PSTRESS']}: its energies are E + PV; run it without")
-    for tag in sorted({*wanted, *found} - {*_HARMLESS}):
+    for tag in sorted({*wanted, *found} - {*HARMLESS}):
         if not _equal(tag, wanted.get(tag), found.get(tag)):
             raise InputError(f"other settings: {tag} is {_said(found.get(tag))}, prepared was {_said(wanted.get(tag))}")
 
@@ -140,23 +185,22 @@ def _species(run: Any, task: LabelTask) -> None:
             raise InputError(f"POTCAR of {symbol} is '{title}', prepared was '{potentials[symbol]}'")
 
 
-def _geometry(run: Any, task: LabelTask) -> None:
+def _geometry(run: Any, structure: Structure) -> None:
     found = run.final_structure
-    shifts = found.frac_coords - np.array(task.scaled)
-    shifts = (shifts - np.round(shifts)) @ np.array(task.cell)
-    if not np.allclose(found.lattice.matrix, task.cell, rtol=0, atol=_LENGTH) or np.abs(shifts).max() > _LENGTH:
+    same = np.allclose(found.lattice.matrix, structure.cell, rtol=0, atol=_LENGTH)
+    if not same or _moved(found.frac_coords - structure.scaled, structure.cell):
         raise InputError("cell or positions are not those that were prepared")
 
 
-def _kpoints(run: Any, task: LabelTask) -> None:
+def _kpoints(run: Any, task: LabelTask, structure: Structure) -> None:
     """Check that the grid is at least as fine as the one prepared."""
     points = run.kpoints
     automatic = points.style.name in ("Gamma", "Monkhorst") and points.kpts
     size = tuple(int(n) for n in points.kpts[0]) if automatic else (0, 0, 0)
     if min(size, default=0) < 1 or len(size) != 3:
         raise InputError("its k-points are no automatic grid; label with the KPOINTS that was prepared")
-    wanted = kpoints.distance_of(np.array(task.cell), tuple(task.inputs["kpoints"]))
-    if size != tuple(task.inputs["kpoints"]) and kpoints.distance_of(np.array(task.cell), size) < wanted - 1e-6:
+    wanted = kpoints.distance_of(structure.cell, tuple(task.inputs["kpoints"]))
+    if size != tuple(task.inputs["kpoints"]) and kpoints.distance_of(structure.cell, size) < wanted - 1e-6:
         raise InputError(f"k-points {size} are coarser than those prepared, {tuple(task.inputs['kpoints'])}")
 
 

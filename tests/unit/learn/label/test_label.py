@@ -201,7 +201,7 @@ def test_a_command_that_fails_in_a_job_is_a_failed_label_until_it_runs_again(vas
     assert task("slurm", vasp, srun="echo 'severe (174): SIGSEGV' >&2; echo 'srun: error'; exit 174").returncode == 1
     job = inspect(folder)
     assert (job.state, job.reason) == ("failed", "no result, exit code 174 (run.log): severe (174): SIGSEGV")
-    assert task("slurm", vasp, srun="echo begun; kill -9 $PPID").returncode == 1
+    assert task("slurm", vasp, srun="echo begun; kill -9 $(ps -o ppid= -p $PPID) $PPID").returncode == 1
     assert inspect(folder).state == "running"
     assert inspect(folder, stale=0.0).state == "failed"
     write = f"{sys.executable} -c 'import sys; sys.path.insert(0, sys.argv[1])\nfrom emulators import vasp_label\n"
@@ -544,3 +544,170 @@ def test_a_python_without_gpaw_is_told_before_any_structure_is_begun(tmp_path, c
 def test_no_labels_there(tmp_path):
     with pytest.raises(InputError, match="no labels were prepared"):
         raise cli("status", tmp_path, code=3).exception
+
+
+def test_settings_of_ones_own_hold_only_what_differs(tmp_path):
+    (tmp_path / "s.toml").write_text('code = "vasp"\n[incar]\nNCORE = 4\n[magmom]\nFe = 3.5\n')
+    settings, template = read_label_settings(tmp_path / "s.toml", None), read_label_settings(None, "vasp")
+    assert settings.magmom == {**template.magmom, "Fe": 3.5}
+    assert settings.potcars == {"Fe": "Fe_sv"}
+    assert settings.job.command == "srun vasp_std"
+    (tmp_path / "n.toml").write_text('code = "vasp"\n[incar]\nNCORE = 4\nALGO = "All"\n[second]\nNELM = 500\n')
+    assert read_label_settings(tmp_path / "n.toml", None).level == template.level, "how, not what"
+
+
+def test_gga_leaves_when_a_metagga_comes_and_a_tag_can_be_left_out(tmp_path):
+    (tmp_path / "s.toml").write_text('code = "vasp"\nfunctional = "R2SCAN"\n[incar]\nMETAGGA = "R2SCAN"\nLORBIT = ""\n')
+    tags = read_label_settings(tmp_path / "s.toml", None).incar_tags("s1", 500.0, "1*5")
+    assert tags["METAGGA"] == "R2SCAN"
+    assert not {"GGA", "LORBIT"} & set(tags)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('functional = "x"\n[incar]\nMETAGGA = "R2SCAN"\nGGA = "PE"', "two functionals"),
+        ('[job]\ncommand = " "', "command is empty"),
+        ("[second]\nENCUT = 400", "ENCUT would be another level of theory"),
+        ("[relax]\nruns = 0", "at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_meant(tmp_path, text, message):
+    (tmp_path / "s.toml").write_text(f'code = "vasp"\n{text}\n')
+    with pytest.raises(ConfigError, match=message):
+        read_label_settings(tmp_path / "s.toml", None)
+
+
+def test_iron_without_a_moment_is_told_of(tmp_path, chosen, library):
+    (tmp_path / "s.toml").write_text('code = "vasp"\n[magmom]\nFe = 0.0\n')
+    words = ("--settings", tmp_path / "s.toml", "--potcars", library, "--generation", 0)
+    output = cli("prepare", tmp_path / "labels", chosen, *words).output
+    assert "Fe starts without a magnetic moment in 2 structures" in output
+
+
+def test_cores_are_shared_as_small_cells_with_many_k_points_want_it(vasp):
+    tags = parse_incar((folder_of(vasp, "Ca2FeNi") / "INCAR").read_text())
+    assert (tags["KPAR"], tags["NCORE"]) == ("4", "4")
+    job = read_label_settings(None, "vasp").job
+    assert job.parallel(1) == {"KPAR": 1, "NCORE": 4}
+    assert type(job)(command="vasp", cores=6).parallel(1000) == {"KPAR": 2, "NCORE": 1}
+    assert type(job)(command="vasp", cores=1).parallel(1000) == {"KPAR": 1, "NCORE": 1}
+
+
+def test_a_cutoff_follows_the_structures_own_pressure_where_that_is_higher(tmp_path, library):
+    frames = [cell("CaFeCaNi", 1, own_pressure_gpa=180.0), cell("Fe2Ni", 2, own_pressure_gpa=-5.0)]
+    ase.io.write(tmp_path / "c.extxyz", frames)
+    words = ("--code", "vasp", "--potcars", library, "--generation", 0)
+    cli("prepare", tmp_path / "labels", tmp_path / "c.extxyz", *words)
+    encut = {f: read_task(folder_of(tmp_path / "labels", f)).inputs["encut"] for f in ("Ca2FeNi", "Fe2Ni")}
+    assert encut == {"Ca2FeNi": 680.0, "Fe2Ni": 550.0}
+    squeezed = cell("Fe2Ni", 2)
+    squeezed.set_cell(0.85 * squeezed.cell, scale_atoms=True)
+    ase.io.write(tmp_path / "d.extxyz", squeezed)
+    cli("prepare", tmp_path / "more", tmp_path / "d.extxyz", *words, "--estimate", "chgnet")
+    assert read_task(folder_of(tmp_path / "more", "Fe2Ni")).inputs["encut"] > 560.0
+
+
+def test_data_sets_say_what_cutoff_and_which_distances_they_are_for(tmp_path, chosen, library):
+    for flavour, enmax in (("Ca_sv", 266.6), ("Fe_sv", 390.6), ("Ni_pv", 368.0)):
+        path = library / "potpaw_PBE" / flavour / "POTCAR"
+        lines = f"   ENMAX  =  {enmax}; ENMIN  =  200.0 eV\n   RCORE  =    2.900    outmost cutoff radius\n"
+        path.write_text(path.read_text().replace("   End of Dataset", f"{lines}   End of Dataset"))
+    words = ("prepare", tmp_path / "labels", chosen, "--code", "vasp", "--potcars", library, "--generation", 0)
+    output = cli(*words).output
+    assert "PAW spheres overlap by more than 20 % in" in output
+    inputs = read_task(folder_of(tmp_path / "labels", "Ca2FeNi")).inputs
+    assert inputs["enmax"] == 390.6
+    assert 0.2 < inputs["sphere_overlap"] < 0.5
+    (tmp_path / "s.toml").write_text('code = "vasp"\nencut = 300.0\nencut_per_gpa = 0.0\n')
+    low = ("prepare", tmp_path / "low", chosen, "--settings", tmp_path / "s.toml", "--potcars", library)
+    assert "below ENMAX = 390.6 eV of Fe" in str(cli(*low, "--generation", 0, code=4).exception)
+    (tmp_path / "s.toml").write_text('code = "vasp"\nencut = 400.0\nencut_per_gpa = 0.0\n')
+    tight = ("prepare", tmp_path / "tight", *low[2:], "--generation", 0)
+    assert "less than 1.3 x ENMAX" in cli(*tight).output
+
+
+def test_a_run_has_ended_when_the_whole_outcar_says_so(vasp):
+    folder = folder_of(vasp, "Ca2FeNi")
+    leave_outputs(folder)
+    with (folder / "OUTCAR").open("a") as stream:
+        stream.writelines(f"   routine_{k}    {k}.00 s\n" for k in range(3000))
+    assert (folder / "OUTCAR").stat().st_size > 60_000
+    assert inspect(folder).state == "done"
+
+
+TESTS = Path(__file__).parents[3]
+STAND_IN = f"PYTHONPATH={TESTS} {sys.executable} {TESTS / 'emulators' / 'vasp_stand_in.py'}"
+
+
+def test_electrons_that_do_not_converge_get_a_second_attempt_with_other_mixing(vasp):
+    leave_outputs(folder_of(vasp, "Fe2Ni"))
+    output = cli("run", vasp, "--command", f"STAND_IN=unconverged {STAND_IN}").output
+    assert "1 computed: 1 done" in output
+    folder = folder_of(vasp, "Ca2FeNi")
+    assert parse_incar((folder / "INCAR").read_text())["AMIX"] == "0.1"
+    assert "AMIX" not in parse_incar((folder / "INCAR.first").read_text())
+    assert "EDIFF was not reached" in (folder / "OUTCAR.first").read_text()
+    assert "once more" in (folder / "run.log").read_text()
+
+
+def test_a_command_that_fails_gets_no_second_attempt(vasp):
+    output = cli("run", vasp, "--command", "echo tried >> tried; exit 3", code=7).output
+    assert "2 failed" in output
+    assert (folder_of(vasp, "Ca2FeNi") / "tried").read_text() == "tried\n"
+
+
+@pytest.fixture
+def to_relax(tmp_path, chosen, library) -> Path:
+    ase.io.write(tmp_path / "one.extxyz", ase.io.read(chosen, 0))
+    words = ("--code", "vasp", "--potcars", library, "--generation", 5, "--relax")
+    cli("prepare", tmp_path / "labels", tmp_path / "one.extxyz", *words)
+    return tmp_path / "labels"
+
+
+def test_near_the_hull_dft_relaxes_and_both_ends_are_labels(to_relax, tmp_path):
+    folder = folder_of(to_relax, "Ca2FeNi")
+    tags = parse_incar((folder / "INCAR.relax").read_text())
+    assert (tags["ISIF"], tags["IBRION"], tags["PSTRESS"], tags["ENCUT"]) == ("3", "2", "500", "550")
+    assert parse_incar((folder / "INCAR").read_text())["NSW"] == "0"
+    assert "1 computed: 1 done" in cli("run", to_relax, "--command", STAND_IN).output
+    assert (folder / "relax" / "OUTCAR.2").is_file(), "more than one run"
+    assert "relaxation by DFT lowered the enthalpy of 1 structure" in cli("collect", to_relax, tmp_path / "data").output
+    labels = Dataset.open(tmp_path / "data").labels.values()
+    assert len(labels) == 2
+    assert len({label.family for label in labels}) == 1
+    for before, after in [sorted(labels, key=lambda one: "relaxed" in one.origin)]:
+        assert after.provenance["relaxed_from"] == before.id
+        assert after.own_pressure_gpa == pytest.approx(50.0, abs=0.5)
+        assert after.fmax < 0.02 < before.fmax
+        gain = (before.e0 - after.e0 + 50 / 160.21766 * (before.volume - after.volume)) / before.natoms
+        assert after.provenance["gain_ev_per_atom"] == pytest.approx(gain, abs=1e-4)
+        assert gain > 0.01
+    assert "0 labels added" in cli("collect", to_relax, tmp_path / "data").output
+
+
+def test_a_relaxation_that_was_killed_goes_on(to_relax):
+    output = cli("run", to_relax, "--command", f"STAND_IN=killed {STAND_IN}", code=7).output
+    assert "1 failed" in output
+    folder = folder_of(to_relax, "Ca2FeNi")
+    assert (folder / "relax" / "CONTCAR").is_file()
+    reached = read_poscar(folder / "relax" / "CONTCAR", ["Ca", "Fe", "Ni"]).volume
+    first = (folder / "relax" / "OUTCAR.0").read_text()
+    assert "1 done" in cli("run", to_relax, "--retry", "--command", STAND_IN).output
+    assert (folder / "relax" / "OUTCAR.0").read_text() == first, "the structure as it came is not computed again"
+    began = float((folder / "relax" / "OUTCAR.1").read_text().partition("volume of cell :")[2].split()[0])
+    assert began == pytest.approx(reached, abs=0.01)
+
+
+def test_a_relaxation_that_does_not_converge_is_no_label(tmp_path, chosen, library):
+    (tmp_path / "s.toml").write_text('code = "vasp"\n[relax]\nruns = 2\n')
+    ase.io.write(tmp_path / "one.extxyz", ase.io.read(chosen, 0))
+    words = ("--settings", tmp_path / "s.toml", "--potcars", library, "--generation", 5, "--relax")
+    cli("prepare", tmp_path / "labels", tmp_path / "one.extxyz", *words)
+    output = cli("run", tmp_path / "labels", "--command", f"STAND_IN=endless {STAND_IN}", code=7).output
+    assert "not relaxed after 2 runs" in output
+
+
+def test_only_vasp_relaxes(tmp_path, chosen):
+    words = ("prepare", tmp_path / "l", chosen, "--code", "gpaw", "--generation", 0, "--relax")
+    assert "--relax is for VASP" in str(cli(*words, code=4).exception)
