@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from ase import Atoms
-
 import numpy as np
+from ase import Atoms
 
 from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.learn.data.identity import Split
