@@ -131,7 +131,7 @@ def test_export(run, search):
 def test_converged_by_exit_code(run, search):
     code, out, _ = run("converged", search, "--generations", "1", "--csv", "history.csv")
     assert code == 0
-    assert out.splitlines()[-1].startswith("converged: 1 of 1 generations in a row")
+    assert "\nconverged: 1 of 1 generations in a row" in out
     assert len(Path("history.csv").read_text().splitlines()) == 4
     code, out, _ = run("converged", search, "--json")
     assert code == 1

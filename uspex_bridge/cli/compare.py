@@ -53,8 +53,14 @@ def command(first: str, second: str, search: float, as_json: bool, **options: An
 
 def document(result: Comparison) -> dict[str, Any]:
     """Return the comparison as plain values."""
+    from uspex_bridge.results.tables import units
+
+    question = result.first.question
     return {
+        "units": units("within", "pressure_gpa", "above_hull", "volume_per_atom", "symprec"),
         "within": result.within,
+        "symprec": question.symprec,
+        "same_phase": question.tolerances.across().describe(question.method),
         "pressures_gpa": [result.first.pressure_gpa, result.second.pressure_gpa],
         "levels": [list(result.first.levels), list(result.second.levels)],
         "pairs": [
@@ -64,6 +70,10 @@ def document(result: Comparison) -> dict[str, Any]:
                 "second": pair.second.entry.name if pair.second else None,
                 "formula": (pair.first or pair.second).entry.formula,  # type: ignore[union-attr]
                 "above_hull": list(pair.above),
+                "volume_per_atom": [phase and phase.entry.volume_per_atom for phase in (pair.first, pair.second)],
+                "doubtful": [
+                    " ".join(phase.entry.marks) or None if phase else None for phase in (pair.first, pair.second)
+                ],
             }
             for pair in result.pairs
         ],
@@ -91,17 +101,19 @@ def report(result: Comparison, first: str, second: str) -> str:
 
 
 def _table(result: Comparison, pairs: list[Pair]) -> str:
-    from uspex_bridge.base.tables import layout
+    from uspex_bridge.base.tables import fitted
+    from uspex_bridge.results.tables import short_name
 
     headings = [
         ("first", ""),
         ("second", ""),
         ("formula", ""),
         ("space group", ""),
-        ("above 1st hull", "eV/atom"),
-        ("above 2nd hull", "eV/atom"),
+        ("above 1st", "eV/atom"),
+        ("above 2nd", "eV/atom"),
         ("V 1st", "Å³/atom"),
         ("V 2nd", "Å³/atom"),
+        ("", ""),
     ]
     rows = []
     for pair in pairs:
@@ -111,6 +123,9 @@ def _table(result: Comparison, pairs: list[Pair]) -> str:
         )
         above = ["not found" if value is None else f"{value:.4f}" for value in pair.above]
         volumes = ["" if p is None else f"{p.entry.volume_per_atom:.3f}" for p in phases]
-        names = ["" if p is None else f"EA{p.entry.id}" for p in phases]
-        rows.append([*names, phase.entry.formula, answer.space_group(phase), *above, *volumes])
-    return layout(headings, rows)
+        names = [
+            "" if p is None else short_name(a, p) for a, p in zip((result.first, result.second), phases, strict=True)
+        ]
+        flags = " ".join(dict.fromkeys(flag for p in phases if p is not None for flag in p.entry.flags))
+        rows.append([*names, phase.entry.formula, answer.space_group(phase), *above, *volumes, flags])
+    return fitted(headings, rows, ("V 1st", "V 2nd"))

@@ -46,6 +46,7 @@ def command(place: Path, generations: int, tie: float, csv_file: Path | None, as
     from uspex_bridge.base.tables import as_csv
     from uspex_bridge.results.converged import history
     from uspex_bridge.results.folder import Results
+    from uspex_bridge.results.tables import wrapped
 
     pool = q.open_pool([str(place)], options)
     searches = [source for source in pool.sources.values() if isinstance(source, Results)]
@@ -56,7 +57,7 @@ def command(place: Path, generations: int, tie: float, csv_file: Path | None, as
     if as_json:
         click.echo(json.dumps(document(result), indent=1, ensure_ascii=False))
     else:
-        click.echo(f"{searches[-1].label}\n{table(result)}\n{verdict(result)}")
+        click.echo(f"{searches[-1].label}\n{table(result)}\n{wrapped(verdict(result))}")
     if csv_file is not None:
         q.write_text(csv_file, as_csv(document(result)["generations"]))
     q.warn(result.warnings)
@@ -66,7 +67,12 @@ def command(place: Path, generations: int, tie: float, csv_file: Path | None, as
 
 def document(result: Convergence) -> dict[str, Any]:
     """Return the result as plain values."""
+    from uspex_bridge.results.hull import levels_of
+
     return {
+        "units": {"within": "eV/atom", "tie": "eV/atom", "lowered": "eV/atom", "lowest": "eV/atom"},
+        "levels": list(levels_of([point.entry for point in result.final.points])),
+        "pressure_gpa": result.final.points[0].entry.pressure_gpa,
         "converged": result.converged,
         "settled_generations": result.settled,
         "needed_generations": result.needed,
@@ -80,7 +86,7 @@ def document(result: Convergence) -> dict[str, Any]:
 
 def table(result: Convergence) -> str:
     """Return the history, one line per generation."""
-    from uspex_bridge.base.tables import layout
+    from uspex_bridge.base.tables import fitted
 
     headings = [
         ("gen", ""),
@@ -107,7 +113,7 @@ def table(result: Convergence) -> str:
                 ", ".join(f"{origin} {n}" for origin, n in counts.items()),
             ]
         )
-    return layout(headings, rows)
+    return fitted(headings, rows, ("new ones made by",))
 
 
 def verdict(result: Convergence) -> str:

@@ -78,4 +78,5 @@ def known_phases(answer: Assessment, pool: Pool, options: dict[str, Any]) -> dic
     if not references:
         return None
     phases = [p.entry.name for p in answer.phases][: options.get("most")]
-    return recognise([(n, answer.structures[n]) for n in phases if n in answer.structures], references)
+    found = [(name, answer.structures[name]) for name in phases if name in answer.structures]
+    return recognise(found, references, answer.question.tolerances)

@@ -115,12 +115,21 @@ def _compute(pool: Pool, entries: list[Entry], task: Any) -> list[Again]:
         for one in rescore(pool, entries, task):
             results.append(one)
             bar.update(1)
-    return results
+    place = {entry.name: k for k, entry in enumerate(entries)}  # several processes end in any order
+    return sorted(results, key=lambda one: place[one.before.name])
 
 
 def document(verdict: Reranking) -> dict[str, Any]:
     """Return the verdict as plain values."""
+    from uspex_bridge.results.hull import levels_of
+    from uspex_bridge.results.tables import units
+
     return {
+        "units": units("above_hull", "formation_enthalpy") | {"formation_mae": "eV/atom", "needed_window": "eV/atom"},
+        "levels": {
+            name: list(levels_of([point.entry for point in hull.points]))
+            for name, hull in zip(("before", "after"), verdict.hulls, strict=True)
+        },
         "structures": len(verdict.changes),
         "failed": {one.before.name: one.reason for one in verdict.failed},
         "spearman": verdict.spearman if verdict.spearman == verdict.spearman else None,
@@ -144,22 +153,24 @@ def document(verdict: Reranking) -> dict[str, Any]:
 
 def report(verdict: Reranking, pressure: float, *, relax: bool, within: float, results: list[Again]) -> str:
     """Return the verdict as text."""
-    from uspex_bridge.base.tables import layout
+    from uspex_bridge.base.tables import fitted
+    from uspex_bridge.base.words import short_names
 
     headings = [
         ("", ""),
         ("formula", ""),
-        ("above hull", "before"),
-        ("", "after"),
+        ("above", "before"),
+        ("above", "after"),
         ("formation", "before"),
-        ("", "after"),
+        ("formation", "after"),
         ("rank", "before"),
-        ("", "after"),
+        ("rank", "after"),
     ]
+    runs = short_names({change.entry.run for change in verdict.changes})
     near = [change for change in verdict.changes if min(change.above) <= within]
     rows = [
         [
-            change.entry.name,
+            f"EA{change.entry.id}" if len(runs) == 1 else f"{runs[change.entry.run]}:EA{change.entry.id}",
             change.entry.formula,
             *(f"{value:.4f}" for value in change.above),
             *(f"{value:.4f}" for value in change.formation),
@@ -171,7 +182,7 @@ def report(verdict: Reranking, pressure: float, *, relax: bool, within: float, r
     known = verdict.spearman == verdict.spearman
     correlation = f"rank correlation {verdict.spearman:.3f}" if known else "too few distinct ranks to correlate"
     lines = [
-        layout(headings, rows),
+        fitted(headings, rows, ("formation",)),
         "",
         f"{counted(len(verdict.changes), 'structure')} at {pressure:g} GPa, {kind} ({_levels(verdict)})",
         f"on the hull now: {_names(verdict.appeared)}; no longer: {_names(verdict.vanished)}",

@@ -54,10 +54,12 @@ def summary(places: tuple[Path, ...], no_record: bool, all_notes: bool, as_json:
 
 
 def facts(results: Results) -> dict[str, Any]:
-    """Return what a results folder holds as plain values."""
+    """Return what a results folder holds as plain values; of copies that USPEX kept the record tells nothing new."""
+    from uspex_bridge.results.model import KEPT
+
     entries = results.entries
     valid = [entry for entry in entries if entry.valid]
-    recorded = [entry.record for entry in entries if entry.record is not None]
+    recorded = [entry.record for entry in entries if entry.record is not None and entry.origin not in KEPT]
     ranked = [] if results.settings.no_hull else valid
     best = min(ranked, key=lambda entry: entry.enthalpy_per_atom, default=None)
     return {
@@ -86,6 +88,7 @@ def facts(results: Results) -> dict[str, Any]:
 def describe(results: Results) -> str:
     """Return the same as text."""
     from uspex_bridge.results.settings import LINES
+    from uspex_bridge.results.tables import wrapped
 
     f = facts(results)
     pressure = "pressure unknown" if f["pressure_gpa"] is None else f"{f['pressure_gpa']:g} GPa"
@@ -114,9 +117,9 @@ def describe(results: Results) -> str:
             f"  lowest enthalpy per atom: EA{low['id']} {low['formula']} {low['enthalpy_per_atom']:.4f} eV/atom "
             f"(generation {low['generation']}, {low['origin']})"
         )
-    lines.append(f"  made by {_counted(f['origins'])}")
+    lines.append(wrapped(f"made by {_counted(f['origins'])}", "  "))
     if f["levels"]:
-        lines.append(f"  enthalpies from {_counted(f['levels'])}")
+        lines.append(wrapped(f"enthalpies from {_counted(f['levels'])}", "  "))
     if f["recorded"]:
         lines.append(
             f"  in the bridge's record: {_counted(f['status'])}" + (f"; {_counted(f['flags'])}" if f["flags"] else "")

@@ -115,7 +115,7 @@ def phase_table(
     single = len(assessment.hull.names) == 1  # then the enthalpy of formation is the distance to the hull
     spare = ("formation", *_SPARE) if single else _SPARE
     table = fitted(headings, rows, spare)
-    return "\n".join([table, *(["", *map(_wrapped, remarks)] if remarks else [])])
+    return "\n".join([table, *(["", *map(wrapped, remarks)] if remarks else [])])
 
 
 def report(assessment: Assessment, known: Mapping[str, Known] | None = None, most: int | None = None) -> str:
@@ -124,9 +124,9 @@ def report(assessment: Assessment, known: Mapping[str, Known] | None = None, mos
     left = len(assessment.phases) - len(phases)
     within = assessment.question.within
     lines = [
-        _wrapped(headline(assessment)),
-        _wrapped(counts(assessment)),
-        _wrapped(rules(assessment)),
+        wrapped(headline(assessment)),
+        wrapped(counts(assessment)),
+        wrapped(rules(assessment)),
         "",
         phase_table(assessment, known, phases),
     ]
@@ -183,5 +183,6 @@ def document(assessment: Assessment, rows: Sequence[Mapping[str, Any]]) -> dict[
     }
 
 
-def _wrapped(text: str) -> str:
-    return fill(text, 80, subsequent_indent="  ")
+def wrapped(text: str, indent: str = "") -> str:
+    """Return a sentence in lines of a terminal's width."""
+    return fill(text, 80, initial_indent=indent, subsequent_indent=f"{indent}  ", break_on_hyphens=False)

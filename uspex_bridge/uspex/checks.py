@@ -54,7 +54,7 @@ def _from_error(error: BridgeError, folder: Path) -> Finding:
 def _check_system(setup: Setup) -> Iterator[Finding]:
     """Check elements and composition."""
     name = setup.path.name
-    if not setup.elements:
+    if not setup.elements and setup.method != "META":
         yield Finding("error", name, None, "no elements are given", "")
     for symbol in setup.elements:
         if symbol not in ELEMENTS:
@@ -63,7 +63,7 @@ def _check_system(setup: Setup) -> Iterator[Finding]:
         if len(row) != len(setup.elements):
             text = " ".join(map(str, row))
             yield Finding("error", name, None, f"composition '{text}' for {len(setup.elements)} elements", "")
-    if setup.line == "matlab" and setup.varies:
+    if setup.line == "matlab" and setup.varies and setup.bulk:
         for key in ("minAt", "maxAt"):
             if key not in setup.lines:
                 yield Finding("error", name, None, f"a variable composition needs {key}: USPEX stops", f"8 : {key}")
