@@ -25,6 +25,8 @@ from uspex_bridge.results.model import NAN, Composition, Entry, Recorded, compos
 _TOLERANCE = 6e-4
 #: Largest difference of a starting geometry in its two files: Å of the cell, parts of the cell's edges.
 _SAME_START = 2e-5
+#: Status of calls that handed USPEX a result.
+_RESULTS = ("converged", "unconverged", "penalty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,11 @@ class Line:
     moved: bool
     starts: tuple[int, ...]
     offset: int
+
+    @property
+    def done(self) -> bool:
+        """Whether the call handed USPEX a result: a refused one may be kept as training data."""
+        return self.recorded is not None and self.recorded.status in _RESULTS
 
 
 #: The lines of one structure in order, failed tries included.
@@ -206,7 +213,7 @@ def _split(lines: Sequence[Line], wanted: dict[int, int]) -> Iterator[Life]:
 
 def _is_another(life: list[Line], line: Line, steps: int) -> bool:
     """Tell whether a line is of another structure than those before it in its slot."""
-    results = sum(one.recorded is not None for one in life)
+    results = sum(one.done for one in life)
     if line.starts:
         return line.starts != life[0].starts or results > 0
     if line.composition != life[0].composition or (steps and results >= steps):
@@ -214,7 +221,7 @@ def _is_another(life: list[Line], line: Line, steps: int) -> bool:
     last = life[-1]
     if line.step is None or last.step is None:
         return False
-    return line.step < last.step or (line.step == last.step and last.recorded is not None)
+    return line.step < last.step or (line.step == last.step and last.done)
 
 
 def _claimed(entries: Sequence[Entry], found: Sequence[Life]) -> dict[int, Life]:
@@ -243,7 +250,7 @@ def _claimed(entries: Sequence[Entry], found: Sequence[Life]) -> dict[int, Life]
 
 def _end(life: Life) -> Line | None:
     """Return the last line with a result."""
-    return next((line for line in reversed(life) if line.recorded is not None), None)
+    return next((line for line in reversed(life) if line.done), None)
 
 
 def ends_as(life: Life, entry: Entry) -> bool:
@@ -254,7 +261,7 @@ def ends_as(life: Life, entry: Entry) -> bool:
 
 def _mismatch(life: Life, entry: Entry) -> tuple[bool, float, float, int]:
     """Return by what the better of two lives is told: its end, its steps, its volume, and that it is the later one."""
-    results = [line.enthalpy for line in life if line.recorded is not None]
+    results = [line.enthalpy for line in life if line.done]
     steps = max((abs(a - b) for a, b in zip(results, entry.steps, strict=False)), default=0.0)
     volume = abs(life[-1].volume - entry.volume)
     return (
@@ -295,7 +302,7 @@ def _joined(entry: Entry, life: Life, sole: str) -> Entry:
     if end is None or not ends_as(life, entry):
         return entry
     # A single point at the end says nothing of how the relaxation went.
-    same = [line for line in life if line.recorded is not None and abs(line.enthalpy - end.enthalpy) < _TOLERANCE]
+    same = [line for line in life if line.done and abs(line.enthalpy - end.enthalpy) < _TOLERANCE]
     told = next((line for line in reversed(same) if line.moved), end)
     recorded = told.recorded
     assert recorded is not None

@@ -104,6 +104,28 @@ def test_failed_tries_and_dropped_structures_in_between(tmp_path):
     assert results.by_id[2].record.offset > results.by_id[1].record.offset
 
 
+def test_a_refusal_that_is_kept_as_training_data_is_no_result(tmp_path):
+    """A hole of the model: refused with its geometry, enthalpy and all, and tried again."""
+    made, folder = search_of(tmp_path)
+    lines = [
+        line(made[0].start, -9.9, 1, status="rejected", code="hole"),
+        line(made[0].start, -5.4, 1),
+        line(made[0].atoms, -5.5, 2, start=ni(3.41)),
+    ]
+    write_record(tmp_path, lines)
+    assert [fields["status"] for fields in find(tmp_path, "1")] == ["rejected", "converged", "converged"]
+    entry = open_results(folder).by_id[1]
+    assert (entry.enthalpy, entry.marks) == (-5.5, ())
+
+
+@pytest.mark.parametrize("told", [{"flags": ["hole"]}, {"code": "hole"}, {"reason": "hole: E falls under compression"}])
+def test_a_hole_is_known_by_flag_code_or_reason(tmp_path, told):
+    made, folder = search_of(tmp_path)
+    write_record(tmp_path, [line(made[0].start, -5.4, 1), line(made[0].atoms, -5.5, 2, start=ni(3.41), **told)])
+    assert open_results(folder).by_id[1].marks == ("hole",)
+    assert open_results(folder).by_id[2].marks == ()
+
+
 def test_a_generation_that_was_done_twice_counts_with_its_later_try(tmp_path):
     made, folder = search_of(tmp_path)
     first = [line(made[0].start, -5.4, 1, seconds=1.0), line(made[0].atoms, -5.5, 2, start=ni(3.41), seconds=2.0)]
