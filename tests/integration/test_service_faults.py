@@ -2,9 +2,12 @@
 
 import os
 import signal
+import socket
+import struct
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from calling import TOY, leave_stale_outputs, make_folder, record
@@ -134,6 +137,10 @@ def test_the_service_dies_and_comes_back_and_takes_the_job_again(own, tmp_path):
         b'{"do": "run"}\n',
         b'{"do":"run","kind":"vasp","folder":"relative","argv":[],"cwd":"/","umask":18,"environment":{}}\n',
         b'{"do":"run","kind":"vasp","folder":"/tmp\\u0000x","argv":[],"cwd":"/","umask":18,"environment":{}}\n',
+        b'{"do":"run","kind":"vasp","folder":"/tmp\\ud800x","argv":[],"cwd":"/","umask":18,"environment":{}}\n',
+        b'{"do":"run","kind":"vasp","folder":"/tmp","argv":[],"cwd":"/\\ud800","umask":18,"environment":{}}\n',
+        b'{"do":"run","kind":"vasp","folder":"/tmp","argv":[[]],"cwd":"/","umask":18,"environment":{"a":1}}\n',
+        b'{"do": ' + b"9" * 50_000 + b"}\n",
         b'{"do":"run","kind":"sh","folder":"/tmp","argv":["rm"],"cwd":"/","umask":18,"environment":{}}\n',
         b"x" * 1_000_000 + b"\n",
     ],
@@ -146,6 +153,20 @@ def test_garbage_is_answered_and_hung_up_on(shared, said):
             answer = connected.makefile("rb").read()
             assert answer == b"" or lines.decode(answer)["event"] == "declined"
     assert shared.status()["queued"] == 0
+
+
+def test_who_hangs_up_at_any_moment_leaves_no_traceback(shared, tmp_path):
+    fold = make_folder(tmp_path, incar=STATIC)
+    request = lines.encode({**client.request("vasp", str(fold), [str(fold)], None), "mode": "require"})
+    for said in (b"", b'{"do"', b'{"do": "status"}\n', b'{"do": "reload"}\n', request, request + b'{"do": "halt"}\n'):
+        for reset in (False, True):
+            with socket.socket(socket.AF_UNIX) as connected:
+                connected.connect(str(shared.path))
+                if reset:  # what is left unread makes it a reset
+                    connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connected.sendall(said)
+    assert shared.call(fold).returncode == 0
+    assert "Traceback" not in Path(f"{shared.path}.log").read_text()
 
 
 def test_half_messages_and_silence_hold_nobody_up(shared, tmp_path):

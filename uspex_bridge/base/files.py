@@ -205,8 +205,8 @@ def _temporary(name: str) -> str:
 
 
 def _empty(path: Path) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    os.close(handle)
+    with suppress(FileNotFoundError):
+        os.close(os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK))
 
 
 def _sync_all(handles: list[int]) -> None:

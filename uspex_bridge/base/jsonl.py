@@ -22,8 +22,10 @@ def append(path: Path, *entries: dict[str, Any]) -> None:
     """Append entries under the file's own lock; a half line left by a full disk is closed off first.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or is a link to somewhere else.
     """
+    if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
+        raise OutputError(f"{path}: is a link out of its folder; nothing is written through it")
     lines = b"".join(map(_line, entries))
     try:
         with path.open("a+b") as stream:

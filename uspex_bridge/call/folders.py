@@ -126,7 +126,7 @@ class ExternalFolder:
             raise OutputError("the energy is not finite; nothing was written")
         if self._periodic is not None:
             text = format_xyz(run.structure, final, value, run.pressure_gpa, self._periodic)
-            publish_files(self.path, {"output.xyz": text})
+            publish_files(self.path, {"output.xyz": text}, check)
             return
         if settings.per == "atom":
             value /= len(run.structure)

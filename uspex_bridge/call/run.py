@@ -159,9 +159,8 @@ def _run(
     plan = make_plan(protocol, request.intent, config.stages)
     _announce(request, plan, config, notice, log)
     entry = RecordLine(request.structure, plan, config, record_file.whereabouts(folder.path, request.structure.comment))
-    record = (
-        Path(config.base, config.record) if config.record else record_file.in_folder(search_root(folder.path, config))
-    )
+    named = Path(config.base, config.record) if config.record else None
+    record = named.resolve() if named else record_file.in_folder(search_root(folder.path, config))
     watcher.began(entry.fields)
 
     def observe(step: IonicStep) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import resource
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from uspex_bridge.base.locks import held
 from uspex_bridge.base.logs import folder_log
 
 LOCK = ".bridge.lock"
+#: Address space that a run takes with the smallest of models, bytes.
+LEAST_MEMORY = 380 << 20
 
 
 def run_in_slot(folder: Path, outputs: tuple[str, ...], work: Callable[[logging.Logger], None]) -> int:
@@ -31,6 +34,7 @@ def run_in_slot(folder: Path, outputs: tuple[str, ...], work: Callable[[logging.
             if not folder.is_dir():
                 raise OutputError(f"{folder}: there is no such folder")
             with _cleared(folder, outputs, log):
+                _refuse_too_little_memory()
                 work(log)
         except BridgeError as error:
             log.error("%s", error)
@@ -86,13 +90,30 @@ def sole_use(folder: Path, wait: float = 0.0, log: logging.Logger | None = None)
     return held(folder / LOCK, busy, wait, log)
 
 
-def exhausted(error: Exception) -> str:
+def _refuse_too_little_memory() -> None:
+    """Refuse a limit of memory under which libraries of linear algebra do not even load, or hang while they do.
+
+    Raises:
+        OutOfMemoryError: the limit is that low.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < LEAST_MEMORY:
+        raise OutOfMemoryError(
+            f"memory would run out: this process may take {limit >> 20} MB of it (see ulimit -v, or the limit of the "
+            f"batch job); a run takes {LEAST_MEMORY >> 20} MB at least, with PyTorch 1500"
+        )
+
+
+def exhausted(error: BaseException) -> str:
     """Return what to say where a limit of the system ended a run, an empty string where that is not the reason."""
-    text = str(error)
-    if isinstance(error, MemoryError) or (isinstance(error, ImportError) and "map segment" in text):
-        return "memory ran out: this process may take no more of it (see ulimit -v, or the limit of the batch job)"
-    if isinstance(error, RuntimeError) and "start new thread" in text:
-        return "no thread can be started: a limit is reached (see ulimit -u and ulimit -v)"
+    cause: BaseException | None = error
+    while cause is not None:
+        text = str(cause)
+        if isinstance(cause, MemoryError) or (isinstance(cause, ImportError) and "map segment" in text):
+            return "memory ran out: this process may take no more of it (see ulimit -v, or the limit of the batch job)"
+        if isinstance(cause, RuntimeError) and "start new thread" in text:
+            return "no thread can be started: a limit is reached (see ulimit -u and ulimit -v)"
+        cause = cause.__cause__ or cause.__context__
     return ""
 
 

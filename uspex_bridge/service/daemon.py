@@ -263,13 +263,21 @@ def _order(asked: dict[str, Any]) -> tuple[dict[str, Any], str, str]:
     words = [*asked["argv"], *asked["environment"], *asked["environment"].values()]
     if (
         asked["kind"] not in OUTPUTS
-        or not all(isinstance(word, str) and "\0" not in word for word in (*words, asked["folder"], asked["cwd"]))
+        or not all(map(_is_name, (*words, asked["folder"], asked["cwd"])))
         or not os.path.isabs(asked["folder"])
         or not 0 <= asked["umask"] <= 0o777
     ):
         raise MessageError("a request to run with impossible parts")
     kept = ("kind", "argv", "cwd", "umask", "environment", "mode")
     return {key: asked.get(key) for key in kept}, asked["kind"], asked["folder"]
+
+
+def _is_name(word: Any) -> bool:
+    """Tell whether the system can take something for a path or an argument."""
+    try:
+        return isinstance(word, str) and b"\0" not in os.fsencode(word)
+    except ValueError:
+        return False
 
 
 def _identify(folder: Path, inode: Any) -> tuple[int, int]:
