@@ -83,6 +83,42 @@ def test_a_refused_structure_does_not_stop_the_others(folder):
     assert [e["status"] for e in entries] == ["rejected", "converged"]
 
 
+DEADLY = """
+import os, signal
+from dataclasses import replace
+from uspex_bridge.calculators import toy
+
+def build(request):
+    calculator = toy.build(replace(request, options={}))
+    plain = calculator.evaluate
+    def evaluate(structures):
+        if any("Ni" in str(atoms.symbols) for atoms in structures):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(structures)
+    calculator.evaluate = evaluate
+    return calculator
+
+batch = toy.batch
+"""
+
+
+def test_a_structure_that_kills_its_workers_fails_alone_and_is_named(folder, monkeypatch):
+    (folder / "deadly.py").write_text(DEADLY)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    (folder / "bridge.toml").write_text('protocol = "single"\n[calculators.model]\nkind = "deadly:build"\n')
+    write(folder / "set.extxyz", [bulk("Fe", "bcc", a=3.0), bulk("Ni", "fcc", a=4.0), bulk("Ca", "fcc", a=5.0)])
+    done = call(folder, "relax", "set.extxyz", "--workers", "2", executable="uspex-bridge")
+    assert done.returncode == 7, done.stderr
+    assert "the worker process was ended by signal 9, twice with this structure" in done.stdout
+    assert len(read("relaxed/relaxed.extxyz", index=":")) == 2
+    entries = [json.loads(line) for line in (folder / "relaxed" / "bridge_record.jsonl").read_text().splitlines()]
+    assert {entry["formula"]: entry["status"] for entry in entries} == {
+        "Fe": "converged",
+        "Ca": "converged",
+        "Ni": "failed",
+    }
+
+
 def test_options_reach_the_plan(folder):
     (folder / "POSCAR").write_text(VASP5)
     single = json.loads(relax("POSCAR", "--nsw", "0", "--json").stdout)[0]

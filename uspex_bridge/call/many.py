@@ -71,7 +71,7 @@ def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: RelaxTask
 
     Raises:
         ConfigError, ModelError: nothing can be relaxed with these settings.
-        ServiceError: the Dask scheduler does not answer.
+        ServiceError: the Dask scheduler does not answer, or no longer.
         OutputError: the output folder cannot be written.
     """
     protocol, notice = choose_protocol(task.config)
@@ -94,7 +94,7 @@ def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: RelaxTask
             for job, outcome in spread(_relax, jobs(), task.workers, task.scheduler):
                 while before:
                     yield before.pop(0)
-                yield _keep(job, outcome, log)
+                yield _keep(job, outcome if isinstance(outcome, _Outcome) else _lost(job, outcome), log)
             yield from before
     finally:
         if not task.keep_models:
@@ -180,6 +180,13 @@ def _relax(job: _Job) -> _Outcome:
         finally:
             halter.close()
     return _Outcome(entry.fields, result, tuple(lines))
+
+
+def _lost(job: _Job, error: BridgeError) -> _Outcome:
+    """Return the outcome of a structure with which worker processes died."""
+    entry = job.entry
+    entry.failed(error)
+    return _Outcome(entry.fields, None, ())
 
 
 def close_models() -> None:

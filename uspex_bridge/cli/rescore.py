@@ -52,11 +52,12 @@ def command(
     """Compute the structures of PLACES again and say what changes: ranks, the hull, what the first model had wrong.
 
     Single points by default. The new results are in --out (extxyz, POSCARs, record), which hull, best and seeds take
-    as a place of their own. A run that was stopped goes on where it was. --within is the window of the verdict.
+    as a place of their own. A run that was stopped goes on where it was. --within is the window of the verdict. The exit
+    code is 7 if the model failed on a structure, which is named.
 
     Example: uspex-bridge rescore results1 --near 0.1 --model mace:my.model
     """
-    from uspex_bridge.base.errors import InputError
+    from uspex_bridge.base.errors import CalculationError, InputError
     from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.call.model_names import with_model
     from uspex_bridge.cli.vasp import read_settings
@@ -82,6 +83,8 @@ def command(
         click.echo(report(verdict, pressure, relax=relax, within=options["within"], results=results))
         click.echo(f"results in {out}/")
     q.tell_notes(pool.notes)
+    if any(one.reason.startswith(CalculationError.__name__) for one in results):
+        sys.exit(CalculationError.exit_code)
 
 
 def _chosen(pool: Pool, options: dict[str, Any], near: float | None, most: int | None) -> list[Entry]:

@@ -58,6 +58,10 @@ def command_in(python: str | None, module: str) -> tuple[list[str], dict[str, st
     return [_interpreter(python), "-c", _BOOT, str(Path(uspex_bridge.__file__).parent), module], environment
 
 
+class WorkerDied(errors.CalculationError):
+    """The worker process ended during a request."""
+
+
 class ModelProcess:
     """A running worker process and the messages to and from it.
 
@@ -87,8 +91,9 @@ class ModelProcess:
         """Send one request and return its answer.
 
         Raises:
-            CalculationError: the worker died, took longer than ``timeout`` seconds, or answered what is not an answer;
-                it is ended then.
+            WorkerDied: it did.
+            CalculationError: the worker took longer than ``timeout`` seconds, or answered what is not an answer; it is
+                ended then.
             InputError, ConfigError, ModelError, CalculationError: what it answered.
         """
         try:
@@ -98,7 +103,7 @@ class ModelProcess:
             self.close(kill=True)
             raise errors.CalculationError(f"{self} gave no answer within {timeout:g} s and was ended") from None
         except (OSError, EOFError):
-            raise errors.CalculationError(self._how_it_ended()) from None
+            raise WorkerDied(self._how_it_ended()) from None
         except MessageError as error:
             self.close(kill=True)
             raise errors.CalculationError(f"{self}: not an answer: {error}") from None
@@ -164,11 +169,21 @@ class ProcessModel:
         self._start()
 
     def evaluate(self, atoms: Any) -> dict[str, Any]:
-        """Evaluate a structure, as :func:`uspex_bridge.models.evaluate.evaluate` does.
+        """Evaluate a structure, as :func:`uspex_bridge.models.evaluate.evaluate` does; once more if its worker dies.
 
         Raises:
-            CalculationError: the model failed, or its worker died or took too long.
+            CalculationError: the model failed, or its worker died twice or took too long.
         """
+        try:
+            return self._evaluate(atoms)
+        except WorkerDied:
+            pass
+        try:
+            return self._evaluate(atoms)
+        except WorkerDied as error:
+            raise errors.CalculationError(f"{error}, for the second time with this structure") from None
+
+    def _evaluate(self, atoms: Any) -> dict[str, Any]:
         if self._worker is None or not self._worker.alive:
             self._start()
         assert self._worker is not None

@@ -267,8 +267,6 @@ def test_worker_that_exits(hostile):
 
 def test_worker_that_is_killed_is_started_again(hostile):
     with hostile("killed") as backend:
-        with pytest.raises(CalculationError, match="was ended by signal 9"):
-            backend.calculator.calculate(CRYSTAL)
         backend.calculator.calculate(CRYSTAL)
         assert backend.calculator.results["energy"] == 1 / 3
 

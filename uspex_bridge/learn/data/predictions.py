@@ -22,7 +22,7 @@ import numpy as np
 from uspex_bridge.base import jsonl
 from uspex_bridge.base.atoms import to_atoms
 from uspex_bridge.base.data import Array, Structure
-from uspex_bridge.base.errors import CalculationError, InputError, ModelError, OutOfMemoryError
+from uspex_bridge.base.errors import BridgeError, CalculationError, InputError, ModelError, OutOfMemoryError
 from uspex_bridge.base.parallel import spread
 from uspex_bridge.call import record_file
 from uspex_bridge.models import backends
@@ -242,6 +242,8 @@ def _spread(model: Predictor, jobs: list[Job], scheduler: str) -> Iterator[dict[
     atoms = min(_ATOMS_AT_ONCE["cuda"], 1 + sum(len(structure) for _, structure in jobs) // 100)
     orders = (_Order(model, batch) for batch in _batches(jobs, atoms))
     for _, answers in spread(_carry_out, orders, scheduler=scheduler):
+        if isinstance(answers, BridgeError):
+            raise ModelError(f"{model.name}: {answers}; what is done is kept")
         yield answers
 
 
