@@ -52,8 +52,8 @@ def command(
     """Compute the structures of PLACES again and say what changes: ranks, the hull, what the first model had wrong.
 
     Single points by default. The new results are in --out (extxyz, POSCARs, record), which hull, best and seeds take
-    as a place of their own. A run that was stopped goes on where it was. --within is the window of the verdict. The exit
-    code is 7 if the model failed on a structure, which is named.
+    as a place of their own. A run that was stopped goes on where it was. --within is the window of the verdict. The
+    exit code is 7 if the model failed on a structure, which is named.
 
     Example: uspex-bridge rescore results1 --near 0.1 --model mace:my.model
     """
