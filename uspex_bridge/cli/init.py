@@ -1,4 +1,4 @@
-"""``uspex-bridge init``: a ready USPEX folder."""
+"""``uspex-bridge init``: a ready folder for a search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("line", type=click.Choice(["matlab", "python"]))
+@click.argument("line", type=click.Choice(["matlab", "python", "uspex26", "cryspy"]))
 @click.argument("folder", default=".", type=click.Path(path_type=Path))
 @click.option("--elements", help="Elements of a search with variable composition: Ca,Fe,Ni.")
 @click.option("--composition", help="Fixed composition instead: Mg4Al8O16.")
@@ -43,27 +43,32 @@ import click
 )
 @click.option("--command", "executable", help="The executable, if it is not the one of this environment.")
 @click.option("--force", is_flag=True, help="Overwrite files.")
-def command(folder: Path, elements: str | None, composition: str | None, force: bool, **options: Any) -> None:
-    """Write a ready USPEX search into FOLDER (default: here).
+def command(
+    line: str, folder: Path, elements: str | None, composition: str | None, force: bool, **options: Any
+) -> None:
+    """Write a ready search into FOLDER (default: here).
 
-    matlab is USPEX 9.4-10.x (INPUT.txt), python the line since 2021 (input.uspex). The POTCARs written are stubs
-    that tell the bridge the elements. docs/uspex_setup.md says what each file is for.
+    matlab is USPEX 9.4-10.x (INPUT.txt), python the line of 2021-2023 (input.uspex), uspex26 is USPEX 25-26, cryspy
+    a random search of CrySPY. The POTCARs written are stubs that tell the bridge the elements. docs/uspex_setup.md
+    says what each file is for.
 
     Example: uspex-bridge init matlab search --elements Ca,Fe,Ni --pressure 50
     """
     from uspex_bridge.uspex import new_search
 
     search = new_search.Search(
+        line,  # type: ignore[arg-type]
         **_composition(elements, composition, options.pop("atoms")),
         protocol=_protocol(options.pop("protocol")),
-        command=options.pop("executable") or _executable("uspex-bridge-vasp"),
+        command=options.pop("executable") or _executable(line),
         bin=str(Path(sys.executable).parent),
         **options,
     )
     rendered = new_search.files(search)
     new_search.write(folder, rendered, force=force)
     click.echo(f"{folder}: wrote {', '.join(str(item.path) for item in rendered)}")
-    click.echo("The POTCAR files are stubs: enough for the bridge, no pseudopotentials for VASP.")
+    if any(item.path.name.startswith("POTCAR") for item in rendered):
+        click.echo("The POTCAR files are stubs: enough for the bridge, no pseudopotentials for VASP.")
     click.echo("Next:")
     for number, text in enumerate(new_search.next_steps(search, folder), 1):
         click.echo(f"  {number}. {text}")
@@ -101,10 +106,14 @@ def _protocol(name: str) -> str:
     return name if name in protocol_names() else str(Path(name).expanduser().resolve())
 
 
-def _executable(name: str) -> str:
-    """Return the executable's name where the shell finds this environment's own, else its path."""
+def _executable(line: str) -> str:
+    """Return the executable's name where the shell finds this environment's own, else its path.
+
+    USPEX 26 gets the path: it runs with an environment of its own.
+    """
+    name = "uspex-bridge-external" if line == "uspex26" else "uspex-bridge-vasp"
     own = Path(sys.executable).parent / name
     found = shutil.which(name)
-    if found and (not own.exists() or Path(found).resolve() == own.resolve()):
+    if line != "uspex26" and found and (not own.exists() or Path(found).resolve() == own.resolve()):
         return name
     return str(own) if own.exists() else name

@@ -14,7 +14,7 @@ from uspex_bridge.base.files import writing
 from uspex_bridge.base.templates import render
 from uspex_bridge.vasp.structure import ELEMENTS
 
-Line = Literal["matlab", "python"]
+Line = Literal["matlab", "python", "uspex26", "cryspy"]
 Scheduler = Literal["local", "slurm", "pbs"]
 
 #: Force target, eV/Å, and limit of ionic steps of each relaxing step, as the series tightens.
@@ -59,7 +59,7 @@ class Search:
     """What a search is set up for.
 
     Attributes:
-        line: USPEX's MATLAB/Octave line (INPUT.txt) or its Python line (input.uspex).
+        line: USPEX's MATLAB/Octave line (INPUT.txt), its Python line (input.uspex), USPEX 26, or CrySPY.
         elements: chemical symbols.
         counts: atoms of each element of a fixed composition; None varies the composition.
         atoms: smallest and largest cell of a variable composition.
@@ -101,6 +101,8 @@ class Search:
             )
         if not 1 <= self.atoms[0] <= self.atoms[1]:
             raise ConfigError(f"atoms {self.atoms[0]}-{self.atoms[1]}: the smaller number comes first, from 1")
+        if self.line in ("uspex26", "cryspy") and self.scheduler != "local":
+            raise ConfigError(f"init {self.line} writes a search on one machine; leave --scheduler out")
         for text in (self.command, self.bin):
             if set(text) & set("'\"\\\n"):
                 raise ConfigError(f"{text!r}: quotes and backslashes in a path break USPEX's input files")
@@ -162,15 +164,26 @@ def _check_symbols(symbols: tuple[str, ...], text: str) -> None:
 
 def files(search: Search) -> list[Rendered]:
     """Return every file of the folder."""
+    if search.line in ("uspex26", "cryspy"):
+        from uspex_bridge.uspex import new_others
+
+        return new_others.uspex26(search) if search.line == "uspex26" else new_others.cryspy(search)
     made = _matlab(search) if search.line == "matlab" else _python(search)
-    steps = [Rendered(Path("Specific", f"INCAR_{n}"), text) for n, text in enumerate(_incars(search.steps), 1)]
-    potcars = [
-        Rendered(Path("Specific", f"POTCAR_{symbol}"), render("specific/POTCAR", {"symbol": symbol}))
-        for symbol in search.elements
-    ]
+    steps = [Rendered(Path("Specific", f"INCAR_{n}"), text) for n, text in enumerate(incars(search.steps), 1)]
+    potcars = [Rendered(Path("Specific", f"POTCAR_{symbol}"), stub(symbol)) for symbol in search.elements]
+    return [*made, *steps, *potcars, Rendered(Path("Specific", "bridge.toml"), settings_text(search))]
+
+
+def stub(symbol: str) -> str:
+    """Return a POTCAR that names an element, which VASP cannot run with."""
+    return render("specific/POTCAR", {"symbol": symbol})
+
+
+def settings_text(search: Search) -> str:
+    """Return bridge.toml."""
     protocol = search.protocol.replace("\\", "\\\\").replace('"', '\\"')
     values = {"protocol": protocol, "threads": search.threads, "time_limit": search.time_limit}
-    return [*made, *steps, *potcars, Rendered(Path("Specific", "bridge.toml"), render("specific/bridge.toml", values))]
+    return render("specific/bridge.toml", values)
 
 
 def write(folder: Path, rendered: list[Rendered], *, force: bool = False) -> None:
@@ -192,25 +205,26 @@ def write(folder: Path, rendered: list[Rendered], *, force: bool = False) -> Non
 
 def next_steps(search: Search, folder: Path) -> list[str]:
     """Return the three things to do after ``write``."""
-    header = {
-        ("matlab", "local"): "",
-        ("python", "local"): "",
-        ("matlab", "slurm"): " and the queue in Submission/job_header.sh",
-        ("matlab", "pbs"): " and the queue in Submission/job_header.sh",
-    }.get((search.line, search.scheduler), " and the queue in the header at the end of input.uspex")
-    start = (
-        f"start the search: cd {folder} && nohup bash run-search.sh > search.log 2>&1 &"
-        if search.line == "matlab"
-        else f"start the search: cd {folder}, then USPEX as your installation starts it (nohup uspex -r > log &)"
-    )
+    header = ""
+    if search.scheduler != "local":
+        matlab = search.line == "matlab"
+        header = f" and the queue in {'Submission/job_header.sh' if matlab else 'the header at the end of input.uspex'}"
+    start = {
+        "matlab": f"cd {folder} && nohup bash run-search.sh > search.log 2>&1 &",
+        "python": f"cd {folder}, then USPEX as your installation starts it (nohup uspex -r > log &)",
+        "uspex26": f"cd {folder}, then USPEX 26 as your installation starts it (nohup ./uspex_2607.sh > log 2>&1 &)",
+        "cryspy": f"cd {folder}, then cryspy, again and again until it has finished",
+    }[search.line]
+    settings = "bridge.toml" if search.line in ("uspex26", "cryspy") else "Specific/bridge.toml"
+    check = f" and the folder: uspex-bridge doctor {folder}" if search.line != "cryspy" else ": uspex-bridge doctor"
     return [
-        f"look through Specific/bridge.toml (protocol {search.protocol}, models, time limit){header}",
-        f"check this machine, the models and the folder: uspex-bridge doctor {folder}",
-        start,
+        f"look through {settings} (protocol {search.protocol}, models, time limit){header}",
+        f"check this machine, the models{check}",
+        f"start the search: {start}",
     ]
 
 
-def _incars(steps: int) -> list[str]:
+def incars(steps: int) -> list[str]:
     """Return the series of INCARs.
 
     The first half of the relaxing steps keeps the volume; from three steps on the last one is static.
@@ -236,13 +250,14 @@ def _incars(steps: int) -> list[str]:
     return texts
 
 
-def _number(value: float) -> str:
+def decimal(value: float) -> str:
     """Return a decimal number with a point, a digit after it and no exponent: the Python line reads no other."""
     text = f"{value:.6f}".rstrip("0")
     return text + "0" if text.endswith(".") else text
 
 
-def _blocks(search: Search) -> list[list[int]]:
+def blocks(search: Search) -> list[list[int]]:
+    """Return the rows of numSpecies: atoms per element, one row per building block."""
     if search.counts is not None:
         return [list(search.counts)]
     size = len(search.elements)
@@ -265,30 +280,27 @@ def _header(search: Search) -> str:
     return "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
 
 
+def variation(search: Search) -> str:
+    """Return the lines of INPUT.txt that say how structures are made."""
+    if search.counts is not None:
+        return render("matlab/fixed.txt", {}).rstrip()
+    # USPEX's manual: 11 first compositions for two elements, about 30 for three.
+    first = 11 if len(search.elements) < 3 else 30
+    values = {"first": first, "min_atoms": search.atoms[0], "max_atoms": search.atoms[1]}
+    return render("matlab/variable.txt", values).rstrip()
+
+
 def _matlab(search: Search) -> list[Rendered]:
     varies = search.counts is None
-    variation = (
-        render(
-            "matlab/variable.txt",
-            # USPEX's manual: 11 first compositions for two elements, about 30 for three.
-            {
-                "first": 11 if len(search.elements) < 3 else 30,
-                "min_atoms": search.atoms[0],
-                "max_atoms": search.atoms[1],
-            },
-        )
-        if varies
-        else render("matlab/fixed.txt", {})
-    )
     wrapper = "bash ../Specific/background.sh "
     values = {
         "type": "301" if varies else "300",
         "symbols": " ".join(search.elements),
-        "blocks": "\n".join(" ".join(map(str, row)) for row in _blocks(search)),
-        "pressure": _number(search.pressure),
+        "blocks": "\n".join(" ".join(map(str, row)) for row in blocks(search)),
+        "pressure": decimal(search.pressure),
         "population": search.population,
         "generations": search.generations,
-        "variation": variation.rstrip(),
+        "variation": variation(search),
         "codes": " ".join(["1"] * search.steps),
         "kresol": " ".join([str(_KRESOL)] * search.steps),
         "parallel": search.parallel,
@@ -335,9 +347,9 @@ def _python(search: Search) -> list[Rendered]:
         ranges = " ".join(f"[0 {high}]" for _ in search.elements)
         limits = "".join(f"\n{' ' * 16}{line}" for line in (f"range: [{ranges}]", f"minAt: {low}", f"maxAt: {high}"))
     values = {
-        "pressure": _number(search.pressure),
+        "pressure": decimal(search.pressure),
         "symbols": " ".join(search.elements),
-        "blocks": " ".join(f"[{' '.join(map(str, row))}]" for row in _blocks(search)),
+        "blocks": " ".join(f"[{' '.join(map(str, row))}]" for row in blocks(search)),
         "limits": limits,
         "population": search.population,
         "exchange": f"\n{' ' * 16}{exchange}: (0.05 1.0 0.1)" if len(search.elements) > 1 else "",
