@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +51,53 @@ METHODS = {
 }
 FAST = "TRQN, TRQN, shaken (fast)"
 WITHOUT_SPRINGS = "TRQN without springs"
-#: Formula units of Mg-Si-O candidates.
-UNITS = ("MgO", "SiO2", "MgSiO3", "Mg2SiO4", "Mg3Si2O7", "Mg4SiO6")
-#: Å³ per oxygen atom at 0, 50 and 100 GPa, about those of the known phases, and shortest distances, Å.
-OXYGEN_VOLUME = ((0.0, 50.0, 100.0), (17.5, 13.5, 12.0))
-SHORTEST = {"O O": 1.9, "Mg O": 1.5, "O Si": 1.3, "Mg Mg": 2.0, "Mg Si": 2.0, "Si Si": 2.0}
 STEPS = 500
+#: GPa at which volumes are given.
+GRID = (0.0, 50.0, 100.0)
 
 
-def mgsio(index: int, pressure: float) -> Atoms:
-    """Return random atoms of a charge-balanced composition, at most 24, in a random cell."""
+@dataclass(frozen=True)
+class Random:
+    """Random atoms of one of some formula units in a random cell, without symmetry.
+
+    Attributes:
+        units: formula units.
+        volumes: of an atom at the pressures of GRID, Å³; one of an element that is not named has none.
+        shortest: distances that pairs keep, Å.
+        most: atoms.
+    """
+
+    units: tuple[str, ...]
+    volumes: dict[str, tuple[float, float, float]]
+    shortest: dict[str, float]
+    most: int = 24
+
+
+#: Volumes are about those of the known phases.
+SYSTEMS = {
+    "mgsio": Random(
+        ("MgO", "SiO2", "MgSiO3", "Mg2SiO4", "Mg3Si2O7", "Mg4SiO6"),
+        {"O": (17.5, 13.5, 12.0)},
+        {"O O": 1.9, "Mg O": 1.5, "O Si": 1.3, "Mg Mg": 2.0, "Mg Si": 2.0, "Si Si": 2.0},
+    ),
+    "lah": Random(
+        ("LaH2", "LaH3", "LaH4", "LaH5", "LaH6", "LaH10"),
+        {"La": (34.0, 20.0, 16.0), "H": (5.0, 3.0, 2.4)},
+        {"H H": 0.75, "H La": 1.7, "La La": 2.4},
+        most=20,
+    ),
+}
+
+
+def random_cell(system: str, index: int, pressure: float) -> Atoms:
+    """Return random atoms of a composition of the system in a random cell."""
+    about = SYSTEMS[system]
     rng = np.random.default_rng([7, index])
-    unit = Atoms(UNITS[int(rng.integers(len(UNITS)))])
-    symbols = unit.get_chemical_symbols() * int(rng.integers(1, 24 // len(unit) + 1))
-    volume = symbols.count("O") * float(np.interp(pressure, *OXYGEN_VOLUME)) * rng.uniform(1.0, 1.3)
-    distances = {frozenset(pair.split()): value for pair, value in SHORTEST.items()}
+    unit = Atoms(about.units[int(rng.integers(len(about.units)))])
+    symbols = unit.get_chemical_symbols() * int(rng.integers(1, about.most // len(unit) + 1))
+    volumes = {symbol: float(np.interp(pressure, GRID, values)) for symbol, values in about.volumes.items()}
+    volume = sum(volumes.get(symbol, 0.0) for symbol in symbols) * rng.uniform(1.0, 1.3)
+    distances = {frozenset(pair.split()): value for pair, value in about.shortest.items()}
     while True:
         lengths, angles = np.exp(rng.uniform(-0.3, 0.3, 3)), rng.uniform(70.0, 110.0, 3)
         cell = Cell.fromcellpar([*lengths, *angles]).array
@@ -85,7 +117,7 @@ def mgsio(index: int, pressure: float) -> Atoms:
 
 def start_of(system: str, index: int, pressure: float) -> Structure:
     """Return candidate number ``index`` of a system for a pressure."""
-    atoms = candidate(index, pressure).atoms if system == "cafeni" else mgsio(index, pressure)
+    atoms = candidate(index, pressure).atoms if system == "cafeni" else random_cell(system, index, pressure)
     return Structure(
         symbols=tuple(atoms.get_chemical_symbols()),
         cell=atoms.cell.array,
@@ -176,7 +208,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 @click.command(help=__doc__)
-@click.option("--system", type=click.Choice(["cafeni", "mgsio"]), default="cafeni", show_default=True)
+@click.option("--system", type=click.Choice(["cafeni", *SYSTEMS]), default="cafeni", show_default=True)
 @click.option("--candidates", default=100, show_default=True)
 @click.option("--pressures", default="0,50,100", show_default=True, help="GPa, taken in turn.")
 @click.option("--model", default="chgnet", show_default=True, help="KIND or KIND:WEIGHTS.")

@@ -127,7 +127,7 @@ class Frame:
         return self.energy + pv_energy(pressure_gpa, self.volume)
 
 
-Outcome = Literal["converged", "steps", "failed", "time", "signal", "file", "static"]
+Outcome = Literal["converged", "steps", "failed", "time", "file", "static"]
 
 
 @dataclass(frozen=True)

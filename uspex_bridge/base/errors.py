@@ -6,6 +6,8 @@ stderr and written to ``bridge.log``. ``docs/exit_codes.md`` shows this table to
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class BridgeError(Exception):
     """Base class: an unexpected failure inside the bridge."""
@@ -35,15 +37,17 @@ class Rejected(BridgeError):
     """A guard of the protocol refused the structure.
 
     ``code`` is a short machine-readable reason (``overlap``, ``collapse``, ...); ``lasting`` is True where
-    computing the same input again would end the same way.
+    computing the same input again would end the same way. ``result`` is the RelaxResult that was refused, where there
+    is one: no result for a search, yet training data.
     """
 
     exit_code = 6
 
-    def __init__(self, code: str, message: str, *, lasting: bool = True) -> None:
+    def __init__(self, code: str, message: str, *, lasting: bool = True, result: Any = None) -> None:
         super().__init__(message)
         self.code = code
         self.lasting = lasting
+        self.result = result
 
 
 class CalculationError(BridgeError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ase.constraints import FixSymmetry
@@ -13,16 +13,22 @@ from uspex_bridge.base.atoms import to_atoms
 from uspex_bridge.base.data import Frame, Outcome, RelaxResult, StageReport, Structure
 from uspex_bridge.base.errors import CalculationError, Interrupted, Rejected
 from uspex_bridge.base.symmetry import is_symmetric
-from uspex_bridge.base.units import gpa_to_ev_a3
+from uspex_bridge.base.units import gpa_to_ev_a3, pressure_of
 from uspex_bridge.relaxation.cell import CellMode, largest_force, motion, movable, stress_left
 from uspex_bridge.relaxation.guards import check_geometry, check_result, check_start
+from uspex_bridge.relaxation.holes import COMFORTABLE, fill, scan, too_dense
 from uspex_bridge.relaxation.monitor import Halt, Monitor, Potential, Why
 from uspex_bridge.relaxation.optimizers import optimizer as optimizer_class
 from uspex_bridge.relaxation.overlap import push_apart
 from uspex_bridge.relaxation.protocol import Plan, Stage
+from uspex_bridge.relaxation.saddles import step_off
 
 #: Symmetry is looked for with this tolerance (Å) unless SYMPREC says otherwise: POSCARs of USPEX have 6 digits.
 _SYMPREC = 1e-3
+#: A start that is symmetric to this many Å ends on a saddle point for want of anything that pulls it off.
+_ALIKE = 0.02
+#: Saddle points that are left one after the other, and what that must gain, eV/atom; less is the noise of models.
+_ROUNDS, _GAIN = 3, 1e-3
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ def relax(
     *,
     halt: Callable[[], Why | None] = lambda: None,
     observe: Callable[[IonicStep], None] = lambda step: None,
+    lowest: Callable[[], float | None] = lambda: None,
 ) -> RelaxResult:
     """Relax ``structure`` as ``plan`` says.
 
@@ -54,17 +61,20 @@ def relax(
         model_of: gives the loaded model of a calculator name; called when a stage needs it.
         halt: asked before every evaluation; ``time`` or ``file`` ends the run with what is reached.
         observe: called after every ionic step.
+        lowest: gives the lowest enthalpy known of this composition at this pressure, eV/atom, or None: a result below
+            it is scanned for holes.
 
     Returns:
-        The result, converged or not. Its last frame is always the last stage's model's.
+        The result, converged or not. Its last frame is always the last stage's model's; where the relaxation ended
+        before its targets were reached, it is the lowest in enthalpy that this model saw.
 
     Raises:
-        Rejected: a guard refused the structure.
+        Rejected: a guard refused the structure; it carries the result where that lies in a hole.
         CalculationError: the model of the last stage failed.
         InputError: a model does not know an element.
         Interrupted: stopped by a signal, or otherwise before there was any step.
     """
-    return _Relaxation(structure, plan, model_of, halt, observe).run()
+    return _Relaxation(structure, plan, model_of, halt, observe, lowest).run()
 
 
 class _Relaxation:
@@ -77,11 +87,13 @@ class _Relaxation:
         model_of: Callable[[str], Potential],
         halt: Callable[[], Why | None],
         observe: Callable[[IonicStep], None],
+        lowest: Callable[[], float | None],
     ) -> None:
         self.plan = plan
         self.model_of = model_of
         self.halt = halt
         self.observe = observe
+        self.lowest = lowest
         self.atoms = to_atoms(structure)
         self.frames: list[Frame] = []
         self.calculators: list[str] = []
@@ -89,11 +101,13 @@ class _Relaxation:
         self.flags: list[str] = []
         self.monitors: dict[str, Monitor] = {}
         self.start_volume = 0.0
+        self.symmetric = False
+        self.ended_in = ""
 
     def run(self) -> RelaxResult:
         plan, intent = self.plan, self.plan.intent
         ions, cell = motion(intent.isif)
-        overlapping = check_start(self.atoms, plan.guards)
+        overlapping = check_start(self.atoms, plan.guards, cell_moves=not intent.static and cell != "fixed")
         if intent.static:
             self.start_volume = float(np.linalg.det(self.atoms.cell.array))
             check_result(self.atoms, plan.guards)
@@ -103,14 +117,14 @@ class _Relaxation:
             push_apart(self.atoms, aim, floor, ions=ions, expand=cell in ("full", "volume"))
             self.flags.append("overlap-pushed")
         self.start_volume = float(np.linalg.det(self.atoms.cell.array))
+        scaled = self.atoms.get_scaled_positions(wrap=False)
+        self.symmetric = is_symmetric(self.atoms.get_chemical_symbols(), self.atoms.cell.array, scaled, _ALIKE)
         if intent.keep_symmetry:
             symmetry = FixSymmetry(self.atoms, symprec=max(intent.symprec or _SYMPREC, 1e-5))
             self.atoms.set_constraint([*self.atoms.constraints, symmetry])
         outcome = self._stages()
-        if outcome == "signal":
-            raise Interrupted("stopped by a signal before the relaxation reached its targets; nothing was written")
         self._final_model()
-        return self._result(outcome)
+        return self._result(self._leave_saddles(outcome))
 
     def _static(self) -> RelaxResult:
         """One evaluation by the last stage's model."""
@@ -123,6 +137,7 @@ class _Relaxation:
         for index, stage in enumerate(self.plan.stages):
             if len(self.frames) >= self.plan.intent.nsw:
                 return "steps"
+            self.ended_in = stage.name
             start, first = self.atoms.copy(), len(self.frames)
             try:
                 outcome = self._stage(index, stage)
@@ -135,7 +150,7 @@ class _Relaxation:
                 self._forget(first)
                 self.flags.append(f"{stage.name}-failed")
                 continue
-            if outcome in ("time", "signal", "file"):
+            if outcome in ("time", "file"):
                 return outcome
             if outcome == "steps" and stage.on_fail == "reject":
                 left = f"{self.reports[-1].fmax:.3g} eV/Å left after {self.reports[-1].steps} steps"
@@ -148,8 +163,6 @@ class _Relaxation:
         monitor = self._monitor(stage.calculator)
         began, before, first = time.monotonic(), monitor.evaluations, len(self.frames)
         ions, cell = motion(self.plan.intent.isif, stage.move)
-        if stage.shake and ions and not self.plan.intent.keep_symmetry:
-            self._shake(stage.shake)
         self.atoms.calc = monitor
         target = movable(self.atoms, ions, cell, self.plan.pressure_gpa)
         limit = min(stage.steps, self.plan.intent.nsw - first - int(self._is_new(stage.calculator)))
@@ -166,8 +179,6 @@ class _Relaxation:
                 outcome = "steps"
         except Halt as halt:
             outcome = halt.why
-            if self.frames:
-                self._return_to(self.frames[-1])
         except (np.linalg.LinAlgError, ValueError, RuntimeError, FloatingPointError) as error:
             detail = f"{stage.optimizer} failed: {error}"
             raise CalculationError(f"{detail} (stage '{stage.name}')") from error
@@ -175,16 +186,10 @@ class _Relaxation:
             detail = str(error)
             raise
         finally:
+            if outcome in ("steps", "time", "file"):
+                self._return_to_lowest()
             self._report(index, stage, outcome, steps, monitor.evaluations - before, began, detail)
         return outcome
-
-    def _shake(self, distance: float) -> None:
-        """Move every atom by ``distance`` (Å) in a random direction, the same each time, if there is any symmetry."""
-        symbols = self.atoms.get_chemical_symbols()
-        if len(symbols) > 1 and is_symmetric(symbols, self.atoms.cell.array, self.atoms.get_scaled_positions()):
-            steps = np.random.default_rng(len(symbols)).normal(size=(len(symbols), 3))
-            self.atoms.set_positions(self.atoms.positions + distance * steps / np.linalg.norm(steps, axis=1)[:, None])
-            self.flags.append("shaken")
 
     def _record(self, index: int, stage: Stage, ions: bool, cell: CellMode, first: int) -> bool:
         """Keep the step the atoms are at, tell the observer, return whether the stage's targets are reached."""
@@ -210,6 +215,21 @@ class _Relaxation:
         for constraint in self.atoms.constraints:
             constraint.adjust_forces(self.atoms, forces)
         return largest_force(forces, ions), stress_left(frame.stress, cell, self.plan.pressure_gpa)
+
+    def _return_to_lowest(self) -> None:
+        """Put the atoms at the lowest of the steps of the last model in a row, which becomes the last step."""
+        if self.frames:
+            start = self._start_of_model()
+            enthalpies = [frame.enthalpy(self.plan.pressure_gpa) for frame in self.frames[start:]]
+            self.frames.append(self.frames.pop(start + int(np.argmin(enthalpies))))
+            self._return_to(self.frames[-1])
+
+    def _start_of_model(self) -> int:
+        """Return the number of the first of the last steps in a row that are one model's."""
+        start = len(self.frames) - 1
+        while start > 0 and self.calculators[start - 1] == self.calculators[-1]:
+            start -= 1
+        return start
 
     def _return_to(self, frame: Frame) -> None:
         """Put the atoms back where a step was taken."""
@@ -277,38 +297,131 @@ class _Relaxation:
             )
         )
 
+    def _leave_saddles(self, outcome: Outcome) -> Outcome:
+        """Go on downhill from where only the symmetry of the start holds the atoms; return how that ended."""
+        guards, intent = self.plan.guards, self.plan.intent
+        if outcome != "converged" or not self.symmetric:
+            return outcome
+        if guards.saddle == "off" or intent.keep_symmetry:
+            self.flags.append("unprobed")
+            return outcome
+        index = len(self.plan.stages) - 1
+        for left in range(_ROUNDS):
+            before, count = self.frames[-1], len(self.frames)
+            try:
+                if not self._step_off():
+                    return outcome
+                if guards.saddle == "leave" and len(self.frames) < intent.nsw:
+                    outcome = self._stage(index, self.plan.stages[index])
+            except (Halt, Rejected, CalculationError):
+                self._forget(count)
+                self.flags.append("saddle" if left else "unprobed")
+                break
+            gain = before.enthalpy(intent.pressure_gpa) - self.frames[-1].enthalpy(intent.pressure_gpa)
+            if len(self.frames) == count:
+                self.flags.append("saddle")
+                break
+            if gain < _GAIN * len(self.atoms):
+                self._forget(count)
+                self._return_to(before)
+                return "converged"
+            if not left:
+                self.flags.append("saddle-left")
+            if outcome != "converged":
+                return outcome
+        else:
+            self.flags.append("saddle")
+        self._return_to(self.frames[-1])
+        return outcome
+
+    def _step_off(self) -> bool:
+        """Displace the atoms to where the enthalpy is lower along the softest mode; return whether it is anywhere."""
+        stage = self.plan.stages[-1]
+        monitor = self._monitor(stage.calculator)
+        before = monitor.evaluations
+        ions, cell = motion(self.plan.intent.isif, stage.move)
+        self.atoms.calc = monitor
+        try:
+            found, _ = step_off(movable(self.atoms, ions, cell, self.plan.pressure_gpa))
+        finally:
+            self._charge(monitor.evaluations - before)
+        return found
+
+    def _charge(self, evaluations: int) -> None:
+        """Add evaluations that were no steps to the last stage's report."""
+        self.reports[-1] = replace(self.reports[-1], evaluations=self.reports[-1].evaluations + evaluations)
+
+    def _hole(self, outcome: Outcome) -> str:
+        """Say why the result lies in a hole of the potential; return an empty string where it does not."""
+        guards, frame = self.plan.guards, self.frames[-1]
+        if guards.hole == "off":
+            return ""
+        target, found = self.plan.pressure_gpa, pressure_of(frame.stress)
+        if not self._volume_free:
+            return too_dense(self.atoms, max(target, found))
+        if why := too_dense(self.atoms, target):
+            return why
+        if guards.scan == "auto" and fill(self.atoms, target) > COMFORTABLE:
+            lowest = self.lowest()
+            if lowest is not None and frame.enthalpy(target) / len(self.atoms) > lowest:
+                return ""
+        if outcome in ("time", "file"):
+            self.flags.append("unscanned")
+            return ""
+        monitor = self.monitors[self.calculators[-1]]
+        before = monitor.evaluations
+        own = (found, frame.energy / len(self.atoms))
+        (verdict,) = scan([self.atoms], monitor.evaluate_many, target, own=[own])
+        self._charge(monitor.evaluations - before)
+        return verdict.why
+
+    @property
+    def _volume_free(self) -> bool:
+        return not self.plan.intent.static and motion(self.plan.intent.isif)[1] in ("full", "volume")
+
     def _result(self, outcome: Outcome) -> RelaxResult:
-        final = self.frames[-1]
+        final, guards = self.frames[-1], self.plan.guards
         self._return_to(final)
-        self.flags.extend(check_result(self.atoms, self.plan.guards))
+        self.flags.extend(check_result(self.atoms, guards, pressure_of(final.stress)))
         ions, cell = motion(self.plan.intent.isif)
         fmax, stress = self._residuals(final, ions, cell)
         converged = outcome in ("converged", "static")
         if not converged:
             self.flags.append("unconverged")
-        start = len(self.frames) - 1
-        while start > 0 and self.calculators[start - 1] == self.calculators[-1]:
-            start -= 1
-        return RelaxResult(
+        hole = self._hole(outcome)
+        if hole:
+            self.flags.append("hole")
+        result = RelaxResult(
             frames=tuple(self.frames),
             stages=tuple(self.reports),
             converged=converged,
-            reason=_REASONS[outcome],
+            reason=self._reason(outcome) + (f"; hole of the potential: {hole}" if hole else ""),
             flags=tuple(self.flags),
             fmax=fmax,
             stress_gpa=stress,
             pressure_gpa=self.plan.pressure_gpa,
-            model_start=start,
+            model_start=self._start_of_model(),
             models={name: dict(monitor.model.identity) for name, monitor in self.monitors.items()},
         )
+        if hole and guards.hole == "reject" and self._volume_free:
+            raise Rejected("hole", f"a hole of the potential: {hole}", result=result)
+        return result
+
+    def _reason(self, outcome: Outcome) -> str:
+        """Say what ended the relaxation."""
+        if outcome == "steps" and len(self.frames) >= self.plan.intent.nsw:
+            return f"step limit reached: NSW = {self.plan.intent.nsw} in stage '{self.ended_in}'"
+        if outcome == "steps":
+            (steps,) = [stage.steps for stage in self.plan.stages if stage.name == self.ended_in]
+            return f"step limit reached: {steps} steps of stage '{self.ended_in}'"
+        return _REASONS[outcome].format(self.ended_in)
 
 
 _REASONS: dict[str, str] = {
     "converged": "reached the targets of the last stage",
     "static": "single point",
-    "steps": "step limit reached",
-    "time": "time limit reached",
-    "file": "stopped by STOPCAR",
+    "time": "time limit reached in stage '{}'",
+    "file": "stopped by STOPCAR in stage '{}'",
 }
 
 

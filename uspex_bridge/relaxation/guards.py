@@ -12,11 +12,16 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers, covalent_radii
+from ase.geometry import minkowski_reduce
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import Rejected
 from uspex_bridge.relaxation.contacts import contacts
 from uspex_bridge.relaxation.protocol import Guards
+
+
+#: A layer of so many Å without an atom is vacuum: no crystal has one, and no model reaches across it.
+VACUUM = 9.0
 
 
 def closest_pair(atoms: Atoms, below: float) -> tuple[float, str] | None:
@@ -37,23 +42,52 @@ def cell_heights(cell: Array) -> Array:
     return np.asarray(volume / np.maximum(areas, 1e-12))
 
 
-def check_start(atoms: Atoms, guards: Guards) -> bool:
+def reduced(atoms: Atoms) -> Atoms:
+    """Return the same crystal in its shortest lattice vectors: what is judged of a cell must not hang on its choice."""
+    try:
+        cell, _ = minkowski_reduce(atoms.cell.array)
+    except (RuntimeError, OverflowError):  # a cell so skewed that the reduction does not end
+        return atoms
+    return Atoms(atoms.numbers, positions=atoms.positions, cell=cell, pbc=True)
+
+
+def widest_gap(atoms: Atoms) -> tuple[float, str]:
+    """Return the widest layer of a reduced cell that holds no atom's centre, Å, and the axis across it."""
+    heights = cell_heights(atoms.cell.array)
+    gaps = []
+    for axis in range(3):
+        along = np.sort(atoms.cell.scaled_positions(atoms.positions)[:, axis] % 1.0)
+        gaps.append(float(np.diff([*along, along[0] + 1.0]).max() * heights[axis]))
+    axis = int(np.argmax(gaps))
+    return gaps[axis], "abc"[axis]
+
+
+def check_start(atoms: Atoms, guards: Guards, *, cell_moves: bool = True) -> bool:
     """Test a starting structure; return True where overlapping atoms must be pushed apart first.
 
     Raises:
-        Rejected: too many atoms, a flat or dilute cell, or an overlap where the protocol refuses overlaps.
+        Rejected: too many atoms, a flat or dilute cell, a vacuum in a cell that moves, or an overlap where the
+            protocol refuses overlaps.
     """
     n = len(atoms)
     if n > guards.max_atoms:
         raise Rejected("too-large", f"{n} atoms, the protocol allows {guards.max_atoms} (max_atoms)")
-    height = float(cell_heights(atoms.cell.array).min())
+    short = reduced(atoms)
+    height = float(cell_heights(short.cell.array).min())
     if height < guards.min_height:
         raise Rejected(
             "flat", f"the cell is flat: {height:.2f} Å between faces, the limit is {guards.min_height} (min_height)"
         )
+    gap, axis = widest_gap(short)
     per_atom = atoms.get_volume() / n
-    if per_atom > guards.max_volume:
+    if per_atom > guards.max_volume and (cell_moves or gap <= VACUUM):
         raise Rejected("dilute", f"{per_atom:.0f} Å³ per atom, the limit is {guards.max_volume:.0f} (max_volume)")
+    if gap > VACUUM and cell_moves:
+        raise Rejected(
+            "vacuum",
+            f"a vacuum of {gap:.1f} Å along {axis}: clusters, slabs and molecules in boxes are relaxed at a fixed cell "
+            "only (ISIF = 2), since a cell that moves would close it",
+        )
     close = closest_pair(atoms, guards.overlap_ratio)
     if close is None:
         return False
@@ -86,7 +120,7 @@ def check_geometry(atoms: Atoms, guards: Guards, start_volume: float) -> None:
         ("max_growth", guards.max_growth * max(abs(start_volume), spheres)),
         ("max_volume", guards.max_volume * n),
     ):
-        if volume > most:
+        if volume > most and growth > 1.0 + 1e-9:
             raise Rejected(
                 "explosion",
                 f"the cell grew to {volume / n:.0f} Å³ per atom ({growth:.1f} x), the limit is {most / n:.0f} "
@@ -125,18 +159,24 @@ def check_values(
             )
 
 
-def check_result(atoms: Atoms, guards: Guards) -> list[str]:
-    """Test a relaxed structure; return flags.
+def check_result(atoms: Atoms, guards: Guards, pressure_gpa: float = 0.0) -> list[str]:
+    """Test a relaxed structure, in which the model finds a pressure; return flags.
 
     Raises:
-        Rejected: atoms too close, or a cell too elongated where the protocol refuses that.
+        Rejected: atoms too close, a pressure beyond belief, or a cell too elongated where the protocol refuses that.
     """
+    if abs(pressure_gpa) > guards.max_pressure:
+        raise Rejected(
+            "pressure",
+            f"the model finds {pressure_gpa:.3g} GPa in the result, the limit is {guards.max_pressure:g} "
+            "(max_pressure)",
+        )
     if close := closest_pair(atoms, guards.final_ratio):
         raise Rejected(
             "distance",
             f"the relaxed structure has atoms too close: {close[1]}, the limit is {guards.final_ratio} (final_ratio)",
         )
-    lengths = atoms.cell.lengths()
+    lengths = reduced(atoms).cell.lengths()
     ratio = float(lengths.max() / lengths.min())
     if guards.axis == "off" or ratio <= guards.axis_ratio:
         return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from uspex_bridge.base.data import Frame
-from uspex_bridge.base.errors import BridgeError, CalculationError
+from uspex_bridge.base.errors import BridgeError, CalculationError, Interrupted, OutOfMemoryError
 from uspex_bridge.relaxation.guards import check_geometry, check_values
 from uspex_bridge.relaxation.protocol import Guards
 
@@ -30,9 +30,9 @@ Why = Literal["time", "signal", "file"]
 
 
 class Halt(Exception):
-    """The run was told to stop, by the time limit, a signal or a file."""
+    """The run was told to stop with what it has reached, by the time limit or a file."""
 
-    def __init__(self, why: Why) -> None:
+    def __init__(self, why: Literal["time", "file"]) -> None:
         super().__init__(why)
         self.why = why
 
@@ -57,15 +57,20 @@ class Monitor(Calculator):
         """Evaluate energy, forces and stress in one call of the model.
 
         Raises:
-            Halt: time is up, or a signal came.
+            Halt: time is up, or a file says so.
+            Interrupted: a signal came.
             Rejected: a guard refused the geometry or the values.
             CalculationError: the model raised.
         """
         super().calculate(atoms, properties, system_changes)
         if why := self.halt():
+            if why == "signal":
+                raise Interrupted("stopped by a signal before the relaxation reached its targets; nothing was written")
             raise Halt(why)
         check_geometry(self.atoms, self.guards, self.start_volume)
         energy, forces, stress = self._evaluate()
+        if not (np.isfinite(energy) and np.isfinite(forces).all() and np.isfinite(stress).all()):
+            energy, forces, stress = self._evaluate()  # a device may fail once; what stays is the model's
         check_values(self.atoms, energy, forces, stress, self.guards, self.model.energy_zero)
         self.results = {"energy": energy, "free_energy": energy, "forces": forces, "stress": stress}
 
@@ -87,6 +92,26 @@ class Monitor(Calculator):
         magmoms = results.get("magmoms")
         self.magmoms = None if magmoms is None else np.array(magmoms, dtype=float)
         return energy, forces, stress
+
+    def evaluate_many(self, structures: Sequence[Atoms]) -> list[Any]:
+        """Return what the bare model says of structures, in one batch where it can: results, or the error of each."""
+        self.evaluations += len(structures)
+        together = getattr(self.model, "evaluate_many", None)
+        if together is not None:
+            try:
+                return list(together(structures))
+            except OutOfMemoryError:
+                if len(structures) > 1:
+                    return [self._alone(atoms) for atoms in structures]
+                raise
+        return [self._alone(atoms) for atoms in structures]
+
+    def _alone(self, atoms: Atoms) -> Any:
+        try:
+            self.model.calculator.calculate(atoms, ["energy", "forces", "stress"], all_changes)
+            return dict(self.model.calculator.results)
+        except Exception as error:  # noqa: BLE001 (a model may raise anything)
+            return error if isinstance(error, CalculationError) else CalculationError(str(error))
 
     def frame(self, atoms: Atoms, stage: int) -> Frame:
         """Return the ionic step at ``atoms``, evaluating only if the geometry is not the last one.

@@ -38,8 +38,6 @@ class Stage:
         maxstep: largest step of the optimizer, Å.
         on_fail: where the targets are not reached within ``steps``, or the model breaks down:
             go on with the ``next`` stage, ``stop`` with an unconverged result, or ``reject`` the structure.
-        shake: where the structure has any symmetry, atoms are first moved by this much, Å, in random directions, so
-            that it does not hold them on a saddle point; not where the INCAR keeps the symmetry.
         ediff: EDIFFG > 0 of the INCAR: stop when the enthalpy changes by less than this, eV per cell.
     """
 
@@ -52,7 +50,6 @@ class Stage:
     move: Literal["auto", "atoms", "cell"] = "auto"
     maxstep: float = 0.2
     on_fail: Literal["next", "stop", "reject"] = "next"
-    shake: float = 0.0
     ediff: float | None = None
 
     def __post_init__(self) -> None:
@@ -61,8 +58,6 @@ class Stage:
             value = getattr(self, key)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{key} = {value} must be a positive number")
-        if not 0.0 <= self.shake <= 0.5:
-            raise ValueError(f"shake = {self.shake} must lie between 0 and 0.5 Å")
         if self.steps < 1:
             raise ValueError(f"steps = {self.steps} must be at least 1")
 
@@ -81,13 +76,20 @@ class Guards:
         min_packing: smallest volume per atom, as a fraction of the mean volume of the covalent spheres.
         max_volume: largest volume per atom, Å³.
         max_growth: largest volume relative to the start, or to the covalent spheres where the start is denser.
-        min_height: smallest distance between opposite faces of the starting cell, Å.
-        axis_ratio: longest over shortest lattice vector (the paper's filter is 3).
+        min_height: smallest distance between opposite faces of the starting cell, after reduction, Å.
+        axis_ratio: longest over shortest lattice vector, after reduction (the paper's filter is 3).
         axis: ``flag`` or ``reject`` a result beyond ``axis_ratio``, or ``off``.
         max_force: largest force that is believed, eV/Å.
         energy_window: lowest and highest E per atom, eV.
         hole_depth: for models on the Materials Project's energy scale, how far E per atom may lie below the
             elements' own, eV; no compound is bound by as much.
+        max_pressure: largest pressure of a model in a result that is believed, GPa.
+        hole: ``reject`` or ``flag`` a result in a hole of the potential (:mod:`uspex_bridge.relaxation.holes`), or
+            ``off``.
+        scan: which results are compressed and expanded to find holes: those that are dense or would be the best of
+            their composition (``auto``), or all (``always``).
+        saddle: a symmetric start that ends on a saddle point goes on downhill (``leave``) or is flagged (``flag``);
+            ``off`` looks for none and flags it as unprobed.
         max_atoms: largest cell.
     """
 
@@ -98,12 +100,16 @@ class Guards:
     min_packing: float = 0.15
     max_volume: float = 150.0
     max_growth: float = 5.0
-    min_height: float = 1.0
+    min_height: float = 0.7
     axis_ratio: float = 3.0
     axis: Literal["flag", "reject", "off"] = "flag"
     max_force: float = 1e4
     energy_window: tuple[float, float] = (-30.0, 60.0)
     hole_depth: float = 6.0
+    max_pressure: float = 3000.0
+    hole: Literal["reject", "flag", "off"] = "reject"
+    scan: Literal["auto", "always"] = "auto"
+    saddle: Literal["leave", "flag", "off"] = "leave"
     max_atoms: int = 1000
 
 

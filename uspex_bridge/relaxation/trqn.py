@@ -146,12 +146,7 @@ class TRQN(Optimizer):
         return np.asarray(hessian)
 
     def _length(self, step: Array) -> float:
-        """Return how far a step (ndof,) goes, Å."""
-        n = 3 * len(self._atoms)
-        atoms = float(np.sqrt((step[:n].reshape(-1, 3) ** 2).sum(axis=1).max()))
-        if self._cell is None:
-            return atoms
-        return max(atoms, _BOND * float(np.abs(step[n:]).max()) / self._cell.exp_cell_factor)
+        return step_length(self.target, step)
 
     def _lowest(self, hessian: Array, gradient: Array) -> Array:
         """Return the step (M,) to the lowest point of the quadratic model within the trust radius."""
@@ -187,6 +182,16 @@ def _updated(hessian: Array, step: Array, change: Array) -> Array:
         change = weight * change + (1.0 - weight) * image
         seen = float(step @ change)
     return np.asarray(hessian - np.outer(image, image) / expected + np.outer(change, change) / seen)
+
+
+def step_length(target: Atoms | FrechetCellFilter, step: Array) -> float:
+    """Return how far a step (ndof,) goes, Å: the largest move of an atom or strain times 2.5 Å."""
+    cell = target if isinstance(target, FrechetCellFilter) else None
+    n = 3 * len(target if cell is None else cell.atoms)
+    atoms = float(np.sqrt((step[:n].reshape(-1, 3) ** 2).sum(axis=1).max(initial=0.0)))
+    if cell is None:
+        return atoms
+    return max(atoms, _BOND * float(np.abs(step[n:]).max()) / cell.exp_cell_factor)
 
 
 def directions(target: Atoms | FrechetCellFilter) -> Array:
