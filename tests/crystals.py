@@ -1,6 +1,6 @@
 """Real crystals, known from experiment or established by DFT, from no pressure to 1000 GPa: none may be refused.
 
-Lattices are in Å, pressures in GPa. Cells are as given, as primitive ones, and as badly chosen ones of the same lattice.
+Lattices are in Å, pressures in GPa.
 """
 
 from collections.abc import Iterator
@@ -84,12 +84,8 @@ _COMPOUNDS: dict[str, tuple[float, list[str], list[tuple[float, ...]], Any, list
     "MgAl2O4": (0, ["Mg", "Al", "O"], [(1 / 8, 1 / 8, 1 / 8), (0.5, 0.5, 0.5), (0.2624,) * 3], (227, 2), [8.08], []),
     "MgCu2": (0, ["Mg", "Cu"], [(1 / 8, 1 / 8, 1 / 8), (0.5, 0.5, 0.5)], (227, 2), [7.03], []),
     "CaNi2": (0, ["Ca", "Ni"], [(1 / 8, 1 / 8, 1 / 8), (0.5, 0.5, 0.5)], (227, 2), [7.25], []),
-    "CaLi2": (
-        (0, ["Ca", "Li", "Li"], [(1 / 3, 2 / 3, 0.06), (0, 0, 0), (0.83, 0.66, 0.25)], 194, [6.25, 10.25], _HEX)
-    ),
-    "MgZn2": (
-        (0, ["Mg", "Zn", "Zn"], [(1 / 3, 2 / 3, 0.06), (0, 0, 0), (0.83, 0.66, 0.25)], 194, [5.22, 8.57], _HEX)
-    ),
+    "CaLi2": ((0, ["Ca", "Li", "Li"], [(1 / 3, 2 / 3, 0.06), (0, 0, 0), (0.83, 0.66, 0.25)], 194, [6.25, 10.25], _HEX)),
+    "MgZn2": ((0, ["Mg", "Zn", "Zn"], [(1 / 3, 2 / 3, 0.06), (0, 0, 0), (0.83, 0.66, 0.25)], 194, [5.22, 8.57], _HEX)),
     "LaNi5": (0, ["La", "Ni", "Ni"], [(0, 0, 0), (1 / 3, 2 / 3, 0), (0.5, 0, 0.5)], 191, [5.01, 3.98], _HEX),
     "CaNi5": (0, ["Ca", "Ni", "Ni"], [(0, 0, 0), (1 / 3, 2 / 3, 0), (0.5, 0, 0.5)], 191, [4.95, 3.94], _HEX),
     "Nb3Sn": (0, ["Sn", "Nb"], [(0, 0, 0), (0.25, 0, 0.5)], 223, [5.29], []),

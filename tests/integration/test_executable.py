@@ -256,7 +256,7 @@ def test_stopcar_ends_with_what_is_reached(tmp_path, text):
     assert process.returncode == 0, err
     assert "unconverged" in out
     assert has_result(fold)
-    assert record(fold)[0]["reason"] == "stopped by STOPCAR"
+    assert record(fold)[0]["reason"] == "stopped by STOPCAR in stage 'robust'"
     assert not (fold / "STOPCAR").exists()
 
 
@@ -275,7 +275,7 @@ def test_time_limit_ends_with_what_is_reached(tmp_path):
     done = call(fold, "--time-limit", "10")
     assert done.returncode == 0, done.stderr
     assert has_result(fold)
-    assert record(fold)[0]["reason"] == "time limit reached"
+    assert record(fold)[0]["reason"].startswith("time limit reached in stage")
 
 
 def test_time_limit_before_the_first_step(tmp_path):

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-#: What decides which settings and weights are found.
+#: What decides which settings and weights are found; PWD names the links on the way to the working directory.
 ENVIRONMENT = (
     "USPEX_BRIDGE_CONFIG",
     "USPEX_BRIDGE_MODELS",
@@ -19,6 +19,7 @@ ENVIRONMENT = (
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
     "XDG_CACHE_HOME",
+    "PWD",
 )
 
 

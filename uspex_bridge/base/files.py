@@ -22,6 +22,15 @@ FURTHER_OUTPUTS = ("EIGENVAL", "DOSCAR")
 OUTPUTS = {"vasp": (*VASP_OUTPUTS, *FURTHER_OUTPUTS), "external": EXTERNAL_OUTPUTS}
 
 
+def named(path: Path) -> Path:
+    """Return an absolute path as the shell names it, in which the working directory may lie behind a link."""
+    here = os.environ.get("PWD", "")
+    with suppress(OSError):
+        if not path.is_absolute() and os.path.isabs(here) and os.path.samefile(here, "."):
+            return Path(os.path.normpath(os.path.join(here, path)))
+    return path.absolute()
+
+
 def remove(folder: Path, names: Iterable[str]) -> None:
     """Remove files and what an interrupted :func:`publish_files` left of them, in order; absent ones are fine.
 

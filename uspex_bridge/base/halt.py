@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ class Halter:
         self._limit = math.inf
         self._signal = False
         self._watchdog: threading.Timer | None = None
+        self._last_words: Callable[[], None] | None = None
 
     def catch_signals(self) -> None:
         """Take SIGTERM and SIGINT as a request to end cleanly (main thread only)."""
@@ -43,9 +45,13 @@ class Halter:
         """Ask for a clean end, as the first signal does (from any thread)."""
         self._signal = True
 
-    def start(self, limit: float) -> None:
-        """Set the limit in seconds, counted from the making of this object, and start the watchdog."""
-        self._limit = limit
+    def start(self, limit: float, last_words: Callable[[], None] | None = None) -> None:
+        """Set the limit in seconds, counted from the making of this object, and start the watchdog.
+
+        ``last_words`` is called, in a thread of its own, before an evaluation that hangs beyond the limit and GRACE
+        ends this process; without it a line is printed.
+        """
+        self._limit, self._last_words = limit, last_words
         if math.isfinite(limit):
             self._watchdog = threading.Timer(limit + GRACE, self._give_up)
             self._watchdog.daemon = True
@@ -58,11 +64,14 @@ class Halter:
             self._watchdog.cancel()
 
     def _give_up(self) -> None:
-        print(
-            "uspex-bridge: one evaluation hangs beyond the time limit; giving up, nothing was written", file=sys.stderr
-        )
-        sys.stderr.flush()
-        os._exit(Interrupted.exit_code)
+        try:
+            if self._last_words is not None:
+                self._last_words()
+            else:
+                print("uspex-bridge: one evaluation hangs beyond the time limit; given up", file=sys.stderr)
+            sys.stderr.flush()
+        finally:
+            os._exit(Interrupted.exit_code)
 
     def check(self) -> None:
         """Raise Interrupted where nobody wants a result any more; here somebody always does."""

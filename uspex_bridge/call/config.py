@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.base.files import named
 from uspex_bridge.base.schema import build, read_toml
 from uspex_bridge.models.cards import CalculatorSettings
 
@@ -84,6 +85,10 @@ class Config:
         time_limit: seconds after which the best geometry so far is returned; ``inf`` is no limit.
         on_reject: what USPEX gets for a refused structure: no result (``fail``) or a valid one with a
             ``penalty`` enthalpy, eV per atom.
+        on_change: what becomes of a call whose search's record holds results of another protocol or model: ``stop`` or
+            ``accept``.
+        accept_range: calculators that are used although the equations of state of the search's elements show holes
+            below its pressure (``uspex-bridge doctor``).
         steps: which ionic steps the VASP files show: those of the ``final-model`` (energies of one
             model only), ``all``, or the ``last`` one.
         files: further files of VASP for readers that insist on them (EIGENVAL, DOSCAR); they hold no bands.
@@ -100,6 +105,8 @@ class Config:
     time_limit: float = 7200.0
     on_reject: Literal["fail", "penalty"] = "fail"
     penalty: float = 100.0
+    on_change: Literal["stop", "accept"] = "stop"
+    accept_range: tuple[str, ...] = ()
     steps: Literal["final-model", "all", "last"] = "final-model"
     files: tuple[Literal["EIGENVAL", "DOSCAR"], ...] = ()
     record: str | None = None
@@ -140,19 +147,20 @@ def find_config(folder: Path, explicit: Path | None = None) -> Path | None:
 
     Looked for in this order: ``explicit``, $USPEX_BRIDGE_CONFIG, the folder itself, the folders above it, each with
     its ``Specific``, the user's configuration directory. The look upwards ends where the file system does, or where a
-    folder is another user's; the parent and the folder that USPEX runs in are looked at in any case.
+    folder is another user's; the parent and the folder that USPEX runs in are looked at in any case. Above a folder
+    that is a link lie two folders: the one that holds the link comes first.
 
     Raises:
         ConfigError: a file that was named does not exist.
     """
-    for named, origin in ((explicit, "--config"), (os.environ.get(VARIABLE), VARIABLE)):
-        if named:
-            path = Path(named).expanduser()
+    for given, origin in ((explicit, "--config"), (os.environ.get(VARIABLE), VARIABLE)):
+        if given:
+            path = Path(given).expanduser()
             if not path.is_file():
                 raise ConfigError(f"{origin}: there is no file {path}")
             return path
-    folder = folder.resolve()
-    for place in (folder, *_above(folder)):
+    real, link = folder.resolve(), named(folder)
+    for place in dict.fromkeys((real, *_above(link), *_above(real))):
         for path in (place / FILENAME, place / "Specific" / FILENAME):
             if path.is_file():
                 return path
@@ -233,7 +241,10 @@ def read_config(path: Path) -> Config:
 
 
 def _anchored(settings: CalculatorSettings, base: Path) -> CalculatorSettings:
-    """Make a model path relative to the settings file absolute, where there is such a file."""
-    if settings.model and not Path(settings.model).is_absolute() and (base / settings.model).is_file():
-        return replace(settings, model=str(base / settings.model))
+    """Make a model path relative to the settings file absolute; a bare name only where there is such a file."""
+    model = settings.model
+    if not model or Path(model).expanduser().is_absolute() or "://" in model:
+        return settings
+    if os.sep in model or (base / model).is_file():
+        return replace(settings, model=str(base / model))
     return settings

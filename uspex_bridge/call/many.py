@@ -21,10 +21,12 @@ from uspex_bridge.base.logs import folder_log
 from uspex_bridge.base.parallel import spread
 from uspex_bridge.base.symmetry import space_group
 from uspex_bridge.call import record_file
+from uspex_bridge.call.choice import choose_protocol
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.folders import Request
+from uspex_bridge.call.record_line import RecordLine
 from uspex_bridge.call.relaxed import Relaxed
-from uspex_bridge.call.run import Models, RecordLine, choose_protocol, relax_structure, step_line, vasp_run
+from uspex_bridge.call.run import Models, relax_structure, step_line, vasp_run
 from uspex_bridge.relaxation.protocol import Plan, Protocol, make_plan
 from uspex_bridge.vasp import commit
 from uspex_bridge.vasp.structure import format_contcar

@@ -9,12 +9,14 @@ from __future__ import annotations
 import numpy as np
 from ase.data import atomic_numbers, covalent_radii
 
-from uspex_bridge.base.data import Frame, VaspRun
+from uspex_bridge.base.data import Frame, Structure, VaspRun
 from uspex_bridge.base.units import pv_energy
 from uspex_bridge.call.folders import Request
 
 #: Å of spacing between the atoms of a penalty structure, as a multiple of the largest covalent diameter.
 _SPACING = 1.3
+#: How far a penalty may lie from its grid, relative to the cell, to be known again: files have six digits.
+_ALIKE = 1e-4
 
 
 def penalty_run(request: Request, penalty: float, why: str) -> VaspRun:
@@ -25,10 +27,29 @@ def penalty_run(request: Request, penalty: float, why: str) -> VaspRun:
     """
     structure = request.structure
     n = len(structure)
-    diameter = 2 * max(covalent_radii[atomic_numbers[s]] for s in structure.symbols)
-    sides = np.ceil(round(n ** (1 / 3), 9)) * np.ones(3, dtype=int)
-    cell = np.diag(sides * _SPACING * diameter)
-    grid = np.stack(np.meshgrid(*(np.arange(k) / k for k in sides), indexing="ij"), axis=-1).reshape(-1, 3)[:n]
+    edge, side = _grid(structure)
+    cell = edge * np.eye(3)
+    grid = np.stack(np.meshgrid(*[np.arange(side) / side] * 3, indexing="ij"), axis=-1).reshape(-1, 3)[:n]
     energy = penalty * n - pv_energy(request.intent.pressure_gpa, float(np.linalg.det(cell)))
     frame = Frame(cell=cell, scaled=grid, energy=energy, forces=np.zeros((n, 3)), stress=np.zeros(6))
     return VaspRun(request.structure, (frame,), request.intent, converged=False, model=why, incar=request.incar)
+
+
+def is_penalty(structure: Structure) -> bool:
+    """Tell whether a structure is the grid of a penalty, whatever the order of its atoms and the cell's orientation."""
+    edge, side = _grid(structure)
+    metric = structure.cell @ structure.cell.T
+    if not np.allclose(metric, edge**2 * np.eye(3), rtol=0, atol=_ALIKE * edge**2):
+        return False
+    steps = structure.scaled * side
+    sites = np.round(steps)
+    return bool(
+        np.abs(steps - sites).max() < _ALIKE * side and len(np.unique(sites % side, axis=0)) == len(structure.symbols)
+    )
+
+
+def _grid(structure: Structure) -> tuple[float, int]:
+    """Return the edge of a penalty's cell, Å, and the sites along it."""
+    diameter = 2 * max(float(covalent_radii[atomic_numbers[s]]) for s in structure.symbols)
+    side = int(np.ceil(round(len(structure) ** (1 / 3), 9)))
+    return side * _SPACING * diameter, side

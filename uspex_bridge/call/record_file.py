@@ -15,6 +15,7 @@ from typing import Any
 
 from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
+from uspex_bridge.base.version import version
 from uspex_bridge.call.config import uspex_folder
 
 #: Name of the record and version of its lines.
@@ -59,19 +60,68 @@ def job_key(structure: Structure, what: Any) -> str:
 
 
 def earlier_refusal(path: Path, key: str) -> dict[str, Any] | None:
-    """Return the latest entry near the record's end that refused the same job for a lasting reason."""
-    if not path.is_file():
-        return None
-    with path.open("rb") as stream:
-        stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, stream.tell() - _TAIL))
-        tail = stream.read()
+    """Return the latest entry near the record's end that refused the same job for a lasting reason.
+
+    What another version of the bridge refused is tried again.
+    """
+    entry = _latest(path, key)
+    same = entry is not None and entry.get("versions", {}).get("uspex_bridge") == version()
+    return entry if entry and same and entry.get("lasting") else None
+
+
+def refused_alike(path: Path, key: str, code: str) -> bool:
+    """Tell whether the latest entry of the same job near the record's end is a refusal of the same kind."""
+    entry = _latest(path, key)
+    return entry is not None and entry.get("code") == code
+
+
+def latest_result(path: Path, step: str | None) -> dict[str, Any] | None:
+    """Return the latest entry that names models, of a step of the search (None: not known), in the record's tail."""
+    for line in reversed(_tail(path).splitlines()):
+        if b'"models":{' in line:
+            entry = next(jsonl.parse([line]), None)
+            if entry and entry.get("models") and entry.get("step") == step:
+                return entry
+    return None
+
+
+def lowest_enthalpy(path: Path, formula: str, pressure_gpa: float, calculator: str) -> float | None:
+    """Return the lowest enthalpy of a composition at a pressure near the record's end, eV/atom; None for none.
+
+    Args:
+        path: of the record.
+        formula: as in the record.
+        pressure_gpa: at which.
+        calculator: of the last stage.
+    """
+    wanted = f'"formula":{json.dumps(formula)},'.encode()
+    found = []
+    for line in _tail(path).splitlines():
+        if wanted in line and b'"enthalpy_per_atom":' in line:
+            for entry in jsonl.parse([line]):
+                same = entry.get("pressure_gpa") == pressure_gpa and "hole" not in entry.get("flags", ())
+                if same and entry.get("stages") and entry["stages"][-1]["calculator"] == calculator:
+                    found.append(float(entry["enthalpy_per_atom"]))
+    return min(found, default=None)
+
+
+def _latest(path: Path, key: str) -> dict[str, Any] | None:
+    tail = _tail(path)
     at = tail.rfind(f'"key":"{key}"'.encode())
     if at < 0:
         return None
     line = tail[tail.rfind(b"\n", 0, at) + 1 :].partition(b"\n")[0]
-    entry = next(jsonl.parse([line]), None)
-    return entry if entry and entry.get("lasting") else None
+    return next(jsonl.parse([line]), None)
+
+
+def _tail(path: Path) -> bytes:
+    """Return the end of the record, which may begin within a line."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as stream:
+        stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, stream.tell() - _TAIL))
+        return stream.read()
 
 
 def whereabouts(folder: Path, comment: str) -> dict[str, Any]:

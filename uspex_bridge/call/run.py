@@ -6,31 +6,28 @@ read (folders) -> plan (protocol) -> relax (relax.engine) -> publish (folders) -
 from __future__ import annotations
 
 import logging
-import platform
-import socket
-import sys
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uspex_bridge.base.data import RelaxResult, Structure, VaspRun
-from uspex_bridge.base.errors import BridgeError, ConfigError, OutputError, Rejected
+from uspex_bridge.base.errors import BridgeError, Interrupted, OutputError, Rejected
 from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.logs import say
 from uspex_bridge.base.threads import limit_threads
 from uspex_bridge.base.version import version
 from uspex_bridge.call import record_file
-from uspex_bridge.call.config import Config, read_config, search_root
+from uspex_bridge.call.choice import check_unchanged, settled_protocol
+from uspex_bridge.call.config import Config, search_root
 from uspex_bridge.call.folders import Folder, Request
 from uspex_bridge.call.gpu_turns import take_turn
+from uspex_bridge.call.record_line import RecordLine
 from uspex_bridge.call.slot import SlotState
 from uspex_bridge.call.stopcar import Stopcar
 from uspex_bridge.models import backends
 from uspex_bridge.models.cards import model_name
-from uspex_bridge.relaxation.protocol import Plan, Protocol, load_protocol, make_plan
+from uspex_bridge.relaxation.protocol import Plan, make_plan
 
 if TYPE_CHECKING:
     from uspex_bridge.relaxation.engine import IonicStep
@@ -97,32 +94,6 @@ class Watcher:
         """Hear what the record's entry holds in the end, however that came."""
 
 
-def choose_protocol(config: Config) -> tuple[Protocol, str]:
-    """Return the configured protocol, and a line to tell the user where ``auto`` had to choose.
-
-    ``auto`` takes ``paper`` if the weights of its calculators are found, else ``embedded``.
-
-    Raises:
-        ConfigError: there is no such protocol.
-    """
-    if config.protocol != "auto":
-        try:
-            return load_protocol(config.protocol, Path(config.base or ".")), ""
-        except ConfigError as error:
-            if config.source and read_config(Path(config.source)).protocol == config.protocol:
-                raise ConfigError(f"{config.source}: {error}") from None
-            raise
-    paper = load_protocol("paper")
-    missing = [name for name in paper.calculators if not backends.available(name, config.settings_of(name)).ok]
-    if not missing:
-        return paper, ""
-    notice = (
-        f"protocol 'embedded' (CHGNet), since no weights are found for {' and '.join(missing)} of the default "
-        "protocol 'paper'; `uspex-bridge doctor` says how to get them, protocol = \"embedded\" silences this"
-    )
-    return load_protocol("embedded"), notice
-
-
 def run_folder(
     folder: Folder,
     config: Config,
@@ -155,30 +126,43 @@ def _run(
     check: Callable[[], None],
 ) -> None:
     request = folder.read(config)
-    protocol, notice = choose_protocol(config)
+    named = Path(config.base, config.record) if config.record else None
+    record = named.resolve() if named else record_file.in_folder(search_root(folder.path, config))
+    protocol, notice = settled_protocol(config, record.parent)
     plan = make_plan(protocol, request.intent, config.stages)
     _announce(request, plan, config, notice, log)
     entry = RecordLine(request.structure, plan, config, record_file.whereabouts(folder.path, request.structure.comment))
-    named = Path(config.base, config.record) if config.record else None
-    record = named.resolve() if named else record_file.in_folder(search_root(folder.path, config))
+    check_unchanged(plan, config, record, entry.step, log)
     watcher.began(entry.fields)
 
     def observe(step: IonicStep) -> None:
         log.debug("%s", step_line(step))
         watcher.step(step)
 
+    def give_up() -> None:
+        error = Interrupted("one evaluation hangs beyond the time limit; given up, nothing was written")
+        entry.failed(error)
+        log.error("%s", error)
+        _keep(record, entry, log)
+
+    def lowest() -> float | None:
+        return record_file.lowest_enthalpy(record, request.structure.formula, plan.pressure_gpa, entry.calculator)
+
     try:
+        _refuse_penalty(request)
         _refuse_again(record, entry.key)
         lent = models(config)
         waited = lent.reserve(dict.fromkeys(stage.calculator for stage in plan.stages), log, halter)
         entry.began += waited
-        halter.start(config.time_limit + waited)
+        halter.start(config.time_limit + waited, give_up)
         halt = Stopcar(folder.path, halter)
-        result = relax_structure(request.structure, plan, lent, halt, observe)
+        result = relax_structure(request.structure, plan, lent, halt, observe, lowest)
         done, summary = entry.outcome(result), entry.summary(result)  # before a result stands, for they might fail
         folder.publish(vasp_run(request, result, config, entry.seconds), config, check)
         halt.remove()
     except BridgeError as error:
+        if isinstance(error, Rejected) and not error.lasting:
+            error.lasting = record_file.refused_alike(record, entry.key, error.code)
         entry.failed(error)
         if not (isinstance(error, Rejected) and config.on_reject == "penalty"):
             raise
@@ -202,17 +186,26 @@ def _refuse_again(record: Path, key: str) -> None:
         raise Rejected(str(earlier.get("code")), _AS_BEFORE + reason, lasting=True)
 
 
+def _refuse_penalty(request: Request) -> None:
+    """Refuse the geometry of a penalty that an earlier step wrote: relaxed, it would be a crystal like any other."""
+    from uspex_bridge.call.penalty import is_penalty
+
+    if is_penalty(request.structure):
+        raise Rejected("penalty", "the structure is the penalty that an earlier step wrote for a refused one")
+
+
 def relax_structure(
     structure: Structure,
     plan: Plan,
     models: Models,
     halt: Callable[[], Why | None],
     observe: Callable[[IonicStep], None],
+    lowest: Callable[[], float | None] = lambda: None,
 ) -> RelaxResult:
     """Relax one structure with the loop of :mod:`uspex_bridge.relaxation.engine` (imported here: it brings ASE)."""
     from uspex_bridge.relaxation.engine import relax
 
-    return relax(structure, plan, models, halt=halt, observe=observe)
+    return relax(structure, plan, models, halt=halt, observe=observe, lowest=lowest)
 
 
 def step_line(step: IonicStep) -> str:
@@ -284,106 +277,3 @@ def _keep(record: Path, entry: RecordLine, log: logging.Logger) -> None:
         record_file.append(record, entry.fields)
     except OutputError as error:
         log.warning("%s", error)
-
-
-class RecordLine:
-    """The record's line of one job, filled in as the job goes on."""
-
-    def __init__(self, structure: Structure, plan: Plan, config: Config, where: dict[str, Any]) -> None:
-        self.began = time.monotonic()
-        calculators = [_weights_state(name, config) for name in dict.fromkeys(s.calculator for s in plan.stages)]
-        intent = plan.intent
-        asked = (intent.isif, intent.nsw, intent.ibrion, intent.ediffg, round(intent.pressure_gpa, 6), intent.symprec)
-        self.key = record_file.job_key(structure, (asked, plan.stages, plan.guards, calculators))
-        self.fields: dict[str, Any] = {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "host": socket.gethostname(),
-            **where,
-            "label": structure.comment.strip(),
-            "formula": structure.formula,
-            "natoms": len(structure),
-            "pressure_gpa": intent.pressure_gpa,
-            "isif": intent.isif,
-            "nsw": intent.nsw,
-            "ediffg": intent.ediffg,
-            "protocol": plan.protocol,
-            "key": self.key,
-            "input": _geometry(structure.symbols, structure.cell, structure.scaled),
-            "versions": {"uspex_bridge": version(), "python": platform.python_version()},
-        }
-        self.symbols = structure.symbols
-
-    @property
-    def seconds(self) -> float:
-        """Wall time since the job began."""
-        return time.monotonic() - self.began
-
-    def failed(self, error: Exception) -> None:
-        """Fill in an error, an unexpected one too."""
-        rejected = isinstance(error, Rejected)
-        self.fields |= {
-            "status": "rejected" if rejected else "failed",
-            "code": error.code if isinstance(error, Rejected) else type(error).__name__,
-            "reason": str(error),
-            "lasting": isinstance(error, Rejected) and error.lasting,
-            "exit": error.exit_code if isinstance(error, BridgeError) else BridgeError.exit_code,
-            "seconds": round(self.seconds, 3),
-        }
-
-    def done(self, result: RelaxResult) -> None:
-        """Fill in a result."""
-        self.fields |= self.outcome(result)
-
-    def outcome(self, result: RelaxResult) -> dict[str, Any]:
-        """Return what a result fills in."""
-        final = result.final
-        ase = sys.modules.get("ase")
-        fields: dict[str, Any] = {
-            "versions": {**self.fields["versions"], "ase": getattr(ase, "__version__", "")},
-            "status": "converged" if result.converged else "unconverged",
-            "reason": result.reason,
-            "flags": list(result.flags),
-            "exit": 0,
-            "energy": final.energy,
-            "enthalpy": result.enthalpy,
-            "enthalpy_per_atom": result.enthalpy / len(self.symbols),
-            "volume": final.volume,
-            "fmax": result.fmax,
-            "stress_left_gpa": result.stress_gpa,
-            "steps": len(result.frames),
-            "stages": [asdict(stage) for stage in result.stages],
-            "models": result.models,
-            "output": _geometry(self.symbols, final.cell, final.scaled)
-            | {"forces": final.forces.round(6).tolist(), "stress": final.stress.tolist()},
-            "seconds": round(self.seconds, 3),
-        }
-        if final.magmoms is not None:
-            fields["output"]["magmoms"] = final.magmoms.round(4).tolist()
-        return fields
-
-    def summary(self, result: RelaxResult) -> str:
-        """Return the line that ends a run."""
-        stages = ", ".join(f"{s.name} {s.steps} steps {s.outcome}" for s in result.stages)
-        flags = f" [{' '.join(result.flags)}]" if result.flags else ""
-        status = "converged" if result.converged else "unconverged"
-        return (
-            f"{self.fields['formula']}: {status}, H = {result.enthalpy:.6f} eV "
-            f"({result.enthalpy / len(self.symbols):.6f} eV/atom) at {result.pressure_gpa:g} GPa, "
-            f"V = {result.final.volume:.3f} Å³, fmax {result.fmax:.4f} eV/Å, stress left {result.stress_gpa:.3f} GPa; "
-            f"{stages}; {self.seconds:.1f} s{flags}"
-        )
-
-
-def _weights_state(name: str, config: Config) -> tuple[object, ...]:
-    """Return what tells, without reading them, whether a calculator's weights are still the same."""
-    settings = config.settings_of(name)
-    try:
-        path = backends.find_weights(name, settings).path
-        state = path.stat() if path else None
-    except (BridgeError, OSError):
-        state = None
-    return (settings, state.st_size, state.st_mtime_ns) if state else (settings,)
-
-
-def _geometry(symbols: tuple[str, ...], cell: Any, scaled: Any) -> dict[str, Any]:
-    return {"symbols": list(symbols), "cell": cell.tolist(), "scaled": scaled.tolist()}

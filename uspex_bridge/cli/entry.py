@@ -168,6 +168,7 @@ class _Call:
     def _fail(self, error: str, message: str) -> int:
         from pathlib import Path
 
+        from uspex_bridge.base.files import named
         from uspex_bridge.service import local
 
-        return local.fail(self.kind, Path(self.folder).absolute(), local.error_of(error, message))
+        return local.fail(self.kind, named(Path(self.folder)), local.error_of(error, message))

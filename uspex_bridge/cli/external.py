@@ -28,7 +28,9 @@ def command(folder: Path, **options: Any) -> None:
     usercode.in may hold INCAR tags (ISIF, EDIFFG, PSTRESS, ...). What USPEX's manual leaves open is set in the
     [external] table of bridge.toml. Exit codes are those of uspex-bridge-vasp.
     """
-    sys.exit(run(folder.absolute(), "external", options))
+    from uspex_bridge.base.files import named
+
+    sys.exit(run(named(folder), "external", options))
 
 
 def main(argv: list[str] | None = None) -> None:

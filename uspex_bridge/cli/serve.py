@@ -152,6 +152,7 @@ def parse(kind: str, argv: list[str]) -> tuple[Path, Callable[[], Config]]:
     Raises:
         SystemExit: they are wrong; that has been printed.
     """
+    from uspex_bridge.base.files import named
     from uspex_bridge.cli import external, vasp
 
     command = vasp.command if kind == "vasp" else external.command
@@ -161,7 +162,7 @@ def parse(kind: str, argv: list[str]) -> tuple[Path, Callable[[], Config]]:
         vasp.wrong_usage(error, f"uspex-bridge-{kind}")
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
-    folder = options.pop("folder").absolute()
+    folder = named(options.pop("folder"))
     return folder, lambda: vasp.read_settings(folder, options)
 
 

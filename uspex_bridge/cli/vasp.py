@@ -29,7 +29,9 @@ def command(folder: Path, **options: Any) -> None:
     0 result written, 3 bad input, 4 bad settings, 5 no model or device, 6 refused by a guard, 7 model failed,
     8 cannot write, 9 folder busy, 10 stopped before any result, 1 anything else.
     """
-    sys.exit(run(folder.absolute(), "vasp", options))
+    from uspex_bridge.base.files import named
+
+    sys.exit(run(named(folder), "vasp", options))
 
 
 def run(path: Path, kind: Literal["vasp", "external"], options: dict[str, Any]) -> int:

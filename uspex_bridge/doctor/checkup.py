@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import uspex_bridge
 from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError
+from uspex_bridge.call.choice import choose_protocol
 from uspex_bridge.call.config import Config, find_config, load_config
-from uspex_bridge.call.run import choose_protocol
 from uspex_bridge.models import backends, registry
 from uspex_bridge.models.cards import CalculatorSettings, Card, KnownModel
 from uspex_bridge.models.weights import fetch_command, package_folder

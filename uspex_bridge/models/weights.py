@@ -214,6 +214,8 @@ def _own(card: Card, model: str, name: str) -> Weights:
         raise ModelError(f"{path}: is a folder, not a weights file")
     if path.is_file():
         return Weights(path.name, path.absolute())
+    if os.sep in model:
+        raise ModelError(f"{card.kind}: there is no file {path.absolute()} (model of [calculators.{name}])")
     if path.name == model and (lying := _lying(card, (model,))):
         return Weights(model, lying)
     if not card.models and path.name == model:

@@ -19,7 +19,6 @@ from uspex_bridge.base.errors import Rejected
 from uspex_bridge.relaxation.contacts import contacts
 from uspex_bridge.relaxation.protocol import Guards
 
-
 #: A layer of so many Å without an atom is vacuum: no crystal has one, and no model reaches across it.
 VACUUM = 9.0
 
@@ -141,7 +140,7 @@ def check_values(
         Rejected: not finite, forces beyond belief, an energy no compound of these elements can have.
     """
     if not (np.isfinite(energy) and np.isfinite(forces).all() and np.isfinite(stress).all()):
-        raise Rejected("not-finite", "the model gave NaN or infinity")
+        raise Rejected("not-finite", "the model gave NaN or infinity, twice", lasting=False)
     largest = float(np.abs(forces).max(initial=0.0))
     if largest > guards.max_force:
         raise Rejected("force", f"a force of {largest:.3g} eV/Å, the limit is {guards.max_force:g} (max_force)")

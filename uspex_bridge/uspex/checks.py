@@ -155,8 +155,8 @@ def _check_names(setup: Setup) -> Iterator[Finding]:
 
 def _check_settings(setup: Setup) -> Iterator[Finding]:
     """Check bridge.toml, its protocol and the models that this one needs."""
+    from uspex_bridge.call.choice import choose_protocol
     from uspex_bridge.call.config import find_config, load_config
-    from uspex_bridge.call.run import choose_protocol
     from uspex_bridge.models import backends
 
     steps = [step for step in setup.steps if step.executable]

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.call.choice import choose_protocol
 from uspex_bridge.call.config import Config, find_config, load_config, read_config, search_root
-from uspex_bridge.call.run import choose_protocol
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import spglib
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import Calculator, all_changes
@@ -159,7 +160,7 @@ def test_last_frame_is_always_the_last_models():
     tight = (replace(ROBUST, fmax=1e-3), stage())
     result = run(structure, tight, models=models, nsw=4)
     assert not result.converged
-    assert result.reason == "step limit reached"
+    assert result.reason == "step limit reached: NSW = 4 in stage 'robust'"
     assert "unconverged" in result.flags
     assert len(result.frames) == 5
     assert result.model_start == 4
@@ -264,7 +265,8 @@ def test_energies_no_compound_can_have_are_refused_on_the_mp_scale():
         calculator.results["energy"] = -15.0 * len(atoms)
 
     calculator.calculate = deep
-    assert run(distorted(), (stage(),), models={"b": model(calculator)}, nsw=1).final.energy == -60.0
+    guards = replace(GUARDS, hole="off")
+    assert run(distorted(), (stage(),), guards, {"b": model(calculator)}, nsw=1).final.energy == -60.0
     with pytest.raises(Rejected, match="no compound of these elements") as caught:
         run(distorted(), (stage(),), models={"b": model(calculator, "mp-pbe")}, nsw=1)
     assert caught.value.code == "hole"
@@ -324,7 +326,7 @@ def test_coincident_atoms_and_dense_starts_survive():
 def test_a_dense_start_at_constant_volume_goes_to_the_model_if_it_can_cope():
     atoms = bulk("Cu", cubic=True)
     atoms.set_cell(0.51 * atoms.cell.array, scale_atoms=True)
-    guards = replace(GUARDS, overlap_ratio=0.6, final_ratio=0.45)
+    guards = replace(GUARDS, overlap_ratio=0.6, final_ratio=0.45, max_pressure=1e4)
     result = run(as_structure(atoms), isif=4, guards=guards)
     assert result.converged
     assert "overlap-pushed" in result.flags
@@ -432,14 +434,97 @@ def test_one_atom():
     assert result.fmax < 1e-6
 
 
-def test_a_symmetric_start_is_shaken_off_its_saddle_point_once():
-    """Simple cubic copper is held by its symmetry far above fcc; a distorted cell has nothing to be freed of."""
-    atoms = bulk("Cu", "sc", a=2.4) * (2, 2, 2)
-    plain = run(as_structure(atoms), (stage(optimizer="TRQN"),))
-    shaken = run(as_structure(atoms), (stage(optimizer="TRQN", shake=0.05),))
-    assert "shaken" in shaken.flags
-    assert "shaken" not in plain.flags
-    assert shaken.enthalpy / 8 < plain.enthalpy / 8 - 0.1
-    kept = run(as_structure(atoms), (stage(optimizer="TRQN", shake=0.05),), keep_symmetry=True)
-    assert "shaken" not in kept.flags
-    assert "shaken" not in run(distorted(), (stage(shake=0.05),)).flags
+def simple_cubic() -> Structure:
+    """Copper that its symmetry alone holds far above fcc."""
+    return as_structure(bulk("Cu", "sc", a=2.4) * (2, 2, 2))
+
+
+def test_a_symmetric_start_leaves_its_saddle_point():
+    on_top = run(simple_cubic(), (stage(optimizer="TRQN"),), replace(GUARDS, saddle="off"))
+    left = run(simple_cubic(), (stage(optimizer="TRQN"),))
+    assert "saddle-left" in left.flags
+    assert left.converged
+    assert left.enthalpy / 8 < on_top.enthalpy / 8 - 0.1
+    assert left.stages[0].evaluations < left.stages[0].steps + 20
+
+
+@pytest.mark.parametrize(
+    ("guards", "intent", "flag"),
+    [
+        (replace(GUARDS, saddle="off"), {}, "unprobed"),
+        (replace(GUARDS, saddle="flag"), {}, "saddle"),
+        (GUARDS, {"keep_symmetry": True}, "unprobed"),
+    ],
+)
+def test_a_symmetric_start_that_is_not_taken_further_says_so(guards, intent, flag):
+    """No protocol and no setting hands back where symmetry holds the atoms as if it were a minimum."""
+    result = run(simple_cubic(), (stage(optimizer="TRQN", fmax=0.05, stress=0.5),), guards, **intent)
+    assert flag in result.flags
+    assert "saddle-left" not in result.flags
+
+
+def test_a_minimum_keeps_its_symmetry_and_a_start_without_any_is_not_probed():
+    for atoms in (bulk("Cu"), bulk("Cu", cubic=True), bulk("Ag", "hcp", a=2.9, c=4.75)):
+        result = run(as_structure(atoms))
+        assert result.flags == ()
+        assert is_symmetric(result, 48 if len(atoms) != 2 else 12)
+    one, other = run(distorted()), run(distorted(), guards=replace(GUARDS, saddle="off"))
+    assert [s.evaluations for s in one.stages] == [s.evaluations for s in other.stages]
+
+
+def is_symmetric(result, operations: int) -> bool:
+    atoms = ([29] * len(result.final.scaled)), result.final.cell, result.final.scaled
+    found = spglib.get_symmetry((atoms[1].tolist(), atoms[2].tolist(), atoms[0]), symprec=1e-4)
+    return len(found["rotations"]) >= operations
+
+
+class Worsening(Calculator):
+    """EMT whose energy rises by 1 eV from the fifth evaluation on, as where an optimizer loses its way."""
+
+    implemented_properties = ["energy", "forces", "stress"]
+    calls = 0
+
+    def calculate(self, atoms=None, properties=None, system_changes=tuple(all_changes)):
+        super().calculate(atoms, properties, system_changes)
+        inner = EMT()
+        inner.calculate(atoms, ["energy", "forces", "stress"], all_changes)
+        self.calls += 1
+        self.results = {**inner.results, "energy": inner.results["energy"] + (self.calls > 5)}
+
+
+@pytest.mark.parametrize("ending", ["steps", "nsw", "time", "signal"])
+@pytest.mark.parametrize("optimizer", ["FIRE", "BFGS", "TRQN"])
+def test_the_lowest_step_is_the_result_where_the_targets_were_missed(optimizer, ending):
+    calculator = Worsening()
+    stop = {"time": "time", "signal": "signal"}.get(ending)
+    result = run(
+        distorted(),
+        (stage(optimizer=optimizer, fmax=1e-6, steps=12 if ending == "steps" else 50),),
+        replace(GUARDS, hole="off"),
+        models={"b": model(calculator)},
+        halt=lambda: stop if stop and calculator.calls >= 12 else None,
+        nsw=12 if ending == "nsw" else 500,
+    )
+    enthalpies = [frame.enthalpy(0.0) for frame in result.frames]
+    assert not result.converged
+    assert len(result.frames) >= 6
+    assert result.enthalpy == min(enthalpies)
+    assert result.stages[-1].enthalpy == result.enthalpy
+    assert {"steps": "12 steps", "nsw": "NSW = 12"}.get(ending, ending) in result.reason
+
+
+def test_one_nan_is_computed_once_more():
+    once, always = Broken("none"), Broken("nan")
+    plain = once.calculate
+
+    def flicker(*args, **kwargs):
+        plain(*args, **kwargs)
+        if once.calls == 4:
+            once.results["forces"] = once.results["forces"] * np.nan
+
+    once.calculate = flicker
+    assert run(distorted(), (stage(),), models={"b": model(once)}).converged
+    with pytest.raises(Rejected, match="twice") as caught:
+        run(distorted(), (stage(),), models={"b": model(always)})
+    assert not caught.value.lasting
+    assert always.calls == 5

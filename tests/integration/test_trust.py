@@ -1,0 +1,109 @@
+"""What a call of the executable must not do in silence."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from calling import INCAR, OUTPUTS, POSCAR, TOY, call, leave_stale_outputs, make_folder, record
+
+FLAT = POSCAR.replace("4.100000", "0.100000")
+#: With it the toy potential has a hole: pressed together its atoms fall into each other.
+HOLE = TOY + "[calculators.model.options]\nhole = true\n"
+
+
+def leaves_nothing(fold, done, code):
+    assert done.returncode == code, done.stderr
+    assert not [name for name in OUTPUTS if (fold / name).exists()]
+    assert len([line for line in done.stderr.splitlines() if line.strip()]) == 1
+
+
+@pytest.mark.parametrize("on_reject", ["penalty", "fail"])
+def test_a_penalty_stays_one_in_the_steps_that_follow(tmp_path, on_reject):
+    """USPEX takes the geometry of the first step to the second and third; relaxed, it would be an ordinary crystal."""
+    fold = make_folder(tmp_path, poscar=FLAT)
+    assert call(fold, "--on-reject", "penalty").returncode == 0
+    first = (fold / "CONTCAR").read_text()
+    lines = first.splitlines()
+    digits = [" ".join(f"{float(word):.6f}" for word in line.split()) for line in (*lines[2:5], *lines[-4:])]
+    reordered = "\n".join(["EA0", "1.0", *digits[:3], lines[6], "Direct", *digits[:2:-1]])
+    for text in (first, reordered + "\n"):
+        (fold / "POSCAR").write_text(text)
+        done = call(fold, "--on-reject", on_reject)
+        entry = record(fold)[-1]
+        assert entry["code"] == "penalty"
+        if on_reject == "fail":
+            leaves_nothing(fold, done, 6)
+        else:
+            assert entry["status"] == "penalty"
+            assert entry["enthalpy"] == pytest.approx(400.0, abs=1e-4)
+            assert (fold / "CONTCAR").read_text().splitlines()[2:] == first.splitlines()[2:]
+
+
+def test_another_model_in_the_middle_of_a_search_is_said_and_not_taken(tmp_path):
+    fold = make_folder(tmp_path)
+    assert call(fold).returncode == 0
+    settings = tmp_path / "bridge.toml"
+    settings.write_text(settings.read_text().replace('kind = "toy"', 'kind = "chgnet"'))
+    leave_stale_outputs(fold)
+    done = call(fold)
+    leaves_nothing(fold, done, 4)
+    assert "holds results of model = toy" in done.stderr
+    settings.write_text('on_change = "accept"\n' + settings.read_text())
+    assert call(fold).returncode == 0
+    assert [entry["models"]["model"]["kind"] for entry in record(fold)] == ["toy", "chgnet"]
+
+
+def test_a_configured_model_that_is_gone_ends_with_the_path(tmp_path):
+    fold = make_folder(tmp_path, settings=None)
+    (tmp_path / "bridge.toml").write_text('[calculators.mace]\nmodel = "weights/mine.model"\n')
+    done = call(fold)
+    leaves_nothing(fold, done, 5)
+    assert f"there is no file {tmp_path}/weights/mine.model" in done.stderr
+
+
+def test_a_calcfold_that_is_a_link_finds_the_settings_of_its_search(tmp_path):
+    """Its real place, on a scratch disk, has no settings, and defaults would be another model."""
+    scratch = make_folder(tmp_path / "scratch", settings=None, name="run7")
+    search = tmp_path / "search"
+    search.mkdir()
+    (search / "bridge.toml").write_text('protocol = "single"\n' + TOY)
+    (search / "CalcFold1").symlink_to(scratch)
+    bridge = f"{sys.prefix}/bin/uspex-bridge-vasp"
+    for words in (["sh", "-c", f"cd {search}/CalcFold1 && exec {bridge}"], [bridge, f"{search}/CalcFold1"]):
+        done = subprocess.run(words, cwd=search, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr
+    assert [entry["models"]["model"]["kind"] for entry in record(search / "CalcFold1")] == ["toy", "toy"]
+    assert not list((tmp_path / "scratch").glob("bridge.*"))
+
+
+def test_an_evaluation_that_hangs_leaves_a_line_in_record_and_log(tmp_path):
+    fold = make_folder(tmp_path, settings=TOY + "[calculators.model.options]\nsleep = 100\n")
+    code = "from uspex_bridge.base import halt; from uspex_bridge.cli.vasp import main; halt.GRACE = 0.5; "
+    code += "main(['--time-limit', '12'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=fold, capture_output=True, text=True, timeout=90, check=False
+    )
+    leaves_nothing(fold, done, 10)
+    assert "hangs beyond the time limit" in done.stderr
+    assert "hangs beyond the time limit" in (fold / "bridge.log").read_text()
+    (entry,) = record(fold)
+    assert (entry["status"], entry["exit"], entry["lasting"]) == ("failed", 10, False)
+
+
+def test_a_hole_is_refused_with_its_geometry_in_the_record(tmp_path):
+    """Eight atoms of silicon, the kind of result that once won a search: CHGNet at 150 GPa."""
+    cell = "\n".join(" ".join(f"{x:.6f}" for x in row) for row in np.eye(3) * 3.3)
+    sites = "0.02 0.01 0.0\n0.5 0.49 0.03\n0.48 0.02 0.52\n0.01 0.5 0.49\n"
+    poscar = f"EA0\n1.0\n{cell}\n4\nDirect\n{sites}"
+    fold = make_folder(tmp_path, poscar=poscar, symbols=("Ca",), settings=None, incar=INCAR.replace("=500", "=600"))
+    (tmp_path / "bridge.toml").write_text('protocol = "embedded"\n')
+    done = call(fold)
+    leaves_nothing(fold, done, 6)
+    (entry,) = record(fold)
+    assert (entry["status"], entry["code"]) == ("rejected", "hole")
+    assert "of what its elements need" in entry["reason"]
+    assert "enthalpy" not in entry
+    assert entry["volume"] / 4 < 13
+    assert len(entry["output"]["forces"]) == 4
+    assert np.isfinite(entry["energy"])

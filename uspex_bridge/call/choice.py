@@ -1,0 +1,140 @@
+"""Which protocol a search runs with, and that it is one and the same, with the same models, from start to end."""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError
+from uspex_bridge.call import record_file
+from uspex_bridge.call.config import Config, read_config
+from uspex_bridge.models import backends
+from uspex_bridge.relaxation.protocol import Plan, Protocol, load_protocol
+
+#: What ``auto`` decided for a search, beside its record.
+FILENAME = "bridge.auto"
+
+
+def choose_protocol(config: Config) -> tuple[Protocol, str]:
+    """Return the configured protocol, and a line to tell the user where ``auto`` had to choose.
+
+    ``auto`` takes ``paper`` if the weights of its calculators are found, else ``embedded``.
+
+    Raises:
+        ConfigError: there is no such protocol.
+        ModelError: ``auto`` would pass over a model that the settings name, since it is not there.
+    """
+    if config.protocol != "auto":
+        try:
+            return load_protocol(config.protocol, Path(config.base or ".")), ""
+        except ConfigError as error:
+            if config.source and read_config(Path(config.source)).protocol == config.protocol:
+                raise ConfigError(f"{config.source}: {error}") from None
+            raise
+    paper = load_protocol("paper")
+    missing = []
+    for name in paper.calculators:
+        status = backends.available(name, config.settings_of(name))
+        if not status.ok and _is_named(name, config):
+            raise ModelError(f"{name}: {status.problem}")
+        if not status.ok:
+            missing.append(name)
+    if not missing:
+        return paper, ""
+    notice = (
+        f"protocol 'embedded' (CHGNet), since no weights are found for {' and '.join(missing)} of the default "
+        "protocol 'paper'; `uspex-bridge doctor` says how to get them, protocol = \"embedded\" silences this"
+    )
+    return load_protocol("embedded"), notice
+
+
+def settled_protocol(config: Config, search: Path) -> tuple[Protocol, str]:
+    """Return the protocol of a search; what ``auto`` decides is written beside the search's record for later calls.
+
+    Args:
+        config: settings.
+        search: folder of the record.
+
+    Raises:
+        ConfigError: there is no such protocol.
+        ModelError: a model that the settings name, or that the search began with, is not there.
+    """
+    if config.protocol != "auto":
+        return choose_protocol(config)
+    decided = search / FILENAME
+    for _ in range(2):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            name = str(json.loads(decided.read_text(encoding="utf-8"))["protocol"])
+            return _as_begun(load_protocol(name), config, decided), ""
+        protocol, notice = choose_protocol(config)
+        try:
+            with decided.open("x", encoding="utf-8") as stream:
+                stream.write(json.dumps({"protocol": protocol.name, "calculators": protocol.calculators}) + "\n")
+        except FileExistsError:  # a call beside this one was first
+            continue
+        except OSError:  # what cannot be kept is decided anew: the record is compared besides
+            pass
+        return protocol, notice
+    return protocol, notice
+
+
+def check_unchanged(plan: Plan, config: Config, record: Path, step: str | None, log: logging.Logger) -> None:
+    """Check that the latest result of the same step in a search's record has this protocol and these models.
+
+    Raises:
+        ConfigError: it has others, and the settings do not accept that.
+    """
+    before = record_file.latest_result(record, step)
+    if before is None:
+        return
+    changes = [] if before.get("protocol") == plan.protocol else [f"protocol '{before.get('protocol')}'"]
+    for name, known in before["models"].items():
+        if name in dict.fromkeys(stage.calculator for stage in plan.stages):
+            changes += _changes(name, known, config)
+    if not changes:
+        return
+    said = f"{record} holds results of {' and '.join(changes)}, but protocol '{plan.protocol}' of now has other models"
+    if changes[0].startswith("protocol"):
+        said = f"{record} holds results of {' and '.join(changes)}, now it would be protocol '{plan.protocol}'"
+    if config.on_change == "accept":
+        log.warning("%s; accepted by on_change", said)
+        return
+    raise ConfigError(
+        f"{said}; enthalpies of different models must not meet in one search: restore the settings, move the record "
+        'away to begin anew, or set on_change = "accept"'
+    )
+
+
+def _is_named(name: str, config: Config) -> bool:
+    """Tell whether the settings name what the calculator is, rather than leave it to the defaults."""
+    settings = config.calculators.get(name)
+    return settings is not None and bool(settings.model or settings.python or settings.kind or settings.sha256)
+
+
+def _as_begun(protocol: Protocol, config: Config, decided: Path) -> Protocol:
+    for name in protocol.calculators:
+        status = backends.available(name, config.settings_of(name))
+        if not status.ok:
+            raise ModelError(
+                f"{decided}: this search began with protocol '{protocol.name}', but {name} is not there any more: "
+                f"{status.problem}"
+            )
+    return protocol
+
+
+def _changes(name: str, known: dict[str, Any], config: Config) -> list[str]:
+    """Return the model that a calculator was in the record, where it is another one now."""
+    settings = config.settings_of(name)
+    try:
+        kind = backends.card_of(name, settings).kind
+        found = backends.find_weights(name, settings)
+        now = {"kind": kind, "sha256": found.sha256, "head": settings.head}
+    except BridgeError:  # what is wrong shows when it is loaded; an environment of its own is not asked
+        return []
+    if all(known.get(key) in (None, value) or value is None for key, value in now.items()):
+        return []
+    words = (known.get("kind"), known.get("weights") or known.get("model"), str(known.get("sha256") or "")[:8])
+    return [f"{name} = {' '.join(str(word) for word in words if word)}"]

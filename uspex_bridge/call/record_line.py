@@ -1,0 +1,139 @@
+"""The record's line of one job, filled in as the job goes on (docs/record.md)."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from uspex_bridge.base.data import RelaxResult, Structure
+from uspex_bridge.base.errors import BridgeError, Rejected
+from uspex_bridge.base.version import version
+from uspex_bridge.call import record_file
+from uspex_bridge.call.config import Config
+from uspex_bridge.models import backends
+from uspex_bridge.models.registry import package_version
+from uspex_bridge.relaxation.protocol import Plan
+
+
+class RecordLine:
+    """The record's line of one job, filled in as the job goes on."""
+
+    def __init__(self, structure: Structure, plan: Plan, config: Config, where: dict[str, Any]) -> None:
+        self.began = time.monotonic()
+        calculators = [_weights_state(name, config) for name in dict.fromkeys(s.calculator for s in plan.stages)]
+        intent = plan.intent
+        asked = (intent.isif, intent.nsw, intent.ibrion, intent.ediffg, round(intent.pressure_gpa, 6), intent.symprec)
+        self.key = record_file.job_key(structure, (asked, plan.stages, plan.guards, calculators))
+        self.fields: dict[str, Any] = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "host": socket.gethostname(),
+            **where,
+            "label": structure.comment.strip(),
+            "formula": structure.formula,
+            "natoms": len(structure),
+            "pressure_gpa": intent.pressure_gpa,
+            "isif": intent.isif,
+            "nsw": intent.nsw,
+            "ediffg": intent.ediffg,
+            "protocol": plan.protocol,
+            "key": self.key,
+            "input": _geometry(structure.symbols, structure.cell, structure.scaled),
+            "versions": {"uspex_bridge": version(), "python": platform.python_version()},
+        }
+        if config.accept_range:
+            self.fields["accepted_range"] = list(config.accept_range)
+        self.symbols = structure.symbols
+        self.calculator = plan.stages[-1].calculator
+
+    @property
+    def step(self) -> str | None:
+        """Which step of the search this is, None where the folder does not tell."""
+        step: str | None = self.fields.get("step")
+        return step
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the job began."""
+        return time.monotonic() - self.began
+
+    def failed(self, error: Exception) -> None:
+        """Fill in an error, an unexpected one too."""
+        refused = error.result if isinstance(error, Rejected) else None
+        self.fields |= {} if refused is None else self._measured(refused)
+        self.fields |= {
+            "status": "rejected" if isinstance(error, Rejected) else "failed",
+            "code": error.code if isinstance(error, Rejected) else type(error).__name__,
+            "reason": str(error),
+            "lasting": isinstance(error, Rejected) and error.lasting,
+            "exit": error.exit_code if isinstance(error, BridgeError) else BridgeError.exit_code,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def done(self, result: RelaxResult) -> None:
+        """Fill in a result."""
+        self.fields |= self.outcome(result)
+
+    def outcome(self, result: RelaxResult) -> dict[str, Any]:
+        """Return what a result fills in."""
+        return self._measured(result) | {
+            "status": "converged" if result.converged else "unconverged",
+            "reason": result.reason,
+            "exit": 0,
+            "enthalpy": result.enthalpy,
+            "enthalpy_per_atom": result.enthalpy / len(self.symbols),
+            "seconds": round(self.seconds, 3),
+        }
+
+    def _measured(self, result: RelaxResult) -> dict[str, Any]:
+        """Return what is training data, whether or not it is a result."""
+        final = result.final
+        ase = sys.modules.get("ase")
+        fields: dict[str, Any] = {
+            "versions": {**self.fields["versions"], "ase": getattr(ase, "__version__", "")},
+            "flags": list(result.flags),
+            "energy": final.energy,
+            "volume": final.volume,
+            "fmax": result.fmax,
+            "stress_left_gpa": result.stress_gpa,
+            "steps": len(result.frames),
+            "stages": [asdict(stage) for stage in result.stages],
+            "models": result.models,
+            "output": _geometry(self.symbols, final.cell, final.scaled)
+            | {"forces": final.forces.round(6).tolist(), "stress": final.stress.tolist()},
+        }
+        if final.magmoms is not None:
+            fields["output"]["magmoms"] = final.magmoms.round(4).tolist()
+        return fields
+
+    def summary(self, result: RelaxResult) -> str:
+        """Return the line that ends a run."""
+        stages = ", ".join(f"{s.name} {s.steps} steps {s.outcome}" for s in result.stages)
+        flags = f" [{' '.join(result.flags)}]" if result.flags else ""
+        status = "converged" if result.converged else "unconverged"
+        return (
+            f"{self.fields['formula']}: {status}, H = {result.enthalpy:.6f} eV "
+            f"({result.enthalpy / len(self.symbols):.6f} eV/atom) at {result.pressure_gpa:g} GPa, "
+            f"V = {result.final.volume:.3f} Å³, fmax {result.fmax:.4f} eV/Å, stress left {result.stress_gpa:.3f} GPa; "
+            f"{stages}; {self.seconds:.1f} s{flags}"
+        )
+
+
+def _weights_state(name: str, config: Config) -> tuple[object, ...]:
+    """Return what tells, without loading it, whether a calculator is still the same: its weights and its package."""
+    settings = config.settings_of(name)
+    try:
+        package = package_version(backends.card_of(name, settings))
+        path = backends.find_weights(name, settings).path
+        state = path.stat() if path else None
+    except (BridgeError, OSError):
+        return (settings,)
+    return (settings, package, state.st_size, state.st_mtime_ns) if state else (settings, package)
+
+
+def _geometry(symbols: tuple[str, ...], cell: Any, scaled: Any) -> dict[str, Any]:
+    return {"symbols": list(symbols), "cell": cell.tolist(), "scaled": scaled.tolist()}
