@@ -26,6 +26,20 @@ def to_atoms(structure: Structure) -> Atoms:
     return atoms
 
 
+def right_handed(atoms: Atoms) -> Atoms:
+    """Return the same crystal in a right-handed cell, results included: VASP refuses others, and some models fail."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    if np.linalg.det(atoms.cell.array) >= 0:
+        return atoms
+    turned = atoms.copy()
+    turned.set_cell(atoms.cell.array[[1, 0, 2]])
+    turned.set_pbc(atoms.pbc[[1, 0, 2]])
+    if atoms.calc is not None and getattr(atoms.calc, "results", None):
+        turned.calc = SinglePointCalculator(turned, **atoms.calc.results)
+    return turned
+
+
 def to_structure(atoms: Atoms, name: str = "") -> Structure:
     """Return the structure of ASE atoms with a cell in three dimensions, constraints left out."""
     return Structure(

@@ -6,7 +6,7 @@ side (``relax``) meet only here. Units as in :mod:`uspex_bridge.base.units`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -62,6 +62,15 @@ class Structure:
     def volume(self) -> float:
         """Cell volume in Å³."""
         return float(abs(np.linalg.det(self.cell)))
+
+    @property
+    def right_handed(self) -> Structure:
+        """The same crystal in a right-handed cell, the only kind that VASP takes."""
+        if np.linalg.det(self.cell) >= 0:
+            return self
+        order = [1, 0, 2]
+        free = None if self.free is None else self.free[:, order]
+        return replace(self, cell=self.cell[order], scaled=self.scaled[:, order], free=free)
 
 
 @dataclass(frozen=True)

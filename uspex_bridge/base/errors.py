@@ -6,6 +6,7 @@ stderr and written to ``bridge.log``. ``docs/exit_codes.md`` shows this table to
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 
@@ -58,6 +59,24 @@ class CalculationError(BridgeError):
 
 class OutOfMemoryError(CalculationError):
     """The device's memory does not hold these structures at once; fewer of them may fit."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that this process may have no more memory: Python, a library or a model says so."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    said = str(error)
+    return isinstance(error, (ImportError, OSError, RuntimeError)) and any(words in said for words in _NO_MEMORY)
+
+
+#: What libraries say of memory that they do not get.
+_NO_MEMORY = (
+    "failed to map segment",
+    "annot allocate memory",
+    "bad_alloc",
+    "DefaultCPUAllocator",
+    "out of memory",
+)
 
 
 class OutputError(BridgeError):

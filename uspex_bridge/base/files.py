@@ -5,12 +5,14 @@ Standard library only: old results must be gone before anything heavy is importe
 
 from __future__ import annotations
 
+import importlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from uspex_bridge.base.errors import OutputError
+from uspex_bridge.base.errors import InputError, OutputError
 
 #: What the bridge leaves for USPEX, in the order of removal; they are published the other way round. USPEX takes a
 #: folder for finished when OSZICAR holds ``F=``, and its MATLAB line ends the whole search if CONTCAR is then missing.
@@ -20,6 +22,59 @@ EXTERNAL_OUTPUTS = ("energy.txt", "output.xyz", "geom.out")
 FURTHER_OUTPUTS = ("EIGENVAL", "DOSCAR")
 #: What a run removes before it begins, by executable.
 OUTPUTS = {"vasp": (*VASP_OUTPUTS, *FURTHER_OUTPUTS), "external": EXTERNAL_OUTPUTS}
+#: First bytes of compressed files -> the module that unpacks them.
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\0": "lzma"}
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file: UTF-8, with a mark or without, or UTF-16; compressed by gzip, bzip2 or xz, or not.
+
+    Bytes that are none of that are kept as marks, since only names and numbers matter.
+
+    Raises:
+        InputError: the file is missing, is a folder, a pipe or a device, or cannot be read.
+    """
+    data = _decompressed(path, regular_bytes(path))
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", errors="replace")
+    if b"\0" in data[:2] and len(data) > 1:  # UTF-16 without a mark: every other byte of plain text is zero
+        return data.decode("utf-16-le" if data[1] == 0 else "utf-16-be", errors="replace")
+    return data.decode("utf-8-sig", errors="replace")
+
+
+def regular_bytes(path: Path) -> bytes:
+    """Return what is in a file; a pipe or a device, which may never end, is refused.
+
+    Raises:
+        InputError: see :func:`read_text`.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise InputError(f"{path}: {'a folder' if stat.S_ISDIR(mode) else 'a pipe or a device'}, not a file")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {_reason(error)}") from None
+
+
+def _decompressed(path: Path, data: bytes) -> bytes:
+    for mark, module in _COMPRESSED.items():
+        if data.startswith(mark):
+            try:
+                unpacked: bytes = importlib.import_module(module).decompress(data)
+            except (OSError, EOFError, ValueError, ImportError) as error:
+                raise InputError(f"{path}: looks compressed, but cannot be unpacked: {error}") from None
+            return unpacked
+    return data
+
+
+def split_lines(text: str) -> list[str]:
+    """Return the lines of a text as VASP and USPEX see them: only a newline ends one, with a carriage return or not.
+
+    ``str.splitlines`` also splits at form feeds, Unicode's separators and others, which may stand in a title.
+    """
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines[:-1] if lines and not lines[-1] else lines
 
 
 def named(path: Path) -> Path:

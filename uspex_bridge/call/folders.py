@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 
 from uspex_bridge.base.data import Intent, Structure, VaspRun
 from uspex_bridge.base.errors import InputError, OutputError
-from uspex_bridge.base.files import publish_files
+from uspex_bridge.base.files import publish_files, read_text
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.xyz import Periodic, format_xyz, read_xyz
 from uspex_bridge.vasp import commit
@@ -61,7 +60,7 @@ class VaspFolder:
             InputError: a file is missing or cannot be used.
         """
         incar = self.path / "INCAR"
-        text = _text(incar)
+        text = read_text(incar)
         potcar = self.path / "POTCAR"
         symbols = read_potcar_symbols(potcar) if potcar.exists() else None
         structure = read_poscar(self.path / "POSCAR", symbols)
@@ -96,7 +95,7 @@ class ExternalFolder:
         parameters = self._parameters()
         user = self.path / "usercode.in"
         tags = parse_incar(_step_tags(self.path, config.external.tags))
-        given = tags | parse_incar(_text(user) if user.exists() else "")
+        given = tags | parse_incar(read_text(user) if user.exists() else "")
         if self._code(config) == 20:
             structure, self._periodic = read_xyz(self.path / "input.xyz")
         else:
@@ -152,7 +151,7 @@ class ExternalFolder:
         if not path.exists():
             return {}
         try:
-            return json.loads(_text(path))
+            return json.loads(read_text(path))
         except ValueError as error:
             raise InputError(f"{path}: not valid JSON: {error}") from None
 
@@ -162,13 +161,6 @@ def _step_tags(folder: Path, tags: tuple[str, ...]) -> str:
     match = re.search(r"_(\d+)$", folder.name)
     number = int(match[1]) if match else 1
     return tags[min(max(number, 1), len(tags)) - 1] if tags else ""
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"{path}: {os.strerror(error.errno or 0)}") from None
 
 
 def _walk(data: Any) -> Iterator[tuple[str, Any]]:

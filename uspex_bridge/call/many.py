@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from uspex_bridge.base import jsonl
+from uspex_bridge.base.atoms import right_handed
 from uspex_bridge.base.data import Intent, RelaxResult, Structure
 from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError, OutputError
 from uspex_bridge.base.files import writing
@@ -21,7 +23,7 @@ from uspex_bridge.base.logs import folder_log
 from uspex_bridge.base.parallel import spread
 from uspex_bridge.base.symmetry import space_group
 from uspex_bridge.call import record_file
-from uspex_bridge.call.choice import choose_protocol
+from uspex_bridge.call.choice import check_unchanged, choose_protocol
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.folders import Request
 from uspex_bridge.call.record_line import RecordLine
@@ -80,10 +82,13 @@ def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: RelaxTask
     record = None if task.out is None else _begin(task.out, resume=task.resume)
     places = record_file.places(record) if record is not None and record.is_file() else {}
     before: list[Relaxed] = []
+    names = _Names(task.out, resume=task.resume) if task.out is not None else None
 
     def jobs() -> Iterator[_Job]:
-        for source, number, structure in structures:
+        for count, (source, number, structure) in enumerate(structures):
             job = _Job(source, number, structure, task, protocol)
+            if record is not None and places and count == 0:
+                check_unchanged(job.plan, task.config, record, None, _silent)
             if record is None or (place := places.get(job.entry.key)) is None:
                 yield job
             else:
@@ -96,7 +101,7 @@ def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: RelaxTask
             for job, outcome in spread(_relax, jobs(), task.workers, task.scheduler):
                 while before:
                     yield before.pop(0)
-                yield _keep(job, outcome if isinstance(outcome, _Outcome) else _lost(job, outcome), log)
+                yield _keep(job, outcome if isinstance(outcome, _Outcome) else _lost(job, outcome), log, names)
             yield from before
     finally:
         if not task.keep_models:
@@ -199,7 +204,21 @@ def close_models() -> None:
     _models = None
 
 
-def _keep(job: _Job, outcome: _Outcome, log: logging.Logger) -> Relaxed:
+class _Names:
+    """Names of what is written of each structure, none given twice; with ``resume`` none that an earlier run gave."""
+
+    def __init__(self, out: Path, *, resume: bool) -> None:
+        self._taken = {path.name.partition(".")[0] for path in out.glob("*")} if resume else set()
+
+    def new(self, name: str, number: int) -> str:
+        """Return a name for structure ``number`` of a file."""
+        stem = f"{number:03d}-{''.join(c if c.isalnum() or c in '-_' else '_' for c in name)}"
+        free = next(word for k in itertools.count(1) if (word := stem if k == 1 else f"{stem}-{k}") not in self._taken)
+        self._taken.add(free)
+        return free
+
+
+def _keep(job: _Job, outcome: _Outcome, log: logging.Logger, names: _Names | None) -> Relaxed:
     """Write an outcome to the task's folder."""
     fields, task = outcome.fields, job.task
     log.info("%s, structure %d: %s", job.source, job.number, job.structure.formula)
@@ -208,9 +227,9 @@ def _keep(job: _Job, outcome: _Outcome, log: logging.Logger) -> Relaxed:
     if outcome.result is None:
         log.error("%s, structure %d: %s", job.source, job.number, fields["reason"])
     relaxed = _relaxed(job, fields, outcome.result)
-    if task.out is not None:
+    if task.out is not None and names is not None:
         if outcome.result is not None:
-            _write(relaxed, outcome.result, job.number, task, task.out)
+            _write(relaxed, outcome.result, names.new(relaxed.name, job.number), task, task.out)
         record_file.append(record_file.in_folder(task.out), fields)
     return relaxed
 
@@ -230,17 +249,17 @@ def _group(symbols: Sequence[str], cell: Any, scaled: Any, symprec: float) -> st
     return space_group(symbols, np.array(cell), np.array(scaled), symprec)
 
 
-def _write(relaxed: Relaxed, result: RelaxResult, number: int, task: RelaxTask, out: Path) -> None:
+def _write(relaxed: Relaxed, result: RelaxResult, stem: str, task: RelaxTask, out: Path) -> None:
     import ase.io
 
     structure, plan = relaxed.structure, relaxed.plan
-    stem = f"{number:03d}-{''.join(c if c.isalnum() or c in '-_' else '_' for c in relaxed.name)}"
+    final = replace(structure, cell=result.final.cell, scaled=result.final.scaled).right_handed
     with writing(out):
         with (out / "relaxed.POSCARS").open("a", encoding="utf-8") as stream:
-            stream.write(format_contcar(structure, result.final))
-        ase.io.write(out / "relaxed.extxyz", relaxed.atoms, append=True)
+            stream.write(format_contcar(final, replace(result.final, cell=final.cell, scaled=final.scaled)))
+        ase.io.write(out / "relaxed.extxyz", right_handed(relaxed.atoms), append=True)
         if task.trajectory:
-            ase.io.write(out / f"{stem}.trajectory.extxyz", relaxed.trajectory)
+            ase.io.write(out / f"{stem}.trajectory.extxyz", [right_handed(atoms) for atoms in relaxed.trajectory])
         if task.vasp_files:
             folder = out / stem
             folder.mkdir(exist_ok=True)

@@ -15,6 +15,8 @@ from typing import Any
 
 from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
+from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.files import read_text
 from uspex_bridge.base.version import version
 from uspex_bridge.call.config import uspex_folder
 
@@ -153,14 +155,14 @@ _GENERATION = re.compile(r"generation(\d+)$")
 
 def _matching_steps(folder: Path, specific: Path) -> list[str]:
     try:
-        incar = (folder / "INCAR").read_text(errors="replace")
-    except OSError:
+        incar = read_text(folder / "INCAR")
+    except InputError:
         return []
     steps = []
     for path in sorted(specific.glob("INCAR_*")):
         try:
-            if incar.startswith(path.read_text(errors="replace")):
+            if incar.startswith(read_text(path)):
                 steps.append(path.name.removeprefix("INCAR_"))
-        except OSError:
+        except InputError:
             continue
     return steps

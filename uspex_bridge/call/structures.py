@@ -5,54 +5,86 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.files import read_text, regular_bytes
 from uspex_bridge.vasp.structure import parse_poscars, read_potcar_symbols
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from numpy.typing import NDArray
     from pymatgen.core import Structure as PymatgenStructure
 
+    from uspex_bridge.base.data import Array
+
+#: Endings of files that are compressed, whatever is in them.
+_COMPRESSED = re.compile(r"\.(gz|bz2|xz)$", re.IGNORECASE)
 #: Names that USPEX and VASP give to POSCARs; ASE would read only the first of several.
 POSCAR_NAME = re.compile(r"POSCAR|CONTCAR|\.vasp$|\.poscar$|geom\.(in|out)$", re.IGNORECASE)
+#: A site is full if its occupancy differs from 1 by no more than this.
+_FULL = 1e-3
 
 
 def read_structures(path: Path) -> list[Structure]:
     """Read every structure of a file; of a POSCAR or CONTCAR the POTCAR beside it may name the elements.
 
     Raises:
-        InputError: the file is missing, is no structure, or has no periodic cell.
+        InputError: the file is missing, is no structure, or has one that is no crystal as :func:`from_ase` says.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: {'a folder, not a file' if path.is_dir() else 'there is no such file'}")
-    if POSCAR_NAME.search(path.name):
+    name = _COMPRESSED.sub("", path.name)
+    if POSCAR_NAME.search(name):
         potcar = path.with_name("POTCAR")
-        symbols = read_potcar_symbols(potcar) if path.name in ("POSCAR", "CONTCAR") and potcar.is_file() else None
-        return parse_poscars(path.read_text(encoding="utf-8", errors="replace"), str(path), symbols)
-    return _read_with_ase(path)
+        symbols = read_potcar_symbols(potcar) if name in ("POSCAR", "CONTCAR") and potcar.is_file() else None
+        return parse_poscars(read_text(path), str(path), symbols)
+    images = read_images(path)
+    stem = Path(name).stem
+    names = [f"{stem}-{k}" for k in range(1, len(images) + 1)] if len(images) > 1 else [stem]
+    return [_named(path, k, atoms, name) for k, (atoms, name) in enumerate(zip(images, names, strict=True), 1)]
+
+
+def read_images(path: Path, kind: str | None = None) -> list[Atoms]:
+    """Read all that ASE finds in a file, of a format if one is named.
+
+    Raises:
+        InputError: the file is missing or no regular file, ASE cannot read it, or a site is disordered.
+    """
+    import ase.io
+
+    if regular_bytes(path)[:2] == b"\x1f\x8b" and not _COMPRESSED.search(path.name):
+        raise InputError(f"{path}: is compressed by gzip; give it a name that ends in .gz")
+    try:
+        images: list[Atoms] = list(ase.io.iread(path, index=":", format=kind, do_not_split_by_at_sign=True))
+    except Exception as error:
+        raise InputError(f"{path}: ASE cannot read it: {type(error).__name__}: {error}") from error
+    for k, atoms in enumerate(images, 1):
+        if site := _disordered(atoms):
+            raise InputError(f"{path}: structure {k}: {site}; make an ordered cell of it first")
+    return images
 
 
 def from_ase(atoms: Atoms, name: str) -> Structure:
     """Return the structure of ASE atoms, fixed atoms as selective dynamics; ``name`` is for those that have none.
 
     Raises:
-        InputError: there are no atoms, or no cell in three dimensions.
+        InputError: there are no atoms, no cell in three dimensions or one that is not periodic in all, a site is
+            disordered, or a constraint is none that VASP's selective dynamics can say.
     """
-    from ase.constraints import FixAtoms
-
     if len(atoms) == 0 or atoms.cell.rank < 3:
         raise InputError(f"{name}: no atoms or no cell in three dimensions")
-    free = None
-    fixed = [i for c in atoms.constraints if isinstance(c, FixAtoms) for i in c.get_indices()]
-    if fixed:
-        free = np.ones((len(atoms), 3), dtype=bool)
-        free[fixed] = False
-    return replace(to_structure(atoms, str(atoms.info.get("name", name))), free=free)
+    if not atoms.pbc.all():
+        shown = " ".join("FT"[bool(axis)] for axis in atoms.pbc)
+        raise InputError(
+            f"{name}: not periodic in three dimensions (pbc = {shown}); set pbc to T T T, and for a slab or a cluster "
+            "in vacuum ISIF = 2, which keeps the cell"
+        )
+    if site := _disordered(atoms):
+        raise InputError(f"{name}: {site}")
+    return replace(to_structure(atoms, str(atoms.info.get("name", name))), free=_free(atoms, name))
 
 
 def from_pymatgen(structure: PymatgenStructure, name: str) -> Structure:
@@ -68,18 +100,57 @@ def from_pymatgen(structure: PymatgenStructure, name: str) -> Structure:
     return Structure(symbols, np.array(structure.lattice.matrix), np.array(structure.frac_coords), name)
 
 
-def _read_with_ase(path: Path) -> list[Structure]:
-    import ase.io
-
+def _named(path: Path, number: int, atoms: Atoms, name: str) -> Structure:
     try:
-        images = ase.io.read(path, index=":")
-    except Exception as error:
-        raise InputError(f"{path}: ASE cannot read it: {type(error).__name__}: {error}") from error
-    several = len(images) > 1
-    structures = []
-    for k, atoms in enumerate(images, 1):
-        try:
-            structures.append(from_ase(atoms, f"{path.stem}-{k}" if several else path.stem))
-        except InputError as error:
-            raise InputError(f"{path}: structure {k} has {str(error).partition(': ')[2]}") from None
-    return structures
+        return from_ase(atoms, name)
+    except InputError as error:
+        raise InputError(f"{path}: structure {number}: {str(error).removeprefix(f'{name}: ')}") from None
+
+
+def _disordered(atoms: Atoms) -> str:
+    """Name the first site that holds several elements, or one only in part; ASE keeps the likeliest in silence."""
+    kinds = atoms.arrays.get("spacegroup_kinds")
+    for kind, shares in (atoms.info.get("occupancy") or {}).items():
+        if len(shares) > 1 or any(abs(float(share) - 1.0) > _FULL for share in shares.values()):
+            at = int(np.flatnonzero(kinds == int(kind))[0]) if kinds is not None and (kinds == int(kind)).any() else 0
+            said = ", ".join(f"{symbol} {float(share):g}" for symbol, share in shares.items())
+            return f"the site at {atoms.get_scaled_positions()[at].round(4).tolist()} is disordered: {said}"
+    for key in ("occupancy", "occupancies"):
+        shares = np.asarray(atoms.arrays.get(key, np.ones(len(atoms))), dtype=float)
+        if (partly := np.flatnonzero(np.abs(shares - 1.0) > _FULL)).size:
+            place = atoms.get_scaled_positions()[partly[0]].round(4).tolist()
+            return f"the site at {place} is disordered: {atoms.symbols[partly[0]]} {shares[partly[0]]:g}"
+    return ""
+
+
+def _free(atoms: Atoms, name: str) -> NDArray[np.bool_] | None:
+    """Return which fractional coordinates may move, None where all may.
+
+    Raises:
+        InputError: a constraint says something else.
+    """
+    if not atoms.constraints:
+        return None
+    free = np.ones((len(atoms), 3), dtype=bool)
+    for constraint in atoms.constraints:
+        fixed = _fixed(constraint, atoms.cell.array)
+        if fixed is None:
+            raise InputError(
+                f"{name}: the constraint {constraint} is not kept; FixAtoms, FixScaled, and FixCartesian along the "
+                "lattice vectors are"
+            )
+        free[np.asarray(constraint.get_indices(), dtype=int)] &= ~fixed
+    return None if free.all() else free
+
+
+def _fixed(constraint: Any, cell: Array) -> NDArray[np.bool_] | None:
+    """Return which fractional coordinates a constraint fixes (3,), None where that cannot say it."""
+    from ase.constraints import FixAtoms, FixCartesian, FixScaled
+
+    if isinstance(constraint, FixAtoms):
+        return np.ones(3, dtype=bool)
+    if not isinstance(constraint, (FixCartesian, FixScaled)):
+        return None
+    mask = np.asarray(constraint.mask, dtype=bool)
+    aligned = np.allclose(cell, np.diag(np.diag(cell)), atol=1e-6)
+    return mask if isinstance(constraint, FixScaled) or mask.all() or aligned else None

@@ -10,12 +10,13 @@ import click
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.options import Finite
 
 
 @click.command(context_settings=q.CONTEXT)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-n", "--copies", type=click.IntRange(min=0), default=5, show_default=True, help="Of each structure.")
-@click.option("--displace", type=click.FloatRange(min=0), default=0.1, show_default=True, help="Displacement, Å.")
+@click.option("--displace", type=Finite(min=0), default=0.1, show_default=True, help="Displacement, Å.")
 @click.option(
     "--shape",
     type=click.Choice(["uniform", "gaussian"]),
@@ -23,7 +24,7 @@ from uspex_bridge.cli import questions as q
     show_default=True,
     help="uniform: anywhere within --displace of the place; gaussian: that is the standard deviation.",
 )
-@click.option("--strain", type=click.FloatRange(0, 0.5), default=0.05, show_default=True, help="Largest strain.")
+@click.option("--strain", type=Finite(0, 0.5), default=0.05, show_default=True, help="Largest strain.")
 @click.option(
     "--volumes",
     metavar="V,V,...",

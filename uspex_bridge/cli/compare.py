@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.options import Finite
 
 if TYPE_CHECKING:
     from uspex_bridge.results.compare import Comparison, Pair, Status
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @q.within(0.05)
 @click.option(
     "--search",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=0.3,
     show_default=True,
     help="How far above the hull a phase of one is looked for in the other, eV/atom.",

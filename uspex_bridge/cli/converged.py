@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.options import Finite
 
 if TYPE_CHECKING:
     from uspex_bridge.results.converged import Convergence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @q.within(0.05)
 @click.option(
     "--tie",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=0.001,
     show_default=True,
     help="A hull that sinks by less has not changed, eV/atom.",

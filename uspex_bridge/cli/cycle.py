@@ -12,6 +12,7 @@ import click
 
 from uspex_bridge.base.words import counted, duration
 from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.options import Finite
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.cycle.history import Cycle
@@ -54,7 +55,7 @@ def init(folder: Path) -> None:
 @command.command(context_settings=q.CONTEXT)
 @FOLDER
 @click.option("--dry-run", is_flag=True, help="Print the commands left in this cycle, and what they lack.")
-@click.option("--watch", type=click.FloatRange(min=0, min_open=True), help="Where it must wait, look again: seconds.")
+@click.option("--watch", type=Finite(min=0, min_open=True), help="Where it must wait, look again: seconds.")
 @click.option("--reopen", is_flag=True, help="Go on with a loop that is over, with the settings as they are now.")
 def run(folder: Path, dry_run: bool, watch: float | None, reopen: bool) -> None:
     """Go on with the loop in FOLDER until it is over or has to wait for labels.

@@ -10,6 +10,7 @@ import click
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.options import Finite
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.data.dataset import Dataset
@@ -140,7 +141,7 @@ def export(folder: Path, target: Path, kind: str, split: Any) -> None:
     help="PBE ..., or the model's name; PBE/PBE+U for both together.  [default: the files', the dataset's]",
 )
 @click.option("--settings", default="", help="Any words on further settings; other words are another level of theory.")
-@click.option("--pressure", "-p", type=float, help="GPa, of the search, where the files do not say it.")
+@click.option("--pressure", "-p", type=Finite(), help="GPa, of the search, where the files do not say it.")
 @click.option(
     "--frames",
     default="last",
@@ -149,8 +150,8 @@ def export(folder: Path, target: Path, kind: str, split: Any) -> None:
 )
 @click.option("--keep-outliers", is_flag=True, help="Add energies far from what the other labels suggest all the same.")
 @click.option("--split", type=click.Choice(["train", "valid", "test"]), help="For new families.  [default: by name]")
-@click.option("--valid", type=float, default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
-@click.option("--test", type=float, default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
+@click.option("--valid", type=Finite(), default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
+@click.option("--test", type=Finite(), default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
 @q.JSON
 def add(folder: Path, places: tuple[Path, ...], frames: str, as_json: bool, **options: Any) -> None:
     """Add labels from elsewhere to the dataset in FOLDER, which is made if it is not there.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import settings
+from uspex_bridge.cli.options import Finite, settings
 
 if TYPE_CHECKING:
     from uspex_bridge.figures.diagram import Diagram
@@ -30,7 +30,7 @@ def out(name: str) -> Callable[..., Any]:
             type=click.Path(path_type=Path),
             help=f"Picture to write: .png, .svg, .pdf, some .html; several at once.  [default: {name}.png]",
         ),
-        click.option("--width", type=click.FloatRange(min=30), help="Of the picture, mm; a journal's column is 85."),
+        click.option("--width", type=Finite(min=30), help="Of the picture, mm; a journal's column is 85."),
         click.option("--dpi", type=click.IntRange(min=50), default=300, show_default=True, help="Of pixels in it."),
         click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Also write the drawn numbers here."),
         click.option("--json", "as_json", is_flag=True, help="Print the drawn numbers as JSON."),
@@ -39,7 +39,7 @@ def out(name: str) -> Callable[..., Any]:
 
 FAR = click.option(
     "--far",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     default=0.05,
     show_default=True,
     help="End of the scale of distances to the hull, eV/atom; all beyond has one colour.",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import CONFIG, DEVICE, THREADS
+from uspex_bridge.cli.options import CONFIG, DEVICE, THREADS, Finite
 
 if TYPE_CHECKING:
     from uspex_bridge.call.config import Config
@@ -51,14 +51,14 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option(
     "--window",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     default=0.1,
     show_default=True,
     help="What is near the hull, eV/atom.",
 )
 @click.option(
     "--ultra-high",
-    type=float,
+    type=Finite(),
     default=500.0,
     show_default=True,
     help="Labels of a higher pressure count in the total only, GPa.",

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from uspex_bridge.base.version import version
-from uspex_bridge.cli.options import RUN_OPTIONS, SERVER
+from uspex_bridge.cli.options import RUN_OPTIONS, SERVER, Finite
 from uspex_bridge.cli.vasp import run, run_command
 
 
@@ -17,7 +17,7 @@ from uspex_bridge.cli.vasp import run, run_command
 @click.argument("folder", default=".", type=click.Path(path_type=Path))
 @RUN_OPTIONS
 @SERVER
-@click.option("--pressure", type=float, help="GPa; else PSTRESS of usercode.in, else parameters.json.")
+@click.option("--pressure", type=Finite(), help="GPa; else PSTRESS of usercode.in, else parameters.json.")
 @click.option("--code", type=click.Choice(["20", "99"]), help="abinitioCode; else by the input file that is there.")
 @click.option("--on-reject", type=click.Choice(["fail", "penalty"]), help="What USPEX gets for a refused structure.")
 @click.version_option(version())

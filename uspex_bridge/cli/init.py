@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from uspex_bridge.cli.options import Finite
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("line", type=click.Choice(["matlab", "python", "uspex26", "cryspy"]))
@@ -16,7 +18,7 @@ import click
 @click.option("--elements", help="Elements of a search with variable composition: Ca,Fe,Ni.")
 @click.option("--composition", help="Fixed composition instead: Mg4Al8O16.")
 @click.option("--atoms", help="Smallest and largest cell of a variable composition.  [default: 2-24]")
-@click.option("--pressure", type=float, default=0.0, show_default=True, help="GPa.")
+@click.option("--pressure", type=Finite(), default=0.0, show_default=True, help="GPa.")
 @click.option(
     "--population", type=click.IntRange(min=2), default=256, show_default=True, help="Structures per generation."
 )

@@ -12,7 +12,7 @@ import click
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import CONFIG
+from uspex_bridge.cli.options import CONFIG, Finite
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.label.collect import LabelState
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LABELS = click.argument("labels", type=click.Path(path_type=Path))
 STALE = click.option(
     "--stale",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=1.0,
     show_default=True,
     help="Hours without a change after which a run that has not ended counts as stopped.",
@@ -52,7 +52,7 @@ def command() -> None:
 @click.option("--model", help="With --code model: a calculator, KIND:WEIGHTS, a training's folder.")
 @click.option("--potcars", type=click.Path(path_type=Path), help="Your POTCAR library.  [default: $PMG_VASP_PSP_DIR]")
 @click.option("--generation", type=click.IntRange(min=0), required=True, help="Of the search, or number of the cycle.")
-@click.option("--pressure", "-p", type=float, help="GPa, of the search, where PLACES do not say it.")
+@click.option("--pressure", "-p", type=Finite(), help="GPa, of the search, where PLACES do not say it.")
 @click.option("--dataset", type=click.Path(path_type=Path), help="Leave out what has a label there.")
 @click.option("--relax", is_flag=True, help="Relax each at its pressure (ISIF = 3) before the single point; VASP only.")
 @click.option(
@@ -209,8 +209,8 @@ def status(labels: Path, stale: float, as_json: bool) -> None:
 @LABELS
 @click.argument("dataset", type=click.Path(path_type=Path))
 @STALE
-@click.option("--valid", type=float, default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
-@click.option("--test", type=float, default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
+@click.option("--valid", type=Finite(), default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
+@click.option("--test", type=Finite(), default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
 @q.JSON
 def collect(labels: Path, dataset: Path, stale: float, valid: float, test: float, as_json: bool) -> None:
     """File what is done in LABELS in the dataset DATASET, each label once, and say why not the others.

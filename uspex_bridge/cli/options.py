@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+
+
+class Finite(click.FloatRange):
+    """A number, in a range where one is given; ``nan`` is none, and ``inf`` only where that makes sense."""
+
+    def __init__(self, *args: Any, infinite: bool = False, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.infinite = infinite
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Convert a word; a wrong one ends the command with a line about it."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number) or (math.isinf(number) and not self.infinite):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
 
 CONFIG = click.option(
     "--config",
@@ -19,7 +36,7 @@ DEVICE = click.option("--device", help="auto, cpu, cuda or cuda:N.")
 THREADS = click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
 TIME_LIMIT = click.option(
     "--time-limit",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True, infinite=True),
     help="Seconds; then the best geometry so far is returned.",
 )
 SERVER = click.option(
@@ -50,9 +67,12 @@ def pressures_of(text: str) -> list[float]:
     from uspex_bridge.base.errors import ConfigError
 
     try:
+        words = [float(word) for word in text.split(":" if ":" in text else ",")]
+        if not all(math.isfinite(word) for word in words):
+            raise ValueError
         if ":" not in text:
-            return sorted({float(word) for word in text.split(",")})
-        first, last, step = (float(word) for word in text.split(":"))
+            return sorted(set(words))
+        first, last, step = words
     except ValueError:
         raise ConfigError(f"pressures {text}: give FROM:TO:STEP or a list such as 0,20,50, in GPa") from None
     if step <= 0 or last < first:

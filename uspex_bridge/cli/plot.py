@@ -8,6 +8,7 @@ import click
 
 from uspex_bridge.cli import drawing as d
 from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.options import Finite
 from uspex_bridge.cli.plot_pressure import pressure
 
 #: Outliers that are listed before the rest is only counted.
@@ -30,7 +31,7 @@ command.add_command(pressure)
 @d.PER_LEVEL
 @d.FAR
 @click.option(
-    "--top", type=float, help="Highest enthalpy of formation, eV/atom.  [default: as high as the hull is deep]"
+    "--top", type=Finite(), help="Highest enthalpy of formation, eV/atom.  [default: as high as the hull is deep]"
 )
 @d.LABELS
 @d.ONLINE
@@ -107,7 +108,7 @@ def ternary(places: tuple[str, ...], colour: Any, far: float, labels: int, **opt
 )
 @click.option(
     "--spreads",
-    type=click.FloatRange(min=1),
+    type=Finite(min=1),
     default=6.0,
     show_default=True,
     help="Robust standard deviations that make an outlier.",
@@ -189,7 +190,7 @@ def family(place: str, structure: str | None, **options: Any) -> None:
 @command.command(context_settings=q.CONTEXT)
 @click.argument("place")
 @q.within(0.05)
-@click.option("--top", type=float, help="Upper end of the axis, eV/atom.")
+@click.option("--top", type=Finite(), help="Upper end of the axis, eV/atom.")
 @q.REFERENCES
 @q.HULL
 @q.RECORD

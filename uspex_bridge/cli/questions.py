@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.base.files import writing
-from uspex_bridge.cli.options import settings
+from uspex_bridge.cli.options import Finite, settings
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Pool
@@ -37,7 +37,7 @@ LEVELS = settings(
     ),
     click.option("--mix-levels", is_flag=True, help="Put several levels of theory on one hull all the same."),
 )
-PRESSURE = click.option("--pressure", "-p", type=float, help="GPa.  [default: the one all sources have]")
+PRESSURE = click.option("--pressure", "-p", type=Finite(), help="GPa.  [default: the one all sources have]")
 COMPONENTS = click.option(
     "--components", help="Corners of the hull: Ca,Fe,Ni or MgO,SiO2.  [default: the elements, else the search's blocks]"
 )
@@ -48,7 +48,7 @@ HOLES = click.option(
 HULL = settings(PRESSURE, COMPONENTS, LEVELS, HOLES)
 SYMPREC = click.option(
     "--symprec",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     default=0.1,
     show_default=True,
     help="Tolerance of space groups, Å.",
@@ -61,7 +61,7 @@ def within(default: float) -> Callable[..., Any]:
     """Return the option --within with a default, eV/atom."""
     return click.option(
         "--within",
-        type=click.FloatRange(min=0),
+        type=Finite(min=0),
         default=default,
         show_default=True,
         help="How far above the hull, eV/atom.",
@@ -78,11 +78,11 @@ DUPLICATES = settings(
         show_default=True,
         help="What finds structures that are the same phase: the definition of docs/results.md, USPEX's fingerprint.",
     ),
-    click.option("--same-energy", type=float, default=0.015, show_default=True, help="... within this, eV/atom."),
-    click.option("--same-volume", type=float, default=0.05, show_default=True, help="... within this, relative."),
+    click.option("--same-energy", type=Finite(), default=0.015, show_default=True, help="... within this, eV/atom."),
+    click.option("--same-volume", type=Finite(), default=0.05, show_default=True, help="... within this, relative."),
     click.option(
         "--same-distance",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Finite(min=0, min_open=True),
         default=0.022,
         show_default=True,
         help="... and with surroundings of the atoms within this, in units of (V/N)^(1/3).",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.base.words import counted
-from uspex_bridge.cli.options import PARALLEL, RUN_OPTIONS, pressures_of
+from uspex_bridge.cli.options import PARALLEL, RUN_OPTIONS, Finite, pressures_of
 from uspex_bridge.cli.vasp import read_settings
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 @RUN_OPTIONS
 @PARALLEL
 @click.option("--model", help="Use this one for every stage: a calculator's name, or KIND:WEIGHTS (mace:my.model).")
-@click.option("--fmax", type=click.FloatRange(min=0, min_open=True), help="Force target of the last stage, eV/Å.")
+@click.option("--fmax", type=Finite(min=0, min_open=True), help="Force target of the last stage, eV/Å.")
 @click.option("--isif", type=click.IntRange(0, 8), default=3, show_default=True, help="What moves, as VASP's ISIF.")
 @click.option("--nsw", type=click.IntRange(0), default=5000, show_default=True, help="Most steps; 0 is a single point.")
 @click.option("--keep-symmetry", is_flag=True, help="Keep the starting structure's symmetry.")
-@click.option("--symprec", type=float, default=0.1, show_default=True, help="Å, for the space groups in the table.")
+@click.option("--symprec", type=Finite(), default=0.1, show_default=True, help="Å, for the space groups in the table.")
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default=Path("relaxed"), show_default=True, help="Folder."
 )

@@ -12,7 +12,7 @@ import click
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import PARALLEL, RUN_OPTIONS
+from uspex_bridge.cli.options import PARALLEL, RUN_OPTIONS, Finite
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Entry, Pool
@@ -28,7 +28,7 @@ _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 )
 @click.option("--model", help="A calculator's name, or KIND:WEIGHTS (mace:my.model); else the protocol decides.")
 @click.option("--relax", is_flag=True, help="Relax every structure; else single points, cells as they are.")
-@click.option("--near", type=click.FloatRange(min=0), help="Only phases so far above the old hull, eV/atom.")
+@click.option("--near", type=Finite(min=0), help="Only phases so far above the old hull, eV/atom.")
 @click.option("-n", "most", type=click.IntRange(min=1), help="Only so many, nearest the old hull first.")
 @click.option("--force", is_flag=True, help="Begin --out anew; else what it has already is kept.")
 @q.within(0.1)

@@ -11,6 +11,7 @@ import click
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.options import Finite
 
 if TYPE_CHECKING:
     from uspex_bridge.results.folder import Results
@@ -271,12 +272,10 @@ def _detail(results: Results, entry: Entry, structure: Any, symprec: float) -> s
     help="Else by the ending of OUT.",
 )
 @click.option("-n", "most", type=click.IntRange(min=1), help="At most so many: nearest the hull first.")
-@click.option(
-    "--within", type=click.FloatRange(min=0), help="Only phases so far above the hull, eV/atom, without duplicates."
-)
+@click.option("--within", type=Finite(min=0), help="Only phases so far above the hull, eV/atom, without duplicates.")
 @click.option("--ids", help="Only these: 7,12,30-40.")
 @click.option("--unrelaxed", is_flag=True, help="The structures as the operators made them.")
-@click.option("--symprec", type=float, help="CIFs with the symmetry found within so many Å.  [default: P1]")
+@click.option("--symprec", type=Finite(), help="CIFs with the symmetry found within so many Å.  [default: P1]")
 @q.HULL
 @q.DUPLICATES
 @q.RECORD

@@ -10,7 +10,7 @@ import click
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import CONFIG, DEVICE, PARALLEL, THREADS
+from uspex_bridge.cli.options import CONFIG, DEVICE, PARALLEL, THREADS, Finite
 from uspex_bridge.cli.soap_options import SOAP, progress, soap_of
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ FLAGS = ("short", "dense", "elongated", "far", "unconverged", "outside", "failed
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default=Path("screened"), show_default=True, help="Folder."
 )
-@click.option("--pv", type=float, default=0.04, show_default=True, help="Threshold of |ΔPV|, eV/atom; 0 for none.")
-@click.option("--energy", type=float, help="Threshold of |ΔE|, eV/atom.  [default: none]")
-@click.option("--force", type=float, help="Threshold of the largest |ΔF| of an atom, eV/Å.  [default: none]")
+@click.option("--pv", type=Finite(), default=0.04, show_default=True, help="Threshold of |ΔPV|, eV/atom; 0 for none.")
+@click.option("--energy", type=Finite(), help="Threshold of |ΔE|, eV/atom.  [default: none]")
+@click.option("--force", type=Finite(), help="Threshold of the largest |ΔF| of an atom, eV/Å.  [default: none]")
 @click.option(
     "--offsets",
     type=click.Choice(["auto", "on", "off"]),
@@ -46,9 +46,7 @@ FLAGS = ("short", "dense", "elongated", "far", "unconverged", "outside", "failed
 @click.option("--min-ratio", default=0.5, show_default=True, help="short: a pair closer, in sums of covalent radii.")
 @click.option("--packing", default=0.25, show_default=True, help="dense: a smaller volume, in covalent spheres.")
 @click.option("--axis-ratio", default=3.0, show_default=True, help="elongated: longest over shortest lattice vector.")
-@click.option(
-    "--within", type=click.FloatRange(min=0), help="far: further above the hull, eV/atom.  [default: no limit]"
-)
+@click.option("--within", type=Finite(min=0), help="far: further above the hull, eV/atom.  [default: no limit]")
 @click.option("--training", type=click.Path(path_type=Path), help="Training set: a dataset's folder, or a file.")
 @click.option("--novelty", default=1.0, show_default=True, help="outside: further from the training set than this.")
 @click.option(

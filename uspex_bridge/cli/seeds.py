@@ -10,7 +10,7 @@ import click
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import CONFIG, DEVICE, THREADS
+from uspex_bridge.cli.options import CONFIG, DEVICE, THREADS, Finite
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Composition
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Another file than those.")
 @click.option(
-    "--scale-to", type=float, help="Scale every cell to the volume that --model gives it at this pressure, GPa."
+    "--scale-to", type=Finite(), help="Scale every cell to the volume that --model gives it at this pressure, GPa."
 )
 @click.option("--model", help="A calculator's name, or KIND:WEIGHTS (mace:my.model), for --scale-to.")
 @q.REFERENCES

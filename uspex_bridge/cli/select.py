@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.options import Finite
 from uspex_bridge.cli.soap_options import SOAP, describe
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _SAME = 0.01
 @click.option("-n", "--budget", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
 @click.option(
     "--near",
-    type=click.FloatRange(0, 1),
+    type=Finite(0, 1),
     default=0.5,
     show_default=True,
     help="Part of the budget that structures near the hull may take; the rest goes by distance.",

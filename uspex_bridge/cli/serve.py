@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uspex_bridge.cli.options import CONFIG, THREADS
+from uspex_bridge.cli.options import CONFIG, THREADS, Finite
 from uspex_bridge.service.wire import address
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _LOG_BYTES, _LOG_FILES = 2_000_000, 3
     "--batch/--no-batch", default=None, help="One process per device evaluates for all; else where there is a GPU."
 )
 @click.option(
-    "--idle-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds without a job; then it ends."
+    "--idle-timeout", type=Finite(min=0, min_open=True, infinite=True), help="Seconds without a job; then it ends."
 )
 @click.option("--socket", type=click.Path(path_type=Path), help="Else $USPEX_BRIDGE_SOCKET, else one in /tmp.")
 @click.option(

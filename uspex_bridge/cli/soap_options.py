@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uspex_bridge.cli.options import settings
+from uspex_bridge.cli.options import Finite, settings
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.choose.soap import SoapSettings
@@ -24,8 +24,8 @@ SOAP = settings(
         show_default=True,
         help="Descriptor: as in the paper for Ca-Fe-Ni, or with reach and width from the elements' radii.",
     ),
-    click.option("--r-cut", type=float, help="Its reach, Å.  [default: 4.2]"),
-    click.option("--sigma", type=float, help="Width of its Gaussians, Å.  [default: 0.52]"),
+    click.option("--r-cut", type=Finite(), help="Its reach, Å.  [default: 4.2]"),
+    click.option("--sigma", type=Finite(), help="Width of its Gaussians, Å.  [default: 0.52]"),
     click.option("--n-max", type=click.IntRange(min=1), help="Its radial functions.  [default: 4]"),
     click.option("--l-max", type=click.IntRange(min=0), help="Its largest angular momentum.  [default: 3]"),
     click.option("--cross/--no-cross", default=False, show_default=True, help="Terms between different elements."),

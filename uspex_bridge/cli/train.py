@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.base.words import counted
-from uspex_bridge.cli.options import CONFIG, DEVICE, settings
+from uspex_bridge.cli.options import CONFIG, DEVICE, Finite, settings
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.training.order import Data, Order
@@ -34,7 +34,9 @@ _TRAINING = settings(
         help="File, known name or training to start from; else random weights.",
     ),
     click.option("--branch", "--head", help="Which head of a checkpoint with several."),
-    click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), help="Seconds; --resume then goes on."),
+    click.option(
+        "--time-limit", type=Finite(min=0, min_open=True, infinite=True), help="Seconds; --resume then goes on."
+    ),
     click.option("--resume", is_flag=True, help="Go on from the last checkpoint; a finished training is left alone."),
     click.option("--dry-run", is_flag=True, help="Check everything and print the upstream input; train nothing."),
     click.option("--python", help="Interpreter that has the trainer; else that of [calculators.KIND] in bridge.toml."),

@@ -7,6 +7,7 @@ and :func:`fetch` do without.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
 import io
 import logging
@@ -19,7 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from uspex_bridge.base.errors import BridgeError, CalculationError, ConfigError, InputError, ModelError
+from uspex_bridge.base.errors import (
+    BridgeError,
+    CalculationError,
+    ConfigError,
+    InputError,
+    ModelError,
+    OutOfMemoryError,
+    out_of_memory,
+)
 from uspex_bridge.models import weights
 from uspex_bridge.models.cards import Batch, BuildRequest, CalculatorSettings, Card
 from uspex_bridge.models.registry import BUILT_IN, GROUP, Maker, maker_of, package_version
@@ -348,11 +357,31 @@ def _build(maker: Maker, request: BuildRequest) -> Any:
     except BridgeError:
         raise
     except ImportError as error:
+        if out_of_memory(error):
+            raise OutOfMemoryError(f"{card.title} cannot be loaded: memory ran out ({error}); see ulimit -v") from error
+        if missing := _missing_of_weights(error, card):
+            raise ModelError(
+                f"{request.path or request.model}: the weights need the Python module '{missing}', which is not "
+                "installed; they were saved by code that this environment lacks"
+            ) from error
         raise ModelError(f"{card.title} is installed but cannot be imported: {error}; try: {card.install}") from error
     except Exception as error:  # torch, pickle and the models' own code raise anything on wrong weights
+        if out_of_memory(error):
+            raise OutOfMemoryError(f"{card.title} cannot be loaded: memory ran out ({error}); see ulimit -v") from error
         what = f"{request.path or request.model or card.kind}"
         reason = " ".join(str(error).split())[:500] or "no message"
         raise ModelError(f"{what}: cannot be used as {card.title} weights: {type(error).__name__}: {reason}") from error
+
+
+def _missing_of_weights(error: ImportError, card: Card) -> str:
+    """Return the module that unpickling weights asked for and that is not there, where the package itself imports."""
+    if not isinstance(error, ModuleNotFoundError) or not error.name:
+        return ""
+    try:
+        importlib.import_module(card.module)
+    except ImportError:
+        return ""
+    return error.name
 
 
 class _Quiet:

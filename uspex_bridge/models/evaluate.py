@@ -12,8 +12,9 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from uspex_bridge.base.atoms import right_handed
 from uspex_bridge.base.data import Array
-from uspex_bridge.base.errors import BridgeError, CalculationError, OutOfMemoryError
+from uspex_bridge.base.errors import BridgeError, CalculationError, OutOfMemoryError, out_of_memory
 from uspex_bridge.models.cards import Batch
 
 #: What is asked of every model.
@@ -61,7 +62,7 @@ class Evaluation:
         """
         answers: list[Answer | None] = [self._refused(atoms) for atoms in structures]
         sound = [index for index, answer in enumerate(answers) if answer is None]
-        fit = [_right_handed(structures[index]) for index in sound]
+        fit = [right_handed(structures[index]) for index in sound]
         if self.batch is None or not all(atoms.pbc.all() for atoms in fit):
             found = [self._alone(atoms) for atoms in fit]
         else:
@@ -120,21 +121,9 @@ class Evaluation:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Tell whether an error is PyTorch's (on a GPU a class of its own, on the CPU a message) or Python's for that."""
+    """Tell whether an error is PyTorch's for a GPU, which is a class of its own, or means the same on the CPU."""
     torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-
-
-def _right_handed(atoms: Atoms) -> Atoms:
-    """Return the same crystal in a right-handed cell; in others MatterSim's stress changes sign and DeePMD fails."""
-    if np.linalg.det(atoms.cell.array) >= 0:
-        return atoms
-    turned = atoms.copy()
-    turned.set_cell(atoms.cell.array[[1, 0, 2]])
-    turned.set_pbc(atoms.pbc[[1, 0, 2]])
-    return turned
+    return out_of_memory(error) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
 
 
 def _uniform(raw: Results, atoms: int) -> Results:

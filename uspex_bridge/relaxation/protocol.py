@@ -223,8 +223,13 @@ def make_plan(protocol: Protocol, intent: Intent, stages: str | None = None, fma
     change of the enthalpy. ``stages`` (or the INCAR's own choice, which wins) picks stages.
 
     Raises:
-        ConfigError: the choice of stages does not fit the protocol.
+        ConfigError: the choice of stages does not fit the protocol, or pressure or ``fmax`` is no number.
     """
+    for what, value in (("the pressure", intent.pressure_gpa), ("fmax", fmax)):
+        if value is not None and not math.isfinite(value):
+            raise ConfigError(f"{what} is {value}, not a finite number")
+    if fmax is not None and fmax <= 0:
+        raise ConfigError(f"fmax = {fmax:g} must be positive")
     chosen = select_stages(protocol.stage, intent.stages or stages)
     target = fmax
     ediff = None

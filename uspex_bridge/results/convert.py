@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from uspex_bridge.base.atoms import right_handed
 from uspex_bridge.base.data import Structure
 from uspex_bridge.results.model import Entry
 
@@ -19,7 +20,8 @@ def to_pymatgen(structure: Structure) -> PymatgenStructure:
     from pymatgen.core import Lattice
     from pymatgen.core import Structure as PymatgenStructure
 
-    return PymatgenStructure(Lattice(structure.cell), list(structure.symbols), structure.scaled)
+    turned = structure.right_handed
+    return PymatgenStructure(Lattice(turned.cell), list(turned.symbols), turned.scaled)
 
 
 def to_pymatgen_entry(entry: Entry, structure: Structure) -> Any:
@@ -54,7 +56,7 @@ def to_ase(entry: Entry, structure: Structure, recorded: dict[str, Any] | None =
         results |= {"forces": np.array(output["forces"]), "stress": np.array(output["stress"])}
     if results:
         atoms.calc = SinglePointCalculator(atoms, **results)
-    return atoms
+    return right_handed(atoms)
 
 
 def _same_atoms(output: dict[str, Any], structure: Structure) -> bool:

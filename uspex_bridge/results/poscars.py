@@ -13,6 +13,7 @@ import numpy as np
 
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.files import split_lines
 from uspex_bridge.results.model import Composition
 from uspex_bridge.vasp.structure import ELEMENTS, parse_poscar
 
@@ -128,7 +129,7 @@ class PoscarFile:
 
     def _names(self, text: str) -> Sequence[str] | None:
         """Return the search's species where the block has no element line."""
-        lines = text.splitlines()
+        lines = split_lines(text)
         numeric = len(lines) > 5 and re.fullmatch(r"[\s\d]+", lines[5])
         return self.species if numeric and self.species else None
 

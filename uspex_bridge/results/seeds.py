@@ -184,7 +184,8 @@ def format_seeds(seeds: Iterable[Seed], species: Sequence[str] = ()) -> str:
 
 
 def format_poscar(structure: Structure, title: str, species: Sequence[str] = ()) -> str:
-    """Return one structure in the layout of gatheredPOSCARS, with more digits."""
+    """Return one structure in the layout of gatheredPOSCARS, with more digits, in a right-handed cell."""
+    structure = structure.right_handed
     elements = [symbol for symbol in species if symbol in structure.symbols]
     elements += [symbol for symbol in dict.fromkeys(structure.symbols) if symbol not in elements]
     symbols = np.array(structure.symbols)

@@ -22,7 +22,7 @@ from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
 from uspex_bridge.call import record_file
-from uspex_bridge.call.structures import POSCAR_NAME, read_structures
+from uspex_bridge.call.structures import POSCAR_NAME, from_ase, read_images, read_structures
 from uspex_bridge.results.folder import Results, open_all
 from uspex_bridge.results.join import line_of
 from uspex_bridge.results.model import (
@@ -258,26 +258,17 @@ def _loose(label: str, items: Sequence[_Item], notes: list[str]) -> Loose:
 
 def _from_ase(path: Path) -> Iterator[_Item]:
     """Read extxyz and all else that ASE reads; energies from the calculator, names and pressures from ``info``."""
-    import ase.io
-
-    try:
-        images = ase.io.read(path, index=":")
-    except Exception as error:
-        raise InputError(f"{path}: ASE cannot read it: {type(error).__name__}: {error}") from error
-    for number, atoms in enumerate(images, 1):
-        if len(atoms) == 0 or atoms.cell.rank < 3:
-            raise InputError(f"{path}: structure {number} has no atoms or no cell in three dimensions")
+    for number, atoms in enumerate(read_images(path), 1):
+        atoms.set_constraint()  # what was fixed when an energy was computed does not matter to it
+        structure = from_ase(atoms, f"{path}, structure {number}")
         info = atoms.info
         results = atoms.calc.results if atoms.calc is not None else {}
         energy = results.get("energy", info.get("energy", NAN))
         pressure = next((info[k] for k in ("pressure_gpa", "pressure_GPa", "pressure") if k in info), None)
         name = next((info[k] for k in ("name", "material_id", "id") if k in info), f"{path.stem}-{number}")
-        structure = Structure(
-            tuple(atoms.get_chemical_symbols()), atoms.cell.array, atoms.get_scaled_positions(wrap=False), str(name)
-        )
         yield _Item(
             str(name),
-            structure,
+            replace(structure, comment=str(name)),
             float(energy),
             float(info.get("enthalpy", NAN)),
             None if pressure is None else float(pressure),

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from uspex_bridge.base.errors import BridgeError, ConfigError, InputError
+from uspex_bridge.base.files import read_text
 from uspex_bridge.relaxation.protocol import Stage, select_stages
 from uspex_bridge.uspex.command_checks import check_commands, check_waiting
 from uspex_bridge.uspex.findings import Finding, in_order, relative
 from uspex_bridge.uspex.incar_checks import check_incars
-from uspex_bridge.uspex.inputs import read_text
 from uspex_bridge.uspex.search_checks import check_search
 from uspex_bridge.uspex.setup import SearchStep, Setup, read_setups
 from uspex_bridge.vasp.incar import parse_incar

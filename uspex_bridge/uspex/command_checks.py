@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from uspex_bridge.base.files import read_text
 from uspex_bridge.uspex.findings import Finding
-from uspex_bridge.uspex.inputs import read_text
 from uspex_bridge.uspex.setup import EXECUTABLES, SearchStep, Setup
 
 _LAUNCHERS = {"mpirun", "mpiexec", "mpiexec.hydra", "orterun", "srun", "aprun", "ibrun"}

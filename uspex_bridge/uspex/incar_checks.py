@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from uspex_bridge.base.data import Intent
 from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.files import read_text, split_lines
 from uspex_bridge.base.units import gpa_to_kbar
 from uspex_bridge.uspex.findings import Finding, relative
-from uspex_bridge.uspex.inputs import read_text
 from uspex_bridge.uspex.setup import SearchStep, Setup
 from uspex_bridge.vasp.incar import intent_from_incar, parse_incar
 from uspex_bridge.vasp.text import fortran_number
@@ -57,7 +57,7 @@ def check_incars(setup: Setup) -> Iterator[Finding]:
 
 def _check_text(setup: Setup, name: str, text: str) -> Iterator[Finding]:
     if setup.line == "matlab" and not text.endswith("\n"):
-        last = text.splitlines()[-1] if text else ""
+        last = split_lines(text)[-1] if text else ""
         yield Finding(
             "error",
             name,
@@ -143,7 +143,7 @@ def _check_series(setup: Setup, asked: list[tuple[SearchStep, Intent]]) -> Itera
 def _line_of(text: str, tag: str) -> int | None:
     """Return the last line that sets ``tag``."""
     found = None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(split_lines(text), 1):
         if re.search(rf"(?:^|;)\s*{tag}\s*=", line.split("#")[0].split("!")[0], re.IGNORECASE):
             found = number
     return found

@@ -9,18 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from uspex_bridge.base.errors import InputError
-
-
-def read_text(path: Path) -> str:
-    """Read a text file; bytes that are no UTF-8 are kept as marks, since only names and numbers matter.
-
-    Raises:
-        InputError: the file is missing or unreadable.
-    """
-    try:
-        return path.read_bytes().decode("utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+from uspex_bridge.base.files import read_text, split_lines
 
 
 @dataclass(frozen=True)
@@ -47,7 +36,7 @@ class InputTxt:
     @classmethod
     def read(cls, path: Path) -> InputTxt:
         """Read the file; raises InputError."""
-        return cls(path, tuple(read_text(path).splitlines()))
+        return cls(path, tuple(split_lines(read_text(path))))
 
     def keyword(self, name: str) -> Value | None:
         """Return the value of ``value : name``, an empty one where USPEX would find no word."""
@@ -191,7 +180,7 @@ class InputUspex:
 
     def line_of(self, word: str, after: int = 1) -> int | None:
         """Return the first line from ``after`` on that holds ``word``."""
-        for number, line in enumerate(self.text.splitlines(), 1):
+        for number, line in enumerate(split_lines(self.text), 1):
             if number >= after and word in line:
                 return number
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uspex_bridge.base.errors import OutputError
-from uspex_bridge.uspex.inputs import read_text
+from uspex_bridge.base.files import read_text
 from uspex_bridge.vasp.structure import read_poscar
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.uspex.inputs import InputTxt, InputUspex, Value, read_text
+from uspex_bridge.base.files import read_text
+from uspex_bridge.uspex.inputs import InputTxt, InputUspex, Value
 from uspex_bridge.vasp.structure import parse_poscar
 
 #: The executables of the bridge and the codes of the slots that each of them fills.

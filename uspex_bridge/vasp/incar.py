@@ -10,12 +10,15 @@ from pathlib import Path
 
 from uspex_bridge.base.data import Intent
 from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.files import split_lines
 from uspex_bridge.base.units import kbar_to_gpa
 from uspex_bridge.vasp.text import fortran_number
 
 #: Tags that change what the bridge does; every other one is accepted and ignored.
 HONOURED = ("NSW", "IBRION", "ISIF", "EDIFFG", "PSTRESS", "NELM", "ISYM", "SYMPREC", "BRIDGE_STAGES")
 _SETTING = re.compile(r"\s*([A-Za-z]\w*)\s*=\s*(.*?)\s*", re.DOTALL)
+#: Something that was meant to be a setting, which VASP passes over: ``ISIF: 3``, ``ISIF 3``.
+_NO_SETTING = re.compile(r"\s*([A-Za-z]\w*)\s*(?::\s*\S|\s[-+.\d]).*", re.DOTALL)
 _PSTRESS = re.compile(r"PSTRESS\s*=", re.IGNORECASE)
 #: What USPEX appends, stuck to a comment (glued to its last word, so that nobody can have meant it as a comment).
 _GLUED_COMMENT = re.compile(r"[^#!\s](PSTRESS=[-+.\dEeDd]+)\s*$", re.IGNORECASE)
@@ -33,10 +36,14 @@ _OTHER_TASKS = {
 
 @dataclass
 class _Scan:
-    """All settings of a file: tag -> values in order, each with its line; and remarks on how it was read."""
+    """All settings of a file: tag -> values in order, each with its line; and remarks on how it was read.
+
+    ``missed`` are statements that name a tag that counts, yet set nothing.
+    """
 
     values: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    missed: list[tuple[str, int]] = field(default_factory=list)
 
     def add(self, statement: str, line: int) -> None:
         merged = _PSTRESS.search(statement)
@@ -49,7 +56,10 @@ class _Scan:
             statement = statement[merged.start() :]
         match = _SETTING.fullmatch(statement)
         if not match:
-            if "=" in statement:
+            near = _NO_SETTING.fullmatch(statement)
+            if near and near[1].upper() in HONOURED:
+                self.missed.append((statement.strip(), line))
+            elif "=" in statement:
                 self.notes.append(f"line {line}: '{statement.strip()}' is not a setting")
             return
         tag, value = match[1].upper(), match[2]
@@ -86,6 +96,8 @@ def intent_from_incar(text: str, path: Path | str) -> Intent:
         InputError: a tag has no meaning to a relaxation, or a value is not what the tag needs.
     """
     scan = _scan(text)
+    for statement, line in scan.missed:
+        raise InputError(f"{path}, line {line}: '{statement}' sets nothing; a setting is written TAG = value")
     reader = _Reader(scan, str(path))
     nsw = reader.integer("NSW", 0)
     if nsw < -1:
@@ -129,7 +141,7 @@ def _scan(text: str) -> _Scan:
 def _statements(text: str, notes: list[str]) -> Iterator[tuple[str, int]]:
     """Yield each setting with its line number: comments removed, continued lines joined, ``;`` split."""
     pending, first = "", 0
-    lines = text.splitlines()
+    lines = split_lines(text)
     for number, line in enumerate(lines, 1):
         start = re.search(r"[#!]", line)
         body, comment = (line[: start.start()], line[start.start() :]) if start else (line, "")

@@ -5,7 +5,6 @@ USPEX's MATLAB line writes POSCARs without element line, so that POTCAR alone sa
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from uspex_bridge.base.data import Array, Frame, Structure
 from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.files import read_text, split_lines
 from uspex_bridge.vasp.text import fortran_number, table, title
 
 _SYMBOLS = """
@@ -55,7 +55,7 @@ def read_potcar_symbols(path: Path) -> list[str]:
     """
     sets: list[dict[str, str]] = [{}]
     unknown = ""
-    for line in [*_read(path).splitlines(), "End of Dataset"]:
+    for line in [*split_lines(read_text(path)), "End of Dataset"]:
         if "End of Dataset" in line:
             if unknown and not sets[-1]:
                 raise InputError(f"{path}: '{unknown}' names no element; write such as 'TITEL = PAW_PBE Ca'")
@@ -90,7 +90,7 @@ def read_poscar(path: Path, potcar_symbols: Sequence[str] | None = None) -> Stru
     Raises:
         InputError: the file cannot be read or used.
     """
-    return parse_poscar(_read(path), str(path), potcar_symbols)
+    return parse_poscar(read_text(path), str(path), potcar_symbols)
 
 
 def parse_poscar(text: str, name: str = "POSCAR", potcar_symbols: Sequence[str] | None = None) -> Structure:
@@ -109,27 +109,43 @@ def parse_poscar(text: str, name: str = "POSCAR", potcar_symbols: Sequence[str] 
     """
     if not text.strip():
         raise InputError(f"{name}: empty")
-    return _parse(_Lines(name, text.splitlines()), potcar_symbols)
+    return _parse(_Lines(name, split_lines(text)), potcar_symbols)
 
 
 def parse_poscars(text: str, name: str = "POSCARS", potcar_symbols: Sequence[str] | None = None) -> list[Structure]:
     """Read every POSCAR of a text that holds one after the other, as USPEX's gatheredPOSCARS does.
 
-    Blank lines and velocities between them, as in VASP's CONTCAR, are passed over.
+    Blank lines and velocities between them, as in VASP's CONTCAR, are passed over; after what else molecular dynamics
+    leaves there is nothing more.
 
     Raises:
         InputError: with line number, for anything that is not a structure; each must name its elements, unless
             ``potcar_symbols`` does.
     """
-    lines = _Lines(name, text.rstrip().splitlines())
-    structures = []
+    lines = _Lines(name, split_lines(text.rstrip()))
+    structures: list[Structure] = []
     while lines.at < len(lines.lines):
         structures.append(_parse(lines, potcar_symbols))
+        end = lines.at
         while lines.at < len(lines.lines) and _NOT_A_TITLE.fullmatch(lines.lines[lines.at]):
             lines.at += 1
+        if _dynamics(lines.lines[lines.at :], velocities=lines.at - end >= len(structures[-1])):
+            break
     if not structures:
         raise InputError(f"{name}: empty")
     return structures
+
+
+def _dynamics(rest: Sequence[str], *, velocities: bool) -> bool:
+    """Tell whether what follows a structure is the state of lattice or thermostat, as VASP's dynamics keeps it."""
+    if rest and rest[0].strip().startswith("Lattice velocities"):
+        return True
+    numbers = [line.split() for line in rest[:3]]
+    try:
+        first, second, third = ([fortran_number(word) for word in words] for words in numbers)
+    except ValueError:
+        return False
+    return velocities and (len(first), len(second), len(third)) == (1, 1, 4)
 
 
 def _parse(lines: _Lines, potcar_symbols: Sequence[str] | None) -> Structure:
@@ -298,10 +314,3 @@ def _layout(structure: Structure, frame: Frame, *, elements: bool) -> str:
 
 def _flags(free: NDArray[np.bool_]) -> str:
     return "".join("   T" if value else "   F" for value in free)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"{path}: {os.strerror(error.errno or 0)}") from None

@@ -73,7 +73,7 @@ def title(structure: Structure) -> str:
 
     An empty first line is more than pymatgen can read.
     """
-    return " ".join(structure.comment.splitlines()).rstrip() or structure.formula
+    return " ".join(structure.comment.split("\n")).rstrip() or structure.formula
 
 
 def require_finite(run: VaspRun) -> None:

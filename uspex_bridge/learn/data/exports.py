@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
+from uspex_bridge.base.atoms import right_handed
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.files import replacing
 from uspex_bridge.learn.data.labels import extxyz, free_energy, trained_on
@@ -34,7 +35,8 @@ def write_extxyz(frames: Sequence[Atoms], file: Path, keys: Keys = "ase") -> int
         OutputError: the file cannot be written.
     """
     _some(frames, file)
-    images = [_for_mace(atoms) if keys == "mace" else trained_on(atoms) for atoms in frames]
+    turned = [right_handed(atoms) for atoms in frames]
+    images = [_for_mace(atoms) if keys == "mace" else trained_on(atoms) for atoms in turned]
     with replacing(file) as draft:
         draft.write_text(extxyz(images), encoding="utf-8")
     return len(frames)
@@ -68,7 +70,7 @@ def write_deepmd(frames: Sequence[Atoms], folder: Path, *, mixed: bool = False, 
     type_map = sorted({*elements, *(symbol for atoms in frames for symbol in atoms.symbols)})
     systems = dpdata.MultiSystems(type_map=type_map)
     names: dict[str, list[str]] = {}
-    for formula, group in _grouped(frames, type_map).items():
+    for formula, group in _grouped([right_handed(atoms) for atoms in frames], type_map).items():
         systems.append(dpdata.LabeledSystem(data=_system(group, type_map)))
         system = str(len(group[0])) if mixed else formula
         names.setdefault(system, []).extend(str(atoms.info.get("id", "")) for atoms in group)

@@ -18,8 +18,8 @@ from ase.formula import Formula
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from uspex_bridge.base.data import Array
-from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.units import pressure_of
+from uspex_bridge.call.structures import read_images
 from uspex_bridge.learn.data.identity import SPLITS, Split, content_id
 
 #: Beyond these no label is believed: eV/Å, GPa either way, Å³/atom, and eV/atom between F and E0.
@@ -198,14 +198,9 @@ def read_frames(path: Path) -> list[Atoms]:
     """Read every frame of an extxyz file, labels also under the names of :data:`_PREFIXES`.
 
     Raises:
-        InputError: it is missing, or not extxyz.
+        InputError: it is missing, not extxyz, or a site is disordered.
     """
-    import ase.io
-
-    try:
-        return [_with_named_labels(atoms) for atoms in ase.io.iread(path, index=":", format="extxyz")]
-    except Exception as error:
-        raise InputError(f"{path}: cannot be read as extxyz: {type(error).__name__}: {error}") from error
+    return [_with_named_labels(atoms) for atoms in read_images(path, "extxyz")]
 
 
 def _with_named_labels(atoms: Atoms) -> Atoms:
