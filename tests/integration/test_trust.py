@@ -107,3 +107,73 @@ def test_a_hole_is_refused_with_its_geometry_in_the_record(tmp_path):
     assert entry["volume"] / 4 < 13
     assert len(entry["output"]["forces"]) == 4
     assert np.isfinite(entry["energy"])
+
+
+def test_two_inputs_of_one_name_leave_two_results(tmp_path):
+    """Folder and trajectory of each; with --resume those of the run before stay too."""
+    for place, edge in (("a", 3.5), ("b", 3.9), ("c", 4.3)):
+        (tmp_path / place).mkdir()
+        sites = "0 0 0\n0.48 0.5 0.02\n"
+        (tmp_path / place / "POSCAR").write_text(
+            f"EA7\n1.0\n{edge} 0 0\n0 {edge} 0\n0 0 {edge}\nFe Ni\n1 1\nDirect\n{sites}"
+        )
+    command = [
+        f"{sys.prefix}/bin/uspex-bridge",
+        "relax",
+        "--nsw",
+        "3",
+        "--model",
+        "toy",
+        "--vasp-files",
+        "--trajectory",
+    ]
+    command += ["-o", "out"]
+    options = {"cwd": tmp_path, "capture_output": True, "text": True, "check": True, "timeout": 240}
+    subprocess.run([*command, "a/POSCAR", "b/POSCAR", "a/POSCAR"], **options)
+    assert sorted(path.name for path in (tmp_path / "out").glob("*/")) == ["001-EA7", "001-EA7-2", "001-EA7-3"]
+    assert len(list((tmp_path / "out").glob("*.trajectory.extxyz"))) == 3
+    subprocess.run([*command, "--resume", "b/POSCAR", "c/POSCAR"], **options)
+    assert sorted(path.name for path in (tmp_path / "out").glob("*/"))[3:] == ["001-EA7-4"]
+    volumes = {(folder / "CONTCAR").read_text() for folder in (tmp_path / "out").glob("*/")}
+    assert len(volumes) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--fmax", "nan"], "not a finite number"),
+        (["--fmax", "inf"], "not a finite number"),
+        (["--symprec", "nan"], "not a finite number"),
+        (["--time-limit", "nan"], "not a finite number"),
+        (["--pressure", "nan"], "pressures nan"),
+        (["--pressure", "0,inf"], "pressures 0,inf"),
+    ],
+)
+def test_no_option_takes_nan_for_a_number(tmp_path, words, said):
+    (tmp_path / "POSCAR").write_text(POSCAR)
+    command = [f"{sys.prefix}/bin/uspex-bridge", "relax", "POSCAR", "--model", "toy", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (2, 4)
+    assert said in done.stderr
+    assert not (tmp_path / "relaxed").exists()
+
+
+def test_memory_that_ran_out_is_no_bug_to_report(tmp_path):
+    """Under a limit that Python just starts in; whichever import fails, and however that says so."""
+    fold = make_folder(tmp_path)
+    leave_stale_outputs(fold)
+    limited = f"ulimit -v 300000; exec {sys.prefix}/bin/uspex-bridge-vasp"
+    done = subprocess.run(["bash", "-c", limited], cwd=fold, capture_output=True, text=True, timeout=60, check=False)
+    leaves_nothing(fold, done, 7)
+    assert "memory ran out" in done.stderr
+
+
+def test_weights_that_need_a_module_that_is_not_there_say_which(tmp_path):
+    """What was saved by a fork of a package names the fork's module; the package itself imports well."""
+    save = "import sys, types, torch\nmodule = sys.modules['mace_old'] = types.ModuleType('mace_old')\n"
+    save += "class Model: pass\nModel.__module__ = 'mace_old'\nmodule.Model = Model\ntorch.save(Model(), 'old.model')\n"
+    subprocess.run([sys.executable, "-c", save], cwd=tmp_path, check=True, timeout=120)
+    fold = make_folder(tmp_path, settings='[calculators.model]\nkind = "mace"\nmodel = "old.model"\n')
+    done = call(fold)
+    leaves_nothing(fold, done, 5)
+    assert "old.model: the weights need the Python module 'mace_old', which is not installed" in done.stderr

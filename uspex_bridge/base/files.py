@@ -35,10 +35,8 @@ def read_text(path: Path) -> str:
         InputError: the file is missing, is a folder, a pipe or a device, or cannot be read.
     """
     data = _decompressed(path, regular_bytes(path))
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", errors="replace")
-    if b"\0" in data[:2] and len(data) > 1:  # UTF-16 without a mark: every other byte of plain text is zero
-        return data.decode("utf-16-le" if data[1] == 0 else "utf-16-be", errors="replace")
+    if b"\0" in data[:4] and len(data) > 3:  # UTF-16: every other byte of plain text is zero, but for a mark
+        return data.decode("utf-16-le" if data[3] == 0 else "utf-16-be", errors="replace").removeprefix("\ufeff")
     return data.decode("utf-8-sig", errors="replace")
 
 

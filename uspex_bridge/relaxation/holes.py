@@ -154,12 +154,14 @@ def judged(volumes: Array, pressures: Array, energies: Array, target: float, own
     steepness = -np.diff(pressures) / np.diff(np.log(volumes))
     if (stiff := float(steepness.max())) > STIFFEST + STIFFENING * max(target, 0.0):
         return f"P changes as in no crystal, a bulk modulus of {stiff:.0f} GPa, around {own:.2f} Å³/atom"
-    if rise := first_rise(volumes, pressures, max(LEAST_RISE, RISE * abs(target))):
+    tolerance = max(LEAST_RISE, RISE * abs(target))
+    if rise := first_rise(volumes, pressures, tolerance):
         (v1, p1), (v2, p2) = rise
         return f"P rises from {p1:.0f} to {p2:.0f} GPa while V grows from {v1:.2f} to {v2:.2f} Å³/atom"
     at = int(np.abs(volumes - own).argmin())
     enthalpies = energies + pv_energy(float(pressures[at]), 1.0) * volumes
-    if (fall := float(enthalpies[at] - enthalpies[: at + 1].min())) > FALL:
+    fall = float(enthalpies[at] - enthalpies[: at + 1].min())
+    if fall > FALL and abs(pressures[at] - target) < tolerance:  # else it has still to find its volume
         return f"H falls by {fall:.3f} eV/atom as the crystal is compressed below {own:.2f} Å³/atom"
     return ""
 

@@ -205,3 +205,24 @@ def test_notes_are_single_lines():
 def test_continuation_at_the_end_of_file():
     assert parse_incar("NSW = 3 \\") == {"NSW": "3"}
     assert parse_incar("NSW = 3 \\\nPSTRESS=125\n") == {"NSW": "3", "PSTRESS": "125"}
+
+
+@pytest.mark.parametrize(
+    "statement", ["ISIF: 3", "ISIF :3", "  isif 3", "NSW:50", "PSTRESS 500", "BRIDGE_STAGES: robust"]
+)
+def test_a_setting_without_its_equals_sign_is_refused_where_it_counts(statement):
+    """VASP passes over it, and would relax at a fixed cell what was meant to be relaxed under pressure."""
+    with pytest.raises(InputError, match=r"line 2: '.*' sets nothing; a setting is written TAG = value"):
+        intent_from_incar(f"NSW = 10\n{statement}\n", "INCAR")
+
+
+@pytest.mark.parametrize(
+    "line", ["ENCUT: 500", "a title: ISIF of 3", "ISIF is what moves", "# ISIF: 3", "ISIF = 3 : all"]
+)
+def test_other_words_are_no_settings_and_no_errors(line):
+    assert intent_from_incar(f"NSW = 10\n{line}\n", "INCAR").nsw == 10
+
+
+@pytest.mark.parametrize("odd", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_what_follows_an_odd_separator_in_a_comment_stays_a_comment(odd):
+    assert intent_from_incar(f"ISIF = 3 # as before{odd}ISIF = 2\nNSW = 10\n", "INCAR").isif == 3

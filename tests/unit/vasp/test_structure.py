@@ -278,3 +278,41 @@ def test_many_poscars_in_one_text():
         parse_poscars(one + one.replace("0 3 0", "0 x 0"), "GATHERED")
     with pytest.raises(InputError, match="empty"):
         parse_poscars("\n", "GATHERED")
+
+
+MD = """two atoms
+1.0
+3 0 0
+0 3 0
+0 0 3
+Fe Ni
+1 1
+Direct
+0.01 0 0
+0.5 0.51 0.5
+"""
+VELOCITIES = "\n 0.1E-03 -0.2E-03 0.3E-03\n -0.1E-03 0.2E-03 -0.3E-03\n"
+THERMOSTAT = "\n           1\n   1.0\n  0.1E+01  0.0E+00  0.0E+00  0.0E+00\n" + "  0.1E-05  0.1E-05  0.1E-05\n" * 6
+LATTICE = "Lattice velocities and vectors\n  1\n 0 0 0\n 0 0 0\n 0 0 0\n 3 0 0\n 0 3 0\n 0 0 3\n"
+
+
+@pytest.mark.parametrize(
+    "rest", ["", VELOCITIES, VELOCITIES + THERMOSTAT, LATTICE, LATTICE + VELOCITIES, LATTICE + VELOCITIES + THERMOSTAT]
+)
+def test_what_dynamics_leave_after_the_coordinates_is_not_read(rest):
+    (structure,) = parse_poscars(MD + rest)
+    assert structure.symbols == ("Fe", "Ni")
+    assert np.array_equal(structure.scaled, parse_poscar(MD + rest).scaled)
+
+
+def test_gathered_structures_are_all_read_and_a_broken_one_among_them_is_no_end():
+    assert len(parse_poscars(MD + VELOCITIES + MD + "\n" + MD)) == 3
+    with pytest.raises(InputError, match="line 12"):
+        parse_poscars(MD + MD.replace("1.0\n", "one\n"))
+
+
+@pytest.mark.parametrize("odd", ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
+def test_a_title_keeps_its_odd_separators(odd):
+    structure = parse_poscar(MD.replace("two atoms", f"made{odd}by prog"))
+    assert structure.comment == f"made{odd}by prog"
+    assert len(structure) == 2
