@@ -35,9 +35,12 @@ def read_text(path: Path) -> str:
         InputError: the file is missing, is a folder, a pipe or a device, or cannot be read.
     """
     data = _decompressed(path, regular_bytes(path))
-    if b"\0" in data[:4] and len(data) > 3:  # UTF-16: every other byte of plain text is zero, but for a mark
-        return data.decode("utf-16-le" if data[3] == 0 else "utf-16-be", errors="replace").removeprefix("\ufeff")
-    return data.decode("utf-8-sig", errors="replace")
+    codec = "utf-8-sig"
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        codec = "utf-16"
+    elif b"\0" in data[:2]:  # UTF-16 without a mark: every other byte of plain text is zero
+        codec = "utf-16-be" if data[0] == 0 else "utf-16-le"
+    return data.decode(codec, errors="replace")
 
 
 def regular_bytes(path: Path) -> bytes:

@@ -136,8 +136,8 @@ def _free(atoms: Atoms, name: str) -> NDArray[np.bool_] | None:
         fixed = _fixed(constraint, atoms.cell.array)
         if fixed is None:
             raise InputError(
-                f"{name}: the constraint {type(constraint).__name__} is not kept; FixAtoms, FixScaled, and FixCartesian "
-                "along the lattice vectors are"
+                f"{name}: the constraint {type(constraint).__name__} is not kept; FixAtoms, FixScaled, and "
+                "FixCartesian along the lattice vectors are"
             )
         free[np.asarray(constraint.get_indices(), dtype=int)] &= ~fixed
     return None if free.all() else free

@@ -204,14 +204,6 @@ def _ratios(full: float) -> tuple[float, ...]:
     return (*SMALLER, 1.0, *np.geomspace(1.0, last, LARGER + 1)[1:].tolist())
 
 
-def _too_dense(atoms: Atoms, pressure: float, full: float) -> str:
-    own = atoms.get_volume() / len(atoms)
-    return (
-        f"{own:.2f} Å³/atom at {pressure:g} GPa is {full:.2f} of what its elements need "
-        f"({own / full:.2f} Å³/atom), the limit is {SMALLEST}"
-    )
-
-
 def _values(answer: Any, atoms: int) -> tuple[float, float]:
     """Return pressure (GPa) and energy (eV/atom) of an answer; NaN of a failure."""
     if isinstance(answer, Exception):
