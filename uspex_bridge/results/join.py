@@ -42,6 +42,7 @@ class Line:
         moved: whether atoms could move.
         starts: IDs of the structures that began with its input.
         offset: where it begins in the record, bytes.
+        begins: what tells the input of a first step from others; 0 where it cannot be told.
     """
 
     id: int | None
@@ -56,6 +57,7 @@ class Line:
     moved: bool
     starts: tuple[int, ...]
     offset: int
+    begins: int = 0
 
     @property
     def done(self) -> bool:
@@ -98,6 +100,7 @@ def line_of(fields: dict[str, Any], offset: int = 0, starts: tuple[int, ...] = (
         moved=fields.get("nsw") != 0,
         starts=starts,
         offset=offset,
+        begins=hash(repr(fields["input"])) if fields.get("id") is None and "cell" in (fields.get("input") or {}) else 0,
     )
 
 
@@ -216,6 +219,8 @@ def _is_another(life: list[Line], line: Line, steps: int) -> bool:
     results = sum(one.done for one in life)
     if line.starts:
         return line.starts != life[0].starts or results > 0
+    if line.step == life[0].step == 1 and line.begins != life[0].begins:
+        return True  # USPEX tries the first step again with the very same input
     if line.composition != life[0].composition or (steps and results >= steps):
         return True
     last = life[-1]

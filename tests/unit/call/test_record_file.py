@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,9 +47,11 @@ def test_a_half_line_costs_only_itself(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_record_that_cannot_be_written_says_so(tmp_path):
-    (tmp_path / "record.jsonl").symlink_to("/dev/full")
     with pytest.raises(OutputError, match="cannot be written"):
-        record_file.append(tmp_path / "record.jsonl", {"k": 1})
+        record_file.append(Path("/dev/full"), {"k": 1})
+    (tmp_path / "bridge.record").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match="link out of its folder"):
+        record_file.append(tmp_path / "bridge.record", {"k": 1})
 
 
 def test_key_depends_on_structure_and_task_but_not_on_noise():
@@ -212,14 +215,14 @@ def test_structures_that_end_alike_are_told_apart_by_their_steps(search):
 
 
 def test_failed_tries_belong_to_the_structure_that_they_began(search):
-    other = {"input": {"symbols": ["Ca", "Ni"], "cell": "another"}}
+    other = {"input": {"symbols": ["Ca", "Ni"], "cell": np.eye(3).tolist(), "scaled": np.zeros((2, 3)).tolist()}}
     refused = {"status": "rejected", "code": "overlap", "reason": "too close"}
     bare = {k: v for k, v in entry("CalcFold1", 1, 0).items() if "enthalpy" not in k} | refused
     for line in (bare | other, bare, entry("CalcFold1", 1, -7.0), entry("CalcFold1", 2, -8.0)):
         record_file.append(search / "bridge.record", line)
     with (search / "results1" / "Individuals").open("a") as stream:
         stream.write("  2  140   Random    [  1  0  1 ]    -8.000   20.000   3.041    -3.1 [ 5  4  3]  63\n")
-    assert [e["status"] for e in lookup.find(search, "140")] == ["rejected", "rejected", "converged", "converged"]
+    assert [e["status"] for e in lookup.find(search, "140")] == ["rejected", "converged", "converged"]
     steps = "-5.000 -6.000\n-4.000 -4.500\n-5.500 -6.123\n-7.000 -8.000\n"
     (search / "results1" / "enthalpies_complete.dat").write_text(steps)
     assert [e["status"] for e in lookup.find(search, "140")] == ["rejected", "converged", "converged"]

@@ -16,7 +16,7 @@ from uspex_bridge.base.errors import ConfigError, OutputError
 from uspex_bridge.base.templates import TEMPLATES
 from uspex_bridge.call.config import read_config
 from uspex_bridge.cli.init import command as init
-from uspex_bridge.uspex import new_search
+from uspex_bridge.uspex import new_others, new_search
 from uspex_bridge.uspex.inputs import InputTxt, InputUspex
 from uspex_bridge.vasp.incar import intent_from_incar
 from uspex_bridge.vasp.structure import read_potcar_symbols
@@ -267,12 +267,15 @@ def test_every_template_is_used(tmp_path, monkeypatch):
         return real(name, values)
 
     monkeypatch.setattr(new_search, "render", recording)
+    monkeypatch.setattr(new_others, "render", recording)
     for line, scheduler, counts, parallel in itertools.product(
         ("matlab", "python"), ("local", "slurm", "pbs"), (None, (1, 1, 2)), (1, 4)
     ):
         for item in new_search.files(search(line, scheduler=scheduler, counts=counts, parallel=parallel)):
             assert "@{" not in item.text
             assert item.text.endswith("\n")
+    for line in ("uspex26", "cryspy"):
+        new_search.files(search(line, counts=(1, 1, 2)))
     others = {"protocols", "training", "labels", "report", "cycle"}  # not of init
     paths = (path for path in TEMPLATES.rglob("*") if path.is_file() and "__" not in str(path))
     assert used == {str(path.relative_to(TEMPLATES)) for path in paths if path.parent.name not in others}
