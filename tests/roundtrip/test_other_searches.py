@@ -1,4 +1,4 @@
-"""Other structure searches that start VASP, by the rules that they read its files with (written anew from their code)."""
+"""What XtalOpt, AIRSS, CALYPSO, and MAGUS read of a run: their rules as their public sources and pages give them."""
 
 from __future__ import annotations
 

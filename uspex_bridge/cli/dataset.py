@@ -88,7 +88,7 @@ def fetch(source: Path | None) -> None:
     They are 2222 structures of 89 elements to 1077 GPa for training and testing, and 1000 more for training only: PBE,
     by the MatterSim project, under the MIT licence. They go to $USPEX_BRIDGE_SETS, else to the user's data folder.
 
-    Example: uspex-bridge dataset fetch
+    Example: uspex-bridge dataset fetch --from mattersim-1.2.3.tar.gz
     """
     from uspex_bridge.learn.data import public_sets
 

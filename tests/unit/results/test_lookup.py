@@ -232,7 +232,7 @@ def test_phases_relaxed_here_keep_their_symmetry(tmp_path):
     from uspex_bridge.call.many import RelaxTask
     from uspex_bridge.call.model_names import with_model
 
-    for name, atoms in {"fcc": bulk("Ca", "fcc", 5.5), "bcc": bulk("Ca", "bcc", 4.4)}.items():
+    for name, atoms in {"fcc": bulk("Cu", "fcc", 3.6), "bcc": bulk("Cu", "bcc", 2.9)}.items():
         ase.io.write(tmp_path / f"{name}.vasp", atoms)
     phases = {name: read_structures(tmp_path / f"{name}.vasp")[0] for name in ("fcc", "bcc")}
     task = RelaxTask(config=with_model(Config(), "toy"), out=tmp_path / "out", resume=True)

@@ -573,7 +573,6 @@ def test_folder_that_cannot_be_written(tmp_path):
         (["--composition", "SiO2", "--elements", "Si,Ge"], "different elements"),
         (["--elements", "Ca,Ni", "--atoms", "9-2"], "smaller number comes first"),
         (["--elements", "Ca,Ni", "--atoms", "many"], "not a range"),
-        (["--elements", "Ca,Ni", "--pressure", "nan"], "not a number"),
         (["--elements", "Ca,Ni", "--protocol", "papper"], "did you mean 'paper'"),
         (["--elements", "Ca,Ni", "--command", "a 'b"], "quotes"),
     ],
@@ -581,6 +580,14 @@ def test_folder_that_cannot_be_written(tmp_path):
 def test_wrong_options(tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
         run(["matlab", tmp_path, *options])
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("word", ["nan", "inf"])
+def test_pressure_is_a_finite_number(tmp_path, word):
+    result = run(["matlab", tmp_path, "--composition", "Si8", "--pressure", word])
+    assert result.exit_code == 2
+    assert "not a finite number" in result.output
     assert not any(tmp_path.iterdir())
 
 
