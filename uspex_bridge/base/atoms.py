@@ -32,7 +32,7 @@ def right_handed(atoms: Atoms) -> Atoms:
 
     if np.linalg.det(atoms.cell.array) >= 0:
         return atoms
-    turned = atoms.copy()
+    turned: Atoms = atoms.copy()
     turned.set_cell(atoms.cell.array[[1, 0, 2]])
     turned.set_pbc(atoms.pbc[[1, 0, 2]])
     if atoms.calc is not None and getattr(atoms.calc, "results", None):

@@ -299,7 +299,7 @@ def describe(model: dict[str, Any]) -> str:
     facts = ([f"{model['size_mb']:g} MB"] if model["size_mb"] else []) + (
         [model["licence"]] if model["licence"] else []
     )
-    return model["model"] + (f" ({', '.join(facts)})" if facts else "")
+    return str(model["model"]) + (f" ({', '.join(facts)})" if facts else "")
 
 
 def _settings(near: Path, explicit: Path | None) -> Iterator[Item]:

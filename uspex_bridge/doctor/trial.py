@@ -87,7 +87,7 @@ def _write_inputs(folder: Path, atoms: list[str], pressure: float) -> None:
     """Write what USPEX's MATLAB line writes: no element line in POSCAR, PSTRESS at the end of INCAR."""
     from ase.data import atomic_numbers, covalent_radii
 
-    from uspex_bridge.uspex.new_search import render
+    from uspex_bridge.base.templates import render
 
     # With 1.7 times the volume of the covalent spheres, neighbours in fcc are 8 % further apart than bonded ones.
     spheres = [4.19 * float(covalent_radii[atomic_numbers[symbol]]) ** 3 for symbol in atoms]

@@ -168,4 +168,5 @@ class Evaluator(Calculator):
         """
         self.results = {}
         super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None
         self.results = self.function(self.atoms)

@@ -67,17 +67,18 @@ class Monitor(Calculator):
             if why == "signal":
                 raise Interrupted("stopped by a signal before the relaxation reached its targets; nothing was written")
             raise Halt(why)
+        assert self.atoms is not None
         check_geometry(self.atoms, self.guards, self.start_volume)
-        energy, forces, stress = self._evaluate()
+        energy, forces, stress = self._evaluate(self.atoms)
         if not (np.isfinite(energy) and np.isfinite(forces).all() and np.isfinite(stress).all()):
-            energy, forces, stress = self._evaluate()  # a device may fail once; what stays is the model's
+            energy, forces, stress = self._evaluate(self.atoms)  # a device may fail once; what stays is the model's
         check_values(self.atoms, energy, forces, stress, self.guards, self.model.energy_zero)
         self.results = {"energy": energy, "free_energy": energy, "forces": forces, "stress": stress}
 
-    def _evaluate(self) -> tuple[float, np.ndarray, np.ndarray]:
+    def _evaluate(self, atoms: Atoms) -> tuple[float, np.ndarray, np.ndarray]:
         self.evaluations += 1
         calculator = self.model.calculator
-        bare = Atoms(self.atoms.numbers, positions=self.atoms.positions, cell=self.atoms.cell, pbc=True)
+        bare = Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
         try:
             calculator.calculate(bare, ["energy", "forces", "stress"], all_changes)
             results = calculator.results

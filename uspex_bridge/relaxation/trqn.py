@@ -191,7 +191,7 @@ def step_length(target: Atoms | FrechetCellFilter, step: Array) -> float:
     atoms = float(np.sqrt((step[:n].reshape(-1, 3) ** 2).sum(axis=1).max(initial=0.0)))
     if cell is None:
         return atoms
-    return max(atoms, _BOND * float(np.abs(step[n:]).max()) / cell.exp_cell_factor)
+    return max(atoms, _BOND * float(np.abs(step[n:]).max()) / float(cell.exp_cell_factor))
 
 
 def directions(target: Atoms | FrechetCellFilter) -> Array:
@@ -226,7 +226,7 @@ def directions(target: Atoms | FrechetCellFilter) -> Array:
 
 def _strains(cell: FrechetCellFilter) -> Array:
     """Return the symmetric strains (9, M) that a filter lets the cell make."""
-    identity = np.eye(3).ravel()[:, None] / np.sqrt(3.0)
+    identity: Array = np.eye(3).ravel()[:, None] / np.sqrt(3.0)
     if cell.hydrostatic_strain:
         return identity
     pairs = [(a, b) for a in range(3) for b in range(a, 3)]

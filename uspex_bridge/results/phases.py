@@ -132,7 +132,8 @@ class _BySurroundings:
         limit = self.tolerances.distance
         ties = (gaps <= TIE + 1e-9) & (self.tolerances.energy is not None)
         least = other.at_least(np.array([leader.means for leader in leaders]))
-        for k in np.argsort(least).tolist():
+        order: list[int] = np.argsort(least).tolist()
+        for k in order:
             if least[k] > limit:
                 break
             if same_phase(leaders[k], other, limit, tie=bool(ties[k])):

@@ -262,8 +262,8 @@ def _from_ase(path: Path) -> Iterator[_Item]:
         atoms.set_constraint()  # what was fixed when an energy was computed does not matter to it
         structure = from_ase(atoms, f"{path}, structure {number}")
         info = atoms.info
-        results = atoms.calc.results if atoms.calc is not None else {}
-        energy = results.get("energy", info.get("energy", NAN))
+        results: dict[str, Any] = atoms.calc.results if atoms.calc is not None else {}
+        energy: Any = results.get("energy", info.get("energy", NAN))
         pressure = next((info[k] for k in ("pressure_gpa", "pressure_GPa", "pressure") if k in info), None)
         name = next((info[k] for k in ("name", "material_id", "id") if k in info), f"{path.stem}-{number}")
         yield _Item(

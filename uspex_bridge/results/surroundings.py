@@ -136,7 +136,7 @@ def _rows(structure: Structure, kinds: NDArray[np.intp], wanted: list[int]) -> N
         if all(block is not None and block.max() <= radius**2 for block in nearest):
             break
         radius *= 1.3
-    return (np.sqrt(np.hstack([block for block in nearest if block is not None])) / spacing).astype(np.float32)
+    return np.asarray(np.sqrt(np.hstack([block for block in nearest if block is not None])) / spacing, np.float32)
 
 
 def _smallest(square: Array, count: int) -> Array | None:

@@ -112,6 +112,7 @@ class DaskPool(WorkerPool):
     def __init__(self, client: Client, parse: Parse, log: logging.Logger) -> None:
         super().__init__(log)
         self._client, self._parse = client, parse
+        self._scheduler: Any = client.scheduler
         self._tasks_of: dict[Job, Any] = {}
         self._workers: dict[str, dict[str, Any]] = {}
         self._topic = f"uspex-bridge-{client.id}"
@@ -162,7 +163,7 @@ class DaskPool(WorkerPool):
         """Keep up with who the Dask workers are; return when the scheduler is gone."""
         while True:
             try:
-                found = await asyncio.wait_for(self._client.scheduler.identity(n_workers=-1), _CONNECT)
+                found = await asyncio.wait_for(self._scheduler.identity(n_workers=-1), _CONNECT)
             except (OSError, TimeoutError, AttributeError):  # the last is Dask's once its client has closed
                 self.log.error("the Dask scheduler is gone")
                 return
@@ -194,7 +195,7 @@ class DaskPool(WorkerPool):
             }
             for address, about in self._workers.items()
         ]
-        return found | {"workers": workers, "batchers": [], "dask": self._client.scheduler.address}
+        return found | {"workers": workers, "batchers": [], "dask": self._scheduler.address}
 
     def _heard(self, event: tuple[float, dict[str, Any]]) -> None:
         message = event[1]

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.files import read_text
 from uspex_bridge.uspex.findings import Finding, Severity, relative
-from uspex_bridge.uspex.inputs import InputTxt, read_text
+from uspex_bridge.uspex.inputs import InputTxt
 from uspex_bridge.uspex.setup import Setup
 from uspex_bridge.vasp.structure import ELEMENTS, parse_poscars
 

@@ -50,7 +50,7 @@ def table(values: NDArray[Any], column: str) -> str:
     That blank keeps numbers apart that outgrow their width.
     """
     count, width = values.shape
-    return ((column * width + "\n") * count) % tuple(values.ravel().tolist())
+    return str(((column * width + "\n") * count) % tuple(values.ravel().tolist()))
 
 
 def join(numbers: Iterable[float], column: str) -> str:

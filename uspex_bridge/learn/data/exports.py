@@ -129,4 +129,4 @@ def _virial(atoms: Atoms) -> NDArray[np.float64]:
     if stress is None:
         name = atoms.info.get("id", atoms.get_chemical_formula())
         raise InputError(f"{name}: no stress; DeePMD would train without virials and not say so")
-    return -voigt_6_to_full_3x3_stress(stress) * atoms.get_volume()
+    return np.asarray(-voigt_6_to_full_3x3_stress(stress) * atoms.get_volume())

@@ -82,7 +82,7 @@ def _load_training_state(checkpoint: Path) -> None:
     plain = Potential.from_checkpoint.__func__
     best = torch.load(checkpoint.parent / "best_model.pth", map_location="cpu", weights_only=False)
 
-    def from_checkpoint(cls: Any, load_path: str | None = None, **options: Any) -> Any:
+    def from_checkpoint(cls: Any, /, load_path: str | None = None, **options: Any) -> Any:
         potential = plain(cls, str(checkpoint), **options | {"load_training_state": True})
         potential.best_metric = best["validation_metrics"]["loss"]
         potential.best_metric_epoch = best["last_epoch"]
