@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -70,6 +70,7 @@ class Case:
         repeats: whether the same input gives the same bits. PyTorch's just-in-time compiler rewrites some models
             after their first calls: then it does not.
         batches: whether it evaluates structures together.
+        breaks: what does not hold exactly of it: ``rotation`` of networks that learn it, ``extensivity``.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Case:
     magmoms: bool = False
     repeats: bool = True
     batches: bool = True
+    breaks: tuple[Literal["rotation", "extensivity"], ...] = ()
 
 
 def crystal_of(elements: tuple[str, str, str]) -> Atoms:
@@ -223,7 +225,8 @@ class Conformance:
     def test_energy_is_extensive(self, evaluate: Evaluate, crystal: Atoms, reference: Results, case: Case) -> None:
         """A doubled cell has twice the energy, the same forces and the same stress."""
         double = evaluate(crystal * (1, 2, 1))
-        _close(double["energy"] / 2, reference["energy"], case.tolerance.energy * len(crystal))
+        if "extensivity" not in case.breaks:
+            _close(double["energy"] / 2, reference["energy"], case.tolerance.energy * len(crystal))
         _close(double["forces"], np.tile(reference["forces"], (2, 1)), case.tolerance.force)
         _close(double["stress"], reference["stress"], case.tolerance.stress)
 
@@ -251,6 +254,8 @@ class Conformance:
 
     def test_rotation(self, evaluate: Evaluate, crystal: Atoms, reference: Results, case: Case) -> None:
         """Forces and stress turn with the crystal."""
+        if "rotation" in case.breaks:
+            pytest.skip("it learns rotations")
         turn = Rotation.from_euler("xyz", (0.4, -1.1, 2.0)).as_matrix()
         turned = crystal.copy()
         turned.set_cell(crystal.cell.array @ turn.T)
@@ -277,8 +282,9 @@ class Conformance:
         assert np.isfinite(found["energy"])
         assert found["forces"].shape == (1, 3)
         _close(found["forces"], 0.0, case.tolerance.force)
-        _close(found["stress"][3:], 0.0, case.tolerance.stress)
-        _close(found["stress"][:3], found["stress"][0], case.tolerance.stress)
+        if "rotation" not in case.breaks:
+            _close(found["stress"][3:], 0.0, case.tolerance.stress)
+            _close(found["stress"][:3], found["stress"][0], case.tolerance.stress)
 
     def test_atoms_without_neighbours(self, alone: list[Results], case: Case) -> None:
         """An inflated cell is a structure like another; the guards say whether it is wanted."""
@@ -306,10 +312,9 @@ class Conformance:
 
     def test_identity(self, backend: backends.Backend, case: Case) -> None:
         """The record can tell which weights, which package and which device an energy came from."""
-        card = backends.card_of(case.name, case.settings)
         identity = backend.identity
         assert identity["kind"] == case.settings.kind
-        assert identity["package"].endswith(f" {package_version(card)}")
+        assert identity["package"].endswith(f" {backends.available(case.name, case.settings).version}")
         assert identity["device"] in ("cpu", *(f"cuda:{k}" for k in range(16)))
         found = backends.find_weights(case.name, case.settings)
         if found.path is None:
@@ -325,10 +330,14 @@ class Conformance:
         with backends.load(case.name, replace(case.settings, isolate=True)) as remote:
             assert remote.elements == backend.elements
             assert remote.energy_zero == backend.energy_zero
-            assert remote.identity == {**backend.identity, "worker": "isolated"}
+            assert remote.identity == {**backend.identity, "worker": case.settings.python or "isolated"}
+            assert (remote.batch is None) == (backend.batch is None)
             remote.calculator.calculate(crystal)
             found = remote.calculator.results
+            together = remote.evaluate_many([crystal, crystal * (2, 1, 1)])
         _same_bits(found, reference, case)
+        same_answers(together[0], reference, case, len(crystal))
+        assert len(together) == 2
         assert all(np.asarray(value).dtype == np.float64 for value in found.values())
 
     # ------------------------------------------------------------------------------------------------------- batches

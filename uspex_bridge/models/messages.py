@@ -6,14 +6,21 @@ Shared by the pipe to one worker (:mod:`uspex_bridge.models.worker`) and by the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from uspex_bridge.base import errors
 
 #: Version of the messages; both sides must have the same.
-PROTOCOL = 1
+PROTOCOL = 2
 #: What may cross as it is; another error arrives as a CalculationError.
-_KNOWN = (errors.InputError, errors.ConfigError, errors.ModelError, errors.CalculationError)
+_KNOWN = (
+    errors.InputError,
+    errors.ConfigError,
+    errors.ModelError,
+    errors.CalculationError,
+    errors.OutOfMemoryError,
+)
 
 
 def question(atoms: Any) -> dict[str, Any]:
@@ -37,6 +44,27 @@ def atoms_of(request: dict[str, Any]) -> Any:
 def answer(results: dict[str, Any]) -> dict[str, Any]:
     """Return the answer with a calculator's results."""
     return {name: getattr(value, "tolist", lambda v=value: v)() for name, value in results.items()}
+
+
+def question_of_many(structures: Sequence[Any]) -> dict[str, Any]:
+    """Return the request to evaluate structures together."""
+    return {"do": "evaluate many", "structures": [question(atoms) for atoms in structures]}
+
+
+def answer_to_many(found: Sequence[dict[str, Any] | Exception]) -> dict[str, Any]:
+    """Return the answer with the results of each structure, or the error that it alone caused."""
+    return {"answers": [failure(one) if isinstance(one, Exception) else answer(one) for one in found]}
+
+
+def results_of_many(received: dict[str, Any]) -> list[dict[str, Any] | errors.CalculationError]:
+    """Return the results of each structure, or the error that it alone caused."""
+    found: list[dict[str, Any] | errors.CalculationError] = []
+    for one in received["answers"]:
+        try:
+            found.append(results_of(checked(one)))
+        except errors.CalculationError as error:
+            found.append(error)
+    return found
 
 
 def failure(error: Exception) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,7 @@ class ProcessModel:
 
     Attributes:
         identity, elements, energy_zero: as in :class:`uspex_bridge.models.backends.Backend`.
+        cutoffs: the model's ``cutoff`` and ``angle_cutoff`` where it evaluates structures together, else None.
     """
 
     def __init__(self, name: str, settings: CalculatorSettings) -> None:
@@ -189,6 +191,28 @@ class ProcessModel:
         assert self._worker is not None
         return messages.results_of(self._worker.request(messages.question(atoms), self._settings.timeout))
 
+    def evaluate_many(self, structures: Sequence[Any]) -> list[dict[str, Any] | errors.CalculationError]:
+        """Evaluate structures together, as :meth:`uspex_bridge.models.backends.Backend.evaluate_many` does.
+
+        A batch that the worker dies of, or takes too long for, is taken apart.
+
+        Raises:
+            OutOfMemoryError: they do not fit the memory together.
+            ModelError: the worker cannot be started again.
+        """
+        try:
+            if self._worker is None or not self._worker.alive:
+                self._start()
+            assert self._worker is not None
+            limit = self._settings.timeout * len(structures)
+            return messages.results_of_many(self._worker.request(messages.question_of_many(structures), limit))
+        except errors.OutOfMemoryError:
+            raise
+        except errors.CalculationError as error:
+            if len(structures) == 1:
+                return [error]
+        return [self.evaluate_many([atoms])[0] for atoms in structures]
+
     def close(self) -> None:
         """End the worker."""
         if self._worker is not None:
@@ -210,6 +234,7 @@ class ProcessModel:
         self.identity: dict[str, Any] = {**answer["identity"], "worker": self._settings.python or "isolated"}
         self.elements = None if answer["elements"] is None else frozenset(answer["elements"])
         self.energy_zero: str = answer["energy_zero"]
+        self.cutoffs: dict[str, float] | None = answer["batch"]
 
 
 def message(action: str, name: str, settings: CalculatorSettings) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class Session:
             "status": self._status,
             "load": self._load,
             "evaluate": self._evaluate,
+            "evaluate many": self._evaluate_many,
         }
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +74,9 @@ class Session:
         from uspex_bridge.models.backends import load
 
         self.backend = load(request["name"], _settings(request))
+        batch = self.backend.batch
         return {
+            "batch": None if batch is None else {"cutoff": batch.cutoff, "angle_cutoff": batch.angle_cutoff},
             "identity": self.backend.identity,
             "elements": sorted(self.backend.elements) if self.backend.elements is not None else None,
             "energy_zero": self.backend.energy_zero,
@@ -83,6 +86,10 @@ class Session:
         calculator = self.backend.calculator
         calculator.calculate(messages.atoms_of(request))
         return messages.answer(calculator.results)
+
+    def _evaluate_many(self, request: dict[str, Any]) -> dict[str, Any]:
+        structures = [messages.atoms_of(one) for one in request["structures"]]
+        return messages.answer_to_many(self.backend.evaluate_many(structures))
 
 
 def _settings(request: dict[str, Any]) -> Any:
