@@ -38,7 +38,14 @@ def _known(
 
 
 def _dpa4(size: str, sha256: str) -> KnownModel:
-    return _known(f"DPA4-{size}-OMat24-v20260805", sha256, repository="DPA4-OMat24", note="OMat24 energies")
+    return _known(
+        f"DPA4-{size}-OMat24-v20260805",
+        sha256,
+        repository="DPA4-OMat24",
+        note="OMat24 energies",
+        data="OMat24",
+        functional="pbe",
+    )
 
 
 #: Names, URLs and checksums as in deepmd-kit 3.2.0 (``deepmd.pretrained.registry``).
@@ -83,8 +90,10 @@ CARD = Card(
     search=("~/.cache/deepmd/pretrained/models",),
     dtypes=(),
     head="branch",
+    elements="as in the weights",
     licence="LGPL-3.0-or-later",
     citation="doi:10.1063/5.0155600 (DeePMD-kit), arXiv:2506.01686 (DPA-3), doi:10.1021/acs.jctc.5c00340 (version 3)",
+    verified="made",
 )
 
 

@@ -19,7 +19,8 @@ def _known(name: str, url: str, **facts: Any) -> KnownModel:
     """Describe one of mace-torch's foundation models, with the name that its own cache gives the file."""
     file = file_of_url(url)
     cached = "".join(c for c in file if c.isalnum() or c == "_")
-    return KnownModel(name, url=url, files=(file, cached), **{"licence": "MIT", **facts})
+    mp = {"licence": "MIT", "data": "MPtrj", "functional": "pbe"}
+    return KnownModel(name, url=url, files=(file, cached), **{**mp, **facts})
 
 
 #: Names and URLs as in mace-torch 0.3.16 (``mace.calculators.foundations_models``), licences as in its README.
@@ -30,7 +31,12 @@ CARD = Card(
     module="mace",
     install="pip install --no-deps mace-torch==0.3.16 (with e3nn==0.5.1 beside MatterSim: docs/install.md)",
     models=(
-        _known("medium-mpa-0", f"{_MP}/mace_mpa_0/mace-mpa-0-medium.model", note="stable at high pressure"),
+        _known(
+            "medium-mpa-0",
+            f"{_MP}/mace_mpa_0/mace-mpa-0-medium.model",
+            note="stable at high pressure",
+            data="MPtrj, sAlex",
+        ),
         _known("medium-0b3", f"{_MP}/mace_mp_0b3/mace-mp-0b3-medium.model", note="stable at high pressure"),
         _known("small-0b2", f"{_MP}/mace_mp_0b2/mace-small-density-agnesi-stress.model"),
         _known("medium-0b2", f"{_MP}/mace_mp_0b2/mace-medium-density-agnesi-stress.model"),
@@ -40,33 +46,63 @@ CARD = Card(
         _known("small", f"{_MP}/mace_mp_0/2023-12-10-mace-128-L0_energy_epoch-249.model", size_mb=32.6),
         _known("medium", f"{_MP}/mace_mp_0/2023-12-03-mace-128-L1_epoch-199.model"),
         _known("large", f"{_MP}/mace_mp_0/MACE_MPtrj_2022.9.model"),
-        _known("small-omat-0", f"{_MP}/mace_omat_0/mace-omat-0-small.model", licence="ASL", energy_zero="model"),
-        _known("medium-omat-0", f"{_MP}/mace_omat_0/mace-omat-0-medium.model", licence="ASL", energy_zero="model"),
+        _known(
+            "small-omat-0",
+            f"{_MP}/mace_omat_0/mace-omat-0-small.model",
+            licence="ASL",
+            energy_zero="model",
+            data="OMat24",
+        ),
+        _known(
+            "medium-omat-0",
+            f"{_MP}/mace_omat_0/mace-omat-0-medium.model",
+            licence="ASL",
+            energy_zero="model",
+            data="OMat24",
+        ),
         _known(
             "mace-matpes-pbe-0",
             f"{_FOUNDATIONS}/mace_matpes_0/MACE-matpes-pbe-omat-ft.model",
             licence="ASL",
             energy_zero="model",
+            data="OMat24, MatPES",
         ),
         _known(
             "mace-matpes-r2scan-0",
             f"{_FOUNDATIONS}/mace_matpes_0/MACE-matpes-r2scan-omat-ft.model",
             licence="ASL",
             energy_zero="model",
+            data="OMat24, MatPES",
+            functional="r2scan",
         ),
         _known(
-            "mh-0", f"{_FOUNDATIONS}/mace_mh_1/mace-mh-0.model", licence="ASL", energy_zero="model", note="needs a head"
+            "mh-0",
+            f"{_FOUNDATIONS}/mace_mh_1/mace-mh-0.model",
+            licence="ASL",
+            energy_zero="model",
+            note="needs a head",
+            data="several, by head",
+            functional="",
         ),
         _known(
-            "mh-1", f"{_FOUNDATIONS}/mace_mh_1/mace-mh-1.model", licence="ASL", energy_zero="model", note="needs a head"
+            "mh-1",
+            f"{_FOUNDATIONS}/mace_mh_1/mace-mh-1.model",
+            licence="ASL",
+            energy_zero="model",
+            note="needs a head",
+            data="several, by head",
+            functional="",
         ),
     ),
     search=("{cache}/mace", "{package}/calculators/foundations_models"),
     dtypes=("float64", "float32"),
     head="head",
     energy_zero="mp-pbe",
+    elements="89",
+    kernels="enable_cueq, enable_oeq, compile_mode",
     licence="MIT",
     citation="arXiv:2206.07697 (method), arXiv:2401.00096 (foundation models)",
+    verified="made",
 )
 
 

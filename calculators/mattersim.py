@@ -16,7 +16,15 @@ _URL = "https://raw.githubusercontent.com/microsoft/mattersim/main/pretrained_mo
 
 def _known(size: str, **facts: Any) -> KnownModel:
     name = f"mattersim-v1.0.0-{size}"
-    return KnownModel(name, url=f"{_URL}/{name}.pth", licence="MIT", aliases=(f"{name}.pth", size), **facts)
+    return KnownModel(
+        name,
+        url=f"{_URL}/{name}.pth",
+        licence="MIT",
+        aliases=(f"{name}.pth", size),
+        data="MatterSim's own, 0-5000 K, 0-1000 GPa",
+        functional="pbe",
+        **facts,
+    )
 
 
 #: Names and URL as in mattersim 1.2.3 (``mattersim.utils.download_utils``).
@@ -32,8 +40,11 @@ CARD = Card(
     ),
     search=("~/.local/mattersim/pretrained_models",),
     energy_zero="mp-pbe",
+    elements="89",
+    pressure="0-1000 GPa (training data)",
     licence="MIT",
     citation="arXiv:2405.04967",
+    verified="made",
 )
 
 

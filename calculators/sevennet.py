@@ -16,7 +16,12 @@ _URL = "https://github.com/MDIL-SNU/SevenNet/releases/download"
 
 def _in_wheel(name: str, file: str, size_mb: float, **facts: Any) -> KnownModel:
     return KnownModel(
-        name, size_mb=size_mb, licence="MIT", in_wheel=True, files=(f"pretrained_potentials/{file}",), **facts
+        name,
+        size_mb=size_mb,
+        licence="MIT",
+        in_wheel=True,
+        files=(f"pretrained_potentials/{file}",),
+        **{"data": "MPtrj", **facts},
     )
 
 
@@ -48,19 +53,23 @@ CARD = Card(
             "SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth",
             10.3,
             aliases=("sevennet-0", "7net-0_11jul2024"),
+            functional="pbe",
         ),
-        _in_wheel("7net-0_22may2024", "SevenNet_0__22May2024/checkpoint_sevennet_0.pth", 10.3),
-        _in_wheel("7net-l3i5", "SevenNet_l3i5/checkpoint_l3i5.pth", 14.3, aliases=("sevennet-l3i5",)),
+        _in_wheel("7net-0_22may2024", "SevenNet_0__22May2024/checkpoint_sevennet_0.pth", 10.3, functional="pbe"),
+        _in_wheel("7net-l3i5", "SevenNet_l3i5/checkpoint_l3i5.pth", 14.3, aliases=("sevennet-l3i5",), functional="pbe"),
         _in_wheel(
             "7net-mf-0",
             "SevenNet_MF_0/checkpoint_sevennet_mf_0.pth",
             10.3,
             aliases=("sevennet-mf-0",),
             note="head is PBE or R2SCAN",
+            data="MPtrj, MP r2SCAN",
             energy_zero="model",
         ),
-        _released("7net-mf-ompa", "v0.11.0.cp", note="head is mpa or omat24"),
-        _released("7net-omat", "v0.11.0.cp"),
+        _released(
+            "7net-mf-ompa", "v0.11.0.cp", note="head is mpa or omat24", data="OMat24, MPtrj, sAlex", functional="pbe"
+        ),
+        _released("7net-omat", "v0.11.0.cp", data="OMat24", functional="pbe"),
         _released("7net-omni", "v0.12.0.cp", note="head is mpa (PBE), matpes_r2scan, ..."),
         _released("7net-omni-i8", "v0.12.1.cp", note="as 7net-omni, larger"),
         _released("7net-omni-i12", "v0.12.1.cp", note="as 7net-omni, largest"),
@@ -68,6 +77,8 @@ CARD = Card(
     search=("{package}/pretrained_potentials", "{cache}/sevennet"),
     head="modal",
     energy_zero="mp-pbe",
+    elements="89",
+    kernels="enable_cueq, enable_flash, enable_oeq",
     licence="MIT",
     citation="doi:10.1021/acs.jctc.4c00190; mf: doi:10.1021/jacs.4c14455; omni: doi:10.1038/s41467-026-70195-8",
 )

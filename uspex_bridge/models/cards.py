@@ -17,6 +17,9 @@ from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.schema import nearest
 
 EnergyZero = Literal["mp-pbe", "model"]
+#: What a kind's code was run on where it was tested: weights as published, weights that a script makes with the
+#: package itself, or nothing.
+Verified = Literal["published", "made", "not run"]
 
 
 def file_of_url(url: str) -> str:
@@ -36,7 +39,14 @@ class KnownModel:
         files: names under which they lie in a folder of weights, relative to it; the first is what a download is
             saved as (by default the end of the URL). Of ``in_wheel`` weights, the path inside the package.
         in_wheel: they come with the Python package and need no URL.
+        hub: repository on Hugging Face (``OWNER/NAME``) in whose cache they may lie, and from where they are fetched
+            if there is no URL.
+        get: command of their package that fetches them, where the bridge cannot.
+        beside: further files of these weights, in the same folder as the first; they are kept in a folder of their own.
         energy_zero: as in :class:`Card`, where these weights differ from the others.
+        data: what they were trained on.
+        functional: of that data, as simple-dftd3 calls it; empty where it is not stated.
+        dispersion: the data holds a dispersion correction already.
     """
 
     name: str
@@ -50,11 +60,25 @@ class KnownModel:
     mirrors: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     energy_zero: EnergyZero | None = None
+    data: str = ""
+    functional: str = ""
+    dispersion: bool = False
+    hub: str = ""
+    get: str = ""
+    beside: tuple[str, ...] = ()
 
     @property
     def file_names(self) -> tuple[str, ...]:
         """Names to look for in a folder of weights, never empty for weights with a URL."""
+        if self.beside:
+            return (f"{self.name}/{self.files[0]}",)
         return self.files or ((file_of_url(self.url),) if self.url else ())
+
+    def urls(self, file: str) -> tuple[str, ...]:
+        """Return where one of its files is published, the first choice first; empty where it cannot be fetched."""
+        if self.url:
+            return (self.url, *self.mirrors)
+        return (f"https://huggingface.co/{self.hub}/resolve/main/{file}",) if self.hub else ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +92,8 @@ class Card:
         install: the exact command that makes it available.
         models: the weights that go by a name, the default first.
         takes_weights: whether it needs weights at all.
+        folder_file: the file that stands for weights which are a folder; empty where they are one file.
+        pickled: its package unpickles weights, which runs code that they may hold.
         model_required: there is no default, ``model`` must be named.
         search: folders in which the package itself keeps weights: ``{cache}`` is the user's cache folder,
             ``{package}`` the installed package's own.
@@ -79,6 +105,10 @@ class Card:
             else ``model``.
         magmoms: whether it predicts magnetic moments.
         licence, citation: of the method; weights may have their own.
+        elements: those of its known models, in words; a loaded model knows its own.
+        pressure: the range its known models are known to hold in, in words.
+        kernels: the faster kernels that its package offers, as ``options`` names them.
+        verified: what its code was run on.
     """
 
     kind: str
@@ -88,6 +118,8 @@ class Card:
     install: str
     models: tuple[KnownModel, ...] = ()
     takes_weights: bool = True
+    folder_file: str = ""
+    pickled: bool = True
     model_required: bool = False
     search: tuple[str, ...] = ()
     cutoff: float | None = None
@@ -98,6 +130,10 @@ class Card:
     magmoms: bool = False
     licence: str = ""
     citation: str = ""
+    elements: str = "-"
+    pressure: str = "not known"
+    kernels: str = "-"
+    verified: Verified = "published"
 
     def known(self, name: str) -> KnownModel | None:
         """Return the weights that go by ``name`` (or one of its aliases), whatever its case, or None."""
@@ -127,6 +163,17 @@ def kinds_table(cards: Iterable[Card]) -> str:
     return _markdown((*header, "citation"), rows)
 
 
+def ranges_table(cards: Iterable[Card]) -> str:
+    """Return the Markdown table of what is known of the kinds of calculators (docs/calculators.md)."""
+    words = {"published": "published weights", "made": "weights made by a script", "not run": "nothing yet"}
+    rows = [
+        (f"`{card.kind}`", card.elements, card.pressure, card.kernels, words[card.verified])
+        for card in cards
+        if card.takes_weights
+    ]
+    return _markdown(("kind", "elements", "known range of pressure", "`options` for kernels", "run here on"), rows)
+
+
 def models_table(cards: Iterable[Card]) -> str:
     """Return the Markdown table of the weights that go by a name (docs/calculators.md)."""
     rows = [
@@ -134,6 +181,8 @@ def models_table(cards: Iterable[Card]) -> str:
             f"`{card.kind}`",
             f"`{model.name}`" + (" (default)" if index == 0 and not card.model_required else ""),
             "in the package" if model.in_wheel else "download",
+            model.data or "not stated",
+            {"r2scan": "r2SCAN"}.get(model.functional, model.functional.upper()) or "-",
             f"{model.size_mb:g} MB" if model.size_mb else "not stated",
             model.licence or "on its page",
             "yes" if model.sha256 else "no",
@@ -143,8 +192,8 @@ def models_table(cards: Iterable[Card]) -> str:
         for card in cards
         for index, model in enumerate(card.models)
     ]
-    header = ("kind", "model", "weights", "size", "licence", "checksum published", "energy scale", "note")
-    return _markdown(header, rows)
+    header = ("kind", "model", "weights", "trained on", "functional", "size", "licence", "checksum published")
+    return _markdown((*header, "energy scale", "note"), rows)
 
 
 def constructor_options(request: BuildRequest, constructor: Callable[..., Any], *own: str) -> dict[str, Any]:
@@ -176,6 +225,7 @@ class CalculatorSettings:
             empty means the table's own name.
         model: a path, a known name or a URL; None takes the first known model that is found.
         sha256: checksum the weights must have.
+        trust: weights of a URL may be unpickled, which runs code that they may hold.
         device: ``auto`` takes a GPU where there is one; ``cpu``, ``cuda`` or ``cuda:N`` must be obeyed.
         dtype: ``float32`` or ``float64``; None takes the card's default.
         head: head or branch of a multi-head model.
@@ -183,12 +233,16 @@ class CalculatorSettings:
         isolate: run as a worker process of this interpreter.
         timeout: seconds that one evaluation in a worker process may take.
         elements: the only elements it may be used for, where the weights were trained on fewer than they accept.
+        dispersion: ``d3`` or ``d3:FUNCTIONAL``: D3(BJ) is added.
+        repulsion: ``zbl``: the nuclei's repulsion at short range is added.
+        repulsion_range: fractions of the sum of two covalent radii where it is whole, and where it ends.
         options: passed on to the calculator's own constructor.
     """
 
     kind: str = ""
     model: str | None = None
     sha256: str | None = None
+    trust: bool = False
     device: str = "auto"
     dtype: Literal["float32", "float64"] | None = None
     head: str | None = None
@@ -196,7 +250,15 @@ class CalculatorSettings:
     isolate: bool = False
     timeout: float = 600.0
     elements: tuple[str, ...] = ()
+    dispersion: str | None = None
+    repulsion: Literal["zbl"] | None = None
+    repulsion_range: tuple[float, float] = (0.5, 0.7)
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        inner, outer = self.repulsion_range
+        if not 0 < inner < outer <= 1.5:
+            raise ValueError(f"repulsion_range = [{inner:g}, {outer:g}] must rise and lie between 0 and 1.5")
 
 
 @dataclass(frozen=True)
@@ -232,7 +294,8 @@ class Batch:
 
 
 def model_name(identity: Mapping[str, Any]) -> str:
-    """Return the identity of a loaded model in a few words: kind, weights, head and start of their hash."""
+    """Return the identity of a loaded model in a few words: kind, weights, head, start of their hash, what is added."""
     digest = str(identity.get("sha256") or "")[:8]
-    words = (identity.get("kind"), identity.get("model"), identity.get("head"), digest)
+    words = (*(identity.get(key) for key in ("kind", "model", "head")), digest)
+    words += tuple(f"+ {identity[key]}" for key in ("dispersion", "repulsion") if identity.get(key))
     return " ".join(str(word) for word in words if word)
