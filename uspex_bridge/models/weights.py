@@ -5,23 +5,27 @@ Nothing here touches the network except :func:`fetch`, and nothing imports a mod
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
+import http
 import http.client
 import importlib.util
 import os
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import urlsplit
 
 from uspex_bridge.base.errors import ModelError
 from uspex_bridge.base.files import checksum
 from uspex_bridge.base.schema import nearest
 from uspex_bridge.models.cards import CalculatorSettings, Card, KnownModel, file_of_url
 
+#: Called with the bytes so far and the total where it is known.
+Progress = Callable[[int, int | None], None]
 #: Environment variable with folders of weights, separated as in PATH.
 VARIABLE = "USPEX_BRIDGE_MODELS"
 #: Seconds without a byte after which a download is given up.
@@ -83,12 +87,13 @@ def fetch(
     model: str,
     sha256: str | None = None,
     folder: Path | None = None,
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Download known weights or a URL into ``folder`` (:func:`models_folder`) and return the file.
 
     The file appears under its name only when it is whole and its checksum right; one that is there already and
-    right is not downloaded again. ``progress`` is called with the bytes so far and the total where it is known.
+    right is not downloaded again, and a download that was cut off goes on where it ended. ``progress`` is called with
+    the bytes so far and the total where it is known.
 
     Raises:
         ModelError: not a known name or URL, no source answered, or the checksum is wrong.
@@ -96,22 +101,37 @@ def fetch(
     known = card.known(model)
     if known is not None and known.in_wheel:
         raise ModelError(f"{card.kind} {known.name} comes with {card.package}; nothing to fetch: {card.install}")
-    urls = (known.url, *known.mirrors) if known and known.url else ((model,) if _is_url(model) else ())
+    first = known.files[0] if known and known.files else ""
+    urls = known.urls(first) if known else ((model,) if is_url(model) else ())
     if not urls:
-        names = ", ".join(k.name for k in card.models if k.url) or "none"
+        names = ", ".join(k.name for k in card.models if k.urls("")) or "none"
         raise ModelError(f"{card.kind}: '{model}' is neither a URL nor a model that can be fetched; those are: {names}")
     file = known.file_names[0] if known else file_of_url(model)
     if not file:
         raise ModelError(f"{card.kind}: {model} does not end in the name of a file")
     target = (folder or models_folder() / card.kind) / file
     expected = sha256 or (known.sha256 if known else None)
+    for other in known.beside if known else ():
+        _fetch_one(card, model, known.urls(other) if known else (), target.with_name(other), None, progress)
+    _fetch_one(card, model, urls, target, expected, progress)
+    return target
+
+
+def _fetch_one(
+    card: Card,
+    model: str,
+    urls: tuple[str, ...],
+    target: Path,
+    expected: str | None,
+    progress: Progress | None,
+) -> None:
     if target.is_file() and (expected is None or _sha256(target) == expected.lower()):
-        return target
+        return
     problems = []
     for url in urls:
         try:
-            _download(str(url), target, expected, progress)
-            return target
+            _download(url, target, expected, progress)
+            return
         except (OSError, ValueError, http.client.HTTPException, ModelError) as error:
             problems.append(f"{url}: {getattr(error, 'reason', None) or error}")
     raise ModelError(f"{card.kind}: could not fetch '{model}' to {target}: " + "; ".join(problems))
@@ -150,7 +170,8 @@ def _known_sha256(path: Path, _mtime: int, _size: int) -> str:
     return checksum(path)
 
 
-def _is_url(model: str) -> bool:
+def is_url(model: str) -> bool:
+    """Tell whether a model is named by a URL."""
     return model.startswith(("https://", "http://", "file://"))
 
 
@@ -179,8 +200,33 @@ def _known_or_none(card: Card, known: KnownModel) -> Weights | None:
         package = package_folder(card.module)
         path = package / known.files[0] if package else None
         return Weights(known.name, path, known) if path and path.is_file() else None
-    path = _lying(card, known.file_names)
+    path = _lying(card, known.file_names) or _cached_by_hub(card, known)
     return Weights(known.name, path, known) if path else None
+
+
+def _hub_cache() -> Path:
+    """Return the folder that Hugging Face's own client keeps its downloads in."""
+    if named := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(named).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface").expanduser() / "hub"
+
+
+def _cached_by_hub(card: Card, known: KnownModel) -> Path | None:
+    """Return where Hugging Face's own client has put the weights: of its main revision, else of the newest one."""
+    if not known.hub:
+        return None
+    for place in (_hub_cache(), *_folders(card)):
+        folder = place / f"models--{known.hub.replace('/', '--')}"
+        try:
+            main = (folder / "refs" / "main").read_text().strip()
+            revisions = sorted((folder / "snapshots").iterdir(), key=lambda p: (p.name == main, p.stat().st_mtime))
+        except OSError:
+            continue
+        for revision in reversed(revisions):
+            if all((revision / name).is_file() for name in (known.files[0], *known.beside)):
+                return revision / known.files[0]
+    return None
 
 
 def _default(card: Card, settings: CalculatorSettings, name: str) -> Weights:
@@ -200,7 +246,7 @@ def _default(card: Card, settings: CalculatorSettings, name: str) -> Weights:
 
 def _own(card: Card, model: str, name: str) -> Weights:
     """Find a file that is not one of the card's own."""
-    if _is_url(model):
+    if is_url(model):
         file = file_of_url(model)
         path = _lying(card, (file,)) if file else None
         if path is None:
@@ -210,6 +256,8 @@ def _own(card: Card, model: str, name: str) -> Weights:
             )
         return Weights(model, path)
     path = Path(model).expanduser()
+    if path.is_dir() and card.folder_file and (path / card.folder_file).is_file():
+        return Weights(path.name, (path / card.folder_file).absolute())
     if path.is_dir():
         raise ModelError(f"{path}: is a folder, not a weights file")
     if path.is_file():
@@ -238,7 +286,7 @@ def _absent(card: Card, known: KnownModel, name: str) -> ModelError:
     return ModelError(
         f"{card.kind}: the weights '{known.name}' ({facts}) are not on this machine; looked for "
         f"{' or '.join(known.file_names)} in {_listed(_folders(card))}; get them with: "
-        f"{fetch_command(card, known.name)}, or set model = PATH under [calculators.{name}]"
+        f"{known.get or fetch_command(card, known.name)}, or set model = PATH under [calculators.{name}]"
     )
 
 
@@ -256,34 +304,61 @@ def _checked(weights: Weights, settings: CalculatorSettings) -> Weights:
     return weights
 
 
-def _download(url: str, target: Path, expected: str | None, progress: Callable[[int, int | None], None] | None) -> None:
-    """Fetch ``url`` to ``target`` by way of a temporary file beside it."""
+def _download(url: str, target: Path, expected: str | None, progress: Progress | None) -> None:
+    """Fetch ``url`` to ``target`` by way of a file beside it; a call after one that was cut off goes on with that."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    digest, done = hashlib.sha256(), 0
-    request = urllib.request.Request(url, headers={"User-Agent": "uspex_bridge"})
-    with (
-        urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT) as answer,
-        tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as part,
-    ):
+    part, tag = target.with_name(f".{target.name}.part"), target.with_name(f".{target.name}.etag")
+    with part.open("ab") as stream:
         try:
-            length = answer.headers.get("Content-Length")
-            total = int(length) if length else None
-            if answer.headers.get_content_type() == "text/html":
-                raise ModelError("the answer is a web page, not a file")
-            while block := answer.read(1 << 20):
-                part.write(block)
-                digest.update(block)
-                done += len(block)
-                if progress:
-                    progress(done, total)
-            if total is not None and done != total:
-                raise ModelError(f"ended after {done} of {total} bytes")
-            if expected and digest.hexdigest() != expected.lower():
-                raise ModelError(f"sha256 is {digest.hexdigest()}, not {expected}")
-            part.flush()
-            os.fsync(part.fileno())
-            os.chmod(part.name, 0o644)
-            os.replace(part.name, target)
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ModelError("another process is fetching it") from None
+        try:
+            _receive(url, stream, tag, progress)
         except BaseException:
-            os.unlink(part.name)
+            if not tag.is_file():  # nothing tells whether the rest would be of the same file
+                part.unlink()
             raise
+        if part.stat().st_size == 0:
+            raise ModelError("the file is empty")
+        digest = checksum(part)
+        if expected and digest != expected.lower():
+            part.unlink()
+            tag.unlink(missing_ok=True)
+            raise ModelError(f"sha256 is {digest}, not {expected}")
+        os.fsync(stream)
+        part.chmod(0o644)
+        part.replace(target)
+        tag.unlink(missing_ok=True)
+
+
+def _receive(url: str, stream: BinaryIO, tag: Path, progress: Progress | None) -> None:
+    """Append to a file what it lacks of ``url``; ``tag`` keeps the version of what it holds so far."""
+    done = stream.seek(0, os.SEEK_END)
+    headers = {"User-Agent": "uspex_bridge"}
+    if done and tag.is_file():
+        headers |= {"Range": f"bytes={done}-", "If-Range": tag.read_text()}
+    request = urllib.request.Request(url, headers=headers)
+    if (token := os.environ.get("HF_TOKEN")) and urlsplit(url).hostname == "huggingface.co":
+        request.add_unredirected_header("Authorization", f"Bearer {token}")  # for its own host only
+    with urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT) as answer:
+        if answer.headers.get_content_type() == "text/html":
+            raise ModelError("the answer is a web page, not a file")
+        if getattr(answer, "status", None) != http.HTTPStatus.PARTIAL_CONTENT:
+            done = 0  # another version, or a server that sends whole files only
+            stream.truncate(0)
+        version = answer.headers.get("ETag", "")
+        if version and not version.startswith("W/"):
+            tag.write_text(version)
+        else:
+            tag.unlink(missing_ok=True)
+        length = answer.headers.get("Content-Length")
+        total = done + int(length) if length else None
+        while block := answer.read(1 << 20):
+            stream.write(block)
+            done += len(block)
+            if progress:
+                progress(done, total)
+        stream.flush()
+    if total is not None and done != total:
+        raise ModelError(f"ended after {done} of {total} bytes; the next call goes on from there")
