@@ -19,7 +19,11 @@ from uspex_bridge.models.cards import Batch, BuildRequest, Card
 
 #: Kinds that come with the bridge and the modules they live in.
 BUILT_IN = {
-    kind: f"uspex_bridge.calculators.{kind}" for kind in ("mace", "mattersim", "deepmd", "sevennet", "chgnet", "toy")
+    kind: f"uspex_bridge.calculators.{kind}"
+    for kind in (
+        *("mace", "mattersim", "deepmd", "sevennet", "chgnet"),
+        *("orb", "nequip", "matgl", "fairchem", "upet", "grace", "nep", "toy"),
+    )
 }
 #: Entry-point group in which other packages offer calculators: a module with CARD and build, or a function.
 GROUP = "uspex_bridge.calculators"
