@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from uspex_bridge.base.errors import ConfigError
-from uspex_bridge.base.files import named
+from uspex_bridge.base.files import named, replacing
 from uspex_bridge.base.schema import build, read_toml
 from uspex_bridge.models.cards import CalculatorSettings
 
@@ -164,7 +166,7 @@ def find_config(folder: Path, explicit: Path | None = None) -> Path | None:
         for path in (place / FILENAME, place / "Specific" / FILENAME):
             if path.is_file():
                 return path
-    home = _user_config()
+    home = user_config()
     return home if home.is_file() else None
 
 
@@ -185,7 +187,8 @@ def _above(folder: Path) -> Iterator[Path]:
         return
 
 
-def _user_config() -> Path:
+def user_config() -> Path:
+    """Return the settings file in the user's configuration directory, whether it is there or not."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "uspex_bridge" / FILENAME
 
 
@@ -198,10 +201,39 @@ def search_root(folder: Path, config: Config) -> Path:
     if top := uspex_folder(folder):
         return top
     source = Path(config.source) if config.source else None
-    if source is None or source == _user_config().resolve():
+    if source is None or source == user_config().resolve():
         return folder
     place = source.parent.parent if source.parent.name == "Specific" else source.parent
     return place if os.access(place, os.W_OK) else folder
+
+
+def set_interpreter(path: Path, calculator: str, python: str) -> bool:
+    """Write ``python`` under ``[calculators.NAME]`` of a settings file, which is made if it is not there.
+
+    The rest of the file stays as it is, to the letter.
+
+    Returns:
+        whether it stands there now; False where the table names another interpreter, which is left.
+
+    Raises:
+        ConfigError: the file is wrong, or its table is not written as ``[calculators.NAME]``.
+        OutputError: it cannot be written.
+    """
+    known = read_config(path).calculators.get(calculator) if path.exists() else None
+    if known and known.python:
+        return Path(known.python).expanduser() == Path(python)
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    line, header = f"python = {json.dumps(python)}\n", f"[calculators.{calculator}]"
+    if known is None:
+        text = f"{text.rstrip()}\n\n{header}\n{line}".lstrip("\n")
+    else:
+        pattern = rf"^[ \t]*{re.escape(header)}.*\n?"
+        text, found = re.subn(pattern, lambda match: match[0].rstrip("\n") + "\n" + line, text, flags=re.MULTILINE)
+        if not found:
+            raise ConfigError(f"{path}: {header} is not written as a table of its own; write there: {line.strip()}")
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+    return read_config(path).calculators[calculator].python == python
 
 
 def load_config(folder: Path, explicit: Path | None = None) -> Config:

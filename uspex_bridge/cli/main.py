@@ -15,6 +15,7 @@ COMMANDS = {
     "relax": ("relax", "Relax structures by hand."),
     "init": ("init", "Write a ready USPEX folder."),
     "doctor": ("doctor", "Say whether this set-up will work."),
+    "env": ("env", "Make an environment for a kind of model."),
     "serve": ("serve", "Keep models warm for the executables."),
     "status": ("status", "Say what the service does."),
     "stop": ("stop", "End the service."),
