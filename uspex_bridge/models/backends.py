@@ -16,7 +16,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -219,12 +219,52 @@ def available(name: str, settings: CalculatorSettings) -> Status:
 
 
 def load(name: str, settings: CalculatorSettings) -> Backend:
-    """Load the calculator ``name``, in this process or in a worker.
+    """Load the calculator ``name``, in this process or in a worker, with the corrections that its settings ask for.
 
     Raises:
         ConfigError: an unknown kind, or a setting that this kind does not take.
         ModelError: package, weights, device or interpreter are missing, or the weights cannot be used.
     """
+    if not (settings.dispersion or settings.repulsion):
+        return _load_model(name, settings)
+    from uspex_bridge.models.corrections import corrected, corrections
+    from uspex_bridge.models.evaluate import Evaluator
+
+    # of what goes by a name the card knows the functional, wherever the model runs
+    known = card_of(name, settings).known(settings.model) if settings.model else None
+    if settings.model is None and settings.python is None:
+        known = find_weights(name, settings).known
+    terms = corrections(name, settings, known)
+    backend = _load_model(name, replace(settings, dispersion=None, repulsion=None))
+    many, elements = corrected(backend.many, terms), backend.elements
+    each = _strictly(many)
+    for term in terms:
+        elements = term.elements if elements is None else elements & term.elements
+    return replace(
+        backend,
+        calculator=Evaluator(lambda atoms: each([atoms])[0]),
+        identity={**backend.identity, **{key: said for term in terms for key, said in term.identity.items()}},
+        elements=elements,
+        energy_zero="model" if any(term.absolute for term in terms) else backend.energy_zero,
+        many=many,
+        batch=replace(backend.batch, evaluate=each) if backend.batch else None,
+    )
+
+
+def _strictly(many: Callable[[Sequence[Atoms]], list[Answer]]) -> Callable[[Sequence[Atoms]], list[Results]]:
+    """Return a function that raises the first error where ``many`` would answer with it."""
+
+    def evaluate(structures: Sequence[Atoms]) -> list[Results]:
+        found = many(structures)
+        for one in found:
+            if isinstance(one, CalculationError):
+                raise one
+        return [one for one in found if not isinstance(one, CalculationError)]
+
+    return evaluate
+
+
+def _load_model(name: str, settings: CalculatorSettings) -> Backend:
     if settings.python is not None or settings.isolate:
         return _load_in_worker(name, settings)
     maker = maker_of(settings.kind or name)
@@ -232,6 +272,7 @@ def load(name: str, settings: CalculatorSettings) -> Backend:
     if package_version(card) is None:
         raise ModelError(f"{card.title} is not installed; install it with: {card.install}")
     found = weights.find(card, settings, name)
+    _ask_for_trust(name, card, settings, found)
     request = _request(card, settings, found)
     if maker.own_process(request):
         return _load_in_worker(name, settings)
@@ -265,7 +306,7 @@ class RemoteModel(Protocol):
 
 
 def remote_backend(name: str, model: RemoteModel, close: Callable[[], None] = lambda: None) -> Backend:
-    """Return a model in another process, which takes one structure after the other, as a backend."""
+    """Return a model in another process as a backend that gives it one structure after the other."""
     from uspex_bridge.models.evaluate import Evaluator
 
     def answer(atoms: Atoms) -> Answer:
@@ -347,6 +388,22 @@ def _request(card: Card, settings: CalculatorSettings, found: Weights) -> BuildR
         head=settings.head,
         options=dict(settings.options),
     )
+
+
+def _ask_for_trust(name: str, card: Card, settings: CalculatorSettings, found: Weights) -> None:
+    """Refuse to unpickle weights of a URL unless the settings trust them; say that a file of the user's is a pickle.
+
+    Raises:
+        ConfigError: ``trust`` is not set.
+    """
+    if settings.trust or found.known is not None or found.path is None or not card.pickled:
+        return
+    if weights.is_url(settings.model or ""):
+        raise ConfigError(
+            f"{settings.model}: {card.title} unpickles weights, which runs any code that they hold; if you trust where "
+            f"they come from, set trust = true under [calculators.{name}]"
+        )
+    log.info("%s is unpickled, which runs any code that it holds", found.path)
 
 
 def _build(maker: Maker, request: BuildRequest) -> Any:
@@ -441,7 +498,11 @@ def _load_in_worker(name: str, settings: CalculatorSettings) -> Backend:
     from uspex_bridge.models.worker import ProcessModel
 
     model = ProcessModel(name, settings)
-    return remote_backend(name, model, model.close)
+    backend = remote_backend(name, model, model.close)
+    if model.cutoffs is None:
+        return backend
+    batch = Batch(_strictly(model.evaluate_many), **model.cutoffs)
+    return replace(backend, many=model.evaluate_many, batch=batch)
 
 
 def _available_elsewhere(name: str, settings: CalculatorSettings, card: Card) -> Status:

@@ -62,7 +62,7 @@ def test_cards_of_all_kinds():
         assert one.kind == kind
         assert one.licence
         assert one.citation
-        assert all(model.in_wheel or model.url for model in one.models)
+        assert all(model.in_wheel or model.url or model.hub or model.get for model in one.models)
         assert all(model.file_names for model in one.models)
 
 
@@ -512,6 +512,7 @@ def test_docs_agree_with_the_cards():
     built_in = [backends.cards()[kind] for kind in registry.BUILT_IN]
     assert cards.kinds_table(built_in) in text
     assert cards.models_table(built_in) in text
+    assert cards.ranges_table(built_in) in text
 
 
 def test_docs_know_every_setting():
