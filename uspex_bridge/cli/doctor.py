@@ -23,7 +23,9 @@ _MARKS = {"ok": ("ok", "green"), "note": ("--", "yellow"), "bad": ("!!", "red")}
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @CONFIG
 @click.option("--fetch", "wanted", multiple=True, metavar="KIND:MODEL", help="Download weights, and do nothing else.")
-@click.option("--models", is_flag=True, help="List all weights that go by a name, and do nothing else.")
+@click.option(
+    "--models", is_flag=True, help="List the kinds of models and all weights that go by a name, and do nothing else."
+)
 @click.option("--no-trial", is_flag=True, help="Relax nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print all that was found as JSON.")
 def command(
@@ -44,8 +46,11 @@ def command(
     from uspex_bridge.doctor import checkup
 
     if models:
-        listed = list(checkup.known_models())
-        click.echo(json.dumps(listed, indent=1, ensure_ascii=False) if as_json else _table(listed))
+        kinds, listed = checkup.families(), list(checkup.known_models())
+        if as_json:
+            click.echo(json.dumps({"kinds": kinds, "models": listed}, indent=1, ensure_ascii=False))
+        else:
+            click.echo(f"{_kinds(kinds)}\n\n{_table(listed)}")
         return
     report = checkup.examine(
         folder, config, relax=not no_trial, tell=(lambda item: None) if as_json else _Screen().tell
@@ -73,6 +78,21 @@ class _Screen:
         width = min(shutil.get_terminal_size((120, 40)).columns, 140)
         lines = textwrap.wrap(item.text, width - 4, break_long_words=False, break_on_hyphens=False)
         click.echo(f" {click.style(mark, fg=colour)} " + "\n    ".join(lines))
+
+
+def _kinds(kinds: list[dict[str, Any]]) -> str:
+    from uspex_bridge.base.tables import layout
+
+    said = {"published": "published weights", "made": "made weights", "not run": "nothing"}
+    rows = []
+    for kind in kinds:
+        where = f"here, {kind['installed']}" if kind["installed"] else "-"
+        if kind["environment"]:
+            where = "in its environment" if where == "-" else f"{where}; in its environment"
+        rows.append(
+            [kind["kind"], kind["title"], where if where != "-" else f"no: {kind['get']}", said[kind["verified"]]]
+        )
+    return layout([("kind", ""), ("method", ""), ("installed", ""), ("tested with", "")], rows)
 
 
 def _table(models: list[dict[str, Any]]) -> str:

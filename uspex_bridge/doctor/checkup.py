@@ -18,7 +18,7 @@ import uspex_bridge
 from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError
 from uspex_bridge.call.choice import choose_protocol
 from uspex_bridge.call.config import Config, find_config, load_config
-from uspex_bridge.models import backends, registry
+from uspex_bridge.models import backends, environments, registry
 from uspex_bridge.models.cards import CalculatorSettings, Card, KnownModel
 from uspex_bridge.models.weights import fetch_command, package_folder
 from uspex_bridge.uspex.checks import check_setup
@@ -242,6 +242,27 @@ def deepmd_torch() -> str | None:
     return match[1] if match else None
 
 
+def families() -> list[dict[str, Any]]:
+    """Describe every kind of model: whether its package is here or in an environment, and what its code was run on."""
+    found = []
+    for card, environment in environments.families():
+        made = environment is not None and environment.made
+        found.append(
+            {
+                "kind": card.kind,
+                "title": card.title,
+                "package": card.package,
+                "installed": registry.package_version(card),
+                "environment": str(environment.folder) if environment and made else None,
+                "get": f"uspex-bridge env create {card.kind}" if environment else card.install,
+                "verified": card.verified,
+                "licence": card.licence,
+                "citation": card.citation,
+            }
+        )
+    return found
+
+
 def known_models() -> Iterator[dict[str, Any]]:
     """Describe all weights that go by a name: where they lie, or how to get them."""
     for kind, card in backends.cards().items():
@@ -261,7 +282,7 @@ def known_models() -> Iterator[dict[str, Any]]:
 
 def _place(kind: str, card: Card, known: KnownModel) -> dict[str, Any]:
     """Return where known weights lie; ``looked_in`` is the search's own account of a failure."""
-    get = card.install if known.in_wheel else fetch_command(card, known.name)
+    get = card.install if known.in_wheel else known.get or fetch_command(card, known.name)
     try:
         found = backends.find_weights(kind, CalculatorSettings(kind=kind, model=known.name))
     except ModelError as error:
