@@ -331,7 +331,12 @@ def test_gpu_and_its_memory(tmp_path, monkeypatch):
 
 
 def test_models_and_where_they_are_looked_for(tmp_path, settings):
-    listed = json.loads(run("--models", "--json", cwd=tmp_path, USPEX_BRIDGE_MODELS=str(tmp_path / "mine")).stdout)
+    said = json.loads(run("--models", "--json", cwd=tmp_path, USPEX_BRIDGE_MODELS=str(tmp_path / "mine")).stdout)
+    listed, kinds = said["models"], {kind["kind"]: kind for kind in said["kinds"]}
+    assert kinds["chgnet"]["installed"] == "0.4.2"
+    assert kinds["chgnet"]["verified"] == "published"
+    assert kinds["orb"]["get"] == "uspex-bridge env create orb"
+    assert kinds["orb"]["verified"] == "made"
     mace = next(model for model in listed if model["kind"] == "mace")
     assert mace["path"] is None
     assert mace["get"] == f"uspex-bridge doctor --fetch mace:{mace['model']}"
@@ -339,6 +344,7 @@ def test_models_and_where_they_are_looked_for(tmp_path, settings):
     assert mace["licence"]
     assert next(model for model in listed if model["kind"] == "chgnet")["path"]
     text = run("--models", cwd=tmp_path).stdout
+    assert all(kind["title"] in text for kind in kinds.values())
     assert all(f"{model['kind']}:{model['model']}" in text for model in listed)
 
 

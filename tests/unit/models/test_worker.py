@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 
-from uspex_bridge.base.errors import CalculationError, ConfigError, ModelError
+from uspex_bridge.base.errors import CalculationError, ConfigError, ModelError, OutOfMemoryError
 from uspex_bridge.models import backends, messages
 from uspex_bridge.models import worker as pipe
 from uspex_bridge.models.cards import CalculatorSettings
@@ -348,3 +349,68 @@ time.sleep(60)
         assert (tmp_path / "pid").exists()
         process.kill()
     assert gone(pid)
+
+
+# ------------------------------------------------------------------------------------------------------- batches
+
+
+def test_a_batch_goes_through_the_pipe_whole(monkeypatch):
+    """One message for all."""
+    structures = [bulk("Fe", "bcc", a=2.6 + 0.05 * k) for k in range(10)]
+    asked = []
+    request = pipe.ModelProcess.request
+    monkeypatch.setattr(
+        pipe.ModelProcess,
+        "request",
+        lambda self, message, timeout: asked.append((message["do"], timeout)) or request(self, message, timeout),
+    )
+    settings = CalculatorSettings(kind="toy", isolate=True, timeout=7.0)
+    with backends.load("toy", settings) as far, backends.load("toy", CalculatorSettings(kind="toy")) as near:
+        assert far.batch.cutoff == near.batch.cutoff
+        found = far.evaluate_many(structures)
+        assert asked[1:] == [("evaluate many", 70.0)]
+        for one, other in zip(found, near.evaluate_many(structures), strict=True):
+            assert one["energy"] == other["energy"]
+            np.testing.assert_array_equal(one["forces"], other["forces"])
+
+
+def test_a_structure_that_fails_in_a_batch_fails_alone():
+    settings = CalculatorSettings(kind="toy", isolate=True, options={"raise_below": 8.0})
+    with backends.load("toy", settings) as far:
+        found = far.evaluate_many([bulk("Fe", "bcc", a=a) for a in (2.8, 2.2, 2.9)])
+        assert isinstance(found[1], CalculationError)
+        assert "told to raise below 8.0" in str(found[1])
+        assert found[0]["energy"] != found[2]["energy"]
+
+
+def test_a_batch_that_the_worker_dies_of_is_taken_apart(tmp_path):
+    """The structures that do no harm are evaluated by a fresh worker."""
+    (tmp_path / "deadly.py").write_text(
+        "import os\nfrom uspex_bridge.calculators import toy\n"
+        "def make(request):\n    calculator = toy.build(request)\n    calculate = calculator.calculate\n"
+        "    def deadly(atoms=None, *rest, **more):\n"
+        "        if atoms.get_volume() < 6: os._exit(3)\n        calculate(atoms, *rest, **more)\n"
+        "    calculator.calculate = deadly\n    return calculator\n"
+    )
+    settings = CalculatorSettings(kind="deadly:make", isolate=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        patch.syspath_prepend(tmp_path)
+        with backends.load("deadly", settings) as far:
+            found = far.evaluate_many([bulk("Fe", "bcc", a=a) for a in (2.8, 2.2, 2.9)])
+    assert [isinstance(one, CalculationError) for one in found] == [False, True, False]
+    assert "ended with exit code 3" in str(found[1])
+
+
+def test_memory_that_does_not_suffice_in_a_worker(monkeypatch):
+    """The error keeps its class on the way, so that a smaller batch is tried."""
+    with pytest.raises(OutOfMemoryError, match="too much"):
+        messages.checked(messages.failure(OutOfMemoryError("too much")))
+    with backends.load("toy", CalculatorSettings(kind="toy", isolate=True)) as far:
+
+        def full(self, message, timeout):
+            raise OutOfMemoryError("too much")
+
+        monkeypatch.setattr(pipe.ModelProcess, "request", full)
+        with pytest.raises(OutOfMemoryError):
+            far.evaluate_many([bulk("Fe"), bulk("Fe")])
