@@ -224,9 +224,10 @@ class Conformance:
 
     def test_energy_is_extensive(self, evaluate: Evaluate, crystal: Atoms, reference: Results, case: Case) -> None:
         """A doubled cell has twice the energy, the same forces and the same stress."""
+        if "extensivity" in case.breaks:
+            pytest.skip("its energy is not extensive")
         double = evaluate(crystal * (1, 2, 1))
-        if "extensivity" not in case.breaks:
-            _close(double["energy"] / 2, reference["energy"], case.tolerance.energy * len(crystal))
+        _close(double["energy"] / 2, reference["energy"], case.tolerance.energy * len(crystal))
         _close(double["forces"], np.tile(reference["forces"], (2, 1)), case.tolerance.force)
         _close(double["stress"], reference["stress"], case.tolerance.stress)
 
