@@ -39,6 +39,8 @@ CARD = Card(
         _known("1M", note="smaller, faster; mattersim's own default"),
     ),
     search=("~/.local/mattersim/pretrained_models",),
+    dtypes=("float32", "float64"),
+    kernels="compile (1.2.5, Python 3.12)",
     energy_zero="mp-pbe",
     elements="89",
     pressure="0-1000 GPa (training data)",
@@ -52,8 +54,11 @@ def build(request: BuildRequest) -> Any:
     """Return MatterSim's ASE calculator for a ``.pth`` checkpoint.
 
     Raises:
-        ModelError: the checkpoint lacks weights of the model it describes (MatterSim itself would leave them random).
+        ModelError: the checkpoint lacks weights of the model it describes (MatterSim itself would leave them random),
+            or this release runs in float32 only.
     """
+    import inspect
+
     import torch
     from loguru import logger
 
@@ -67,19 +72,28 @@ def build(request: BuildRequest) -> Any:
         raise ModelError(
             f"{request.path}: incomplete MatterSim checkpoint, {len(missing)} arrays lack: {missing[0]}, ..."
         )
-    own = ("potential", "device", "args_dict", "compute_stress", "stress_weight")
+    own = ("potential", "device", "args_dict", "compute_stress", "stress_weight", "dtype")
     options = constructor_options(request, MatterSimCalculator, *own)
+    if "dtype" in inspect.signature(MatterSimCalculator).parameters:
+        options["dtype"] = request.dtype
+    elif request.dtype != "float32":
+        raise ModelError("float64 takes mattersim 1.2.5 (Python 3.12); this one runs in float32 only")
     return MatterSimCalculator(potential=potential, device=request.device, args_dict={}, **options)
 
 
-def batch(calculator: Any) -> Batch:
-    """Return MatterSim's model for many structures: its own ``forward`` on a graph made without its data loader."""
+def batch(calculator: Any) -> Batch | None:
+    """Return MatterSim's model for many structures: its own ``forward`` on a graph made without its data loader.
+
+    What torch.compile made of it is left to the package.
+    """
+    if getattr(calculator, "_compiled", False):
+        return None
     model = calculator.potential.model.requires_grad_(False)
     cutoff, angle_cutoff = float(model.model_args["cutoff"]), float(model.model_args["threebody_cutoff"])
 
     def evaluate(structures: Sequence[Any]) -> list[dict[str, Any]]:
         graph = neighbours.graph(structures, cutoff)
-        inputs = _inputs(graph, angle_cutoff, calculator.device)
+        inputs = _inputs(graph, angle_cutoff, calculator)
         found = calculator.potential.forward(inputs, include_forces=True, include_stresses=True)
         energies, forces, stresses = (
             found[name].detach().cpu().numpy() for name in ("total_energy", "forces", "stresses")
@@ -92,12 +106,14 @@ def batch(calculator: Any) -> Batch:
     return Batch(evaluate, cutoff, angle_cutoff)
 
 
-def _inputs(graph: neighbours.Graph, angle_cutoff: float, device: str) -> dict[str, Any]:
+def _inputs(graph: neighbours.Graph, angle_cutoff: float, calculator: Any) -> dict[str, Any]:
     """Return what M3GNet's ``forward`` reads; ``bond_index_bias`` is 0 as the pairs are numbered through."""
     import torch
 
+    device, dtype = calculator.device, getattr(calculator, "dtype", torch.float32)
+
     def real(values: Any) -> Any:
-        return torch.tensor(values, dtype=torch.float32, device=device)
+        return torch.tensor(values, dtype=dtype, device=device)
 
     def whole(values: Any) -> Any:
         return torch.tensor(values, dtype=torch.int64, device=device)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from uspex_bridge.models import environments
+from uspex_bridge.models import backends, environments
 from uspex_bridge.models.cards import CalculatorSettings
-from uspex_bridge.testing import DOUBLE, Case, Conformance
+from uspex_bridge.testing import DOUBLE, Case, Conformance, crystal_of, same_answers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 HERE = Path(__file__).parent / "families"
@@ -24,6 +24,8 @@ HERE = Path(__file__).parent / "families"
 NEAR = replace(DOUBLE, step=1e-4)
 #: fairchem's rotations to each pair's frame are exact to single precision only.
 ROUGH = replace(DOUBLE, energy=1e-8, force=1e-7, stress=1e-8)
+#: A kernel may add in another order, and in single precision.
+COARSE = replace(DOUBLE, energy=1e-5, force=1e-4, stress=1e-5)
 #: Name -> kind, the file that its script makes, the script's further arguments, settings, what else holds of it.
 FAMILIES = {
     "orb": (
@@ -80,3 +82,55 @@ class TestFamilies(Conformance):
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
         chosen = CalculatorSettings(kind=kind, model=str(path), device="cpu", python=str(python), **settings)
         return Case(request.param, chosen, **more)
+
+
+# ------------------------------------------------------------------------------------------------------- kernels
+
+#: Name of a family -> the options that choose its kernel on a CPU.
+COMPILED = {
+    "orb": {"compile": True},
+    "matgl-tensornet": {"compile": True},
+    "fairchem-uma": {"inference_settings": "high-precision"},
+}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_as_plain(name, tmp_path):
+    """torch.compile changes nothing but the time."""
+    kind, file, arguments, settings, _ = FAMILIES[name]
+    python = interpreter(kind)
+    path = tmp_path / file
+    subprocess.run([python, HERE / f"make_{kind}.py", path, *arguments], check=True, capture_output=True)
+    plain = CalculatorSettings(kind=kind, model=str(path), device="cpu", python=str(python), **settings)
+    fast = replace(plain, options={**plain.options, **COMPILED[name]})
+    crystal = crystal_of(("Ca", "Fe", "Ni"))
+    with backends.load(name, plain) as one, backends.load(name, fast) as other:
+        expected, found = one.evaluate_many([crystal])[0], other.evaluate_many([crystal])[0]
+    same_answers(found, expected, Case(name, plain, COARSE), len(crystal))
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "needs"),
+    [
+        ("mace", "enable_cueq", "cuequivariance_torch"),
+        ("mace", "enable_oeq", "openequivariance"),
+        ("sevennet", "enable_cueq", "cuequivariance_torch"),
+        ("sevennet", "enable_oeq", "openequivariance"),
+        ("sevennet", "enable_flash", "flashTP_e3nn"),
+    ],
+)
+def test_kernels_of_a_gpu_as_plain(kind, option, needs, request):
+    """In this environment, where it has the kernels and a GPU."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip(needs)
+    if not torch.cuda.is_available():
+        pytest.skip("these kernels need a GPU")
+    model = str(request.getfixturevalue("mace_model")) if kind == "mace" else None
+    plain = CalculatorSettings(kind=kind, model=model)
+    crystal = crystal_of(("Ca", "Fe", "Ni"))
+    with (
+        backends.load(kind, plain) as one,
+        backends.load(kind, replace(plain, options={option: True})) as other,
+    ):
+        expected, found = one.evaluate_many([crystal])[0], other.evaluate_many([crystal])[0]
+    same_answers(found, expected, Case(kind, plain, COARSE), len(crystal))
