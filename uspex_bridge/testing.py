@@ -25,8 +25,7 @@ from scipy.spatial.transform import Rotation
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import CalculationError, InputError
 from uspex_bridge.base.threads import limit_threads
-from uspex_bridge.models import backends
-from uspex_bridge.models.registry import package_version
+from uspex_bridge.models import backends, inventory
 from uspex_bridge.models.cards import CalculatorSettings
 
 Results = Mapping[str, Any]
@@ -315,9 +314,9 @@ class Conformance:
         """The record can tell which weights, which package and which device an energy came from."""
         identity = backend.identity
         assert identity["kind"] == case.settings.kind
-        assert identity["package"].endswith(f" {backends.available(case.name, case.settings).version}")
+        assert identity["package"].endswith(f" {inventory.available(case.name, case.settings).version}")
         assert identity["device"] in ("cpu", *(f"cuda:{k}" for k in range(16)))
-        found = backends.find_weights(case.name, case.settings)
+        found = inventory.find_weights(case.name, case.settings)
         if found.path is None:
             assert identity["sha256"] is None
         else:

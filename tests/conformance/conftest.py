@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ase import Atoms
 
-from uspex_bridge.models import backends
+from uspex_bridge.models import inventory, registry
 
 pytest.register_assert_rewrite("uspex_bridge.testing")
 HERE = Path(__file__).parent
@@ -19,8 +19,8 @@ HERE = Path(__file__).parent
 
 def need(kind: str) -> None:
     """Skip the test where a kind's package is missing; fail it where USPEX_BRIDGE_REQUIRE_ALL forbids that."""
-    card = backends.cards()[kind]
-    if backends.package_version(card) is None:
+    card = inventory.cards()[kind]
+    if registry.package_version(card) is None:
         (pytest.fail if os.environ.get("USPEX_BRIDGE_REQUIRE_ALL") == "1" else pytest.skip)(
             f"{card.package} is missing"
         )

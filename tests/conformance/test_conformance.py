@@ -6,7 +6,7 @@ import pytest
 from ase import Atoms
 
 from uspex_bridge.base.threads import limit_threads
-from uspex_bridge.models import backends
+from uspex_bridge.models import backends, inventory
 from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.testing import DOUBLE, SINGLE, SINGLE_TINY, Case, Conformance, Evaluate, crystal_of, same_answers
 
@@ -31,7 +31,7 @@ class TestCalculators(Conformance):
         return Case(request.param, CalculatorSettings(kind=kind, model=model, device="cpu"), **more)
 
     def test_what_its_card_says(self, backend, case):
-        card = backends.cards()[case.settings.kind]
+        card = inventory.cards()[case.settings.kind]
         assert case.magmoms == card.magmoms
         assert len(backend.elements) == CASES[case.name][3]
         assert backend.identity["dtype"] == (card.dtypes[0] if card.dtypes else "as in the weights")

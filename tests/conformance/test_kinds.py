@@ -14,7 +14,7 @@ import pytest
 
 from uspex_bridge.base.errors import CalculationError, ConfigError, ModelError
 from uspex_bridge.base.threads import limit_threads
-from uspex_bridge.models import backends
+from uspex_bridge.models import backends, inventory, registry
 from uspex_bridge.models.cards import CalculatorSettings, file_of_url
 
 
@@ -33,7 +33,7 @@ def energy(backend: backends.Backend, atoms) -> float:
 
 
 def test_missing_package_skips_unless_forbidden(need_kind, monkeypatch):
-    monkeypatch.setattr(backends, "package_version", lambda card: None)
+    monkeypatch.setattr(registry, "package_version", lambda card: None)
     monkeypatch.delenv("USPEX_BRIDGE_REQUIRE_ALL", raising=False)
     with pytest.raises(pytest.skip.Exception, match="mace-torch==.* is missing"):
         need_kind("mace")
@@ -60,7 +60,7 @@ def test_nothing_touches_the_network(monkeypatch, mace_model, mattersim_model, s
     ):
         load(kind, model=str(model) if model else None)
     for kind, model in (("mace", "large"), ("mattersim", "1M"), ("sevennet", "7net-omni"), ("deepmd", "DPA-3.1-3M")):
-        if not backends.available(kind, CalculatorSettings(model=model)).ok:
+        if not inventory.available(kind, CalculatorSettings(model=model)).ok:
             with pytest.raises(ModelError, match="are not on this machine"):
                 load(kind, model=model)
 
@@ -76,7 +76,7 @@ def test_weights_that_are_none(kind, wrong, need_kind, tmp_path, mace_model, mat
     with pytest.raises(ModelError) as caught:
         load(kind, model=str(path))
     assert str(path) in str(caught.value)
-    assert f"cannot be used as {backends.cards()[kind].title} weights" in str(caught.value)
+    assert f"cannot be used as {inventory.cards()[kind].title} weights" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -91,7 +91,7 @@ def test_other_weights_in_the_packages(kind, name, need_kind, crystal):
 
 def test_a_copy_of_the_wheels_weights_is_the_same_model(need_kind, tmp_path, crystal):
     need_kind("chgnet")
-    found = backends.find_weights("chgnet", CalculatorSettings())
+    found = inventory.find_weights("chgnet", CalculatorSettings())
     copy = tmp_path / "mine.pth.tar"
     shutil.copy(found.path, copy)
     own, default = load("chgnet", model=str(copy)), load("chgnet")
@@ -221,7 +221,7 @@ def test_deepmd_without_its_compiled_operators(need_kind):
 
 
 def known(kind: str) -> dict:
-    return {model.name: model for model in backends.cards()[kind].models}
+    return {model.name: model for model in inventory.cards()[kind].models}
 
 
 def test_card_of_mace(need_kind):
@@ -273,7 +273,7 @@ def test_weights_in_the_wheel(kind, need_kind):
     need_kind(kind)
     for name, model in known(kind).items():
         if model.in_wheel:
-            found = backends.find_weights(kind, CalculatorSettings(model=name))
+            found = inventory.find_weights(kind, CalculatorSettings(model=name))
             assert found.path.stat().st_size / 1e6 == pytest.approx(model.size_mb, abs=0.06)
             assert found.sha256 == hashlib.sha256(found.path.read_bytes()).hexdigest()
 
@@ -281,6 +281,6 @@ def test_weights_in_the_wheel(kind, need_kind):
 @pytest.mark.parametrize("kind", ["mace", "mattersim", "deepmd", "sevennet", "chgnet"])
 def test_versions_that_the_cards_name(kind, need_kind):
     need_kind(kind)
-    card = backends.cards()[kind]
-    assert card.package.split("==")[1] == backends.package_version(card)
+    card = inventory.cards()[kind]
+    assert card.package.split("==")[1] == registry.package_version(card)
     assert card.package in card.install

@@ -11,7 +11,7 @@ import pytest
 from calling import INCAR, TOY, make_folder, record
 from serving import STATIC, Service, alive, assert_no_result, has_result, held_until, wait_until
 
-from uspex_bridge.models import backends
+from uspex_bridge.models import inventory, registry
 from uspex_bridge.service import wire
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo_weights"
@@ -79,7 +79,7 @@ def relax_all(service: Service, top: Path, kind: str) -> list[dict]:
 def test_batched_and_single_relaxations_end_in_the_same_minimum_by_the_same_steps(pair, tmp_path, kind):
     """To the last bits in float64; in float32 these bits decide when a loose target is reached, and a step or a few."""
     for name in ("mace", "mattersim") if kind == "paper" else (kind,):
-        if backends.package_version(backends.cards()[name]) is None:
+        if registry.package_version(inventory.cards()[name]) is None:
             pytest.skip(f"{name} is missing")
     together, alone = (relax_all(service, tmp_path / str(k), kind) for k, service in enumerate(pair))
     for one, other in zip(together, alone, strict=True):

@@ -11,7 +11,7 @@ from typing import Any
 from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError
 from uspex_bridge.call import record_file
 from uspex_bridge.call.config import Config, read_config
-from uspex_bridge.models import backends
+from uspex_bridge.models import inventory
 from uspex_bridge.relaxation.protocol import Plan, Protocol, load_protocol
 
 #: What ``auto`` decided for a search, beside its record.
@@ -37,7 +37,7 @@ def choose_protocol(config: Config) -> tuple[Protocol, str]:
     paper = load_protocol("paper")
     missing = []
     for name in paper.calculators:
-        status = backends.available(name, config.settings_of(name))
+        status = inventory.available(name, config.settings_of(name))
         if not status.ok and _is_named(name, config):
             raise ModelError(f"{name}: {status.problem}")
         if not status.ok:
@@ -116,7 +116,7 @@ def _is_named(name: str, config: Config) -> bool:
 
 def _as_begun(protocol: Protocol, config: Config, decided: Path) -> Protocol:
     for name in protocol.calculators:
-        status = backends.available(name, config.settings_of(name))
+        status = inventory.available(name, config.settings_of(name))
         if not status.ok:
             raise ModelError(
                 f"{decided}: this search began with protocol '{protocol.name}', but {name} is not there any more: "
@@ -129,8 +129,8 @@ def _changes(name: str, known: dict[str, Any], config: Config) -> list[str]:
     """Return the model that a calculator was in the record, where it is another one now."""
     settings = config.settings_of(name)
     try:
-        kind = backends.card_of(name, settings).kind
-        found = backends.find_weights(name, settings)
+        kind = inventory.card_of(name, settings).kind
+        found = inventory.find_weights(name, settings)
         now = {"kind": kind, "sha256": found.sha256, "head": settings.head}
     except BridgeError:  # what is wrong shows when it is loaded; an environment of its own is not asked
         return []

@@ -15,7 +15,7 @@ from uspex_bridge.base.errors import BridgeError, Rejected
 from uspex_bridge.base.version import version
 from uspex_bridge.call import record_file
 from uspex_bridge.call.config import Config
-from uspex_bridge.models import backends
+from uspex_bridge.models import inventory
 from uspex_bridge.models.registry import package_version
 from uspex_bridge.relaxation.protocol import Plan
 
@@ -127,8 +127,8 @@ def _weights_state(name: str, config: Config) -> tuple[object, ...]:
     """Return what tells, without loading it, whether a calculator is still the same: its weights and its package."""
     settings = config.settings_of(name)
     try:
-        package = package_version(backends.card_of(name, settings))
-        path = backends.find_weights(name, settings).path
+        package = package_version(inventory.card_of(name, settings))
+        path = inventory.find_weights(name, settings).path
         state = path.stat() if path else None
     except (BridgeError, OSError):
         return (settings,)

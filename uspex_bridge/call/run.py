@@ -25,7 +25,7 @@ from uspex_bridge.call.gpu_turns import take_turn
 from uspex_bridge.call.record_line import RecordLine
 from uspex_bridge.call.slot import SlotState
 from uspex_bridge.call.stopcar import Stopcar
-from uspex_bridge.models import backends
+from uspex_bridge.models import backends, inventory
 from uspex_bridge.models.cards import model_name
 from uspex_bridge.relaxation.protocol import Plan, make_plan
 
@@ -76,7 +76,7 @@ class OneShotModels(Models):
             ModelError: a device is not there.
             Interrupted: ``halt`` told to stop.
         """
-        devices = [backends.device_of(name, self.config.settings_of(name)) for name in names]
+        devices = [inventory.device_of(name, self.config.settings_of(name)) for name in names]
         self._turns, waited = take_turn(devices, self.config.gpu_runs, log, halt)
         return waited
 

@@ -113,7 +113,7 @@ def _fetch(entry: str) -> None:
         ConfigError: there is no such kind.
         ModelError: they could not be fetched.
     """
-    from uspex_bridge.models import backends
+    from uspex_bridge.models import inventory
 
     kind, colon, model = entry.partition(":")
     if not colon or not model:
@@ -123,5 +123,5 @@ def _fetch(entry: str) -> None:
         share = f" of {total / 1e6:.1f}" if total else ""
         click.echo(f"\r{entry}: {done / 1e6:.1f}{share} MB", nl=False, err=True)
 
-    path = backends.fetch(kind, model, progress=progress if sys.stderr.isatty() else None)
+    path = inventory.fetch(kind, model, progress=progress if sys.stderr.isatty() else None)
     click.echo(f"{entry}: {path}")

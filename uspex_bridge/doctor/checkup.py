@@ -18,7 +18,7 @@ import uspex_bridge
 from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError
 from uspex_bridge.call.choice import choose_protocol
 from uspex_bridge.call.config import Config, find_config, load_config
-from uspex_bridge.models import backends, environments, registry
+from uspex_bridge.models import environments, inventory, registry
 from uspex_bridge.models.cards import CalculatorSettings, Card, KnownModel
 from uspex_bridge.models.weights import fetch_command, package_folder
 from uspex_bridge.uspex.checks import check_setup
@@ -97,7 +97,7 @@ def examine(
 
 def versions() -> dict[str, str | None]:
     """Return the installed version of every package that matters, None where it is not installed."""
-    names = [*_PACKAGES, *(_distribution(card) for card in backends.cards().values())]
+    names = [*_PACKAGES, *(_distribution(card) for card in inventory.cards().values())]
     return {name: _version(name) for name in dict.fromkeys(names) if name != "uspex_bridge"}
 
 
@@ -265,7 +265,7 @@ def families() -> list[dict[str, Any]]:
 
 def known_models() -> Iterator[dict[str, Any]]:
     """Describe all weights that go by a name: where they lie, or how to get them."""
-    for kind, card in backends.cards().items():
+    for kind, card in inventory.cards().items():
         for known in card.models:
             yield {
                 "kind": kind,
@@ -284,7 +284,7 @@ def _place(kind: str, card: Card, known: KnownModel) -> dict[str, Any]:
     """Return where known weights lie; ``looked_in`` is the search's own account of a failure."""
     get = card.install if known.in_wheel else known.get or fetch_command(card, known.name)
     try:
-        found = backends.find_weights(kind, CalculatorSettings(kind=kind, model=known.name))
+        found = inventory.find_weights(kind, CalculatorSettings(kind=kind, model=known.name))
     except ModelError as error:
         looked = re.search(r"looked for .*? in (.*?); get", str(error))
         return {"path": None, "get": get, "problem": str(error), "looked_in": looked[1].split(", ") if looked else []}
@@ -293,7 +293,7 @@ def _place(kind: str, card: Card, known: KnownModel) -> dict[str, Any]:
 
 def _models(models: list[dict[str, Any]]) -> Iterator[Item]:
     """Say in a line or two per kind what is there, and how to get its first weights."""
-    for kind, card in backends.cards().items():
+    for kind, card in inventory.cards().items():
         if not card.takes_weights:
             continue
         own = [model for model in models if model["kind"] == kind]
@@ -340,7 +340,7 @@ def _settings(near: Path, explicit: Path | None) -> Iterator[Item]:
         yield Item("settings", "note", notice)
     for name in protocol.calculators:
         try:
-            status = backends.available(name, config.settings_of(name))
+            status = inventory.available(name, config.settings_of(name))
         except BridgeError as error:
             yield Item("settings", "bad", f"{name}: {error}")
             continue
@@ -366,7 +366,7 @@ def _trainers(near: Path, explicit: Path | None) -> Iterator[Item]:
         return  # the section on the settings says it
     for kind in dict.fromkeys(trainer.kind for trainer in TRAINERS.values()):
         names = ", ".join(name for name, trainer in TRAINERS.items() if trainer.kind == kind)
-        status = backends.available(kind, config.settings_of(kind))
+        status = inventory.available(kind, config.settings_of(kind))
         where = f" in {_home(status.python)}" if status.python else ""
         if status.version:
             yield Item("training", "ok", f"{names}: {status.card.title} {status.version}{where}")

@@ -22,8 +22,8 @@ from uspex_bridge.base.errors import ConfigError, ModelError
 from uspex_bridge.base.files import replacing
 from uspex_bridge.base.schema import nearest
 from uspex_bridge.base.templates import TEMPLATES
-from uspex_bridge.models.backends import card_of, cards
 from uspex_bridge.models.cards import CalculatorSettings, Card
+from uspex_bridge.models.inventory import card_of, cards
 
 #: Seconds that an interpreter may take to say what it has, importing its model's package included.
 ASK_TIMEOUT = 600.0

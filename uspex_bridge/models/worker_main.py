@@ -59,7 +59,7 @@ class Session:
             return messages.failure(error)
 
     def _status(self, request: dict[str, Any]) -> dict[str, Any]:
-        from uspex_bridge.models.backends import available
+        from uspex_bridge.models.inventory import available
 
         status = available(request["name"], _settings(request))
         weights = status.weights

@@ -30,7 +30,7 @@ from uspex_bridge.call.config import Config
 from uspex_bridge.call.folders import ExternalFolder, VaspFolder
 from uspex_bridge.call.run import Models, Watcher, run_folder
 from uspex_bridge.call.slot import run_in_slot
-from uspex_bridge.models import backends
+from uspex_bridge.models import backends, inventory
 from uspex_bridge.models.batched import BatchedModels
 from uspex_bridge.models.warm import ModelSource, WarmModels
 
@@ -194,7 +194,7 @@ class JobModels(Models):
 def weights_state(name: str, config: Config) -> list[object] | None:
     """Return what tells, without reading them, which weights a calculator would load: file behind links, size, time."""
     try:
-        path = backends.find_weights(name, config.settings_of(name)).path
+        path = inventory.find_weights(name, config.settings_of(name)).path
         if path is None:
             return None
         path = path.resolve()

@@ -157,7 +157,7 @@ def _check_settings(setup: Setup) -> Iterator[Finding]:
     """Check bridge.toml, its protocol and the models that this one needs."""
     from uspex_bridge.call.choice import choose_protocol
     from uspex_bridge.call.config import find_config, load_config
-    from uspex_bridge.models import backends
+    from uspex_bridge.models import inventory
 
     steps = [step for step in setup.steps if step.executable]
     if not steps:
@@ -167,7 +167,7 @@ def _check_settings(setup: Setup) -> Iterator[Finding]:
         path = find_config(work)
         config = load_config(work)
         protocol, notice = choose_protocol(config)
-        statuses = [backends.available(name, config.settings_of(name)) for name in protocol.calculators]
+        statuses = [inventory.available(name, config.settings_of(name)) for name in protocol.calculators]
     except ConfigError as error:
         yield _from_error(error, setup.folder)
         return

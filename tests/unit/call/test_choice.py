@@ -10,7 +10,7 @@ from uspex_bridge.base.data import Intent
 from uspex_bridge.base.errors import ConfigError, ModelError
 from uspex_bridge.call import choice, record_file
 from uspex_bridge.call.config import Config, read_config
-from uspex_bridge.models import backends, weights
+from uspex_bridge.models import backends, inventory, weights
 from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.relaxation.protocol import load_protocol, make_plan
 
@@ -31,14 +31,14 @@ def test_what_auto_decides_once_holds_for_the_whole_search(tmp_path, no_weights,
     protocol, notice = choice.settled_protocol(Config(), tmp_path)
     assert (protocol.name, bool(notice)) == ("embedded", True)
     assert json.loads((tmp_path / choice.FILENAME).read_text())["protocol"] == "embedded"
-    there = backends.available
-    monkeypatch.setattr(backends, "available", lambda name, settings: replace(there("toy", settings), problem=""))
+    there = inventory.available
+    monkeypatch.setattr(inventory, "available", lambda name, settings: replace(there("toy", settings), problem=""))
     assert choice.choose_protocol(Config())[0].name == "paper"
     assert choice.settled_protocol(Config(), tmp_path) == (protocol, "")
     begun = tmp_path / "another"
     begun.mkdir()
     assert choice.settled_protocol(Config(), begun)[0].name == "paper"
-    monkeypatch.setattr(backends, "available", there)
+    monkeypatch.setattr(inventory, "available", there)
     with pytest.raises(ModelError, match="began with protocol 'paper', but mace is not there any more: .*looked"):
         choice.settled_protocol(Config(), begun)
 
@@ -77,7 +77,7 @@ def test_a_configured_model_that_is_not_there_is_never_passed_over(tmp_path, pro
 def test_a_relative_path_is_that_of_the_settings_file(tmp_path):
     (tmp_path / "bridge.toml").write_text('[calculators.mace]\nmodel = "weights/mine.model"\n')
     with pytest.raises(ModelError, match=f"there is no file {tmp_path}/weights/mine.model"):
-        backends.find_weights("mace", read_config(tmp_path / "bridge.toml").settings_of("mace"))
+        inventory.find_weights("mace", read_config(tmp_path / "bridge.toml").settings_of("mace"))
 
 
 PLAN = make_plan(load_protocol("single"), Intent())
@@ -119,7 +119,7 @@ def test_other_weights_of_the_same_kind_are_another_model(tmp_path):
     mine = tmp_path / "mine.model"
     mine.write_text("weights")
     config = Config(calculators={"model": CalculatorSettings(kind="mace", model=str(mine))})
-    sha = backends.find_weights("model", config.settings_of("model")).sha256
+    sha = inventory.find_weights("model", config.settings_of("model")).sha256
     unchanged(tmp_path, model=KNOWN | {"kind": "mace", "weights": "mine.model", "sha256": sha}, config=config)
     mine.write_text("retrained")
     with pytest.raises(ConfigError, match=f"model = mace mine.model {sha[:8]}"):

@@ -10,7 +10,7 @@ import pytest
 from uspex_bridge.base import private
 from uspex_bridge.base.errors import Interrupted, ModelError
 from uspex_bridge.call.gpu_turns import take_turn
-from uspex_bridge.models import backends
+from uspex_bridge.models import inventory
 from uspex_bridge.models.cards import CalculatorSettings
 
 LOG = logging.getLogger("turns")
@@ -93,9 +93,9 @@ def test_a_folder_of_somebody_elses_is_no_reason_to_fail(folder, caplog):
 
 
 def test_which_device_a_calculator_runs_on():
-    assert backends.device_of("toy", CalculatorSettings()) == "cpu"
-    assert backends.device_of("mace", CalculatorSettings(device="cpu")) == "cpu"
+    assert inventory.device_of("toy", CalculatorSettings()) == "cpu"
+    assert inventory.device_of("mace", CalculatorSettings(device="cpu")) == "cpu"
     elsewhere = {device: CalculatorSettings(python="/other", device=device) for device in ("auto", "cuda", "cuda:1")}
-    assert [backends.device_of("mace", settings) for settings in elsewhere.values()] == ["cpu", "cuda:0", "cuda:1"]
+    assert [inventory.device_of("mace", settings) for settings in elsewhere.values()] == ["cpu", "cuda:0", "cuda:1"]
     with pytest.raises(ModelError, match="toy runs on the CPU only"):
-        backends.device_of("toy", CalculatorSettings(device="cuda"))
+        inventory.device_of("toy", CalculatorSettings(device="cuda"))

@@ -15,7 +15,7 @@ import pytest
 from ase import Atoms
 
 from uspex_bridge.base.errors import CalculationError, ConfigError, InputError, ModelError
-from uspex_bridge.models import backends, cards, registry, weights
+from uspex_bridge.models import backends, cards, inventory, registry, weights
 from uspex_bridge.models.cards import BuildRequest, CalculatorSettings, Card, KnownModel
 
 DOCS = Path(__file__).parents[3] / "docs" / "calculators.md"
@@ -56,7 +56,7 @@ def card():
 
 
 def test_cards_of_all_kinds():
-    found = backends.cards()
+    found = inventory.cards()
     assert set(found) >= {"mace", "mattersim", "deepmd", "sevennet", "chgnet", "toy"}
     for kind, one in found.items():
         assert one.kind == kind
@@ -68,9 +68,9 @@ def test_cards_of_all_kinds():
 
 def test_asking_imports_no_model_package():
     code = (
-        "import sys\nfrom uspex_bridge.models import backends, registry\n"
+        "import sys\nfrom uspex_bridge.models import backends, inventory, registry\n"
         "from uspex_bridge.models.cards import CalculatorSettings as S\n"
-        "backends.cards(); [backends.available(k, S()) for k in registry.BUILT_IN]\n"
+        "inventory.cards(); [inventory.available(k, S()) for k in registry.BUILT_IN]\n"
         "print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'ase', 'mace', 'mattersim', 'deepmd',"
         "'sevenn', 'chgnet', 'numba', 'scipy', 'pymatgen'}))"
     )
@@ -82,7 +82,7 @@ def test_unknown_kind():
     with pytest.raises(ConfigError, match="no calculator 'mase'.*did you mean 'mace'"):
         backends.load("mase", CalculatorSettings())
     with pytest.raises(ConfigError, match="did you mean 'chgnet'"):
-        backends.available("approach", CalculatorSettings(kind="chgnett"))
+        inventory.available("approach", CalculatorSettings(kind="chgnett"))
 
 
 def test_a_table_of_any_name(places):
@@ -122,7 +122,7 @@ def plugin(tmp_path, monkeypatch):
 
 
 def test_plug_in_by_entry_point(plugin, caplog):
-    found = backends.cards()
+    found = inventory.cards()
     assert found["theirs"].title == "Plug-in"
     assert "factory" in found
     assert "broken" not in found
@@ -136,7 +136,7 @@ def test_plug_in_by_entry_point(plugin, caplog):
         backends.load("broken", CalculatorSettings())
     with pytest.raises(ModelError, match="'empty'.*has CARD and build"):
         backends.load("empty", CalculatorSettings())
-    assert "nowhere_to_be_found" in backends.available("broken", CalculatorSettings()).problem
+    assert "nowhere_to_be_found" in inventory.available("broken", CalculatorSettings()).problem
 
 
 def test_module_and_factory(plugin, tmp_path, capfd):
@@ -257,7 +257,7 @@ def test_published_checksum(card, places):
 
 def test_no_default_model():
     with pytest.raises(ModelError, match="deepmd has no default model.*DPA-3.1-3M"):
-        backends.find_weights("deepmd", CalculatorSettings())
+        inventory.find_weights("deepmd", CalculatorSettings())
 
 
 # ------------------------------------------------------------------------------------------------------- fetching
@@ -351,22 +351,22 @@ def test_fetch_without_a_network(card):
 
 def test_fetch_what_cannot_be():
     with pytest.raises(ModelError, match="comes with chgnet"):
-        backends.fetch("chgnet", "0.3.0")
+        inventory.fetch("chgnet", "0.3.0")
     with pytest.raises(ModelError, match="does not end in the name of a file"):
-        backends.fetch("mace", "https://example.org/models/")
+        inventory.fetch("mace", "https://example.org/models/")
     with pytest.raises(ModelError, match="neither a URL nor a model that can be fetched; those are: medium-mpa-0"):
-        backends.fetch("mace", "tiny")
+        inventory.fetch("mace", "tiny")
 
 
 # --------------------------------------------------------------------------------------------- status and loading
 
 
 def test_status():
-    good = backends.available("chgnet", CalculatorSettings())
+    good = inventory.available("chgnet", CalculatorSettings())
     assert good.ok
     assert good.version == importlib.metadata.version("chgnet")
     assert good.weights.model == "0.3.0"
-    missing = backends.available("mace", CalculatorSettings())
+    missing = inventory.available("mace", CalculatorSettings())
     assert not missing.ok
     assert "--fetch mace:medium-mpa-0" in missing.problem
 
@@ -376,8 +376,8 @@ def test_package_that_is_not_installed(monkeypatch):
     from uspex_bridge.calculators import chgnet
 
     monkeypatch.setattr(chgnet, "CARD", absent)
-    assert backends.available("chgnet", CalculatorSettings()).version is None
-    for action in (backends.load, lambda *a: pytest.fail(backends.available(*a).problem)):
+    assert inventory.available("chgnet", CalculatorSettings()).version is None
+    for action in (backends.load, lambda *a: pytest.fail(inventory.available(*a).problem)):
         with pytest.raises(
             (ModelError, pytest.fail.Exception), match="CHGNet is not installed.*pip install chgnet==0.4.2"
         ):
@@ -402,7 +402,7 @@ def test_device(asked, resolved, monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert backends.resolve_device(backends.cards()["mace"], asked) == resolved
+    assert inventory.resolve_device(inventory.cards()["mace"], asked) == resolved
 
 
 def test_device_of_the_toy():
@@ -509,7 +509,7 @@ def test_stress_as_a_matrix(monkeypatch):
 
 def test_docs_agree_with_the_cards():
     text = DOCS.read_text(encoding="utf-8")
-    built_in = [backends.cards()[kind] for kind in registry.BUILT_IN]
+    built_in = [inventory.cards()[kind] for kind in registry.BUILT_IN]
     assert cards.kinds_table(built_in) in text
     assert cards.models_table(built_in) in text
     assert cards.ranges_table(built_in) in text

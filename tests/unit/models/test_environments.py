@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from uspex_bridge.base.errors import ConfigError, ModelError
 from uspex_bridge.call.config import read_config, set_interpreter
 from uspex_bridge.cli import env
-from uspex_bridge.models import backends, environments
+from uspex_bridge.models import environments, inventory
 
 
 def test_every_kind_that_lives_in_an_environment_of_its_own_has_pins():
@@ -22,7 +22,7 @@ def test_every_kind_that_lives_in_an_environment_of_its_own_has_pins():
     assert set(environments.kinds()) >= {"orb", "nequip", "matgl", "fairchem", "upet", "grace", "nep"}
     for kind in environments.kinds():
         text, pins = environments.pins_file(kind).read_text(), environments.pins(kind)
-        package, _, version = backends.cards()[kind].package.partition("==")
+        package, _, version = inventory.cards()[kind].package.partition("==")
         assert pins[package] == version
         assert {"ase", "numpy"} <= pins.keys()
         lines = [line for line in text.splitlines() if line and not line.startswith("#")]
@@ -32,7 +32,7 @@ def test_every_kind_that_lives_in_an_environment_of_its_own_has_pins():
 
 @pytest.mark.parametrize("kind", ["orb", "nequip", "matgl", "fairchem", "upet", "grace", "nep"])
 def test_the_cards_say_how_to_get_them(kind):
-    assert backends.cards()[kind].install == f"uspex-bridge env create {kind}"
+    assert inventory.cards()[kind].install == f"uspex-bridge env create {kind}"
 
 
 def test_a_kind_without_pins():
@@ -130,7 +130,7 @@ def test_what_an_interpreter_says(tiny):
 
 
 def test_a_package_that_cannot_be_imported(tiny, monkeypatch):
-    card = backends.cards()["toy"]
+    card = inventory.cards()["toy"]
     monkeypatch.setattr(environments, "card_of", lambda *_: card.__class__(**{**vars(card), "module": "no_such_thing"}))
     seen = environments.inspect("toy", sys.executable)
     assert not seen.ok

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -116,11 +118,13 @@ def test_a_backend_batches():
         assert 0 < toy.size_of(structures[0]) < toy.size_of(structures[2])
 
 
-def test_a_worker_process_takes_one_after_the_other():
-    settings = CalculatorSettings(options={"raise_below": TOO_SMALL}, isolate=True)
-    with backends.load("toy", settings) as toy:
-        assert toy.batch is None
-        found = toy.evaluate_many(crystals(2.9, 2.0, 2.7))
+def test_a_worker_process_batches_as_this_one_does():
+    settings = CalculatorSettings(options={"raise_below": TOO_SMALL})
+    structures = crystals(2.9, 2.0, 2.7)
+    with backends.load("toy", replace(settings, isolate=True)) as there, backends.load("toy", settings) as here:
+        found, expected = there.evaluate_many(structures), here.evaluate_many(structures)
         assert isinstance(found[1], CalculationError)
-        assert found[2]["forces"].shape == (3, 3)
-        assert toy.size_of(crystals(2.9)[0]) > 1
+        for one, other in ((found[0], expected[0]), (found[2], expected[2])):
+            assert one["energy"] == other["energy"]
+            np.testing.assert_array_equal(one["forces"], other["forces"])
+        assert [there.size_of(atoms) for atoms in structures] == [here.size_of(atoms) for atoms in structures]

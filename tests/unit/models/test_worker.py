@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.build import bulk
 
 from uspex_bridge.base.errors import CalculationError, ConfigError, ModelError, OutOfMemoryError
-from uspex_bridge.models import backends, messages
+from uspex_bridge.models import backends, inventory, messages
 from uspex_bridge.models import worker as pipe
 from uspex_bridge.models.cards import CalculatorSettings
 
@@ -205,10 +205,10 @@ def test_package_that_the_other_one_lacks(other):
     settings = CalculatorSettings(python=str(other))
     with pytest.raises(ModelError, match=f"chgnet in {other}: CHGNet is not installed.*pip install chgnet"):
         backends.load("chgnet", settings)
-    status = backends.available("chgnet", settings)
+    status = inventory.available("chgnet", settings)
     assert not status.ok
     assert "not installed" in status.problem
-    assert backends.available("toy", settings).ok
+    assert inventory.available("toy", settings).ok
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_package_that_the_other_one_lacks(other):
 def test_what_is_no_python(python, reason):
     with pytest.raises(ModelError, match=reason):
         backends.load("toy", CalculatorSettings(python=python))
-    assert reason in backends.available("toy", CalculatorSettings(python=python)).problem
+    assert reason in inventory.available("toy", CalculatorSettings(python=python)).problem
 
 
 def test_python_without_ase(tmp_path):
@@ -329,7 +329,7 @@ def test_worker_ends_when_its_parent_is_killed(action, tmp_path):
     parent = f"""
 import time
 from ase import Atoms
-from uspex_bridge.models import backends
+from uspex_bridge.models import backends, inventory
 from uspex_bridge.models.cards import CalculatorSettings
 options = {{"action": "{action}"}}
 settings = CalculatorSettings(kind="hostile:build", device="cpu", isolate=True, options=options)

@@ -22,7 +22,7 @@ from uspex_bridge.learn.label.run import refuse_without_gpaw
 from uspex_bridge.learn.label.settings import read_label_settings
 from uspex_bridge.learn.training.order import TRAINERS, checkpoint, surroundings
 from uspex_bridge.learn.training.trainers.base import Trainer, read_trainer_settings
-from uspex_bridge.models import backends
+from uspex_bridge.models import inventory
 from uspex_bridge.results.folder import results_folders
 
 #: What is wrong where in cycle.toml.
@@ -124,7 +124,7 @@ def _replay(trainer: Trainer, replay: str) -> None:
 
 
 def _model(name: str, config: Config) -> None:
-    status = backends.available(name, settings_for(name, config))
+    status = inventory.available(name, settings_for(name, config))
     if not status.ok:
         raise ModelError(status.problem)
 

@@ -25,7 +25,7 @@ from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import BridgeError, CalculationError, InputError, ModelError, OutOfMemoryError
 from uspex_bridge.base.parallel import spread
 from uspex_bridge.call import record_file
-from uspex_bridge.models import backends
+from uspex_bridge.models import backends, inventory
 from uspex_bridge.models.cards import CalculatorSettings, model_name
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def find_predictor(name: str, settings: CalculatorSettings) -> Predictor:
         ConfigError: there is no such kind.
         ModelError: its package or its weights are missing.
     """
-    status = backends.available(name, settings)
+    status = inventory.available(name, settings)
     if not status.ok:
         raise ModelError(status.problem)
     found = status.weights

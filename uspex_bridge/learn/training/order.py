@@ -30,7 +30,7 @@ from uspex_bridge.learn.training.trainers.base import (
 from uspex_bridge.learn.training.trainers.deepmd import Dpa3, Sea
 from uspex_bridge.learn.training.trainers.mace import Mace
 from uspex_bridge.learn.training.trainers.mattersim import MatterSim
-from uspex_bridge.models import backends, weights
+from uspex_bridge.models import inventory, weights
 from uspex_bridge.models.cards import CalculatorSettings
 
 TRAINERS: dict[str, Trainer] = {trainer.name: trainer for trainer in (Dpa3(), Sea(), Mace(), MatterSim())}
@@ -191,7 +191,7 @@ def surroundings(trainer: Trainer, python: str | None, packages: Sequence[str]) 
     """
     found = _asked(python, trainer.title, "environment", packages)
     if found["versions"][trainer.packages[0]] is None:
-        card = backends.card_of(trainer.kind, CalculatorSettings())
+        card = inventory.card_of(trainer.kind, CalculatorSettings())
         where = python or "this Python"
         raise ModelError(
             f"{where} has no {trainer.packages[0]}; name an interpreter that has it with --python or as python under "
@@ -206,7 +206,7 @@ def checkpoint(trainer: Trainer, name: str) -> tuple[Path, str, str | None]:
     Raises:
         ModelError: it is not there, or cannot be trained on.
     """
-    card = backends.card_of(trainer.kind, CalculatorSettings())
+    card = inventory.card_of(trainer.kind, CalculatorSettings())
     start, head = start_of(name)
     found = weights.find(card, CalculatorSettings(kind=trainer.kind, model=start), trainer.kind)
     path, sha256 = found.path, found.sha256
