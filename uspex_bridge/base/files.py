@@ -32,15 +32,27 @@ def read_text(path: Path) -> str:
     Bytes that are none of that are kept as marks, since only names and numbers matter.
 
     Raises:
-        InputError: the file is missing, is a folder, a pipe or a device, or cannot be read.
+        InputError: the file is missing, is a folder, a pipe or a device, cannot be read, or holds a NUL byte.
     """
     data = _decompressed(path, regular_bytes(path))
-    codec = "utf-8-sig"
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        codec = "utf-16"
-    elif b"\0" in data[:2]:  # UTF-16 without a mark: every other byte of plain text is zero
-        codec = "utf-16-be" if data[0] == 0 else "utf-16-le"
-    return data.decode(codec, errors="replace")
+    text = _utf16(data)
+    if text is None:
+        text = data.decode("utf-8-sig", errors="replace")
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise InputError(f"{path}, line {line}: holds a NUL byte, which is no text: the file is damaged")
+    return text
+
+
+def _utf16(data: bytes) -> str | None:
+    """Return a text in UTF-16, with a mark or without; None where the bytes make no sense as that."""
+    codecs = ("utf-16",) if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-16-le", "utf-16-be")
+    for codec in codecs if len(codecs) == 1 or b"\0" in data else ():
+        with suppress(UnicodeDecodeError):
+            text = data.decode(codec)
+            if "\0" not in text and 2 * sum(map(str.isascii, text)) >= len(text):
+                return text
+    return None
 
 
 def regular_bytes(path: Path) -> bytes:

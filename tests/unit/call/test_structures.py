@@ -173,6 +173,15 @@ def test_text_is_read_in_any_encoding_of_unicode(tmp_path, encoding):
     assert read_text(tmp_path / "x") == "ISIF = 3\nSYSTEM = Ångström\n"
 
 
+def test_a_nul_byte_is_refused_by_its_line(tmp_path):
+    for at, line in ((0, 1), (1, 1), (6, 2), (-1, 3)):
+        damaged = bytearray(b"NaCl\n1.0\n2 0 0\n")
+        damaged[at] = 0
+        (tmp_path / "x").write_bytes(damaged)
+        with pytest.raises(InputError, match=f"x, line {line}: holds a NUL byte"):
+            read_text(tmp_path / "x")
+
+
 def test_only_a_newline_ends_a_line():
     odd = "".join(map(chr, (0x0B, 0x0C, 0x1C, 0x1D, 0x1E, 0x85, 0x2028, 0x2029)))
     assert split_lines(f"a{odd}b\r\nc\n") == [f"a{odd}b", "c"]
