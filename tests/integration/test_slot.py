@@ -280,11 +280,11 @@ class TestFinished:
         (fold / "bridge.log").symlink_to(tmp_path / "log")
         (fold / ".OSZICAR.part").symlink_to(tmp_path / "log")
         (fold / ".CONTCAR.part").symlink_to(tmp_path / "log")
-        record_path = fold.parent / "bridge_record.jsonl"
+        record_path = fold.parent / "bridge.record"
         record_path.symlink_to(tmp_path / "record")
         done = call(fold)
         assert done.returncode == 0
-        assert "bridge_record.jsonl: is a link out of its folder" in done.stderr
+        assert "bridge.record: is a link out of its folder" in done.stderr
         assert has_result(fold)
         for name in ("log", "record"):
             assert (tmp_path / name).read_text() == "mine\n"
@@ -301,5 +301,5 @@ class TestFinished:
 def test_what_a_status_tells_of_the_record_is_json(tmp_path):
     fold = make_folder(tmp_path / os.fsdecode(b"\xe9t\xe9"))
     assert call(fold).returncode == 0
-    (line,) = (fold.parent / "bridge_record.jsonl").read_bytes().splitlines()
+    (line,) = (fold.parent / "bridge.record").read_bytes().splitlines()
     assert json.loads(line)["folder"] == str(fold)

@@ -87,5 +87,7 @@ def command(files: tuple[Path, ...], pressures: str, out: Path, as_json: bool, f
         click.echo(json.dumps([one.to_dict() for one in results], indent=1, ensure_ascii=False))
     else:
         click.echo(table(results))
-        click.echo(f"{counted(len(results), 'result')} in {', '.join(f'{place}/' for place in places.values())}")
+        good = sum(not int(one.fields["exit"]) for one in results)
+        without = f"; {len(results) - good} refused or failed" if good < len(results) else ""
+        click.echo(f"{counted(good, 'result')} in {', '.join(f'{place}/' for place in places.values())}{without}")
     sys.exit(next((code for one in results if (code := int(one.fields["exit"]))), 0))
