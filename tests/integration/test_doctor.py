@@ -53,7 +53,7 @@ def test_sound_installation(tmp_path, settings):
     assert " !! " not in done.stdout
     assert done.stdout.splitlines()[-1] == "usable"
     assert len(done.stdout.splitlines()) <= 50
-    values = re.search(r"H = (\S+) eV as the MATLAB line reads it, (\S+) eV", " ".join(done.stdout.split()))
+    values = re.search(r"by the MATLAB line as (\S+) eV, by the Python line as (\S+) eV", " ".join(done.stdout.split()))
     assert float(values[1]) == pytest.approx(float(values[2]), abs=2e-6)
     # Nothing of the trial stays, and no record is kept of it.
     assert [path.name for path in tmp_path.iterdir()] == ["bridge.toml"]
@@ -93,6 +93,26 @@ def test_sound_set_up_with_its_own_elements_and_pressure(tmp_path, search):
     assert (found["trial"]["formula"], found["trial"]["pressure"]) == ("O2Mg2", 10.0)
     assert found["findings"] == []
     assert "nothing to say against it" in run(search, "--no-trial", cwd=tmp_path).stdout
+
+
+def test_uspex_26_hands_out_its_trial_by_code_20(tmp_path, settings):
+    """The trial has the pressure of the settings, and output.xyz is read back; code 99 alone needs --uspex26."""
+    folder = tmp_path / "search26"
+    executable = str(Path(sys.executable).parent / "uspex-bridge-external")
+    wanted = new_search.Search("uspex26", ("O", "Mg"), pressure=10.0, command=executable, protocol="single", steps=2)
+    new_search.write(folder, new_search.files(wanted))
+    with (folder / "bridge.toml").open("a") as stream:
+        stream.write(TOY)
+    found = json.loads(run(folder, "--json", cwd=tmp_path).stdout)
+    assert found["usable"] is True
+    assert list(found["trial"]["enthalpy"]) == ["code20"]
+    assert {finding["severity"] for finding in found["findings"]} == {"note"}
+    input_txt = folder / "INPUT.txt"
+    input_txt.write_text(input_txt.read_text().replace("20 20\n", "99 99\n").replace("1 : numP", "3 : numP"))
+    assert run(folder, "--no-trial", cwd=tmp_path).returncode == 1, "USPEX 10 waits for JOB_IS_FINISHED"
+    done = run(folder, "--no-trial", "--uspex26", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "energy.txt holds eV per cell" in " ".join(done.stdout.split())
 
 
 def test_mistake_in_the_set_up(tmp_path, search):

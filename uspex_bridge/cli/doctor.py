@@ -26,15 +26,22 @@ _MARKS = {"ok": ("ok", "green"), "note": ("--", "yellow"), "bad": ("!!", "red")}
 @click.option(
     "--models", is_flag=True, help="List the kinds of models and all weights that go by a name, and do nothing else."
 )
+@click.option("--uspex26", is_flag=True, help="INPUT.txt is for USPEX 26; abinitioCode 20 tells it too.")
 @click.option("--no-trial", is_flag=True, help="Relax nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print all that was found as JSON.")
 def command(
-    folder: Path | None, config: Path | None, wanted: tuple[str, ...], models: bool, no_trial: bool, as_json: bool
+    folder: Path | None,
+    config: Path | None,
+    wanted: tuple[str, ...],
+    models: bool,
+    uspex26: bool,
+    no_trial: bool,
+    as_json: bool,
 ) -> None:
     """Say whether relaxations will work here, and what is wrong with the USPEX set-up in FOLDER.
 
     Looks at packages, models and devices, relaxes a small structure as USPEX would have it done, and reads the result
-    back as both USPEX lines do. With FOLDER (where INPUT.txt or input.uspex is) its files are checked for the
+    back as USPEX does. With FOLDER (where INPUT.txt or input.uspex is) its files are checked for the
     mistakes that cost a search. Exit code 0 if usable, 1 if not.
 
     Example: uspex-bridge doctor search
@@ -52,9 +59,8 @@ def command(
         else:
             click.echo(f"{_kinds(kinds)}\n\n{_table(listed)}")
         return
-    report = checkup.examine(
-        folder, config, relax=not no_trial, tell=(lambda item: None) if as_json else _Screen().tell
-    )
+    tell = (lambda item: None) if as_json else _Screen().tell
+    report = checkup.examine(folder, config, relax=not no_trial, of_26=uspex26, tell=tell)
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=1, ensure_ascii=False))
     else:

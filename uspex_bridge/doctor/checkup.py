@@ -28,6 +28,12 @@ from uspex_bridge.uspex.setup import EXECUTABLES, read_setups
 State = Literal["ok", "note", "bad"]
 #: What the trial relaxes where no folder says otherwise.
 DEFAULT_ELEMENTS, DEFAULT_PRESSURE = ("Ca", "Fe", "Ni"), 50.0  # GPa
+#: What each line of USPEX takes from the trial.
+_READERS = {
+    "matlab": "H is read by the MATLAB line as",
+    "python": "by the Python line as",
+    "code20": "energy= of output.xyz is read by USPEX 26 as",
+}
 #: Distributions that matter here besides those of the calculators.
 _PACKAGES = ("numpy", "scipy", "ase", "pymatgen", "spglib", "click", "filelock", "torch", "e3nn")
 
@@ -62,6 +68,7 @@ def examine(
     explicit: Path | None = None,
     *,
     relax: bool = True,
+    of_26: bool = False,
     tell: Callable[[Item], None] = lambda item: None,
 ) -> Checkup:
     """Examine this environment, and the USPEX set-up in ``folder`` if one is given.
@@ -70,6 +77,7 @@ def examine(
         folder: the folder that USPEX runs in.
         explicit: settings file, where one is named.
         relax: relax a small structure too; without that the verdict is a guess from the rest.
+        of_26: whether INPUT.txt is known to be for USPEX 26.
         tell: is called with each line of the report as soon as it is known.
     """
     report = Checkup(packages=versions())
@@ -90,7 +98,7 @@ def examine(
     settings = add(_settings(near, explicit))
     add(_trainers(near, explicit))
     trial = add(_trial(report, folder, near, explicit)) if relax and settings else pins and settings
-    setup = add(_setup(report, folder)) if folder else True
+    setup = add(_setup(report, folder, of_26)) if folder else True
     report.usable = settings and trial and setup
     return report
 
@@ -383,13 +391,14 @@ def _trial(report: Checkup, folder: Path | None, near: Path, explicit: Path | No
     from uspex_bridge.doctor.trial import run_trial
 
     elements: tuple[str, ...] = DEFAULT_ELEMENTS
-    pressure = DEFAULT_PRESSURE
+    pressure, code20 = DEFAULT_PRESSURE, False
     try:
         for setup in read_setups(folder) if folder else ():
             elements, pressure = setup.elements or elements, setup.pressure
+            code20 = any(step.code == "20" for step in setup.steps)
     except BridgeError:
         pass  # the section on the set-up says it
-    trial = run_trial(elements, pressure, near, explicit)
+    trial = run_trial(elements, pressure, near, explicit, code20=code20)
     report.trial = trial.as_dict()
     what = f"{trial.formula} at {pressure:g} GPa"
     if trial.problem:
@@ -397,21 +406,13 @@ def _trial(report: Checkup, folder: Path | None, near: Path, explicit: Path | No
         return
     stages = ", ".join(f"{s['name']} {s['steps']} steps ({s['calculator']})" for s in trial.stages)
     devices = ", ".join(dict.fromkeys(str(identity.get("device")) for identity in trial.models.values()))
-    yield Item(
-        "trial",
-        "ok",
-        f"{what}: {stages} on {devices}; {trial.seconds:.1f} s, with start-up {trial.wall:.1f} s",
-    )
-    yield Item(
-        "trial",
-        "ok",
-        f"H = {trial.enthalpy['matlab']:.6f} eV as the MATLAB line reads it, {trial.enthalpy['python']:.6f} eV as the "
-        "Python line does",
-    )
+    seconds = f"{trial.seconds:.1f} s, with start-up {trial.wall:.1f} s"
+    yield Item("trial", "ok", f"{what}: {stages} on {devices}; {seconds}")
+    yield Item("trial", "ok", ", ".join(f"{_READERS[line]} {value:.6f} eV" for line, value in trial.enthalpy.items()))
 
 
-def _setup(report: Checkup, folder: Path) -> Iterator[Item]:
-    report.findings = check_setup(folder)
+def _setup(report: Checkup, folder: Path, of_26: bool) -> Iterator[Item]:
+    report.findings = check_setup(folder, of_26=of_26)
     said = {item.text for item in report.items}
     for finding in report.findings:
         if finding.message in said:

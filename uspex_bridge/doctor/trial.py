@@ -19,6 +19,7 @@ from typing import Any
 from uspex_bridge.base.errors import BridgeError, CalculationError
 from uspex_bridge.base.units import gpa_to_kbar
 from uspex_bridge.call.config import load_config
+from uspex_bridge.uspex.readback import read_as_code20, read_as_matlab, read_as_python
 
 #: Seconds for the relaxation, and for the process that does it.
 TIME_LIMIT = 300.0
@@ -35,7 +36,7 @@ class Trial:
 
     Attributes:
         pressure: GPa.
-        enthalpy: per line that reads it, eV per cell.
+        enthalpy: per line that reads it, eV per cell; of abinitioCode 20 it is what ``energy=`` says.
         stages: of the record: name, calculator, model, steps, outcome.
         models: of the record: calculator -> identity.
         seconds: of the relaxation; ``wall`` of the whole process.
@@ -55,7 +56,9 @@ class Trial:
         return asdict(self)
 
 
-def run_trial(elements: Sequence[str], pressure: float, near: Path, explicit: Path | None = None) -> Trial:
+def run_trial(
+    elements: Sequence[str], pressure: float, near: Path, explicit: Path | None = None, *, code20: bool = False
+) -> Trial:
     """Relax four atoms of ``elements`` (at most four of them) at ``pressure`` GPa.
 
     Args:
@@ -63,21 +66,26 @@ def run_trial(elements: Sequence[str], pressure: float, near: Path, explicit: Pa
         pressure: GPa.
         near: folder that the settings are looked for from.
         explicit: settings file, if one is named.
+        code20: whether USPEX hands structures out as input.xyz.
     """
     chosen = list(elements)[: len(_SITES)]
     atoms = sorted((chosen * len(_SITES))[: len(_SITES)], key=chosen.index)
     formula = "".join(dict.fromkeys(f"{s}{atoms.count(s) if atoms.count(s) > 1 else ''}" for s in atoms))
     with tempfile.TemporaryDirectory(prefix="uspex-bridge-doctor-") as scratch:
-        folder = Path(scratch, "CalcFold1")
-        folder.mkdir()
-        _write_inputs(folder, atoms, pressure)
+        folder = Path(scratch, *(("Calculation", "Calcfold_1_1") if code20 else ("CalcFold1",)))
+        folder.mkdir(parents=True)
+        if code20:
+            _write_xyz(folder, atoms[::2] + atoms[1::2])
+        else:
+            _write_inputs(folder, atoms, pressure)
         began = time.monotonic()
         problem = _in_own_process(folder, near, explicit)
         wall = time.monotonic() - began
         found: dict[str, Any] = {"wall": round(wall, 2), **_recorded(Path(scratch))}
         if not problem:
             try:
-                found["enthalpy"] = _read_back(folder, len(atoms), pressure)
+                read = {"code20": read_as_code20(folder).enthalpy} if code20 else None
+                found["enthalpy"] = read or _read_back(folder, len(atoms), pressure)
             except BridgeError as error:
                 problem = str(error)
         return Trial(formula, pressure, problem, **found)
@@ -85,15 +93,10 @@ def run_trial(elements: Sequence[str], pressure: float, near: Path, explicit: Pa
 
 def _write_inputs(folder: Path, atoms: list[str], pressure: float) -> None:
     """Write what USPEX's MATLAB line writes: no element line in POSCAR, PSTRESS at the end of INCAR."""
-    from ase.data import atomic_numbers, covalent_radii
-
     from uspex_bridge.base.templates import render
 
-    # With 1.7 times the volume of the covalent spheres, neighbours in fcc are 8 % further apart than bonded ones.
-    spheres = [4.19 * float(covalent_radii[atomic_numbers[symbol]]) ** 3 for symbol in atoms]
-    edge = (1.7 * sum(spheres)) ** (1 / 3)
-    cell = ((1.03, 0.01, 0.0), (0.0, 0.98, 0.02), (0.01, 0.0, 1.0))
-    rows = [" ".join(f"{edge * x:12.6f}" for x in row) for row in cell]
+
+    rows = [" ".join(f"{x:12.6f}" for x in row) for row in _cell(atoms)]
     sites = [" ".join(f"{x:12.6f}" for x in site) for site in _SITES]
     species = list(dict.fromkeys(atoms))
     counts = " ".join(f"{atoms.count(symbol):4d}" for symbol in species)
@@ -102,6 +105,25 @@ def _write_inputs(folder: Path, atoms: list[str], pressure: float) -> None:
     (folder / "INCAR").write_text(f"{_INCAR}PSTRESS={gpa_to_kbar(pressure):.5g}\n")
     (folder / "KPOINTS").write_text("EA\n0\nGamma\n   4    4    4\n")
     (folder / "POTCAR").write_text("".join(render("specific/POTCAR", {"symbol": symbol}) for symbol in species))
+
+
+def _write_xyz(folder: Path, atoms: list[str]) -> None:
+    """Write what USPEX 26 writes for abinitioCode 20."""
+    from ase import Atoms
+    from ase.io import write
+
+    write(folder / "input.xyz", Atoms(atoms, scaled_positions=_SITES, cell=_cell(atoms), pbc=True), format="extxyz")
+
+
+def _cell(atoms: list[str]) -> list[list[float]]:
+    """Return a cell, Å, in which no two of the atoms at the sites touch."""
+    from ase.data import atomic_numbers, covalent_radii
+
+    # With 1.7 times the volume of the covalent spheres, neighbours in fcc are 8 % further apart than bonded ones.
+    spheres = [4.19 * float(covalent_radii[atomic_numbers[symbol]]) ** 3 for symbol in atoms]
+    edge = (1.7 * sum(spheres)) ** (1 / 3)
+    rows = ((1.03, 0.01, 0.0), (0.0, 0.98, 0.02), (0.01, 0.0, 1.0))
+    return [[edge * x for x in row] for row in rows]
 
 
 def _in_own_process(folder: Path, near: Path, explicit: Path | None) -> str:
@@ -147,8 +169,6 @@ def _read_back(folder: Path, natoms: int, pressure: float) -> dict[str, float]:
     Raises:
         BridgeError: a line cannot read the files, or they disagree.
     """
-    from uspex_bridge.uspex.readback import read_as_matlab, read_as_python
-
     readings = {"matlab": read_as_matlab(folder), "python": read_as_python(folder, pressure)}
     matlab, python = readings.values()
     if {reading.natoms for reading in readings.values()} != {natoms}:
@@ -165,18 +185,20 @@ def _read_back(folder: Path, natoms: int, pressure: float) -> dict[str, float]:
 
 def main(folder: Path, near: Path, explicit: Path | None) -> int:
     """Relax in ``folder`` with the settings of ``near``; the record stays in the scratch folder."""
-    from uspex_bridge.base.files import VASP_OUTPUTS
+    from uspex_bridge.base.files import OUTPUTS
     from uspex_bridge.base.halt import Halter
-    from uspex_bridge.call.folders import VaspFolder
+    from uspex_bridge.call.folders import ExternalFolder, VaspFolder
     from uspex_bridge.call.run import run_folder
     from uspex_bridge.call.slot import run_in_slot
+
+    code20 = (folder / "input.xyz").exists()
 
     def work(log: logging.Logger) -> None:
         config = load_config(near, explicit)
         config = replace(config, record=None, on_reject="fail", time_limit=min(config.time_limit, TIME_LIMIT))
-        run_folder(VaspFolder(folder), config, log, Halter())
+        run_folder(ExternalFolder(folder) if code20 else VaspFolder(folder), config, log, Halter())
 
-    return run_in_slot(folder, VASP_OUTPUTS, work)
+    return run_in_slot(folder, OUTPUTS["external" if code20 else "vasp"], work)
 
 
 if __name__ == "__main__":

@@ -15,19 +15,25 @@ from uspex_bridge.uspex.findings import Finding, in_order, relative
 from uspex_bridge.uspex.incar_checks import check_incars
 from uspex_bridge.uspex.search_checks import check_search
 from uspex_bridge.uspex.setup import SearchStep, Setup, read_setups
+from uspex_bridge.uspex.uspex26_checks import check_uspex26
 from uspex_bridge.vasp.incar import parse_incar
 from uspex_bridge.vasp.structure import ELEMENTS, read_potcar_symbols
 
 
-def check_setup(folder: Path) -> list[Finding]:
-    """Return what is wrong, odd or worth knowing about the USPEX set-up in ``folder``, worst first."""
+def check_setup(folder: Path, *, of_26: bool = False) -> list[Finding]:
+    """Return what is wrong, odd or worth knowing about the USPEX set-up in ``folder``, worst first.
+
+    Args:
+        folder: the folder that USPEX runs in.
+        of_26: whether INPUT.txt is known to be for USPEX 26.
+    """
     folder = folder.absolute()
     if not folder.is_dir():
         return [Finding("error", str(folder), None, "there is no such folder")]
     found: list[Finding] = []
     setups: list[Setup] = []
     try:
-        setups.extend(read_setups(folder))
+        setups.extend(read_setups(folder, of_26=of_26))
     except InputError as error:
         found.append(_from_error(error, folder))
     if not setups and not found:
@@ -162,10 +168,9 @@ def _check_settings(setup: Setup) -> Iterator[Finding]:
     steps = [step for step in setup.steps if step.executable]
     if not steps:
         return
-    work = setup.folder / "CalcFold1"
     try:
-        path = find_config(work)
-        config = load_config(work)
+        path = find_config(setup.work)
+        config = load_config(setup.work)
         protocol, notice = choose_protocol(config)
         statuses = [inventory.available(name, config.settings_of(name)) for name in protocol.calculators]
     except ConfigError as error:
@@ -203,6 +208,7 @@ _CHECKS: tuple[Callable[[Setup], Iterator[Finding]], ...] = (
     check_waiting,
     check_incars,
     check_search,
+    check_uspex26,
     _check_potcars,
     _check_external,
     _check_names,

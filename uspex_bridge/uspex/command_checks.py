@@ -47,8 +47,8 @@ def _check_slot(setup: Setup, step: SearchStep) -> Iterator[Finding]:
     if step.executable is None or step.code in EXECUTABLES[step.executable]:
         return
     code = " or ".join(EXECUTABLES[step.executable])
-    key = f"abinitioCode {step.code}" if setup.line == "matlab" else f"type {step.code}"
-    right = f"abinitioCode {code}" if setup.line == "matlab" else "type vasp with uspex-bridge-vasp"
+    key = f"type {step.code}" if setup.line == "python" else f"abinitioCode {step.code}"
+    right = "type vasp with uspex-bridge-vasp" if setup.line == "python" else f"abinitioCode {code}"
     yield Finding(
         "error",
         setup.path.name,
@@ -66,7 +66,7 @@ def _check_line(setup: Setup, step: SearchStep, command: str) -> Iterator[Findin
         yield Finding("error", name, step.line, f"commandExecutable '{command}': {error}", "mend the quotes")
         return
     for word in _programs(words):
-        if not _is_found(word, setup.folder):
+        if not _is_found(word, setup.work):
             yield Finding(
                 "warning" if step.queued else "error",
                 name,
@@ -76,10 +76,10 @@ def _check_line(setup: Setup, step: SearchStep, command: str) -> Iterator[Findin
             )
     if step.executable and (launcher := _launches_many(words, queued=step.queued)):
         yield Finding(
-            "error",
+            "warning",
             name,
             step.line,
-            f"{launcher} starts several copies of {step.executable} in one folder, where only one can work",
+            f"{launcher} starts several copies of {step.executable} in one folder: one works, the others wait for it",
             f"take {launcher} out; threads are set in bridge.toml",
         )
     if match := re.search(rf">>?\s*(USPEX\S*|(?:{_OUTPUTS})(?=\s|$))", command):
@@ -96,7 +96,7 @@ def _programs(words: list[str]) -> list[str]:
     return list(dict.fromkeys([*words[:1], *named]))
 
 
-def _is_found(word: str, folder: Path) -> bool:
+def _is_found(word: str, work: Path) -> bool:
     word = os.path.expandvars(os.path.expanduser(word))
     if "/" not in word:
         return shutil.which(word) is not None or word in (
@@ -109,7 +109,7 @@ def _is_found(word: str, folder: Path) -> bool:
             "test",
             "time",
         )
-    place = Path(word) if os.path.isabs(word) else Path(os.path.normpath(folder / "CalcFold1" / word))
+    place = Path(os.path.normpath(work / word))
     return place.is_file() and (os.access(place, os.X_OK) or place.suffix == ".sh")
 
 

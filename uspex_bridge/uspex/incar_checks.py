@@ -81,7 +81,7 @@ def _check_pressure(setup: Setup, name: str, text: str) -> Iterator[Finding]:
         return
     if abs(given - wanted) <= 1e-4 * max(1.0, abs(wanted)):
         return
-    key = "ExternalPressure" if setup.line == "matlab" else "externalPressure"
+    key = "externalPressure" if setup.line == "python" else "ExternalPressure"
     if setup.line == "python" and setup.pressure == 0:
         effect = "relaxes to it, but USPEX adds no PV: the enthalpies are wrong"
     else:

@@ -64,6 +64,24 @@ def read_as_python(folder: Path, pressure_gpa: float) -> Reading:
     return Reading(energy + pv_energy(pressure_gpa, volume), len(last), volume)
 
 
+def read_as_code20(folder: Path) -> Reading:
+    """Read as USPEX 26 does for abinitioCode 20, through ASE; what ``energy=`` says is taken for the enthalpy.
+
+    Raises:
+        OutputError: output.xyz is not the structure of input.xyz with an energy.
+    """
+    from ase.io import iread
+
+    try:
+        (given,), (atoms,) = (list(iread(folder / name)) for name in ("input.xyz", "output.xyz"))
+        energy = float(atoms.get_potential_energy())
+    except Exception as error:  # ASE's reader raises whatever its parsers meet
+        raise OutputError(f"{folder / 'output.xyz'}: ASE cannot read it: {error or type(error).__name__}") from error
+    if atoms.get_chemical_symbols() != given.get_chemical_symbols():
+        raise OutputError(f"{folder / 'output.xyz'}: other atoms than in input.xyz, or in another order")
+    return Reading(energy, len(atoms), float(atoms.get_volume()))
+
+
 def _check_scf(folder: Path, before: str) -> None:
     """Check that the electronic steps of the last ionic step stay below NELM, as both lines do."""
     limits = [line.split()[2].rstrip(";") for line in read_text(folder / "OUTCAR").splitlines() if " NELM " in line]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -63,6 +64,7 @@ class Setup:
     """What INPUT.txt or input.uspex says.
 
     Attributes:
+        line: USPEX up to 10.x (``matlab``) and USPEX 26, both with INPUT.txt, or that of 2021-2023 (``python``).
         path: the input file.
         elements: chemical symbols, in USPEX's order.
         blocks: rows of atoms per element.
@@ -75,7 +77,7 @@ class Setup:
         lines: where settings of INPUT.txt stand, by name; numbers: values of some of them.
     """
 
-    line: Literal["matlab", "python"]
+    line: Literal["matlab", "python", "uspex26"]
     path: Path
     steps: tuple[SearchStep, ...]
     elements: tuple[str, ...] = ()
@@ -106,25 +108,34 @@ class Setup:
         return self.path.parent
 
     @property
+    def work(self) -> Path:
+        """One of the folders that it makes for relaxations."""
+        return _work(self.folder, self.line == "uspex26")
+
+    @property
     def specific(self) -> Path:
         """Its Specific folder."""
         return self.folder / "Specific"
 
 
-def read_setups(folder: Path) -> Iterator[Setup]:
+def read_setups(folder: Path, *, of_26: bool = False) -> Iterator[Setup]:
     """Read whichever of INPUT.txt and input.uspex the folder has.
+
+    Args:
+        folder: the folder that USPEX runs in.
+        of_26: whether INPUT.txt is known to be for USPEX 26.
 
     Raises:
         InputError: a file cannot be read as USPEX reads it.
     """
     if (folder / "INPUT.txt").exists():
-        yield read_matlab(folder / "INPUT.txt")
+        yield read_matlab(folder / "INPUT.txt", of_26=of_26)
     if (folder / "input.uspex").exists():
         yield read_python(folder / "input.uspex")
 
 
-def read_matlab(path: Path) -> Setup:
-    """Read INPUT.txt.
+def read_matlab(path: Path, *, of_26: bool = False) -> Setup:
+    """Read INPUT.txt; abinitioCode 20 and a folder Calculation are USPEX 26's.
 
     Raises:
         InputError: the file is missing, or a number in it is none where USPEX looks for it.
@@ -154,6 +165,7 @@ def read_matlab(path: Path) -> Setup:
     meta = method == "META"  # its second and third digits speak of supercells
     varies = calculation[-1:] == "1" and not meta
     codes = _codes(text)
+    of_26 = of_26 or "20" in codes or (path.parent / "Calculation").is_dir()
     commands = text.block("commandExecutable", "EndExecutable")
     blocks = tuple(_whole(row, path) for row in text.block("numSpeci", "EndNumSpeci") if row.text)
     elements = " ".join(value.text for value in text.block("atomType", "EndAtomType")).split()
@@ -164,10 +176,12 @@ def read_matlab(path: Path) -> Setup:
         lines["whichCluster"] = cluster.line
     for name in ("minAt", "maxAt"):
         number(name, 0)
+    work = _work(path.parent, of_26)
+    numbers_of_steps = range(1, len(codes) + 1)
     return Setup(
-        "matlab",
+        "uspex26" if of_26 else "matlab",
         path,
-        tuple(_matlab_step(path.parent, n, codes, commands, queued=where != "0") for n in range(1, len(codes) + 1)),
+        tuple(_matlab_step(work, path.parent, n, codes, commands, queued=where != "0") for n in numbers_of_steps),
         elements=tuple(_symbol(name) for name in elements),
         blocks=blocks,
         varies=varies,
@@ -198,7 +212,9 @@ def _codes(text: InputTxt) -> list[str]:
     return re.sub(r"[()]", " ", " ".join(row.text for row in rows)).split() or ["1"]
 
 
-def _matlab_step(folder: Path, number: int, codes: list[str], commands: list[Value], *, queued: bool) -> SearchStep:
+def _matlab_step(
+    work: Path, folder: Path, number: int, codes: list[str], commands: list[Value], *, queued: bool
+) -> SearchStep:
     """Return a step; with fewer commands than steps USPEX takes the first for all."""
     value = None
     if commands:
@@ -210,7 +226,7 @@ def _matlab_step(folder: Path, number: int, codes: list[str], commands: list[Val
         command,
         folder / "Specific" / f"INCAR_{number}",
         queued=queued,
-        script=_script(folder, command),
+        script=_script(work, command),
         potcars=folder / "Specific",
         line=value.line if value else None,
     )
@@ -291,19 +307,22 @@ def _python_step(source: InputUspex, number: int, stage: Any) -> SearchStep:
         path.parent / str(incar),
         kresol=stage.get("kresol"),
         queued=bool(stage.get("taskManager") or stage.get("remote")),
-        script=_script(path.parent, command),
+        script=_script(_work(path.parent), command),
         potcars=path.parent / str(stage.get("potcarsPath") or "Specific"),
         line=source.line_of("commandExecutable", start) if command else source.line_of("type", start),
     )
 
 
-def _script(folder: Path, command: str | None) -> str:
-    """Return the script that a command starts, without its remarks; the command's paths are seen from a CalcFold."""
+def _work(folder: Path, of_26: bool = False) -> Path:
+    return folder / "Calculation" / "Calcfold_1_1" if of_26 else folder / "CalcFold1"
+
+
+def _script(work: Path, command: str | None) -> str:
+    """Return the script that a command started in ``work`` starts in turn, without its remarks."""
     for word in (command or "").split():
         name = word.strip("'\"")
-        place = Path(name) if Path(name).is_absolute() else folder / "CalcFold1" / name
         if "/" in name and name.endswith(_SCRIPT_SUFFIXES):
-            path = Path(re.sub(r"/CalcFold1/\.\./", "/", str(place)))
+            path = Path(os.path.normpath(work / name))
             lines = read_text(path).split("\n") if path.is_file() else []
             return "\n".join(line for line in lines if not line.lstrip().startswith("#"))
     return ""

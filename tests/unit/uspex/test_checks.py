@@ -94,7 +94,7 @@ MISTAKES = {
     "broken bracket": ("python", "input.uspex", "fractions: {", "fractions: ", "error", "input.uspex", ""),
     "nothing runs the bridge": ("matlab", "INPUT.txt", "uspex-bridge-vasp", "vasp_std", "warning", "INPUT.txt", "no step runs the bridge"),
     "not found": ("matlab", "INPUT.txt", "uspex-bridge-vasp", "other/uspex-bridge-vasp", "error", "INPUT.txt", "is not found on PATH"),
-    "several copies": ("matlab", "INPUT.txt", "% commandExecutable\n", "% commandExecutable\nmpirun -np 4 ", "error", "INPUT.txt", "several copies"),
+    "several copies": ("matlab", "INPUT.txt", "% commandExecutable\n", "% commandExecutable\nmpirun -np 4 ", "warning", "INPUT.txt", "several copies"),
     "odd quotes": ("matlab", "INPUT.txt", "bridge.out", "'bridge.out", "error", "INPUT.txt", "mend the quotes"),
     "output USPEX removes": ("matlab", "INPUT.txt", "bridge.out", "USPEX.out", "error", "INPUT.txt", "USPEX deletes"),
     "output over OUTCAR": ("matlab", "INPUT.txt", "bridge.out", "OUTCAR", "error", "INPUT.txt", "needs that name"),
@@ -248,7 +248,7 @@ def test_srun_takes_its_number_from_the_job(make):
     replace(folder, "INPUT.txt", "% commandExecutable\n", "% commandExecutable\nsrun ")
     assert not [f for f in check_setup(folder) if "copies" in f.message]
     replace(folder, "INPUT.txt", "srun ", "srun -n 4 ")
-    found(folder, "error", "INPUT.txt", "srun starts several copies")
+    found(folder, "warning", "INPUT.txt", "srun starts several copies")
 
 
 def test_external_code(make):
