@@ -114,7 +114,7 @@ def random_cell(system: str, index: int, pressure: float, most: int | None = Non
 
 
 def start_of(system: str, index: int, pressure: float, most: int | None = None) -> Structure:
-    """Return candidate number ``index`` of a system for a pressure, of at most so many atoms where that can be asked."""
+    """Return candidate number ``index`` of a system for a pressure, of at most ``most`` atoms where it can."""
     atoms = candidate(index, pressure).atoms if system == "cafeni" else random_cell(system, index, pressure, most)
     return Structure(
         symbols=tuple(atoms.get_chemical_symbols()),
@@ -194,13 +194,15 @@ def summarise(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
     text = [
-        "| optimizers | converged | evaluations, median | mean | ratio | CPU | same end | lower | higher | mean change |",
+        "| optimizers | converged | evaluations, median | mean | ratio | CPU | same end | lower | higher "
+        "| mean change |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     text += [
         f"| {r['method']} | {r['converged']} of {r['candidates']} | {r['evaluations_median']:.0f} "
         f"| {r['evaluations_mean']:.0f} | {r['evaluations_ratio']:.2f} | {r['seconds_ratio']:.2f} | {r['same']:.0%} "
-        f"| {r['lower']:.0%} | {r['higher']:.0%} | {r['mean_change_mev']:+.0f} ± {r['error_of_mean_mev']:.0f} meV/atom |"
+        f"| {r['lower']:.0%} | {r['higher']:.0%} "
+        f"| {r['mean_change_mev']:+.0f} ± {r['error_of_mean_mev']:.0f} meV/atom |"
         for r in rows
     ]
     return "\n".join(text)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.io import read
-from emulators.records import StepResult
+from emulators.records import Report, StepResult
 
 #: GPa·Å³ per eV (CODATA 2014), written out here so that a wrong constant in the bridge cannot hide.
 GPA_A3_PER_EV = 160.21766208
@@ -77,3 +77,20 @@ def check(step: StepResult, pressure: float, reference: Any) -> Check:
         shear=float(np.abs(stress - pressure * np.eye(3)).max()),
         fmax=float(np.linalg.norm(atoms.get_forces(), axis=1).max()),
     )
+
+
+def assert_sound(report: Report, pressure: float, reference: Any, *, fmax: float = 0.0105) -> None:
+    """Everything that USPEX took is what the model says of CONTCAR, and the last step is relaxed."""
+    assert report.done, f"{report.candidate.origin}: {report.reason}: {report.calls[-1]}"
+    for call in report.calls:
+        assert not call.changed
+        assert not call.strays
+    for step in report.steps:
+        found = check(step, pressure, reference)
+        assert abs(found.enthalpy_error) < 1e-5, f"step {step.step}"
+        contcar = read_contcar(step.contcar)
+        assert contcar.symbols.formula.count() == report.candidate.atoms.symbols.formula.count()
+        assert abs(contcar.get_volume() / step.atoms.get_volume() - 1) < 1e-6
+    assert abs(found.pressure_error) < 0.5
+    assert found.fmax < fmax
+    assert np.isfinite(report.enthalpies).all()

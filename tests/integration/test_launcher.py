@@ -242,6 +242,30 @@ def test_three_processes_in_one_folder_give_the_result_of_one(tmp_path, kind):
     assert json.loads(line)["status"] == "converged"
 
 
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="there is no mpirun")
+def test_a_real_mpirun_gives_the_result_of_one(tmp_path):
+    alone = make_folder(tmp_path / "alone")
+    assert call(alone).returncode == 0
+    fold = make_folder(tmp_path / "three")
+    leave_stale_outputs(fold)
+    # Open MPI 4 and 5 by turns: more processes than cores, and a container in which everyone is root.
+    wanted = {
+        "OMPI_MCA_rmaps_base_oversubscribe": 1,
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        "OMPI_ALLOW_RUN_AS_ROOT": 1,
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": 1,
+    }
+    command = ["mpirun", "-np", "3", VASP]
+    done = subprocess.run(
+        command, cwd=fold, env=environment(**wanted), capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("start one process") == 2
+    for name in ("OSZICAR", "CONTCAR"):
+        assert (fold / name).read_text() == (alone / name).read_text()
+    assert len((tmp_path / "three" / "bridge.record").read_text().splitlines()) == 1
+
+
 def test_the_others_end_with_the_exit_code_of_the_one_that_works(tmp_path):
     fold = make_folder(tmp_path, incar="IBRION = 0\nNSW = 5\n")
     crew = launch(fold, "Open MPI", 3)

@@ -9,6 +9,7 @@ import pytest
 from emulators import independent
 from emulators.candidates import candidate, candidates, ion_distances
 from emulators.forkserver import ForkServer
+from emulators.independent import assert_sound
 from emulators.inputs import demo_weights, embedded_settings, manual_series, paper_settings, single_relaxation
 from emulators.matlab_line import MatlabLine
 from emulators.python_line import PythonLine
@@ -42,23 +43,6 @@ def leave_stale(folder):
     """Leave a complete, wrong result in a slot, as a structure that failed there does."""
     for name, text in STALE.items():
         (folder / name).write_text(text)
-
-
-def assert_sound(report, pressure, reference, *, fmax=0.0105):
-    """Everything that USPEX took is what the model says of CONTCAR, and the last step is relaxed."""
-    assert report.done, f"{report.candidate.origin}: {report.reason}: {report.calls[-1]}"
-    for call in report.calls:
-        assert not call.changed
-        assert not call.strays
-    for step in report.steps:
-        check = independent.check(step, pressure, reference)
-        assert abs(check.enthalpy_error) < 1e-5, f"step {step.step}"
-        contcar = independent.read_contcar(step.contcar)
-        assert contcar.symbols.formula.count() == report.candidate.atoms.symbols.formula.count()
-        assert contcar.get_volume() == pytest.approx(step.atoms.get_volume(), rel=1e-6)
-    assert abs(check.pressure_error) < 0.5
-    assert check.fmax < fmax
-    assert np.isfinite(report.enthalpies).all()
 
 
 class TestConsoleScript:

@@ -105,6 +105,7 @@ def test_pymatgen_outcar(case):
     if case.final.magmoms is None:
         assert not outcar.spin
         assert outcar.magnetization == ()
+        assert outcar.total_mag is None
     else:
         assert outcar.spin
         assert [site["tot"] for site in outcar.magnetization] == pytest.approx(case.final.magmoms, abs=1e-4)

@@ -29,8 +29,9 @@ from uspex_bridge.base.words import counted
 def command(which: str | None, record: Path, status: str | None, last: int | None, as_json: bool) -> None:
     """Show what the bridge did: all entries, or those of WHICH.
 
-    WHICH is a USPEX ID (137 or EA137), a slot (CalcFold3), a formula, or the start of an entry's key. The MATLAB
-    line does not tell the bridge the final ID: there, a structure is found by the geometry that it began with.
+    WHICH is a USPEX ID (137 or EA137), the name of a working folder (CalcFold3, or 7 of CrySPY), the first line of
+    POSCAR, a formula, or the start of an entry's key. The MATLAB line does not tell the bridge the final ID: there,
+    a structure is found by the geometry that it began with.
 
     Example: uspex-bridge log 137 --record search
     """

@@ -95,7 +95,6 @@ def _write_inputs(folder: Path, atoms: list[str], pressure: float) -> None:
     """Write what USPEX's MATLAB line writes: no element line in POSCAR, PSTRESS at the end of INCAR."""
     from uspex_bridge.base.templates import render
 
-
     rows = [" ".join(f"{x:12.6f}" for x in row) for row in _cell(atoms)]
     sites = [" ".join(f"{x:12.6f}" for x in site) for site in _SITES]
     species = list(dict.fromkeys(atoms))

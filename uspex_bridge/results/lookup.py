@@ -26,7 +26,7 @@ def find_record(place: Path) -> Path:
 
 
 def find(place: Path, which: str | None = None) -> list[Entry]:
-    """Return the entries of ``which`` (an ID, slot, formula or key), or all, oldest first.
+    """Return the entries of ``which`` (an ID, slot, label, formula or key), or all, oldest first.
 
     Raises:
         InputError: there is no record.
@@ -35,11 +35,14 @@ def find(place: Path, which: str | None = None) -> list[Entry]:
     label = None if which is None else re.fullmatch(r"(?:EA)?(\d+)", which)
     if label is not None:
         number = int(label[1])
-        return _of_structure(path, number) or [e for e in jsonl.read(path) if e.get("id") == number]
+        return _of_structure(path, number) or [
+            e for e in jsonl.read(path) if e.get("id") == number or ("id" not in e and e.get("slot") == which)
+        ]
     entries = list(jsonl.read(path))
     if which is None:
         return entries
-    return [e for e in entries if which in (e.get("slot"), e.get("formula")) or str(e.get("key")).startswith(which)]
+    names = ("slot", "label", "formula")
+    return [e for e in entries if which in map(e.get, names) or str(e.get("key")).startswith(which)]
 
 
 def _of_structure(record: Path, number: int) -> list[Entry]:

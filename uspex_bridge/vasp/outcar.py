@@ -19,6 +19,8 @@ from uspex_bridge.vasp.text import join, magnetic, plain, require_finite, table
 POTENTIAL = ("MLIP", "uspex_bridge")
 _RULE = " " + "-" * 100
 _STEP = "-" * 39
+#: As VASP writes it without spin; ASE needs the line where INCAR asks for spin, whatever the model knows of moments.
+_NO_MOMENT = " number of electron       0.0000000 magnetization\n\n"
 _NO_ELECTRONS = ("Alpha Z", "Ewald", "Hartree", "E(xc)", "Local", "n-local", "augment", "Kinetic", "Fock")
 
 
@@ -40,6 +42,8 @@ def format_outcar(run: VaspRun, when: datetime | None = None) -> str:
         parts.append(f"\n{_STEP} Iteration {number:6d}(   1)  {_STEP}\n\n")
         if moments and frame.magmoms is not None:
             parts.append(_moments(frame.magmoms, total=number == last))
+        elif number == last:
+            parts.append(_NO_MOMENT)
         parts += [_stress(frame, run.pressure_gpa), _cell(frame), _forces(frame), _energies(frame, run.pressure_gpa)]
     if run.converged and not run.intent.static:
         parts.append(" reached required accuracy - stopping structural energy minimisation\n\n")
@@ -104,7 +108,7 @@ def _moments(magmoms: Array, *, total: bool) -> str:
     """
     lines = []
     if total:
-        lines += [f" number of electron       0.0000000 magnetization {magmoms.sum():15.7f}", ""]
+        lines += [f"{_NO_MOMENT.rstrip()} {magmoms.sum():15.7f}", ""]
     lines += [" magnetization (x)", " ", "# of ion       s       p       d       tot", "-" * 42]
     row = "%5s       0.000   0.000   0.000 %8.4f"
     lines += [row % (number, moment) for number, moment in enumerate(magmoms.tolist(), 1)]

@@ -244,6 +244,14 @@ def test_log_command(search):
     assert "no entry for 999" in missing.output
 
 
+def test_log_of_folders_that_another_program_named(tmp_path):
+    """CrySPY's folders are work/7, and its POSCARs begin with ID_7; a structure of USPEX's is found by its ID alone."""
+    names = [("7", {"label": "ID_7"}), ("8", {"label": "ID_8"}), ("7", {"id": 8, "label": "EA8"})]
+    record_file.append(tmp_path / record_file.FILENAME, *({"slot": slot, **more} for slot, more in names))
+    for which, found in {"7": ["ID_7"], "ID_7": ["ID_7"], "8": ["ID_8", "EA8"], "EA7": []}.items():
+        assert [entry["label"] for entry in lookup.find(tmp_path, which)] == found
+
+
 def test_log_without_a_record(tmp_path):
     result = CliRunner().invoke(command, ["log", "--record", str(tmp_path)])
     assert isinstance(result.exception, InputError)
