@@ -24,6 +24,7 @@ CARD = Card(
     takes_weights=False,
     dtypes=("float64",),
     devices=("cpu",),
+    invented=True,
     licence="MIT",
     citation="none: it describes no real material",
 )

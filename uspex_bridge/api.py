@@ -130,10 +130,12 @@ def relax(  # type: ignore[misc]  # the overloads leave the options to this sign
     listed = list(_crystals(crystals))
     if single and len(listed) != 1:
         raise InputError(f"{structures}: holds {len(listed)} structures; relax([file]) relaxes them all")
-    places = {(str(path), number): k for k, (path, number, _) in enumerate(listed)}
+    places: dict[tuple[Any, Any], list[int]] = {}  # a structure may be given more than once
+    for k, (path, number, _) in enumerate(listed):
+        places.setdefault((str(path), number), []).append(k)
     found: dict[int, Relaxed] = {}
     for result in relax_all(listed, task):
-        found[places[result.fields["source"], result.fields["index"]]] = result
+        found[places[result.fields["source"], result.fields["index"]].pop(0)] = result
         if progress is not None:
             progress(result)
     results = [found[k] for k in range(len(listed))]

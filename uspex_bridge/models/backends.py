@@ -52,7 +52,8 @@ class Backend:
         calculator: ASE calculator: energy, free_energy (eV), forces (N, 3) (eV/Å), stress (6,) (eV/Å³), for some
             magmoms (N,); float64 always. It evaluates as ``evaluate_many`` does a single structure.
         batch: how the model evaluates structures together, None where it takes one after the other.
-        identity: kind, model, weights, sha256, package, torch, device, dtype, head, and worker where it runs in one.
+        identity: kind, model, weights, sha256, package, torch, device, dtype, head; worker where it runs in one,
+            and invented where its elements are.
         elements: the elements it may be used for, None where that is not known.
         energy_zero: ``mp-pbe`` or ``model``, see :class:`uspex_bridge.models.cards.Card`.
     """
@@ -344,6 +345,7 @@ def _identity(card: Card, request: BuildRequest, found: Weights) -> dict[str, An
         "device": request.device,
         "dtype": request.dtype or "as in the weights",
         "head": request.head,
+        **({"invented": True} if card.invented else {}),
     }
 
 

@@ -104,6 +104,7 @@ class Card:
         energy_zero: ``mp-pbe`` where the energies of its known models are on the Materials Project PBE scale,
             else ``model``.
         magmoms: whether it predicts magnetic moments.
+        invented: its elements are like no real ones, so that no table of real ones is held against its results.
         licence, citation: of the method; weights may have their own.
         elements: those of its known models, in words; a loaded model knows its own.
         pressure: the range its known models are known to hold in, in words.
@@ -128,6 +129,7 @@ class Card:
     head: str = ""
     energy_zero: EnergyZero = "model"
     magmoms: bool = False
+    invented: bool = False
     licence: str = ""
     citation: str = ""
     elements: str = "-"

@@ -357,21 +357,22 @@ class _Relaxation:
         if guards.hole == "off":
             return ""
         target, found = self.plan.pressure_gpa, pressure_of(frame.stress)
+        monitor = self.monitors[self.calculators[-1]]
+        real = not monitor.model.identity.get("invented")
         if not self._volume_free:
-            return too_dense(self.atoms, max(target, found))
-        if why := too_dense(self.atoms, target):
+            return too_dense(self.atoms, max(target, found)) if real else ""
+        if real and (why := too_dense(self.atoms, target)):
             return why
-        if guards.scan == "auto" and fill(self.atoms, target) > COMFORTABLE:
+        if guards.scan == "auto" and (not real or fill(self.atoms, target) > COMFORTABLE):
             lowest = self.lowest()
             if lowest is not None and frame.enthalpy(target) / len(self.atoms) > lowest:
                 return ""
         if outcome in ("time", "file"):
             self.flags.append("unscanned")
             return ""
-        monitor = self.monitors[self.calculators[-1]]
         before = monitor.evaluations
         own = (found, frame.energy / len(self.atoms))
-        (verdict,) = scan([self.atoms], monitor.evaluate_many, target, own=[own])
+        (verdict,) = scan([self.atoms], monitor.evaluate_many, target, own=[own], real=real)
         self._charge(monitor.evaluations - before)
         return verdict.why
 

@@ -71,6 +71,8 @@ def scan(
     evaluate_many: Evaluate,
     pressure_gpa: float | Sequence[float],
     own: Sequence[tuple[float, float]] | None = None,
+    *,
+    real: bool = True,
 ) -> list[Verdict]:
     """Tell of relaxed structures whether they lie in holes of a model, with one batch of evaluations.
 
@@ -79,10 +81,11 @@ def scan(
         evaluate_many: of :class:`uspex_bridge.models.backends.Backend`.
         pressure_gpa: at which they were relaxed, one for all or one each.
         own: pressure, GPa, and energy, eV/atom, that the model gives each as it is; None evaluates them too.
+        real: whether the model's elements are real ones, whose size is known.
     """
     pressures = np.broadcast_to(np.asarray(pressure_gpa, dtype=float), len(structures))
     fills = [fill(atoms, float(p)) for atoms, p in zip(structures, pressures, strict=True)]
-    faults = [too_dense(atoms, float(p)) for atoms, p in zip(structures, pressures, strict=True)]
+    faults = [too_dense(atoms, float(p)) if real else "" for atoms, p in zip(structures, pressures, strict=True)]
     ratios = [() if fault else _ratios(f) for fault, f in zip(faults, fills, strict=True)]
     cells = [
         scaled(atoms, ratio)

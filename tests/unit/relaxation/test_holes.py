@@ -12,6 +12,8 @@ from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.data import Intent
 from uspex_bridge.base.errors import CalculationError, Rejected
 from uspex_bridge.base.units import gpa_to_ev_a3
+from uspex_bridge.models.backends import cards, load
+from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.relaxation.engine import relax
 from uspex_bridge.relaxation.guards import VACUUM, check_geometry, check_result, check_start, reduced, widest_gap
 from uspex_bridge.relaxation.holes import SMALLEST, fill, judged, jumps, scan, too_dense
@@ -145,12 +147,12 @@ def test_what_a_compression_curve_may_do(pressures, energies, target, why):
     assert (why in found) if why else not found
 
 
-def run(volume: float, guards=GUARDS, lowest=lambda: None, symbol="Si", **intent):
+def run(volume: float, guards=GUARDS, lowest=lambda: None, symbol="Si", identity=None, **intent):
     stages = (Stage("accurate", "b", fmax=0.01, stress=0.1, optimizer="TRQN", maxstep=0.2),)
     backend = SimpleNamespace(
         calculator=Compressed(),
         evaluate_many=evaluate_many,
-        identity={"kind": "made up"},
+        identity={"kind": "made up"} | (identity or {}),
         energy_zero="model",
         check_elements=lambda symbols: None,
     )
@@ -195,6 +197,17 @@ def test_a_fixed_geometry_is_no_result_at_an_absurd_pressure_and_flagged_in_a_ho
     with pytest.raises(Rejected, match="max_pressure") as caught:
         run(12.0, Guards(max_pressure=1.0), nsw=0)
     assert caught.value.code == "pressure"
+
+
+def test_elements_that_are_invented_have_no_known_size_but_no_holes_either():
+    """Potassium of 14 Å³ per atom is no potassium, but it is the toy potential's."""
+    with pytest.raises(Rejected, match="of what its elements need"):
+        run(13.0, symbol="K")
+    assert run(13.0, symbol="K", identity={"invented": True}).flags == ()
+    with pytest.raises(Rejected, match="P rises"):
+        run(6.8, symbol="K", identity={"invented": True})
+    assert [kind for kind, card in cards().items() if card.invented] == ["toy"]
+    assert load("toy", CalculatorSettings(kind="toy")).identity["invented"]
 
 
 def test_jumps_of_the_volume_between_pressures_are_said():
