@@ -81,8 +81,8 @@ def command(files: tuple[Path, ...], pressures: str, out: Path, as_json: bool, f
             found = relax(files, at, config=config, out=place, progress=lambda _: bar.update(1), **options)
             several = len(steps) > 1
             results += [replace(one, name=f"{one.name} {at:g}GPa") if several else one for one in found]
-    order = {(one.fields["source"], one.fields["index"]): k for k, one in enumerate(results[: total // len(steps)])}
-    results.sort(key=lambda one: order[one.fields["source"], one.fields["index"]])
+    inputs = total // len(steps)
+    results = [one for k in range(inputs) for one in results[k::inputs]]  # all pressures of an input together
     if as_json:
         click.echo(json.dumps([one.to_dict() for one in results], indent=1, ensure_ascii=False))
     else:

@@ -12,8 +12,9 @@ from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.data import Intent
 from uspex_bridge.base.errors import CalculationError, Rejected
 from uspex_bridge.base.units import gpa_to_ev_a3
-from uspex_bridge.models.backends import cards, load
+from uspex_bridge.models.backends import load
 from uspex_bridge.models.cards import CalculatorSettings
+from uspex_bridge.models.inventory import cards
 from uspex_bridge.relaxation.engine import relax
 from uspex_bridge.relaxation.guards import VACUUM, check_geometry, check_result, check_start, reduced, widest_gap
 from uspex_bridge.relaxation.holes import SMALLEST, fill, judged, jumps, scan, too_dense
@@ -200,12 +201,12 @@ def test_a_fixed_geometry_is_no_result_at_an_absurd_pressure_and_flagged_in_a_ho
 
 
 def test_elements_that_are_invented_have_no_known_size_but_no_holes_either():
-    """Potassium of 14 Å³ per atom is no potassium, but it is the toy potential's."""
+    """Sodium of 14 Å³ per atom is no sodium, but it is the toy potential's."""
     with pytest.raises(Rejected, match="of what its elements need"):
-        run(13.0, symbol="K")
-    assert run(13.0, symbol="K", identity={"invented": True}).flags == ()
-    with pytest.raises(Rejected, match="P rises"):
-        run(6.8, symbol="K", identity={"invented": True})
+        run(13.0, symbol="Na")
+    assert run(13.0, symbol="Na", identity={"invented": True}).flags == ()
+    with pytest.raises(Rejected, match="hole of the potential: P changes"):
+        run(6.8, symbol="Na", identity={"invented": True})
     assert [kind for kind, card in cards().items() if card.invented] == ["toy"]
     assert load("toy", CalculatorSettings(kind="toy")).identity["invented"]
 
