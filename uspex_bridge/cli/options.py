@@ -28,7 +28,7 @@ class Finite(click.FloatRange):
 CONFIG = click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help="Settings file; else $USPEX_BRIDGE_CONFIG, then bridge.toml here, in .., ../Specific, ~/.config/uspex_bridge.",
+    help="Settings file; else $USPEX_BRIDGE_CONFIG, then the first bridge.toml from this folder upwards.",
 )
 PROTOCOL = click.option("--protocol", help="Named protocol (paper, embedded, single, fast, auto) or a TOML file.")
 STAGES = click.option("--stages", help="Which stages of the protocol to run: 1, 2-3, robust, all.")
