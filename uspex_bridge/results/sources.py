@@ -25,6 +25,7 @@ from uspex_bridge.call import record_file
 from uspex_bridge.call.structures import POSCAR_NAME, from_ase, read_images, read_structures
 from uspex_bridge.results.folder import Results, open_all
 from uspex_bridge.results.join import line_of
+from uspex_bridge.results.labels_folder import is_dataset, labels_of
 from uspex_bridge.results.model import (
     NAN,
     Composition,
@@ -76,8 +77,8 @@ def open_sources(places: Sequence[str], levels: Sequence[str] = (), *, record: b
     """Open results folders, folders of results, and files of references, in the order given.
 
     Args:
-        places: paths; a folder is of USPEX's results (or holds some), or one that ``uspex-bridge relax`` or
-            ``rescore`` left; a file is a reference.
+        places: paths; a folder is of USPEX's results (or holds some), one that ``uspex-bridge relax`` or ``rescore``
+            left, or a dataset of labels; a file is a reference.
         levels: ``LABEL`` for everything that states no level of theory, or ``PATH=LABEL`` for one place.
         record: see :func:`uspex_bridge.results.folder.open_results`.
 
@@ -184,6 +185,20 @@ def _formula(word: str) -> Composition:
     return reduced_composition(tuple(counts.items()))
 
 
+def read_dataset(folder: Path, label: str | None = None) -> Loose:
+    """Read the labels of a dataset, on E0; see :mod:`uspex_bridge.results.labels_folder`.
+
+    Raises:
+        InputError: it has none, or a file is missing.
+    """
+    name = label or str(folder)
+    found = list(labels_of(folder, name))
+    if not found:
+        raise InputError(f"{folder}: the dataset holds no label")
+    held = {entry.id: structure for entry, structure, _ in found}
+    return Loose(name, tuple(entry for entry, *_ in found), held, {entry.id: title for entry, _, title in found})
+
+
 def _uspex_ids(labels: Sequence[str]) -> list[int]:
     """Return the IDs of labels that begin with EA and a number, none where some do not or two are the same."""
     found = [re.match(r"EA(\d+)\b", label) for label in labels]
@@ -197,6 +212,8 @@ def _open(place: str, *, record: bool) -> list[Source]:
         return [read_reference(path, place)]
     if record_file.in_folder(path).is_file() and not _has_results(path):
         return [read_relaxed(path, place)]
+    if is_dataset(path):
+        return [read_dataset(path, place)]
     return list(open_all([path], record=record))
 
 

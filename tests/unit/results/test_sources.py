@@ -228,3 +228,30 @@ def test_every_structure_of_gathered_poscars_is_read(tmp_path):
     assert [refs.names[entry.id] for entry in refs.entries] == ["EA1", "EA2"]
     assert [structure.formula for _, structure in refs.structures(refs.entries)] == ["Ni", "Ca"]
     assert not any(entry.valid for entry in refs.entries)
+
+
+def test_a_dataset_of_labels_is_ranked_by_e0_and_not_by_f(tmp_path):
+    from uspex_bridge.learn.data.dataset import Dataset
+    from uspex_bridge.learn.data.labels import Level
+
+    frames = []
+    for k, (symbol, pressure) in enumerate([("Fe", 50.0), ("Ni", None), ("Ca", 0.0)]):
+        atoms = Atoms(f"{symbol}2", [[0, 0, 0], [1.4, 1.4, 1.4]], cell=np.eye(3) * (2.8 + 0.1 * k), pbc=True)
+        results = {"energy": -3.0 - k, "free_energy": -3.4 - k, "forces": np.zeros((2, 3)), "stress": np.zeros(6)}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        atoms.info = {"origin": f"EA{k}", **({} if pressure is None else {"pressure_gpa": pressure})}
+        frames.append(atoms)
+    dataset = Dataset.create(tmp_path / "d")
+    dataset.add(frames[:2], generation=0, level=Level("vasp", "PBE", "abc"))
+    dataset.add(frames[2:], generation=1, level=Level("vasp", "PBE", "abc"))
+    pool = open_sources([str(tmp_path / "d")])
+    first, second, third = pool.entries
+    volume = frames[0].get_volume()
+    assert first.enthalpy == pytest.approx(-3.0 + pv_energy(50.0, volume))
+    assert (first.energy, first.pressure_gpa, first.level) == (pytest.approx(-3.0), 50.0, "vasp PBE abc")
+    assert (second.enthalpy, second.pressure_gpa) == (pytest.approx(-4.0), 0.0)
+    assert third.generation == 1
+    assert [structure.formula for _, structure in pool.structures()] == ["Fe2", "Ni2", "Ca2"]
+    next((tmp_path / "d").glob("generation-001*.extxyz")).unlink()
+    with pytest.raises(InputError, match="generation-001"):
+        open_sources([str(tmp_path / "d")])

@@ -52,6 +52,7 @@ class Case:
     Attributes:
         name: of the structure.
         family: of the structure and its perturbed copies; the name where nothing says it.
+        split: that it is in, empty where nothing says it.
         symbols: of its atoms.
         volume: Å³ per cell.
         pressure_gpa: that it belongs to (the search's), None where nothing says it.
@@ -61,6 +62,7 @@ class Case:
 
     name: str
     family: str
+    split: str
     symbols: tuple[str, ...]
     volume: float
     pressure_gpa: float | None
@@ -87,6 +89,7 @@ def case_of(atoms: Any, number: int) -> Case:
     return Case(
         name=name,
         family=str(info.get("family") or name),
+        split=str(info.get("split") or ""),
         symbols=tuple(atoms.symbols),
         volume=float(atoms.get_volume()),
         pressure_gpa=None if pressure is None else float(pressure),

@@ -57,8 +57,8 @@ class Row:
         count: structures in it.
         energy, virial, pv: eV/atom; forces: eV/Å, by component; stress, by component, and pressure: GPa.
         order: of the structures of one composition in this line; None where no two have the same.
-        near, near_rmse: reference structures within 50 meV/atom of the reference hull, and within this line's energy
-            RMSE; None where there is no hull.
+        near, near_rmse: structures within 50 meV/atom of the model's own hull, and within this line's energy RMSE of
+            it, as the paper counts them; None where there is no hull.
     """
 
     label: str
@@ -168,7 +168,7 @@ def rows(cases: Sequence[Case], answers: Sequence[Values], lines: Lines = BY_PRE
     made = []
     for label, places in lines.of(cases):
         part = [pairs[k] for k in places]
-        above = None if lines.edges(cases) is not None else _above([case for case, _ in part])
+        above = None if lines.edges(cases) is not None else _above(part)
         made.append(_row(label, part, above))
     near = None if any(row.near is None for row in made) else sum(row.near or 0 for row in made)
     near_rmse = None if near is None else sum(row.near_rmse or 0 for row in made)
@@ -223,9 +223,9 @@ def _row(label: str, pairs: Sequence[tuple[Case, Values]], above: Array | None) 
     )
 
 
-def _above(cases: Sequence[Case]) -> Array | None:
-    """Return the reference's distances to its own hull, eV/atom; None where there is no hull."""
-    hull = _hull(cases, [case.reference for case in cases])
+def _above(pairs: Sequence[tuple[Case, Values]]) -> Array | None:
+    """Return the model's distances to its own hull, eV/atom; None where there is no hull."""
+    hull = _hull([case for case, _ in pairs], [answer for _, answer in pairs])
     return None if hull is None else np.array([point.above for point in hull.points])
 
 
@@ -244,6 +244,7 @@ def by_structure(cases: Sequence[Case], answers: Sequence[Values]) -> list[dict[
         {
             "name": case.name,
             "family": case.family,
+            "split": case.split,
             "energy": round(abs(values.energy - case.reference.energy), 6),
             "forces": round(float(np.abs(values.forces - case.reference.forces).mean()), 6),
             "pv": round(abs(values.pv - case.reference.pv), 6),

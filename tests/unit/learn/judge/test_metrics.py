@@ -72,6 +72,9 @@ def test_structures_near_the_hull_are_counted_as_in_the_paper():
     row, total = metrics.rows(cases, shifted(cases, 0.02))
     assert (row.near, row.near_rmse) == (4, 3)
     assert (total.near, total.near_rmse) == (4, 3)
+    answers = shifted(cases, 0.02)
+    answers[3] = Values(answers[3].energy + 0.1, answers[3].forces, answers[3].virial)
+    assert metrics.rows(cases, answers)[0].near == 3, "the model itself counts"
     alone = cases_of([frame(["Ca", "Fe"], -2.5), frame(["Ca", "Ca", "Fe"], -2.0)])
     assert metrics.rows(alone, shifted(alone))[-1].near is None, "no hull without its ends"
 
