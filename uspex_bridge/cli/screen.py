@@ -15,9 +15,10 @@ from uspex_bridge.cli.soap_options import SOAP, progress, soap_of
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.choose.screening import Screened
+    from uspex_bridge.results.failures import Failures
 
 #: As in :mod:`uspex_bridge.learn.choose.screen`, which is not loaded to show the help.
-FLAGS = ("short", "dense", "elongated", "far", "unconverged", "outside", "failed")
+FLAGS = ("short", "dense", "elongated", "far", "unconverged", "rejected", "outside", "failed")
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -53,9 +54,24 @@ FLAGS = ("short", "dense", "elongated", "far", "unconverged", "outside", "failed
     "--also",
     multiple=True,
     type=click.Choice(FLAGS),
-    default=("failed",),
-    show_default="failed",
+    default=("failed", "rejected"),
+    show_default="failed, rejected",
     help="Flags that are a reason to compute a structure. Repeatable.",
+)
+@click.option("--failures", is_flag=True, help="Also what the searches of PLACES lost, as it began (from the record).")
+@click.option("--b-max", type=click.IntRange(min=0), help="Ask for retraining where the searches lost more than this.")
+@click.option("--since", default="", help="Failures: only those at this time or later (2026-11-29T08:00, UTC).")
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path),
+    help="Dataset whose labels that no model was trained on tell what |ΔPV| says about the error of PV.",
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.9,
+    show_default=True,
+    help="Of that.",
 )
 @PARALLEL
 @click.option("--retry", is_flag=True, help="Ask a model again about structures it failed on.")
@@ -86,8 +102,12 @@ def command(
     config = read_settings(Path.cwd(), {key: options[key] for key in ("config", "device", "threads")})
     limit_threads(config.threads)
     from uspex_bridge.learn.choose.screening import Parallel, screen_pool
+    from uspex_bridge.results.model import Pool
 
     pool = q.open_pool(places, options)
+    lost = _lost(places, options)
+    if lost is not None and options["failures"]:
+        pool = Pool([*pool.sources.values(), *lost.sources])
     found = screen_pool(
         pool,
         models,
@@ -98,13 +118,15 @@ def command(
         offsets=options["offsets"],
         also=options["also"],
         training=options["training"],
+        calibrate=options["calibrate"],
+        confidence=options["confidence"],
         soap=lambda elements: soap_of(options, elements),
         scaling=options["scaling"],
         mix_levels=options["mix_levels"],
         parallel=Parallel(options["workers"], options["scheduler"], options["retry"]),
         progress=progress,
     )
-    summary = found.to_dict()
+    summary = found.to_dict() | _failures(lost, options["b_max"])
     _write(found, summary, out)
     if as_json:
         click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
@@ -115,7 +137,27 @@ def command(
             "screen.json, screen.png"
         )
     q.warn(found.notes)
+    if summary.get("retrain"):
+        q.warn(
+            [f"the searches lost {lost.total if lost else 0} structures, more than {options['b_max']}: retrain first"]
+        )
     q.tell_notes(pool.notes)
+
+
+def _lost(places: tuple[str, ...], options: dict[str, Any]) -> Failures | None:
+    """Read what the searches lost, where that is asked about."""
+    if not options["failures"] and options["b_max"] is None:
+        return None
+    from uspex_bridge.results.failures import read_failures
+
+    return read_failures(places, options["since"])
+
+
+def _failures(lost: Failures | None, most: int | None) -> dict[str, Any]:
+    """Return what was lost as plain values."""
+    if lost is None:
+        return {}
+    return {"failures": dict(lost.counts), "retrain": most is not None and lost.total > most}
 
 
 def _limits(options: dict[str, Any]) -> Any:
@@ -141,7 +183,14 @@ def _write(found: Screened, summary: dict[str, Any], out: Path) -> None:
     q.write_text(out / "screen.csv", as_csv(found.rows()))
     q.write_text(out / "screen.json", json.dumps(summary, indent=1, ensure_ascii=False))
     frames = [
-        candidate(v.entry, v.structure, title_of(found.pool, v.entry), reason="; ".join(v.reasons), delta_pv=v.delta_pv)
+        candidate(
+            v.entry,
+            v.structure,
+            title_of(found.pool, v.entry),
+            reason="; ".join(v.reasons),
+            delta_pv=v.delta_pv,
+            own_pressure_gpa=None if v.own_pressure_gpa != v.own_pressure_gpa else round(v.own_pressure_gpa, 1),
+        )
         for v in found.screening.chosen
     ]
     write_frames(out / "label.extxyz", frames)
@@ -199,6 +248,8 @@ def report(found: Screened, most: int) -> str:
         f"{count} of {total} over {getattr(screening.limits, name):g} {titles[name]}"
         for name, count in found.over().items()
     ]
+    if found.calibration is not None:
+        lines.append(found.calibration.describe(screening.limits.pv))
     if flagged := {flag: screening.count(flag) for flag in FLAGS if screening.count(flag)}:
         lines.append("flags: " + ", ".join(f"{count} {flag}" for flag, count in flagged.items()))
     return "\n".join(lines)

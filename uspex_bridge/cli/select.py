@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +89,7 @@ def command(places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -
     training = read_labelled_structures(options["have"]) if options["have"] is not None else []
     drawn = describe(pool, options, options["references"], {s for one in training for s in one.symbols})
     there = _described(drawn, training)
-    candidates, dropped = _candidates(pool, drawn, there, options)
+    candidates, dropped = _candidates(pool, drawn, there, training, options)
     have = drawn.space.place(there)
     coordinates = {entry.name: row for entry, row in zip(drawn.entries, drawn.coordinates, strict=True)}
     found = select(candidates, coordinates, drawn.points, have, quota)
@@ -119,7 +119,7 @@ def _quota(options: dict[str, Any]) -> Any:
 
 
 def _candidates(
-    pool: Pool, drawn: StructureMap, training: Any, options: dict[str, Any]
+    pool: Pool, drawn: StructureMap, features: Any, training: Sequence[Structure], options: dict[str, Any]
 ) -> tuple[list[Entry], dict[str, int]]:
     """Return what may be chosen, and how many were left out for which reason."""
     from uspex_bridge.base.errors import InputError
@@ -127,7 +127,8 @@ def _candidates(
     from uspex_bridge.results.folder import Results
 
     own = [entry for entry in drawn.entries if entry.run not in options["references"]]
-    there = _there(drawn, training)
+    there = _there(drawn, features)
+    phase_is_there = _phases(training)
     held_out = _holdout(options["holdout"])
     names = ("failed or refused", "in holes", "outliers", "too large", "there already", "held out", "duplicates")
     left = dict.fromkeys(names, 0)
@@ -143,7 +144,7 @@ def _candidates(
             left["outliers"] += 1
         elif len(structure.symbols) > most:
             left["too large"] += 1
-        elif entry.name in there:
+        elif entry.name in there or phase_is_there(structure):
             left["there already"] += 1
         elif held_out(pool, entry, structure):
             left["held out"] += 1
@@ -197,6 +198,30 @@ def _there(drawn: StructureMap, features: Any) -> set[str]:
     tree = NearestNeighbors(n_neighbors=1).fit(drawn.space.normalise(features))
     away = tree.kneighbors(drawn.space.normalise(drawn.features))[0][:, 0]
     return {entry.name for entry, distance in zip(drawn.entries, away, strict=True) if distance < _SAME}
+
+
+def _phases(training: Sequence[Structure]) -> Callable[[Structure], bool]:
+    """Return the test whether a structure is a labelled phase at about its volume, such as a re-relaxed copy."""
+    from uspex_bridge.results.model import composition_of, reduced_composition
+    from uspex_bridge.results.phases import Tolerances, same_phase
+    from uspex_bridge.results.surroundings import Surroundings
+
+    tolerances = Tolerances()
+    held: dict[Any, list[Surroundings]] = {}
+    for one in training:
+        held.setdefault(reduced_composition(composition_of(one.symbols)), []).append(Surroundings(one))
+
+    def there(structure: Structure) -> bool:
+        known = held.get(reduced_composition(composition_of(structure.symbols)), [])
+        volume = structure.volume / len(structure)
+        near = [
+            other
+            for other in known
+            if abs(other.structure.volume / len(other.structure) - volume) <= (tolerances.volume or 0.0) * volume
+        ]
+        return bool(near) and any(same_phase(other, Surroundings(structure), tolerances.distance) for other in near)
+
+    return there
 
 
 def _kinds(found: Selection, drawn: StructureMap) -> dict[str, Any]:

@@ -7,7 +7,7 @@ family of the structure it was made from, so that a dataset never splits the two
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,7 +79,7 @@ def augment(atoms: Atoms, how: Perturbation) -> Iterator[Made]:
     for number in range(1, how.copies + 1):
         copy = _perturbed(atoms, how, _generator(how.seed, identity, number), ratio)
         reason = f"displaced {how.displace:g} Å ({how.shape}), strained {100 * how.strain:g} %"
-        yield _made(atoms, copy, identity, f"p{number}", reason)
+        yield _made(atoms, copy, identity, f"p{number}", reason, ("pressure_gpa", "own_pressure_gpa"))
     for fraction in how.volumes:
         copy = _at_volume(atoms, fraction)
         yield _made(atoms, copy, identity, f"v{fraction:g}", f"{fraction:g} of the volume")
@@ -121,8 +121,15 @@ def _bare(atoms: Atoms) -> Atoms:
     return Atoms(atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
 
 
-def _made(atoms: Atoms, copy: Atoms | None, identity: str, ending: str, reason: str) -> Made:
-    """Say where a copy comes from."""
+def _made(
+    atoms: Atoms,
+    copy: Atoms | None,
+    identity: str,
+    ending: str,
+    reason: str,
+    kept: Sequence[str] = ("pressure_gpa",),
+) -> Made:
+    """Say where a copy comes from; ``kept`` is what of ``info`` holds for it too."""
     name = str(atoms.info.get("name") or identity)
     if copy is None:
         return Made(None, f"{name}-{ending}: atoms too close in {_TRIES} tries; smaller displacements or strain help")
@@ -134,6 +141,5 @@ def _made(atoms: Atoms, copy: Atoms | None, identity: str, ending: str, reason: 
         "parent": identity,
         "reason": reason,
     }
-    if "pressure_gpa" in atoms.info:
-        copy.info["pressure_gpa"] = atoms.info["pressure_gpa"]
+    copy.info |= {key: atoms.info[key] for key in kept if key in atoms.info}
     return Made(copy)

@@ -49,13 +49,20 @@ def candidate(entry: Entry, structure: Structure, name: str, **info: Any) -> Ato
 
 
 def known_of(pool: Pool) -> dict[str, dict[str, Any]]:
-    """Return what extxyz files in the pool say of their structures' family, origin and reason, by name of the entry."""
+    """Return what extxyz files in the pool say of their structures besides enthalpies, by name of the entry.
+
+    That is family, origin and reason, and an estimate of the structure's own pressure (own_pressure_gpa).
+    """
     found = {}
     for source in pool.sources.values():
         path = Path(source.label)
         if isinstance(source, Loose) and path.suffix in (".extxyz", ".xyz") and path.is_file():
             for number, atoms in enumerate(read_frames(path), 1):
-                kept = {key: str(atoms.info[key]) for key in ("family", "origin", "reason") if key in atoms.info}
+                kept: dict[str, Any] = {
+                    key: str(atoms.info[key]) for key in ("family", "origin", "reason") if key in atoms.info
+                }
+                if "own_pressure_gpa" in atoms.info:
+                    kept["own_pressure_gpa"] = float(atoms.info["own_pressure_gpa"])
                 found[f"{source.label}:EA{number}"] = kept
     return found
 

@@ -18,19 +18,20 @@ from ase.data import covalent_radii
 from uspex_bridge.base.atoms import to_atoms
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.base.units import ev_a3_to_gpa
 from uspex_bridge.learn.data.predictions import Prediction
 from uspex_bridge.learn.data.suspects import fit
 from uspex_bridge.relaxation.guards import closest_pair
 from uspex_bridge.results.hull import HullPoint
 from uspex_bridge.results.model import NAN, Entry
 
-Flag = Literal["short", "dense", "elongated", "far", "unconverged", "outside", "failed"]
-FLAGS: tuple[Flag, ...] = ("short", "dense", "elongated", "far", "unconverged", "outside", "failed")
+Flag = Literal["short", "dense", "elongated", "far", "unconverged", "rejected", "outside", "failed"]
+FLAGS: tuple[Flag, ...] = ("short", "dense", "elongated", "far", "unconverged", "rejected", "outside", "failed")
 #: Flags that keep a structure off the list to compute: an energy of it teaches nothing, or no code would give one.
 UNFIT: frozenset[Flag] = frozenset({"short", "dense", "elongated", "far"})
 
 #: Flags that are reason enough to compute a structure unless others are named.
-DEFAULT_REASONS: tuple[Flag, ...] = ("failed",)
+DEFAULT_REASONS: tuple[Flag, ...] = ("failed", "rejected")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,12 @@ class Disagreement:
     novelty: float
     flags: dict[Flag, str]
     reasons: tuple[str, ...] = ()
+
+    @property
+    def own_pressure_gpa(self) -> float:
+        """The highest pressure that a model sees in it as it is, GPa; NaN where none does."""
+        finite = self.pv[np.isfinite(self.pv)]
+        return ev_a3_to_gpa(float(finite.max()) * len(self.structure) / self.structure.volume) if len(finite) else NAN
 
     def row(self, models: Sequence[str], name: str) -> dict[str, Any]:
         """Return its scalar columns under the ``name`` that the user knows it by; what is unknown is None."""
@@ -285,6 +292,8 @@ def _flags(one: Seen, models: Sequence[str], limits: Limits) -> dict[Flag, str]:
         flags["far"] = f"{one.point.above:.3f} eV/atom above the hull"
     if entry.record is not None and entry.record.status == "unconverged":
         flags["unconverged"] = f"its relaxation had not converged, a force of {entry.record.fmax:.3g} eV/Å was left"
+    if entry.record is not None and entry.record.status == "rejected":
+        flags["rejected"] = f"the search lost it ({', '.join(entry.record.flags)})"
     if one.novelty > limits.novelty:
         flags["outside"] = f"{one.novelty:.1f} x as far from the training set as its structures are from each other"
     failures = [

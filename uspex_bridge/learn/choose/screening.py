@@ -16,11 +16,13 @@ from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.words import counted
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.model_names import settings_for
+from uspex_bridge.learn.choose.calibration import Calibration, calibrate_on
 from uspex_bridge.learn.choose.candidates import read_labelled_structures, title_of
 from uspex_bridge.learn.choose.hulls import points_of
 from uspex_bridge.learn.choose.novelty import reach_of
 from uspex_bridge.learn.choose.screen import DEFAULT_REASONS, FLAGS, Flag, Limits, Screening, Seen, screen
 from uspex_bridge.learn.choose.soap import Scaling, SoapSettings
+from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.predictions import Predictor, find_predictor, predict_all, structure_key
 from uspex_bridge.results.model import Pool
 
@@ -47,17 +49,24 @@ class Screened:
         models: the models that were asked.
         pool: where the structures come from.
         notes: what a user must know.
+        calibration: what |ΔPV| says about the error of PV, None where no labels were given.
     """
 
     screening: Screening
     models: tuple[Predictor, ...]
     pool: Pool
     notes: tuple[str, ...]
+    calibration: Calibration | None = None
 
     def rows(self, *, chosen: bool = False) -> list[dict[str, Any]]:
         """Return a row of plain values per structure, the largest disagreement first."""
         found = self.screening.chosen if chosen else self.screening.verdicts
-        return [verdict.row(self.screening.models, title_of(self.pool, verdict.entry)) for verdict in found]
+        rows = [verdict.row(self.screening.models, title_of(self.pool, verdict.entry)) for verdict in found]
+        if self.calibration is not None:
+            for verdict, row in zip(found, rows, strict=True):
+                bound = self.calibration.bound(verdict.delta_pv)
+                row["pv_error_bound"] = bound if math.isfinite(bound) else None
+        return rows
 
     def over(self) -> dict[str, int]:
         """Return how many structures are over each threshold that was set."""
@@ -86,6 +95,7 @@ class Screened:
             "to_compute": len(found.chosen),
             "over": self.over(),
             "flags": {flag: found.count(flag) for flag in FLAGS},
+            "calibration": asdict(self.calibration) if self.calibration is not None else None,
             "mean": {name: self._mean(name) for name in means},
             "label": self.rows(chosen=True),
             "warnings": list(self.notes),
@@ -107,6 +117,8 @@ def screen_pool(
     offsets: Literal["auto", "on", "off"] = "auto",
     also: Collection[Flag] = DEFAULT_REASONS,
     training: Path | None = None,
+    calibrate: Path | None = None,
+    confidence: float = 0.9,
     soap: Callable[[Collection[str]], SoapSettings] = lambda elements: SoapSettings(),
     scaling: Scaling = "standard",
     mix_levels: bool = False,
@@ -125,6 +137,8 @@ def screen_pool(
         offsets: fit the models' energy zeros to each other; ``auto`` where they may differ.
         also: flags that are a reason to compute a structure.
         training: the training set, a dataset's folder or a file; None tells no novelty.
+        calibrate: a dataset, whose labels that no model was trained on tell what |ΔPV| says about the error of PV.
+        confidence: of that.
         soap: gives the descriptor of novelty for the training set's elements.
         scaling: of the descriptor's features.
         mix_levels: one hull for several levels of theory.
@@ -157,7 +171,16 @@ def screen_pool(
     ]
     fit = offsets == "on" or (offsets == "auto" and any(model.energy_zero == "model" for model in asked))
     found = screen(seen, models, limits, offsets=fit, also=also)
-    return Screened(found, asked, pool, (*found.notes, *notes, *more))
+    known = None
+    if calibrate is not None:
+        dataset = Dataset.open(calibrate)
+        frames = [*dataset.frames("test"), *dataset.frames("valid")]
+        with progress("calibrating", len(frames) * len(asked)) as step:
+            try:
+                known = calibrate_on(frames, asked, out / "evaluations", confidence, step)
+            except InputError as error:
+                notes.append(f"{calibrate}: {error}")
+    return Screened(found, asked, pool, (*found.notes, *notes, *more), known)
 
 
 def _ask(

@@ -131,3 +131,32 @@ def test_what_stands_out_is_not_taken_unasked():
     points = build_hull([*made, Entry("r", 92, (("Ni", 1),), -2.0, 9.0, 50.0)]).points
     assert doubtful(points)["r:EA90"].startswith("small volume")
     assert not {"r:EA0", "r:EA1"} & set(doubtful(points))
+
+
+def test_what_a_dataset_has_is_left_out_as_a_crystal_and_not_as_a_file(tmp_path, monkeypatch):
+    """A re-relaxed copy with another origin is there; the same phase at another pressure is not."""
+    import json
+
+    import ase.io
+    from ase.build import bulk
+    from click.testing import CliRunner
+
+    from uspex_bridge.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    known = bulk("CaNi", "cesiumchloride", a=3.1) * (2, 1, 1)
+    known.rattle(0.02, seed=1)
+    copy = known.copy()
+    copy.positions += 0.4
+    copy.rattle(0.01, seed=2)
+    copy.set_cell(1.003 * copy.cell, scale_atoms=True)
+    squeezed = known.copy()
+    squeezed.set_cell(0.95 * squeezed.cell, scale_atoms=True)
+    other = bulk("CaNi", "rocksalt", a=5.0)
+    ase.io.write("have.extxyz", known)
+    ase.io.write("all.extxyz", [copy, squeezed, other])
+    result = CliRunner().invoke(main.command, ["select", "all.extxyz", "--have", "have.extxyz", "--json"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    facts = json.loads(result.stdout)
+    assert facts["left_out"]["there already"] == 1
+    assert len(facts["chosen"]) == 2
