@@ -5,6 +5,7 @@ Reads structure.json, leaves GPAW's log gpaw.txt and label.json, which appears w
 
 import json
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -40,5 +41,6 @@ try:
     }
 except KohnShamConvergenceError:
     label |= {"converged": False, "reason": f"not converged after {inputs['maxiter']} electronic iterations"}
+label["core_hours"] = round(time.process_time() / 3600, 4)
 Path(".label.json.part").write_text(json.dumps(label))
 os.replace(".label.json.part", "label.json")

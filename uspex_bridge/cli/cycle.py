@@ -103,6 +103,7 @@ def status(folder: Path, as_json: bool) -> None:
 
     Example: uspex-bridge cycle status loop
     """
+    from uspex_bridge.learn.cycle.cost import cost_of
     from uspex_bridge.learn.cycle.history import cycles_of, table
     from uspex_bridge.learn.cycle.loop import Loop, read_journal
 
@@ -118,11 +119,12 @@ def status(folder: Path, as_json: bool) -> None:
             "ended": state.ended or None,
             "trouble": trouble,
             "cycles": [asdict(cycle) for cycle in cycles_of(folder)],
+            "cost": asdict(cost_of(folder, loop.settings)),
         }
         click.echo(json.dumps(facts, indent=1, ensure_ascii=False))
         return
     if cycles := cycles_of(folder):
-        click.echo("\n".join([table(cycles), *_times(cycles)]) + "\n")
+        click.echo("\n".join([table(cycles), *_times(cycles), str(cost_of(folder, loop.settings))]) + "\n")
     if state.ended:
         click.echo(state.ended)
     elif left:
@@ -157,7 +159,9 @@ def report(folder: Path, out: Path | None, as_json: bool) -> None:
     from uspex_bridge.base.tables import as_csv
     from uspex_bridge.figures import cycles as figure
     from uspex_bridge.figures import style
+    from uspex_bridge.learn.cycle.cost import cost_of
     from uspex_bridge.learn.cycle.history import cycles_of, rows, table
+    from uspex_bridge.learn.cycle.settings import read_cycle_settings
 
     cycles = cycles_of(folder)
     if not any(cycle.models for cycle in cycles):
@@ -165,7 +169,7 @@ def report(folder: Path, out: Path | None, as_json: bool) -> None:
     out = out or folder / "report"
     out.mkdir(parents=True, exist_ok=True)
     q.write_text(out / "cycles.csv", as_csv(rows(cycles)))
-    text = "\n".join([table(cycles), *_times(cycles)])
+    text = "\n".join([table(cycles), *_times(cycles), str(cost_of(folder, read_cycle_settings(folder)))])
     q.write_text(out / "cycles.txt", text + "\n")
     style.save(figure.draw(cycles), out / "cycles.png")
     if as_json:

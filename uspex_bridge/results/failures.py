@@ -54,7 +54,7 @@ def read_failures(places: Sequence[str], since: str = "") -> Failures:
     Raises:
         InputError: no place has a record.
     """
-    records = list(dict.fromkeys(path for place in places for path in _records(Path(place))))
+    records = records_of(places)
     if not records:
         raise InputError(f"{', '.join(places)}: there is no {record_file.FILENAME}, which says what was lost")
     counts: Counter[str] = Counter()
@@ -69,13 +69,22 @@ def read_failures(places: Sequence[str], since: str = "") -> Failures:
     return Failures(dict(counts.most_common()), tuple(sources))
 
 
+def records_of(places: Sequence[str]) -> list[Path]:
+    """Return the records that belong to places, each once; a place that is not there has none."""
+    return list(dict.fromkeys(path for place in places if Path(place).exists() for path in _records(Path(place))))
+
+
 def _records(place: Path) -> Iterator[Path]:
     if place.is_file():
         return
     if (place / record_file.FILENAME).is_file():
         yield place / record_file.FILENAME
         return
-    for results in results_folders(place):
+    try:
+        found = results_folders(place)
+    except InputError:
+        return
+    for results in found:
         if (path := record_of(results)) is not None:
             yield path
 

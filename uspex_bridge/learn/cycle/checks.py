@@ -17,6 +17,7 @@ from uspex_bridge.call.config import Config, load_config
 from uspex_bridge.call.model_names import settings_for
 from uspex_bridge.learn.cycle.settings import FILENAME, CycleSettings, LabelStep, ModelSettings
 from uspex_bridge.learn.cycle.steps import folder_of
+from uspex_bridge.learn.data.public_sets import is_public, read_set
 from uspex_bridge.learn.label import vasp_inputs
 from uspex_bridge.learn.label.run import refuse_without_gpaw
 from uspex_bridge.learn.label.settings import read_label_settings
@@ -54,8 +55,16 @@ def check(folder: Path, settings: CycleSettings, *, promoted: bool) -> None:
 def _looks(settings: CycleSettings, config: Config, *, promoted: bool) -> Iterator[_Look]:
     for place in settings.search.places:
         yield "[search] places", lambda place=place: _place(place)  # type: ignore[misc]
-    if settings.search.command:
-        yield "[search] command", lambda: _program(settings.search.command, Path())
+    for command in [settings.search.command, *(one.command for one in settings.search.then)]:
+        if command:
+            yield "[search] command", lambda command=command: _program(command, Path())  # type: ignore[misc]
+    for one in settings.search.then:
+        if one.seeds and settings.seeds.count:
+            yield "[[search.then]] seeds", lambda one=one: _folder(one.seeds)  # type: ignore[misc]
+    if settings.select.holdout:
+        yield "[select] holdout", lambda: _file(settings.select.holdout)
+    if settings.promote.foreign:
+        yield "[promote] foreign", lambda: _foreign(settings.promote.foreign)
     for name, model in settings.models.items():
         yield from _looks_at_model(f"[models.{name}]", model, config, promoted=promoted)
     yield from _looks_at_labels(settings.label, config)
@@ -105,6 +114,18 @@ def _folder(name: str) -> None:
         raise InputError(f"there is no folder {name}; make it, or name that of the next search")
 
 
+def _file(name: str) -> None:
+    if not Path(name).is_file():
+        raise InputError(f"there is no file {name}")
+
+
+def _foreign(name: str) -> None:
+    if is_public(name):
+        read_set(name, "test")
+    elif not Path(name).exists():
+        raise InputError(f"there is no {name}; name a dataset, a file of labels, or a public set")
+
+
 def _unknown(trainer: str) -> None:
     raise ConfigError(f"there is no trainer '{trainer}'{nearest(trainer, TRAINERS)}")
 
@@ -119,8 +140,7 @@ def _start(trainer: Trainer, start: str) -> None:
 def _replay(trainer: Trainer, replay: str) -> None:
     if trainer.kind != "mace":
         raise ConfigError(f"is MACE's; {trainer.title} has no such thing")
-    if not Path(replay).is_file():
-        raise InputError(f"there is no file {replay}")
+    _file(replay)
 
 
 def _model(name: str, config: Config) -> None:

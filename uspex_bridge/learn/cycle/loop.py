@@ -23,9 +23,18 @@ from uspex_bridge.base import jsonl
 from uspex_bridge.base.errors import CalculationError, Interrupted, OutputError
 from uspex_bridge.base.locks import held
 from uspex_bridge.base.words import counted
-from uspex_bridge.learn.cycle.promotion import decide
+from uspex_bridge.learn.cycle.promotion import Evidence, Gates, decide
 from uspex_bridge.learn.cycle.settings import CycleSettings, read_cycle_settings
-from uspex_bridge.learn.cycle.steps import CycleStep, current, evaluation, folder_of, steps_of, training
+from uspex_bridge.learn.cycle.steps import (
+    CycleStep,
+    Standing,
+    current,
+    evaluation,
+    folder_of,
+    start_of,
+    steps_of,
+    training,
+)
 from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
 
 #: Name of the journal in a cycle's folder.
@@ -43,10 +52,15 @@ class State:
         number: of the present cycle.
         done: steps of it that are done.
         ended: why the loop is over, empty while it is not.
+        stage: which of the searches, 0 the first; begins: whether it is new in this cycle.
+        since: when the cycle before ended, empty at the beginning.
     """
 
     labelled: bool | None = None
     number: int = 0
+    stage: int = 0
+    begins: bool = False
+    since: str = ""
     done: set[str] = field(default_factory=set)
     ended: str = ""
 
@@ -62,6 +76,9 @@ def state_of(entries: list[dict[str, Any]]) -> State:
             state.done.add(entry["step"])
         elif event == "finished":
             state.number, state.done = entry["cycle"] + 1, set()
+            state.begins, state.since = False, str(entry.get("time", ""))[:19]
+        elif event == "stage":
+            state.stage, state.begins = entry["stage"], True
         elif event in ("ended", "reopened"):
             state.ended = entry.get("detail", "") if event == "ended" else ""
     return state
@@ -101,10 +118,8 @@ class Loop:
 
     def _missing(self, state: State) -> list[CycleStep]:
         labelled = self._has_labels() if state.labelled is None else state.labelled
-        steps = steps_of(
-            self.settings, state.number, labelled=labelled, held_out=self._held_out(), promoted=state.number > 0
-        )
-        return [step for step in steps if step.name not in state.done]
+        now = Standing(state.number, labelled, self._held_out(), state.stage, state.begins, state.since)
+        return [step for step in steps_of(self.settings, now) if step.name not in state.done]
 
     def run(self) -> str:
         """Go on until the loop is over or has to wait; return which, in words.
@@ -121,7 +136,7 @@ class Loop:
                 if not (missing := self._missing(state)):
                     last = state.number >= self.settings.stop.cycles
                     over = f"{counted(state.number, 'cycle')} done" if last else ""
-                    self._note("finished", cycle=state.number, over=over)
+                    self._note("finished", cycle=state.number, stage=state.stage, over=over)
                 elif waiting := self._do(state.number, missing[0]):
                     return waiting
             return state.ended
@@ -148,10 +163,38 @@ class Loop:
             facts = brief(document)
             if step.name == "collect":
                 self._enough(number, document)
-            elif step.name == "screen" and facts["to_compute"] <= self.settings.stop.flagged:
+            elif step.name == "screen" and self._converged(facts):
                 over = f"converged: {facts['to_compute']} of {facts['structures']} structures to compute"
+                if (stage := self.state.stage + 1) <= len(self.settings.search.then):
+                    self._next_search(number, step, facts, stage, over, began)
+                    return ""
         self._note("done", cycle=number, step=step.name, seconds=_since(began), facts=facts, over=over)
         return ""
+
+    def _converged(self, facts: dict[str, Any]) -> bool:
+        """Tell whether few enough structures are left to compute, and the searches have not lost too many."""
+        return bool(facts["to_compute"] <= self.settings.stop.flagged and not facts.get("retrain"))
+
+    def _next_search(
+        self, number: int, step: CycleStep, facts: dict[str, Any], stage: int, why: str, began: float
+    ) -> None:
+        """End this cycle and go on with the search at the next pressure; all in one, or a kill would part them."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        places = ", ".join(self.settings.search.at(stage).places)
+        jsonl.append(
+            self.folder / JOURNAL,
+            {
+                "time": now,
+                "event": "done",
+                "cycle": number,
+                "step": step.name,
+                "seconds": _since(began),
+                "facts": facts,
+            },
+            {"time": now, "event": "finished", "cycle": number, "stage": stage - 1},
+            {"time": now, "event": "stage", "stage": stage, "detail": why},
+        )
+        self.tell(f"cycle {number}: {why}; on to {places}")
 
     def _bridge(self, number: int, step: CycleStep) -> Any:
         """Run a command of uspex-bridge and return what it printed as JSON."""
@@ -212,14 +255,18 @@ class Loop:
 
     def _promote(self, number: int) -> dict[str, Any]:
         """Judge every new model and move ``current`` to those that are taken."""
-        taken = {}
+        taken, gates = {}, self.settings.promote
         for name in self.settings.models:
+            start = start_of(self.settings, name)
             verdict = decide(
-                evaluation(self.folder, number, "held-out"),
-                evaluation(self.folder, number, "newest"),
+                Evidence(
+                    evaluation(self.folder, number, "held-out"),
+                    evaluation(self.folder, number, "newest"),
+                    evaluation(self.folder, number, "foreign") if gates.foreign and start else None,
+                ),
                 training(number, name),
                 current(name) if number else None,
-                self.settings.promote.tolerance,
+                Gates(gates.tolerance, gates.forgetting, start),
             )
             if verdict.promote:
                 self._point(name, number)

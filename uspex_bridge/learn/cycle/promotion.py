@@ -24,7 +24,9 @@ class Promotion:
     Attributes:
         promote: whether the new one is taken.
         reasons: why, or why not.
-        held_out, newest: its mean absolute errors, eV/atom and eV/Å; those of the old one as ``old energy`` and so on.
+        held_out: its mean absolute errors, eV/atom and eV/Å; those of the old one as ``old energy`` and so on.
+        newest: the same, of the new one on the newest labels that it was not trained on, of the old one on all of them:
+            its predictions.
     """
 
     promote: bool
@@ -35,49 +37,130 @@ class Promotion:
 
 @dataclass(frozen=True)
 class _Errors:
-    """What an evaluation says of a model: mean errors, and errors by quantity, family and structure."""
+    """What an evaluation says of a model: mean errors, those by quantity, family and structure, what was trained on."""
 
     total: dict[str, float]
     families: dict[str, dict[str, dict[str, float]]]
+    trained: frozenset[str] = frozenset()
 
 
-def decide(held_out: Path, newest: Path, new: str, old: str | None, tolerance: float) -> Promotion:
-    """Judge a model: no worse on what is held out, better on the newest labels.
+@dataclass(frozen=True)
+class Evidence:
+    """The evaluations that a decision rests on.
+
+    Attributes:
+        held_out: on structures of families that no model was trained on; with probes, where they are a gate.
+        newest: on the labels of this cycle, of which those count that the new model has not been trained on either.
+        foreign: on other structures, of the new model and the checkpoint it started from; None for no such gate.
+    """
+
+    held_out: Path
+    newest: Path
+    foreign: Path | None = None
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What a new model must keep to.
+
+    Attributes:
+        tolerance: part by which an error on the held-out structures may grow.
+        forgetting: so many times the error of ``start`` is too much on foreign structures.
+        start: the checkpoint that the model started from, as the evaluation names it.
+    """
+
+    tolerance: float = 0.05
+    forgetting: float = 2.0
+    start: str = ""
+
+
+def decide(evidence: Evidence, new: str, old: str | None, gates: Gates) -> Promotion:
+    """Judge a model: no worse on what is held out, better on the newest labels, no new holes, little forgotten.
 
     Worse is an error whose mean over families (a structure and its perturbed copies, whose errors go together) has
-    grown by more than ``tolerance``, and by more than twice the standard error of that growth: one family of few is
-    no evidence.
+    grown by more than the tolerance, and by more than twice the standard error of that growth: one family of few is
+    no evidence. On the newest labels only those count that neither model was trained on.
 
     Args:
-        held_out: evaluation on structures of families that no model was trained on.
-        newest: evaluation on the labels of this cycle, which the old model has never seen, so that its errors there are
-            those of a prediction (and the new model has seen the training part of).
-        new: the model's name in the evaluations.
+        evidence: the evaluations.
+        new: the model's name in them.
         old: that of the model in use; None where there is none yet.
-        tolerance: part by which an error on the held-out structures may grow.
+        gates: what it must keep to.
 
     Raises:
         InputError: an evaluation is missing or cannot be read.
     """
-    mine = _errors(held_out, new)
+    mine = _errors(evidence.held_out, new)
+    against = _forgotten(evidence.foreign, new, gates)
     if old is None:
-        return Promotion(True, ("there is no other yet",), mine.total, {})
-    theirs = _errors(held_out, old)
-    fresh, before = _errors(newest, new).total, _errors(newest, old).total
+        return Promotion(True, ("there is no other yet", *against), mine.total, {})
+    theirs = _errors(evidence.held_out, old)
     if lost := _lost(mine, theirs):
-        against = [lost]
+        against.append(lost)
     else:
-        against = [said for name in QUANTITIES if (said := _worse(name, mine, theirs, tolerance))]
-    gains = sum(fresh[name] < before[name] for name in QUANTITIES)
-    if gains < 2:
-        against.append(f"better on the newest labels in {gains} of {len(QUANTITIES)} quantities only")
-    better = [f"{name} on the newest {before[name]:.4g} -> {fresh[name]:.4g}" for name in QUANTITIES]
+        against += [said for name in QUANTITIES if (said := _worse(name, mine, theirs, gates.tolerance))]
+    against += _probes(evidence.held_out, new, old)
+    predicted = _errors(evidence.newest, old)
+    fresh, before = _unseen(_errors(evidence.newest, new)), _unseen(_errors(evidence.newest, new), predicted)
+    better = ["none of the newest labels is unseen by both"]
+    if fresh and before:
+        gains = sum(fresh[name] < before[name] for name in QUANTITIES)
+        if gains < 2:
+            against.append(f"better on the newest labels in {gains} of {len(QUANTITIES)} quantities only")
+        better = [f"{name} on the newest {before[name]:.4g} -> {fresh[name]:.4g}" for name in QUANTITIES]
     return Promotion(
         not against,
         tuple(against or better),
         mine.total | {f"old {name}": theirs.total[name] for name in QUANTITIES},
-        fresh | {f"old {name}": before[name] for name in QUANTITIES},
+        fresh | {f"old {name}": value for name, value in predicted.total.items()},
     )
+
+
+def _unseen(new: _Errors, of: _Errors | None = None) -> dict[str, float]:
+    """Return mean errors over the structures that the new model was not trained on; nothing where there are none.
+
+    Args:
+        new: its errors.
+        of: the model whose errors are wanted; None is the new one.
+    """
+    found: dict[str, float] = {}
+    for quantity, families in (of or new).families.items():
+        values = [value for family in families.values() for name, value in family.items() if name not in new.trained]
+        if values:
+            found[quantity] = fmean(values)
+    return found
+
+
+def _forgotten(foreign: Path | None, new: str, gates: Gates) -> list[str]:
+    """Say in what the new model is too much worse on foreign structures than the checkpoint it started from."""
+    if foreign is None:
+        return []
+    mine, start = _errors(foreign, new).total, _errors(foreign, gates.start).total
+    return [
+        f"forgets: {name} on foreign structures {start[name]:.4g} -> {mine[name]:.4g}, over {gates.forgetting:g} times"
+        for name in QUANTITIES
+        if not mine[name] <= gates.forgetting * start[name]
+    ]
+
+
+def _probes(path: Path, new: str, old: str) -> list[str]:
+    """Say where the new model breaks more than the old one; nothing where there are no probes."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    found = {probe["name"]: probe for probe in document.get("probes", [])}
+    if new not in found or old not in found:
+        return []
+    broken = {name: _broken(found[name]) for name in (new, old)}
+    lost = {name: found[name]["survived"][1] - found[name]["survived"][0] for name in (new, old)}
+    said = []
+    if broken[new] > broken[old]:
+        said.append(f"{counted(broken[new], 'curve')} of compression with a hole instead of {broken[old]}")
+    if lost[new] > lost[old]:
+        said.append(f"{counted(lost[new], 'random structure')} lost instead of {lost[old]}")
+    return said
+
+
+def _broken(probe: dict[str, Any]) -> int:
+    return sum(curve["breaks"] is not None for kind in ("compression", "dimers") for curve in probe[kind])
 
 
 def _lost(mine: _Errors, theirs: _Errors) -> str:
@@ -110,6 +193,7 @@ def _errors(path: Path, model: str) -> _Errors:
         for structure in entry["by_structure"]:
             for name in QUANTITIES:
                 families[name][structure["family"]][structure["name"]] = float(structure[name])
-        return _Errors({name: float(total[name]["mae"]) for name in QUANTITIES}, families)
+        trained = frozenset(row["name"] for row in entry["by_structure"] if row.get("split") == "train")
+        return _Errors({name: float(total[name]["mae"]) for name in QUANTITIES}, families, trained)
     except (OSError, ValueError, KeyError, StopIteration, TypeError) as error:
         raise InputError(f"{path}: no errors of {model} in it ({type(error).__name__}: {error})") from None

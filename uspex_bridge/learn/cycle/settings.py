@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +41,20 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
+class NextSearch:
+    """``[[search.then]]``: a search at the next pressure, which starts from seeds of those before it.
+
+    Attributes:
+        places, command: as in :class:`SearchSettings`; the command also starts its first search.
+        seeds: folder of the search that gets ``[seeds] count`` seeds; empty for none.
+    """
+
+    places: tuple[str, ...]
+    command: str = ""
+    seeds: str = ""
+
+
+@dataclass(frozen=True)
 class SearchSettings:
     """``[search]``: the structures that are screened.
 
@@ -48,10 +62,20 @@ class SearchSettings:
         places: results folders, or whatever ``screen`` takes.
         command: starts the next search with the promoted models, before every cycle but the first; empty: the search
             goes on by itself, or is started by hand.
+        failures: screen what the searches lost, too.
+        b_max: so many lost structures in a cycle keep the loop from ending; None counts none.
+        then: searches at the next pressures, each begun when the one before has converged.
     """
 
     places: tuple[str, ...]
     command: str = ""
+    failures: bool = False
+    b_max: int | None = None
+    then: tuple[NextSearch, ...] = ()
+
+    def at(self, stage: int) -> NextSearch:
+        """Return the search of a stage, 0 the first."""
+        return self.then[stage - 1] if stage else NextSearch(self.places, self.command)
 
 
 @dataclass(frozen=True)
@@ -63,12 +87,14 @@ class ScreenSettings:
         energy: |ΔE|, eV/atom; None for none.
         force: largest |ΔF| of an atom, eV/Å; None for none.
         workers: processes.
+        calibrate: say what |ΔPV| means, by the labels that no model was trained on.
     """
 
     pv: tuple[float, ...] = (0.04, 0.03)
     energy: float | None = None
     force: float | None = None
     workers: int = 1
+    calibrate: bool = True
 
 
 @dataclass(frozen=True)
@@ -81,6 +107,8 @@ class SelectSettings:
         copies: perturbed copies of each.
         volumes: further copies at these fractions of the volume.
         max_atoms: largest cell that is computed; None for no limit.
+        near, within, compositions, each, method: as in ``uspex-bridge select``.
+        holdout: structures, or names (.txt), that are never taken.
         seed: of what is random.
     """
 
@@ -89,6 +117,12 @@ class SelectSettings:
     copies: int = 5
     volumes: tuple[float, ...] = ()
     max_atoms: int | None = None
+    near: float = 0.5
+    within: float = 0.05
+    compositions: int | None = None
+    each: int = 3
+    method: Literal["farthest", "clusters", "random"] = "farthest"
+    holdout: str = ""
     seed: int = 0
 
 
@@ -105,6 +139,7 @@ class LabelStep:
             for what you do.
         command: for ``submit``, such as ``sbatch slurm-1.sh``; for ``run``, what runs in each structure's folder.
         accept: smallest part of the labels that must be usable.
+        estimate: cutoffs follow the pressure that the first model in use sees in each structure (vasp, gpaw).
     """
 
     code: Literal["vasp", "gpaw", "model"] = "vasp"
@@ -114,6 +149,7 @@ class LabelStep:
     how: Literal["run", "submit", "wait"] = "wait"
     command: str = ""
     accept: float = 0.5
+    estimate: bool = True
 
 
 @dataclass(frozen=True)
@@ -122,9 +158,18 @@ class PromoteSettings:
 
     Attributes:
         tolerance: by what part an error on the held-out structures may grow.
+        probes: the new model must have no more holes than the old one, and lose no more random structures.
+        random: random structures per pressure that are relaxed for that.
+        foreign: a dataset, a file or a public set of other structures, on which a fine-tuned model is held against the
+            checkpoint that it started from; empty for no such gate.
+        forgetting: so many times the start's error is too much there.
     """
 
     tolerance: float = 0.05
+    probes: bool = False
+    random: int = 10
+    foreign: str = ""
+    forgetting: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -198,7 +243,12 @@ def read_cycle_settings(folder: Path) -> CycleSettings:
         raise ConfigError(
             f"{path}: needs two or more [models.NAME]; models of different architecture disagree usefully"
         )
-    made = {name: build(kind, table.get(name, {}), f"{path}: [{name}]") for name, kind in _PARTS.items()}
+    given = {name: dict(table.get(name, {})) for name in _PARTS}
+    later = given["search"].pop("then", [])
+    if not isinstance(later, list):
+        raise ConfigError(f"{path}: [search] then is a list of tables: [[search.then]]")
+    given["search"]["then"] = tuple(build(NextSearch, one, f"{path}: [[search.then]]") for one in later)
+    made = {name: _built(kind, given[name], f"{path}: [{name}]") for name, kind in _PARTS.items()}
     settings = CycleSettings(
         models={name: build(ModelSettings, entry, f"{path}: [models.{name}]") for name, entry in models.items()},
         dataset=str(table.get("dataset", "dataset")),
@@ -208,8 +258,15 @@ def read_cycle_settings(folder: Path) -> CycleSettings:
     return settings
 
 
+def _built(kind: Any, table: dict[str, Any], where: str) -> Any:
+    """Build a part of the settings; what is built already is put in afterwards."""
+    then = table.pop("then", None)
+    made = build(kind, table, where)
+    return made if then is None else replace(made, then=then)
+
+
 def _check(settings: CycleSettings, path: Path) -> None:
-    if not settings.search.places:
+    if not settings.search.places or not all(one.places for one in settings.search.then):
         raise ConfigError(f"{path}: [search]: places is empty; name the results folder of the search")
     if not settings.screen.pv:
         raise ConfigError(f"{path}: [screen]: pv is empty; 0.04 is the paper's first threshold")

@@ -6,6 +6,7 @@ Both leave ``label.json``, with the numbers in full.
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ def read(folder: Path, task: LabelTask) -> Atoms:
             results[name] = float(found[name])
     atoms = task.atoms
     atoms.info["provenance"] |= {"version": found["version"], "potentials": found.get("potentials", {})}
+    if found.get("core_hours") is not None:
+        atoms.info["provenance"]["core_hours"] = float(found["core_hours"])
     atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms
 
@@ -66,7 +69,7 @@ def compute(folder: Path, task: LabelTask, backend: Backend) -> str:
         # Other weights under the same name are another level of theory; the dataset then refuses them.
         "potentials": dict.fromkeys(task.symbols, weights),
     }
-    reason = ""
+    reason, began = "", time.process_time()
     try:
         backend.check_elements(task.symbols)
         backend.calculator.calculate(task.atoms)
@@ -75,5 +78,6 @@ def compute(folder: Path, task: LabelTask, backend: Backend) -> str:
     except (InputError, CalculationError) as error:
         reason = str(error)
         label |= {"converged": False, "reason": reason}
+    label["core_hours"] = round((time.process_time() - began) / 3600, 6)
     publish_files(folder, {RESULT: json.dumps(label)})
     return reason

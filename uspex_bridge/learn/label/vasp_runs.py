@@ -19,6 +19,7 @@ from uspex_bridge.learn.data.vasp_output import (
     array_of,
     check_energies,
     check_pressure,
+    core_hours,
     ended,
     steps_of,
     stress_of,
@@ -72,6 +73,8 @@ def _single_point(folder: Path, task: LabelTask, structure: Structure) -> Atoms:
     atoms.set_cell(structure.cell)
     atoms.set_scaled_positions(structure.scaled)
     atoms.info["provenance"] |= {"version": f"vasp {run.vasp_version}", "potentials": titles_of(run)}
+    if (hours := core_hours(folder / "OUTCAR")) is not None:
+        atoms.info["provenance"]["core_hours"] = hours
     results: dict[str, Any] = {"energy": e0, "free_energy": free, "forces": forces, "stress": stress}
     moments = [row.get("tot", 0.0) for row in outcar.magnetization or ()]
     if len(moments) == len(atoms):
