@@ -114,12 +114,24 @@ def mattersim(**options: Any) -> None:
     _train("mattersim", options)
 
 
+@command.command("chgnet", context_settings=_CONTEXT)
+@_DATA
+@_TRAINING
+@_EPOCHS
+def chgnet(**options: Any) -> None:
+    """CHGNet's own trainer, from one of its packaged models.
+
+    Example: uspex-bridge train chgnet dataset -o models/chgnet-01 --from 0.3.0
+    """
+    _train("chgnet", options)
+
+
 @command.command("distill", context_settings=_CONTEXT)
 @click.argument("teacher")
 @click.argument("places", nargs=-1, required=True)
 @click.option(
     "--student",
-    type=click.Choice(["deepmd-sea", "deepmd-dpa3", "mace", "mattersim"]),
+    type=click.Choice(["deepmd-sea", "deepmd-dpa3", "mace", "mattersim", "chgnet"]),
     default="deepmd-sea",
     show_default=True,
     help="What is trained.",
@@ -216,7 +228,8 @@ def _data(options: dict[str, Any]) -> Data:
         ConfigError: neither or both of a dataset and files.
     """
     from uspex_bridge.base.errors import ConfigError
-    from uspex_bridge.learn.training.order import from_dataset, from_files
+    from uspex_bridge.learn.data.public_sets import is_public
+    from uspex_bridge.learn.training.order import from_dataset, from_files, from_public
 
     if (options["dataset"] is None) == (options["train_file"] is None):
         raise ConfigError("name one of DATASET and --train-file")
@@ -224,6 +237,8 @@ def _data(options: dict[str, Any]) -> Data:
         return from_files(options["train_file"], options["valid_file"])
     if options["valid_file"] is not None:
         raise ConfigError("--valid-file belongs to --train-file; a dataset has its own split")
+    if is_public(str(options["dataset"])):
+        return from_public(str(options["dataset"]))
     return from_dataset(options["dataset"], generation=options["generation"])
 
 

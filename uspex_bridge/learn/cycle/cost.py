@@ -46,8 +46,8 @@ class Cost:
             said += f"; {self.evaluations:,} model evaluations for {self.candidates:,} candidates"
         if self.saved is not None and self.labels:
             said += (
-                f": {self.evaluations / self.labels:,.0f} per DFT calculation; a search by DFT alone would have needed all "
-                f"of them, {100 * self.saved:.2f} % are saved"
+                f": {self.evaluations / self.labels:,.0f} per DFT calculation; a search by DFT alone needs all of "
+                f"them: {100 * self.saved:.2f} % are saved"
             )
         return said
 

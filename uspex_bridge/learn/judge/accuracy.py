@@ -16,7 +16,6 @@ from uspex_bridge.base.words import counted, short_names
 from uspex_bridge.learn.data.archives import read_archive
 from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
 from uspex_bridge.learn.data.identity import SPLITS, Split
-from uspex_bridge.learn.data.labels import problem_of, read_frames
 from uspex_bridge.learn.data.predictions import Predictor, find_predictor, predict_all, structure_key
 from uspex_bridge.learn.data.public_sets import NAMES, SETS, is_public, read_set
 from uspex_bridge.learn.judge import metrics
@@ -150,21 +149,6 @@ def _for_zeros(frames: Sequence[Atoms]) -> list[Atoms]:
     """Return the structures that no model is tested on and that are little compressed."""
     own = [atoms for atoms in frames if atoms.info["split"] != "test"]
     return [atoms for atoms in own if pressure_of(atoms.get_stress()) < ZERO_BELOW]
-
-
-def read_labelled(path: Path) -> list[Atoms]:
-    """Read labelled structures from an extxyz file.
-
-    Raises:
-        InputError: there are none, or one lacks energy, forces or stress.
-    """
-    frames = read_frames(path)
-    for number, atoms in enumerate(frames, 1):
-        if problem := problem_of(atoms):
-            raise InputError(f"{path}, structure {number} ({atoms.symbols}): {problem}; take it out or label it again")
-    if not frames:
-        raise InputError(f"{path}: holds no structure")
-    return frames
 
 
 def accuracy_of(

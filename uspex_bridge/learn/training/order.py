@@ -18,7 +18,8 @@ from uspex_bridge.base.errors import CalculationError, ConfigError, InputError, 
 from uspex_bridge.base.files import checksum
 from uspex_bridge.call.model_names import start_of
 from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
-from uspex_bridge.learn.judge.accuracy import read_labelled
+from uspex_bridge.learn.data.labels import problem_of, read_frames
+from uspex_bridge.learn.data.public_sets import NAMES, SETS, read_set
 from uspex_bridge.learn.training.trainers.base import (
     Parent,
     Trainer,
@@ -27,13 +28,14 @@ from uspex_bridge.learn.training.trainers.base import (
     launched,
     read_trainer_settings,
 )
+from uspex_bridge.learn.training.trainers.chgnet import Chgnet
 from uspex_bridge.learn.training.trainers.deepmd import Dpa3, Sea
 from uspex_bridge.learn.training.trainers.mace import Mace
 from uspex_bridge.learn.training.trainers.mattersim import MatterSim
 from uspex_bridge.models import inventory, weights
 from uspex_bridge.models.cards import CalculatorSettings
 
-TRAINERS: dict[str, Trainer] = {trainer.name: trainer for trainer in (Dpa3(), Sea(), Mace(), MatterSim())}
+TRAINERS: dict[str, Trainer] = {trainer.name: trainer for trainer in (Dpa3(), Sea(), Mace(), MatterSim(), Chgnet())}
 #: Seconds that a look at a checkpoint or an interpreter may take (imports on a busy network file system are slow).
 _LOOK = 600.0
 
@@ -111,6 +113,16 @@ def from_dataset(path: Path, *, generation: int | None = None) -> Data:
     parts = {s: [a for a in dataset.frames(s) if a.info["generation"] in chosen] for s in ("train", "valid")}
     source = {"path": str(path.resolve()), "manifest_sha256": checksum(path / MANIFEST), "generation": chosen[-1]}
     return _sound(Data(source, parts["train"], parts["valid"]), str(path))
+
+
+def from_public(name: str) -> Data:
+    """Take the training and validation structures of a public set, whose test structures nobody trains on.
+
+    Raises:
+        InputError: it is not on this machine.
+    """
+    source = {"public_set": name, **{f"{one}_sha256": SETS[one].sha256 for one in NAMES[name]}}
+    return Data(source, read_set(name, "train"), read_set(name, "valid"))
 
 
 def from_files(train: Path, valid: Path | None = None) -> Data:
@@ -271,7 +283,13 @@ def _labelled(path: Path) -> tuple[list[Atoms], str]:
     """Return the structures of an extxyz file, and its checksum."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
-    return read_labelled(path), checksum(path)
+    frames = read_frames(path)
+    for number, atoms in enumerate(frames, 1):
+        if problem := problem_of(atoms):
+            raise InputError(f"{path}, structure {number} ({atoms.symbols}): {problem}; take it out or label it again")
+    if not frames:
+        raise InputError(f"{path}: holds no structure")
+    return frames, checksum(path)
 
 
 def _listed(elements: frozenset[str]) -> str:

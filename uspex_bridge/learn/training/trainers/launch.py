@@ -91,6 +91,13 @@ def _load_training_state(checkpoint: Path) -> None:
     Potential.from_checkpoint = classmethod(from_checkpoint)
 
 
+def chgnet(arguments: list[str]) -> None:
+    """Run CHGNet's trainer as ``input.json`` says; ``--resume FILE`` goes on with a training."""
+    from uspex_bridge.learn.training.trainers.chgnet_launch import train
+
+    train(arguments[1] if arguments else None)
+
+
 def describe(arguments: list[str]) -> None:
     """Write what a checkpoint is for, as JSON: KIND FILE OUT."""
     kind, file, out = arguments
@@ -111,6 +118,10 @@ def describe(arguments: list[str]) -> None:
         facts["branches"] = list(getattr(loaded, "heads", None) or [])
         facts["elements"] = {"": [chemical_symbols[int(z)] for z in loaded.atomic_numbers]}
         facts["shape"] = {"default_dtype": str(next(loaded.parameters()).dtype).removeprefix("torch.")}
+    elif kind == "chgnet":
+        weights = loaded["model"]["state_dict"]["composition_model.fc.weight"]
+        facts["branches"] = []
+        facts["elements"] = {"": chemical_symbols[1 : weights.shape[1] + 1]}
     else:
         settings = loaded["model_args"]
         facts["branches"] = []
@@ -148,6 +159,7 @@ TASKS: dict[str, Callable[[list[str]], None]] = {
     "deepmd": deepmd,
     "mace": mace,
     "mattersim": mattersim,
+    "chgnet": chgnet,
     "describe": describe,
     "environment": environment,
 }
