@@ -45,7 +45,7 @@ SAME = 0.08
 
 
 def usable(name: str, most: int) -> list[Atoms]:
-    """Return the labels of a split, small cells, without those whose electrons hardly converged (Eu, Gd; P < -15 GPa)."""
+    """Return the labels of a split, small cells, without those whose electrons hardly converged (Eu, Gd, P < -15)."""
     frames = [atoms for atoms in read_set("tp", name) if len(atoms) <= most and not {"Eu", "Gd"} & set(atoms.symbols)]
     return [trained_on(atoms) for atoms in frames if -15 < pressure_of(atoms.get_stress()) < 600]
 
@@ -89,7 +89,7 @@ def screened(folders: dict[str, Path | None], pool: Sequence[Atoms], work: Path)
 
 
 def worst_crystals(found: Any, pool: Sequence[Atoms], taken: Sequence[int], count: int) -> list[int]:
-    """Return the places of the structures with the largest |ΔPV|, one of each crystal, none that has a label already."""
+    """Return the places of the structures with the largest |ΔPV|, one of each crystal, none that has a label."""
     known = [(pool[k].info["family"], Surroundings(to_structure(pool[k]))) for k in taken]
     chosen: list[int] = []
     for verdict in sorted(found.verdicts, key=lambda one: -one.delta_pv):
