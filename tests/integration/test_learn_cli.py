@@ -154,7 +154,7 @@ def test_select_leaves_out_holes_and_failures_and_shows_distances_to_the_hull(ru
         "steps": 3,
     }
     line["input"] = {"symbols": ["Ca", "Ni"], "cell": b1.cell.tolist(), "scaled": b1.get_scaled_positions().tolist()}
-    (tmp_path / "bridge_record.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "bridge.record").write_text(json.dumps(line) + "\n")
     code, out, _ = run("select", "results1", "-n", 9)
     assert code == 0
     assert "left out before: 1 failed or refused, 1 in holes" in out

@@ -180,6 +180,63 @@ def distill(teacher: str, places: tuple[str, ...], student: str, workers: int, *
     _train(student, options | files | {"notes": {"distilled_from": teacher}})
 
 
+@command.command("list", context_settings=_CONTEXT)
+@click.argument("folder", type=_PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def stored(folder: Path, as_json: bool) -> None:
+    """List the models in FOLDER and below it with what they were trained on.
+
+    Example: uspex-bridge train list models
+    """
+    from uspex_bridge.learn.training.stored import list_table, stored_models
+
+    models = stored_models(folder)
+    click.echo(json.dumps([one.row() for one in models], indent=1) if as_json else list_table(models))
+
+
+@command.command("choose", context_settings=_CONTEXT)
+@click.argument("folder", type=_PATH)
+@click.argument("places", nargs=-1, required=True)
+@click.option("--second", metavar="MODEL", help="Second opinion where no two models were trained on the same labels.")
+@click.option("--pv", type=float, default=0.04, show_default=True, help="|ΔPV| from which a label is needed, eV/atom.")
+@click.option("-o", "--out", type=_PATH, default=Path("chosen"), show_default=True, help="Folder that keeps answers.")
+@CONFIG
+@DEVICE
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def choose(folder: Path, places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
+    """Say which of the models in FOLDER needs the fewest new labels for the structures of PLACES.
+
+    A structure needs one where the model and its second opinion differ in PV by more than --pv. The second opinion is
+    the model of another kind that was trained on the same labels, else --second, else what the other models say.
+
+    Example: uspex-bridge train choose models new-compositions.extxyz
+    """
+    from uspex_bridge.cli import questions as q
+    from uspex_bridge.cli.vasp import read_settings
+    from uspex_bridge.learn.training.stored import fitness_of, fitness_table, stored_models
+
+    config = read_settings(Path.cwd(), {"config": options["config"], "device": options["device"]})
+    pool = q.open_pool(places, {})
+    structures = [structure for _, structure in pool.structures(pool.entries)]
+    found = fitness_of(
+        stored_models(folder), structures, config, out / "answers", second=options["second"], pv=options["pv"]
+    )
+    if as_json:
+        rows = [
+            {
+                "folder": str(fit.model.folder),
+                "new_labels": None if fit.unknown else fit.needed,
+                "mean_delta_pv": None if fit.unknown else fit.mean,
+                "unknown_elements": list(fit.unknown),
+                "second_opinion": fit.beside,
+            }
+            for fit in found
+        ]
+        click.echo(json.dumps({"structures": len(structures), "models": rows}, indent=1))
+        return
+    click.echo(fitness_table(found, len(structures)))
+
+
 def _train(trainer: str, options: dict[str, Any]) -> None:
     as_json, dry_run = options.pop("as_json"), options.pop("dry_run")
     order = _order(trainer, options)

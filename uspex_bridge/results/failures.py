@@ -77,8 +77,8 @@ def records_of(places: Sequence[str]) -> list[Path]:
 def _records(place: Path) -> Iterator[Path]:
     if place.is_file():
         return
-    if (place / record_file.FILENAME).is_file():
-        yield place / record_file.FILENAME
+    if (path := record_file.in_folder(place)).is_file():
+        yield path
         return
     try:
         found = results_folders(place)

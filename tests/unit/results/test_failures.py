@@ -49,7 +49,7 @@ def test_only_what_was_lost_since_then(search):
 
 def test_a_place_without_a_record_is_said(tmp_path):
     (tmp_path / "f.extxyz").touch()
-    with pytest.raises(InputError, match="there is no bridge_record"):
+    with pytest.raises(InputError, match="there is no bridge.record"):
         read_failures([str(tmp_path / "f.extxyz")])
 
 

@@ -29,6 +29,7 @@ from uspex_bridge.base.errors import ConfigError, Interrupted, OutputError
 from uspex_bridge.base.files import checksum, publish_files, replacing, writing
 from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.locks import held
+from uspex_bridge.base.units import pressure_of
 from uspex_bridge.call.model_names import CARD
 from uspex_bridge.learn.data.labels import free_energy
 from uspex_bridge.learn.judge.accuracy import Labelled, accuracy_of
@@ -217,6 +218,7 @@ def _publish(
             if job.parent is None
             else {"file": str(job.parent.path), "sha256": job.parent.sha256, "branch": job.parent.branch},
             "data": order.data.source,
+            "trained_on": _trained_on(job),
             "structures": {"train": len(job.train), "valid": len(job.valid), "replay": len(job.replay)},
             "ended": ending,
             trainer.unit: points[-1].step if points else 0,
@@ -242,6 +244,16 @@ def _publish(
             f"{order.out}: the model cannot be written: {error.strerror or error}; make room, then --resume"
         ) from error
     return card
+
+
+def _trained_on(job: Training) -> dict[str, Any]:
+    """Return what is worth knowing of the labels for whoever looks for a model later."""
+    pressures = [pressure_of(atoms.get_stress()) for atoms in job.train]
+    return {
+        "formulas": len({atoms.get_chemical_formula(empirical=True) for atoms in job.train}),
+        "atoms": [min(map(len, job.train)), max(map(len, job.train))],
+        "pressure_gpa": [round(min(pressures), 2), round(max(pressures), 2)],
+    }
 
 
 def _errors(trainer: Trainer, job: Training, model: Path, head: str | None) -> dict[str, Any]:

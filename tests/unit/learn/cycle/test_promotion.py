@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from uspex_bridge.base.errors import InputError
+from uspex_bridge.call import record_file
 from uspex_bridge.cli.cycle import command
 from uspex_bridge.learn.cycle.cost import cost_of
 from uspex_bridge.learn.cycle.history import cycles_of, rows, table
@@ -322,7 +323,7 @@ def test_the_next_pressure_begins_with_seeds_of_those_before(tmp_path):
 def test_what_a_loop_has_cost(tmp_path):
     record = {"key": "k", "status": "converged", "stages": [{"evaluations": 40}, {"evaluations": 60}]}
     (tmp_path / "s").mkdir()
-    (tmp_path / "s" / "bridge_record.jsonl").write_text("".join(json.dumps(record) + "\n" for _ in range(20)))
+    (tmp_path / "s" / record_file.FILENAME).write_text("".join(json.dumps(record) + "\n" for _ in range(20)))
     settings = replace(SETTINGS, search=SearchSettings(("s", "gone")))
     entries = [
         {
