@@ -60,18 +60,38 @@ CARD = Card(
 
 
 def build(request: BuildRequest) -> Any:
-    """Return CHGNet's ASE calculator for a model of the package or a trained checkpoint of one's own."""
+    """Return CHGNet's ASE calculator for a model of the package or a trained checkpoint of one's own.
+
+    A checkpoint that was trained on energies, forces and stresses alone gives no magnetic moments: its features have
+    moved away from those that moments are read from.
+    """
+    import torch
     from chgnet.model.dynamics import CHGNetCalculator
     from chgnet.model.model import CHGNet
 
-    if request.path is None:
-        model = CHGNet.load(model_name=str(request.model), use_device=request.device, verbose=False)
-    else:
-        model = CHGNet.from_file(str(request.path))
     # Atoms without neighbours are the guards' business; CHGNet would warn at every step.
     own = ("model", "use_device", "stress_weight")
     options = {"on_isolated_atoms": "ignore", **constructor_options(request, CHGNetCalculator, *own)}
-    return CHGNetCalculator(model=model, use_device=request.device, **options)
+    if request.path is None:
+        model, moments = CHGNet.load(model_name=str(request.model), use_device=request.device, verbose=False), True
+    else:
+        stored = torch.load(request.path, map_location="cpu", weights_only=False)
+        model = CHGNet.from_dict(stored["model"])
+        moments = "m" in (stored.get("trainer_args") or {}).get("targets", "m")
+
+    class Calculator(CHGNetCalculator):
+        """CHGNet's own, which leaves out moments that were not trained."""
+
+        implemented_properties = tuple(
+            name for name in CHGNetCalculator.implemented_properties if moments or name != "magmoms"
+        )
+
+        def calculate(self, *arguments: Any, **keywords: Any) -> None:
+            super().calculate(*arguments, **keywords)
+            if not moments:
+                self.results.pop("magmoms", None)
+
+    return Calculator(model=model, use_device=request.device, **options)
 
 
 def batch(calculator: Any) -> Batch | None:
@@ -114,7 +134,8 @@ def _pass(calculator: Any, graph: neighbours.Graph, angle_cutoff: float) -> list
     positions.requires_grad_(True)
     strains = torch.zeros_like(cells, requires_grad=True)
     inputs = _inputs(model, graph, angle_cutoff, positions, cells, strains)
-    predicted = model._compute(inputs, compute_magmom=True)
+    moments = "magmoms" in calculator.implemented_properties
+    predicted = model._compute(inputs, compute_magmom=moments)
     scale = sizes if model.is_intensive else torch.ones_like(sizes)
     slopes = torch.autograd.grad((predicted["e"] * scale).sum(), (positions, strains), allow_unused=True)
     numbers = torch.tensor(graph.numbers, device=device).split(graph.sizes.tolist())
@@ -125,12 +146,15 @@ def _pass(calculator: Any, graph: neighbours.Graph, angle_cutoff: float) -> list
         np.zeros(of.shape) if slope is None else slope.cpu().numpy().astype(float)
         for slope, of in zip(slopes, (positions, strains), strict=True)
     )
-    return [
-        {"energy": energy, "forces": -gradient, "stress": virial / volume, "magmoms": magmoms.detach().cpu().numpy()}
-        for energy, gradient, virial, volume, magmoms in zip(
-            energies, graph.split(gradients), virials, graph.volumes, predicted["m"], strict=True
+    answers = [
+        {"energy": energy, "forces": -gradient, "stress": virial / volume}
+        for energy, gradient, virial, volume in zip(
+            energies, graph.split(gradients), virials, graph.volumes, strict=True
         )
     ]
+    for answer, magmoms in zip(answers, predicted["m"] if moments else (), strict=moments):
+        answer["magmoms"] = magmoms.detach().cpu().numpy()
+    return answers
 
 
 def _inputs(model: Any, graph: neighbours.Graph, angle_cutoff: float, positions: Any, cells: Any, strains: Any) -> Any:

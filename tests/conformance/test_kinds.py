@@ -100,6 +100,22 @@ def test_a_copy_of_the_wheels_weights_is_the_same_model(need_kind, tmp_path, cry
     assert own.energy_zero == "model"
 
 
+def test_moments_that_were_not_trained_are_not_given(need_kind, tmp_path, crystal):
+    """Fine-tuned on energies, forces and stresses alone, CHGNet still has numbers for them; they mean nothing."""
+    need_kind("chgnet")
+    import torch
+
+    stored = torch.load(backends.find_weights("chgnet", CalculatorSettings()).path, "cpu", weights_only=False)
+    for targets in ("efs", "efsm"):
+        torch.save({"model": stored["model"], "trainer_args": {"targets": targets}}, tmp_path / f"{targets}.pth.tar")
+    for options in ({}, {"on_isolated_atoms": "error"}):  # the bridge's own pass, and the package's
+        without, given = (
+            load("chgnet", model=str(tmp_path / f"{t}.pth.tar"), options=options) for t in ("efs", "efsm")
+        )
+        assert energy(without, crystal) == energy(given, crystal)
+        assert ("magmoms" in without.calculator.results, "magmoms" in given.calculator.results) == (False, True)
+
+
 # --------------------------------------------------------------------------------------------------------- heads
 
 
