@@ -73,22 +73,20 @@ def build(request: BuildRequest) -> Any:
     own = ("model", "use_device", "stress_weight")
     options = {"on_isolated_atoms": "ignore", **constructor_options(request, CHGNetCalculator, *own)}
     if request.path is None:
-        model, moments = CHGNet.load(model_name=str(request.model), use_device=request.device, verbose=False), True
+        model, known = CHGNet.load(model_name=str(request.model), use_device=request.device, verbose=False), True
     else:
         stored = torch.load(request.path, map_location="cpu", weights_only=False)
         model = CHGNet.from_dict(stored["model"])
-        moments = "m" in (stored.get("trainer_args") or {}).get("targets", "m")
+        known = "m" in (stored.get("trainer_args") or {}).get("targets", "m")
 
     class Calculator(CHGNetCalculator):
         """CHGNet's own, which leaves out moments that were not trained."""
 
-        implemented_properties = tuple(
-            name for name in CHGNetCalculator.implemented_properties if moments or name != "magmoms"
-        )
+        moments = known
 
         def calculate(self, *arguments: Any, **keywords: Any) -> None:
             super().calculate(*arguments, **keywords)
-            if not moments:
+            if not known:
                 self.results.pop("magmoms", None)
 
     return Calculator(model=model, use_device=request.device, **options)
@@ -134,8 +132,7 @@ def _pass(calculator: Any, graph: neighbours.Graph, angle_cutoff: float) -> list
     positions.requires_grad_(True)
     strains = torch.zeros_like(cells, requires_grad=True)
     inputs = _inputs(model, graph, angle_cutoff, positions, cells, strains)
-    moments = "magmoms" in calculator.implemented_properties
-    predicted = model._compute(inputs, compute_magmom=moments)
+    predicted = model._compute(inputs, compute_magmom=calculator.moments)
     scale = sizes if model.is_intensive else torch.ones_like(sizes)
     slopes = torch.autograd.grad((predicted["e"] * scale).sum(), (positions, strains), allow_unused=True)
     numbers = torch.tensor(graph.numbers, device=device).split(graph.sizes.tolist())
@@ -152,7 +149,7 @@ def _pass(calculator: Any, graph: neighbours.Graph, angle_cutoff: float) -> list
             energies, graph.split(gradients), virials, graph.volumes, strict=True
         )
     ]
-    for answer, magmoms in zip(answers, predicted["m"] if moments else (), strict=moments):
+    for answer, magmoms in zip(answers, predicted["m"] if calculator.moments else (), strict=calculator.moments):
         answer["magmoms"] = magmoms.detach().cpu().numpy()
     return answers
 

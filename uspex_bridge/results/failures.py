@@ -85,8 +85,8 @@ def _records(place: Path) -> Iterator[Path]:
     except InputError:
         return
     for results in found:
-        if (path := record_of(results)) is not None:
-            yield path
+        if (record := record_of(results)) is not None:
+            yield record
 
 
 def _source(label: str, lines: Sequence[dict[str, Any]]) -> Loose:

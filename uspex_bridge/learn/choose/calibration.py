@@ -118,4 +118,4 @@ def calibrate_on(
 def _pv(answer: Prediction, atoms: Atoms) -> float:
     if answer.stress is None:
         return math.nan
-    return -atoms.get_volume() * float(answer.stress[:3].mean()) / len(atoms)
+    return -float(atoms.get_volume()) * float(answer.stress[:3].mean()) / len(atoms)

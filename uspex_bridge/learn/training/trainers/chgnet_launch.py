@@ -27,7 +27,7 @@ def train(resume: str | None) -> None:
     """Train as ``input.json`` in the working folder says, from a checkpoint with ``resume``."""
     import torch
     from chgnet.model.model import CHGNet
-    from chgnet.trainer import Trainer
+    from chgnet.trainer.trainer import Trainer
 
     settings = json.loads(Path("input.json").read_text())
 
