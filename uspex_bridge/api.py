@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 
     from uspex_bridge.learn.choose.screen import Limits
     from uspex_bridge.learn.choose.screening import Screened
+    from uspex_bridge.learn.choose.selection import Selected
 
     #: What can be relaxed: ASE atoms, a pymatgen Structure, the bridge's own, or a file.
     Crystal = Atoms | PymatgenStructure | Structure | str | Path
 
-__all__ = ["Relaxed", "Search", "load_model", "open_results", "read_record", "relax", "screen"]
+__all__ = ["Relaxed", "Search", "load_model", "open_results", "read_record", "relax", "screen", "select"]
 
 
 @overload
@@ -398,6 +399,44 @@ def screen(
 
     thresholds = limits if isinstance(limits, Thresholds) else Thresholds(**(limits or {}))
     return screen_pool(open_results(*places).pool, models, _settings(config), Path(out), thresholds, **options)
+
+
+def select(
+    *places: str | Path,
+    budget: int = 100,
+    have: str | Path | None = None,
+    references: Sequence[str | Path] = (),
+    quota: Mapping[str, Any] | None = None,
+    exclusions: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Selected:
+    """Choose a few structures that stand for all, as ``uspex-bridge select`` does.
+
+    Args:
+        places: results folders or files of structures.
+        budget: the largest number of structures.
+        have: what is there already, a dataset's folder or a file of structures.
+        references: places that only span the hull.
+        quota: other fields of :class:`uspex_bridge.learn.choose.select.Quota`.
+        exclusions: other fields of :class:`uspex_bridge.learn.choose.selection.Exclusions`.
+        options: of :func:`uspex_bridge.learn.choose.selection.select_pool`.
+
+    Raises:
+        ConfigError: a quota that cannot be met.
+        InputError: there is no structure, or none is left to choose from.
+    """
+    from uspex_bridge.learn.choose.select import Quota
+    from uspex_bridge.learn.choose.selection import Exclusions, select_pool
+
+    search = open_results(*places, references=references)
+    given = dict(exclusions or {}) | ({"have": Path(have)} if have is not None else {})
+    return select_pool(
+        search.pool,
+        Quota(budget=budget, **(quota or {})),
+        Exclusions(**given),
+        references=[str(place) for place in references],
+        **options,
+    )
 
 
 def _settings(config: Config | str | Path | None, **given: Any) -> Config:

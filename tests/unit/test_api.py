@@ -16,7 +16,7 @@ from pymatgen.core import Lattice
 from pymatgen.core import Structure as PymatgenStructure
 
 import uspex_bridge
-from uspex_bridge import load_model, open_results, read_record, relax, screen
+from uspex_bridge import load_model, open_results, read_record, relax, screen, select
 from uspex_bridge.base.errors import CalculationError, ConfigError, InputError, Rejected
 from uspex_bridge.cli.main import command
 
@@ -189,3 +189,17 @@ def test_screening_computes_only_what_is_missing(folder):
     assert files == {path: path.stat().st_mtime_ns for path in files}
     with pytest.raises(ConfigError, match="at least two"):
         screen("all.extxyz", models=["toy"])
+
+
+def test_selection_is_that_of_the_command(folder):
+    from click.testing import CliRunner
+
+    from uspex_bridge.cli.select import command
+
+    found = select(SEARCH, budget=5, quota={"near": 0.4}, exclusions={"max_atoms": 12})
+    assert len(found.rows()) == len(found.frames()) == 5
+    assert max(len(atoms) for atoms in found.frames()) <= 12
+    done = CliRunner().invoke(command, [str(SEARCH), "-n", "5", "--near", "0.4", "--max-atoms", "12", "--json"])
+    assert json.loads(done.stdout) == json.loads(json.dumps(found.to_dict()))
+    with pytest.raises(InputError, match="nothing is left"):
+        select(SEARCH, exclusions={"max_atoms": 1})
