@@ -19,8 +19,9 @@ from uspex_bridge.results.poscars import Block, PoscarFile
 from uspex_bridge.results.settings import Line, SearchSettings, settings_of_results
 
 State = Literal["finished", "running", "unfinished", "given up"]
-#: Individuals and gatheredPOSCARS agree on a volume to less than this, relative.
-_SAME_VOLUME = 0.01
+#: Volumes of Individuals and gatheredPOSCARS that differ by more are noted; by more than the second, relative, they are
+#: those of different structures.
+_SAME_VOLUME, _OTHER_VOLUME = 0.01, 0.05
 #: USPEX's words before it leaves because less than a third of a generation came out.
 _GAVE_UP = b"Too many structures have errors"
 
@@ -339,7 +340,7 @@ def _named(counts: Sequence[int], species: Sequence[str]) -> Composition:
 def _entries(
     rows: Rows, label: str, settings: SearchSettings, relaxed: PoscarFile | None, notes: Notes
 ) -> tuple[Entry, ...]:
-    entries, apart = [], []
+    entries, apart, loose = [], [], []
     for row in rows:
         block = relaxed.blocks.get(row["id"]) if relaxed is not None else None
         counts = row.pop("counts", None)
@@ -349,9 +350,12 @@ def _entries(
         if row.pop("per_atom", False):
             natoms = sum(n for _, n in composition) or NAN
             row |= {"enthalpy": row["enthalpy"] * natoms, "volume": row.get("volume", NAN) * natoms}
-        if block is not None and settings.crystals and (said := _contradiction(row, written, block)):
-            apart.append(f"EA{row['id']} is {said}")
-            row["enthalpy"] = NAN
+        if block is not None and settings.crystals:
+            if said := _contradiction(row, written, block):
+                apart.append(f"EA{row['id']} is {said}")
+                row["enthalpy"] = NAN
+            elif _volumes_differ(row, block, _SAME_VOLUME):
+                loose.append(f"EA{row['id']}")
         entries.append(
             Entry(
                 run=label,
@@ -363,6 +367,12 @@ def _entries(
         )
     if relaxed is not None:
         notes += [f"{relaxed.path}: {line}; it takes no part" for line in apart]
+    if relaxed is not None and loose:
+        some = ", ".join(loose[:5]) + (f" and {len(loose) - 5} more" if len(loose) > 5 else "")
+        limits = f"{100 * _SAME_VOLUME:g} to {100 * _OTHER_VOLUME:g} %"
+        notes.append(
+            f"{relaxed.path}: the volume of {some} differs by {limits} from that in Individuals, which is taken"
+        )
     missing = sum(1 for entry in entries if relaxed is not None and entry.id not in relaxed.blocks and entry.valid)
     if missing and relaxed is not None:
         notes.append(f"{relaxed.path}: {missing} of {len(entries)} structures of Individuals are not in it")
@@ -378,6 +388,10 @@ def _contradiction(row: dict[str, Any], written: Composition, block: Block) -> s
     held, volume = block.composition, row.get("volume", NAN)
     if held and written and sorted(held) != sorted(written) and not any(name.startswith("?") for name, _ in written):
         return f"{formula_of(written)} in Individuals and {formula_of(held)} there"
-    if block.volume is not None and abs(volume - block.volume) > _SAME_VOLUME * block.volume:
+    if _volumes_differ(row, block, _OTHER_VOLUME):
         return f"of {volume:.3f} Å³ in Individuals and of {block.volume:.3f} Å³ there"
     return ""
+
+
+def _volumes_differ(row: dict[str, Any], block: Block, limit: float) -> bool:
+    return block.volume is not None and abs(row.get("volume", NAN) - block.volume) > limit * block.volume

@@ -61,6 +61,19 @@ def test_a_failed_relaxation_is_kept_as_failed(tmp_path):
     assert failed.formula == "TiH3"
 
 
+@pytest.mark.parametrize(("factor", "valid"), [(1.003, True), (1.03, True), (1.08, False)])
+def test_volumes_that_are_not_quite_the_structures_are_noted_and_count(tmp_path, factor, valid):
+    folder = write_26(tmp_path / "results1", made_search(), SPECIES)
+    individuals = folder / "Individuals"
+    volume = f"{2.9**3:.4f}"
+    assert individuals.read_text().count(volume) == 1
+    individuals.write_text(individuals.read_text().replace(volume, f"{factor * 2.9**3:.4f}"))
+    results = open_results(folder)
+    assert results.by_id[3].valid is valid
+    assert len(results.notes) == (factor > 1.01)
+    assert all("EA3" in note for note in results.notes)
+
+
 def test_columns_are_found_by_name_in_any_order_and_case(tmp_path):
     folder = write_26(tmp_path / "results1", made_search(), SPECIES)
     columns = [*COLUMNS_OF_26, "hardness"]
