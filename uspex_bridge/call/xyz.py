@@ -42,6 +42,7 @@ def read_xyz(path: Path) -> tuple[Structure, Periodic]:
     if not set(atoms.numbers) - {0}:
         raise InputError(f"{path}: no atom of a known element")
     a, b, c = (bool(one) for one in atoms.pbc)
+    atoms.pbc = True  # the caller keeps the cell of what lies in vacuum
     return from_ase(atoms, str(path)), (a, b, c)
 
 
