@@ -125,7 +125,7 @@ class Conformance:
     def structures(self, crystal: Atoms, case: Case) -> list[Atoms]:
         """One to eight atoms of one to three elements, one without neighbours, one in a left-handed cell."""
         first, second, third = case.elements
-        lone = Atoms([second, third], scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[40.0, 41.0, 42.0], pbc=True)
+        lone = Atoms([second, third], scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[24.0, 25.0, 26.0], pbc=True)
         sites = [[0.1, 0.2, 0.3], [0.6, 0.7, 0.9]]
         pair = Atoms([first, second], scaled_positions=sites, cell=[2.9, 3.3, 3.6], pbc=True)
         eight = crystal * (2, 1, 1)
