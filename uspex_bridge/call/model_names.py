@@ -11,6 +11,7 @@ from typing import Any
 
 from uspex_bridge.base.errors import ModelError
 from uspex_bridge.call.config import Config
+from uspex_bridge.models import inventory
 from uspex_bridge.models.cards import CalculatorSettings
 
 #: The card of a finished model.
@@ -43,9 +44,15 @@ def with_model(config: Config, model: str) -> Config:
         model: a calculator's name, ``KIND:WEIGHTS`` or the folder of a training.
 
     Raises:
-        ModelError: the folder's training has not ended.
+        ConfigError: there is no such kind.
+        ModelError: the weights are not there, or the folder's training has not ended.
     """
-    return replace(config, protocol="single", calculators={**config.calculators, "model": settings_for(model, config)})
+    settings = settings_for(model, config)
+    if settings.python is None or (
+        settings.model is None and inventory.card_of(settings.kind, settings).model_required
+    ):
+        inventory.find_weights(settings.kind, settings)  # here its message names the kind, not the protocol's "model"
+    return replace(config, protocol="single", calculators={**config.calculators, "model": settings})
 
 
 def start_of(name: str) -> tuple[str, str | None]:

@@ -50,10 +50,10 @@ def command(
         for entry in wanted:
             _fetch(entry)
         return
-    from uspex_bridge.doctor import checkup
+    from uspex_bridge.doctor import checkup, weights
 
     if models:
-        kinds, listed = checkup.families(), list(checkup.known_models())
+        kinds, listed = weights.families(), list(weights.known_models())
         if as_json:
             click.echo(json.dumps({"kinds": kinds, "models": listed}, indent=1, ensure_ascii=False))
         else:
@@ -89,27 +89,31 @@ class _Screen:
 def _kinds(kinds: list[dict[str, Any]]) -> str:
     from uspex_bridge.base.tables import layout
 
-    said = {"published": "published weights", "made": "made weights", "not run": "nothing"}
     rows = []
     for kind in kinds:
-        where = f"here, {kind['installed']}" if kind["installed"] else "-"
-        if kind["environment"]:
-            where = "in its environment" if where == "-" else f"{where}; in its environment"
-        rows.append(
-            [kind["kind"], kind["title"], where if where != "-" else f"no: {kind['get']}", said[kind["verified"]]]
-        )
-    return layout([("kind", ""), ("method", ""), ("installed", ""), ("tested with", "")], rows)
+        places = [f"here, {kind['installed']}"] if kind["installed"] else []
+        places += ["in its environment"] if kind["environment"] else []
+        where = "; ".join(places) or f"no: {kind['get']}"
+        rows.append([kind["kind"], kind["title"], where, kind["verified"]])
+    return layout([("kind", ""), ("method", ""), ("installed", ""), ("tested weights", "")], rows)
 
 
 def _table(models: list[dict[str, Any]]) -> str:
-    from uspex_bridge.doctor.checkup import describe
+    """Lay out the weights: a line each, below it where they lie, a command of their own, a note."""
+    from uspex_bridge.base.tables import layout
 
-    lines = []
+    rows = []
     for model in models:
-        where = model["path"] or (f"not here: {model['get']}" if model["problem"] else "in its package")
-        lines.append(f"{model['kind']}:{describe(model)}" + (f", {model['note']}" if model["note"] else ""))
-        lines.append(f"    {where}")
-    return "\n".join(lines)
+        size = f"{model['size_mb']:g} MB" if model["size_mb"] else ""
+        rows.append(
+            [f"{model['kind']}:{model['model']}", "no" if model["problem"] else "yes", size, model["licence"] or ""]
+        )
+    heading, *lines = layout([("weights", ""), ("here", ""), ("size", ""), ("licence", "")], rows).split("\n")
+    shown = [heading]
+    for line, model in zip(lines, models, strict=True):
+        own = "" if "doctor --fetch" in model["get"] else model["get"]
+        shown += [line, *(f"    {text}" for text in (model["path"], own, model["note"]) if text)]
+    return "\n".join([*shown, "Get weights with: uspex-bridge doctor --fetch KIND:MODEL"])
 
 
 def _fetch(entry: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,9 +22,9 @@ FOLDER = click.option(
 
 @click.group(context_settings=HELP)
 def command() -> None:
-    """Make and check an environment for a kind of model, in which a worker runs it.
+    """Environments for kinds of models: make, list and check them.
 
-    The kinds' packages exclude one another; docs/calculators.md lists them.
+    The kinds' packages exclude one another. Each can have an environment of its own, where a worker process runs it.
     """
 
 
@@ -44,11 +45,10 @@ def create(
     no_settings: bool,
     config: Path | None,
 ) -> None:
-    """Make the environment for KIND with the versions that were tested, and name it in bridge.toml.
+    """Install KIND with the tested versions; name its interpreter in bridge.toml.
 
-    With uv where it is on PATH, else with venv and pip. The table [calculators.KIND] of the settings file that a
-    relaxation here would read gets the interpreter; where there is no such file, ~/.config/uspex_bridge/bridge.toml
-    is made.
+    uv is used where it is on PATH, else venv and pip. The interpreter is written to [calculators.KIND] of the settings
+    file that a relaxation here would read. Where there is none, ~/.config/uspex_bridge/bridge.toml is made.
 
     Example: uspex-bridge env create orb
     """
@@ -59,7 +59,10 @@ def create(
         click.echo(f"{wanted.folder} is there already, from today's pins")
     else:
         click.echo(f"{wanted.folder}: installing {wanted.card.package} and all it needs")
-        environments.create(wanted, python=python, index=index, force=force, tell=_progress)
+        try:
+            environments.create(wanted, python=python, index=index, force=force, tell=_progress)
+        finally:
+            _progress("")
     _say(wanted, wanted.python)
     if not no_settings:
         click.echo(_settings(kind, wanted.python, config))
@@ -79,15 +82,16 @@ def list_() -> None:
         state = "no pins" if found is None else "not made"
         if found and found.made:
             state = "older pins" if found.outdated else "made"
-        rows.append([card.kind, card.title, card.package, state, str(found.folder) if found and found.made else ""])
-    click.echo(layout([(word, "") for word in ("kind", "method", "package", "environment", "folder")], rows))
+        rows.append([card.kind, card.title, card.package, state])
+    click.echo(layout([(word, "") for word in ("kind", "method", "package", "environment")], rows))
+    click.echo(f"Environments are made in {environments.home()}")
 
 
 @command.command(context_settings=HELP)
 @click.argument("kinds", nargs=-1)
 @FOLDER
 def check(kinds: tuple[str, ...], folder: Path | None) -> None:
-    """Import each package in its environment and compare the versions with the pins.
+    """Import each package in its environment; compare versions.
 
     KINDS are those to check, by default all that have an environment. Exit code 1 if a package cannot be imported.
 
@@ -96,8 +100,12 @@ def check(kinds: tuple[str, ...], folder: Path | None) -> None:
     from uspex_bridge.models import environments
 
     wanted = [environments.environment(kind, folder) for kind in kinds or environments.kinds()]
+    if not kinds:
+        wanted = [one for one in wanted if one.made]
+    if not wanted:
+        click.echo(f"no environment is made in {environments.home()}; make one with: uspex-bridge env create KIND")
     sound = True
-    for found in wanted if kinds else [one for one in wanted if one.made]:
+    for found in wanted:
         if found.python.exists():
             sound = _say(found, found.python) and sound
         else:
@@ -117,7 +125,8 @@ def _say(found: Environment, python: Path) -> bool:
         click.echo(f"{found.kind}: {found.card.title} cannot be imported in {found.folder}: {seen.problem}")
         return False
     gpus = f", {seen.gpus} GPU(s)" if seen.gpus else ""
-    click.echo(f"{found.kind}: {found.card.title} can be imported, Python {seen.python}{gpus}")
+    versions = f"{len(seen.differing)} versions are not those tested:" if seen.differing else "versions as tested"
+    click.echo(f"{found.kind}: {found.card.title} can be imported, Python {seen.python}{gpus}; {versions}")
     for name, (pinned, there) in seen.differing.items():
         click.echo(f"    {name} {there or 'is missing'}, tested with {pinned}")
     return True
@@ -126,7 +135,8 @@ def _say(found: Environment, python: Path) -> bool:
 def _progress(line: str) -> None:
     """Show on a terminal that something is going on."""
     if sys.stderr.isatty():
-        click.echo(f"\r\033[K{line.strip()[:100]}", nl=False, err=True)
+        width = shutil.get_terminal_size().columns - 1
+        click.echo(f"\r\033[K{line.strip()[:width]}", nl=False, err=True)
 
 
 def _settings(kind: str, python: Path, explicit: Path | None) -> str:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import uspex_bridge
-from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError
+from uspex_bridge.base.errors import BridgeError, ConfigError
 from uspex_bridge.call.choice import choose_protocol
 from uspex_bridge.call.config import Config, find_config, load_config
-from uspex_bridge.models import environments, inventory, registry
-from uspex_bridge.models.cards import CalculatorSettings, Card, KnownModel
-from uspex_bridge.models.weights import fetch_command, package_folder
+from uspex_bridge.doctor import weights
+from uspex_bridge.models import inventory
+from uspex_bridge.models.cards import Card
+from uspex_bridge.models.weights import package_folder
 from uspex_bridge.uspex.checks import check_setup
 from uspex_bridge.uspex.findings import Finding
 from uspex_bridge.uspex.setup import EXECUTABLES, read_setups
@@ -93,7 +94,7 @@ def examine(
     near = (folder / "CalcFold1" if folder else Path.cwd()).absolute()
     add(_machine())
     pins = add(_pins(report.packages))
-    report.models = list(known_models())
+    report.models = list(weights.known_models())
     add(_models(report.models))
     settings = add(_settings(near, explicit))
     add(_trainers(near, explicit))
@@ -250,85 +251,9 @@ def deepmd_torch() -> str | None:
     return match[1] if match else None
 
 
-def families() -> list[dict[str, Any]]:
-    """Describe every kind of model: whether its package is here or in an environment, and what its code was run on."""
-    found = []
-    for card, environment in environments.families():
-        made = environment is not None and environment.made
-        found.append(
-            {
-                "kind": card.kind,
-                "title": card.title,
-                "package": card.package,
-                "installed": registry.package_version(card),
-                "environment": str(environment.folder) if environment and made else None,
-                "get": f"uspex-bridge env create {card.kind}" if environment else card.install,
-                "verified": card.verified,
-                "licence": card.licence,
-                "citation": card.citation,
-            }
-        )
-    return found
-
-
-def known_models() -> Iterator[dict[str, Any]]:
-    """Describe all weights that go by a name: where they lie, or how to get them."""
-    for kind, card in inventory.cards().items():
-        for known in card.models:
-            yield {
-                "kind": kind,
-                "model": known.name,
-                "package": card.package,
-                "installed": registry.package_version(card),
-                "install": card.install,
-                "size_mb": known.size_mb,
-                "licence": known.licence or card.licence,
-                "note": known.note,
-                **_place(kind, card, known),
-            }
-
-
-def _place(kind: str, card: Card, known: KnownModel) -> dict[str, Any]:
-    """Return where known weights lie; ``looked_in`` is the search's own account of a failure."""
-    get = card.install if known.in_wheel else known.get or fetch_command(card, known.name)
-    try:
-        found = inventory.find_weights(kind, CalculatorSettings(kind=kind, model=known.name))
-    except ModelError as error:
-        looked = re.search(r"looked for .*? in (.*?); get", str(error))
-        return {"path": None, "get": get, "problem": str(error), "looked_in": looked[1].split(", ") if looked else []}
-    return {"path": str(found.path) if found.path else None, "get": "", "problem": "", "looked_in": []}
-
-
 def _models(models: list[dict[str, Any]]) -> Iterator[Item]:
-    """Say in a line or two per kind what is there, and how to get its first weights."""
-    for kind, card in inventory.cards().items():
-        if not card.takes_weights:
-            continue
-        own = [model for model in models if model["kind"] == kind]
-        here = [describe(model) for model in own if not model["problem"]]
-        if not registry.package_version(card):
-            yield Item("models", "note", f"{card.title} is not installed: {card.install}")
-        elif here:
-            yield Item("models", "ok", f"{card.title}: " + ", ".join(here))
-        elif own:
-            first = own[0]
-            more = f" ({len(own) - 1} more: --models)" if len(own) > 1 else ""
-            yield Item(
-                "models",
-                "note",
-                f"{card.title}: no known weights in {_home(', '.join(first['looked_in']))}; get "
-                f"{describe(first)}{more}: {first['get']}",
-            )
-        else:
-            yield Item("models", "note", f"{card.title}: weights are yours to name in bridge.toml")
-
-
-def describe(model: dict[str, Any]) -> str:
-    """Return a known model's name, size and licence."""
-    facts = ([f"{model['size_mb']:g} MB"] if model["size_mb"] else []) + (
-        [model["licence"]] if model["licence"] else []
-    )
-    return str(model["model"]) + (f" ({', '.join(facts)})" if facts else "")
+    for state, text in weights.said(weights.families(), models):
+        yield Item("models", state, text)
 
 
 def _settings(near: Path, explicit: Path | None) -> Iterator[Item]:
