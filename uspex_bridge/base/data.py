@@ -6,6 +6,7 @@ side (``relax``) meet only here. Units as in :mod:`uspex_bridge.base.units`.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.base.units import pv_energy
 
 Array = NDArray[np.float64]
@@ -52,11 +54,8 @@ class Structure:
 
     @property
     def formula(self) -> str:
-        """Formula in order of first appearance, e.g. ``Ca2FeNi``."""
-        counts: dict[str, int] = {}
-        for symbol in self.symbols:
-            counts[symbol] = counts.get(symbol, 0) + 1
-        return "".join(f"{s}{n if n > 1 else ''}" for s, n in counts.items())
+        """Formula of the cell in IUPAC's order, e.g. ``Ca2FeNi``."""
+        return formula_of(Counter(self.symbols).items())
 
     @property
     def volume(self) -> float:

@@ -101,10 +101,10 @@ def ternary(places: tuple[str, ...], colour: Any, far: float, labels: int, **opt
 @d.PER_LEVEL
 @click.option(
     "--quantity",
-    type=click.Choice(["enthalpy", "formation"]),
-    default="enthalpy",
+    type=click.Choice(["formation", "enthalpy"]),
+    default="formation",
     show_default=True,
-    help="What is drawn upwards, per atom.",
+    help="Enthalpy on the vertical axis, per atom: of formation, or as computed.",
 )
 @click.option(
     "--spreads",

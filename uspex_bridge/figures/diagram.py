@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.base.words import counted
 from uspex_bridge.results.folder import Results
-from uspex_bridge.results.hull import HullPoint
+from uspex_bridge.results.hull import Hull, HullPoint
 from uspex_bridge.results.model import TIE, Composition, Entry
 from uspex_bridge.results.stability import Assessment, stable_phases
 
 #: Series of what states no level of theory.
 UNSTATED = "level of theory not stated"
+_HASH = re.compile(r" [0-9a-f]{8}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Mark:
         formation, above: enthalpy of formation and distance to the hull, eV/atom.
         vertex: whether it is a corner of the hull.
         series: what it came from: level of theory, or search and references.
+        hull: which of the diagram's hulls it belongs to.
     """
 
     entry: Entry
@@ -35,6 +40,7 @@ class Mark:
     above: float
     vertex: bool
     series: str
+    hull: str = ""
 
     def row(self, components: Sequence[str]) -> dict[str, Any]:
         """Return it as plain values."""
@@ -68,6 +74,8 @@ class Diagram:
         edges: of each hull its tie lines, pairs of corners, by series or level.
         labelled: phases on a hull with their space group (``?`` where unknown): corners of the diagram, then the
             lowest, near-ties last.
+        hulls: the hulls themselves, by the same names as ``edges``.
+        levels: of theory.
         note: what must stand in the picture: that enthalpies are extrapolated.
     """
 
@@ -77,6 +85,8 @@ class Diagram:
     series: tuple[str, ...]
     edges: Mapping[str, tuple[tuple[Mark, Mark], ...]]
     labelled: tuple[tuple[Mark, str], ...]
+    hulls: Mapping[str, Hull]
+    levels: tuple[str, ...]
     note: str = ""
 
     def lowest(self) -> list[Mark]:
@@ -86,6 +96,28 @@ class Diagram:
             best[mark.series, mark.entry.reduced] = mark  # the lowest comes last
         kept = {id(mark) for mark in best.values()}
         return [mark for mark in self.marks if id(mark) in kept]
+
+    def head(self, drawn: int | None = None) -> tuple[str, str, str]:
+        """Return what stands over each figure: pressure, level of theory, and how many structures are in it."""
+        total = len(self.marks)
+        said = counted(total, "structure")
+        shown = said if drawn in (None, total) else f"{drawn} of {said}"
+        return self.where() or "pressure not stated", levels_text(self.levels), shown
+
+    @property
+    def doubts(self) -> list[str]:
+        """Flags that put enthalpies in doubt, each once."""
+        return list(dict.fromkeys(flag for mark in self.marks for flag in mark.entry.marks))
+
+    def products(self, mark: Mark) -> list[tuple[Mark, float]]:
+        """Return the phases that a structure decomposes into, each with its share of the atoms."""
+        hull = self.hulls[mark.hull]
+        found = hull.products(hull.by_name[mark.entry.name])
+        return [(self._by_name[mark.hull, point.entry.name], share) for point, share in found]
+
+    @cached_property
+    def _by_name(self) -> dict[tuple[str, str], Mark]:
+        return {(mark.hull, mark.entry.name): mark for mark in self.marks}
 
     def where(self) -> str:
         """Return the pressure in words, empty where unknown."""
@@ -110,7 +142,7 @@ def make_diagram(answers: Mapping[str, Assessment]) -> Diagram:
     for name, answer in answers.items():
         order = [answer.hull.names.index(component) for component in components]
         series = _series(answer, len(answers) > 1)
-        made = {p.entry.name: _mark(p, order, series(p.entry)) for p in answer.hull.points}
+        made = {p.entry.name: _mark(p, order, series(p.entry), name) for p in answer.hull.points}
         marks += made.values()
         edges[name] = tuple((made[a], made[b]) for a, b in _edges(answer))
         labelled += [(made[phase.entry.name], answer.space_group(phase)) for phase in stable_phases(answer)]
@@ -120,13 +152,22 @@ def make_diagram(answers: Mapping[str, Assessment]) -> Diagram:
     names = Counter(mark.series for mark in marks).most_common()
     series_names = tuple(name for name, _ in names)
     note = "; ".join(dict.fromkeys(said for answer in answers.values() if (said := answer.extrapolated)))
-    return Diagram(components, pressure, tuple(marks), series_names, edges, tuple(labelled), note)
+    hulls = {name: answer.hull for name, answer in answers.items()}
+    levels = tuple(dict.fromkeys(level for answer in answers.values() for level in answer.levels))
+    return Diagram(components, pressure, tuple(marks), series_names, edges, tuple(labelled), hulls, levels, note)
 
 
-def _mark(point: HullPoint, order: Sequence[int], series: str) -> Mark:
+def levels_text(levels: Iterable[str]) -> str:
+    """Return levels of theory as they are printed: the hash of a model's weights is left out where none needs it."""
+    names = [level or UNSTATED for level in levels]
+    short = [_HASH.sub("", name) for name in names]
+    return " and ".join(short if len(set(short)) == len(names) else names)
+
+
+def _mark(point: HullPoint, order: Sequence[int], series: str, hull: str) -> Mark:
     total = sum(point.amounts)
     fractions = tuple(point.amounts[k] / total for k in order)
-    return Mark(point.entry, fractions, point.formation, point.above, point.vertex, series)
+    return Mark(point.entry, fractions, point.formation, point.above, point.vertex, series, hull)
 
 
 def in_order(answer: Assessment) -> tuple[str, ...]:

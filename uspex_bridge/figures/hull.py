@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from uspex_bridge.figures import style
 from uspex_bridge.figures.diagram import Diagram, Mark, is_tie, need_components
+from uspex_bridge.figures.labels import place_labels
+from uspex_bridge.figures.marks import DASHES, draw_marks, legend
+
+#: A hull that is shallower than this does not set the window, eV/atom.
+_SHALLOW = 0.01
 
 
 def drawn(diagram: Diagram, top: float | None = None) -> list[Mark]:
@@ -25,9 +31,16 @@ def drawn(diagram: Diagram, top: float | None = None) -> list[Mark]:
 
 
 def default_top(diagram: Diagram) -> float:
-    """Return where the figure ends: all that is not higher than the hull is deep, and at least 0.2 eV/atom."""
-    depth = -min((mark.formation for mark in diagram.marks), default=0.0)
-    return max(0.2, depth)
+    """Return where the figure ends: as high above zero as the hull is deep.
+
+    Where there is no compound, or one of less than 0.01 eV/atom, it ends where two thirds of the structures are, but
+    between 0.02 and 0.2 eV/atom.
+    """
+    formations = [mark.formation for mark in diagram.marks]
+    depth = -min(formations, default=0.0)
+    if depth >= _SHALLOW:
+        return depth
+    return float(np.clip(np.quantile(formations, 2 / 3) if formations else 0.0, 0.02, 0.2))
 
 
 @style.styled
@@ -52,109 +65,52 @@ def draw(
         ConfigError: there are not two components.
     """
     shown = drawn(diagram, top)
-    figure = style.new_figure(width, 0.82)
+    figure = style.new_figure(width, 0.9)
     axes = figure.add_subplot()
-    norm = Normalize(0.0, far)
-    for k, series in enumerate(diagram.series):
-        marks = [mark for mark in shown if mark.series == series and not mark.vertex]
-        points = axes.scatter(
-            [mark.fractions[1] for mark in marks],
-            [mark.formation for mark in marks],
-            c=[mark.above for mark in marks],
-            cmap=style.distance_colours(),
-            norm=norm,
-            marker=style.MARKERS[k % len(style.MARKERS)],
-            s=9,
-            linewidths=0.25,
-            edgecolors="white",
-            rasterized=len(marks) > style.RASTER,
-            zorder=2,
-        )
-    _lines(axes, diagram)
-    _ties(axes, shown)
-    _axes(axes, diagram, shown, top)
-    bar = figure.colorbar(points, ax=axes, extend="max", pad=0.02, aspect=28)
-    bar.set_label("enthalpy above hull (eV/atom)")
-    bar.outline.set_linewidth(0.5)
-    _legend(axes, diagram)
-    _labels(axes, diagram, shown, labels)
+    points = draw_marks(axes, diagram, shown, _place, norm=Normalize(0.0, far))
+    for k, pairs in enumerate(diagram.edges.values()):
+        for pair in pairs:
+            axes.plot(*zip(*map(_place, pair), strict=True), color=style.INK, lw=0.9, ls=DASHES[k % 4], zorder=3)
+    inside = {id(mark) for mark in shown}
+    named = [(mark, group) for mark, group in diagram.labelled if id(mark) in inside][:labels]
+    _axes(axes, diagram, shown, len(named))
+    style.colour_bar(figure, points, axes, "enthalpy above hull (eV/atom)", extend="max")
+    legend(axes, diagram, shown)
     style.note(figure, diagram.note)
+    hidden = len(diagram.marks) - len(shown)
+    higher = f"{hidden} lie higher" if hidden else ""
+    style.head(figure, *diagram.head(), higher)
+    if unnamed := _labels(axes, diagram, shown, named) + len(diagram.labelled) - len(named):
+        style.head(figure, *diagram.head(), higher, f"{unnamed} on the hull not named")
     return figure
 
 
-def _lines(axes: Axes, diagram: Diagram) -> None:
-    """Draw tie lines and corners; of several hulls each in its own dashes."""
-    for k, (name, pairs) in enumerate(diagram.edges.items()):
-        corners = {id(mark): mark for pair in pairs for mark in pair}
-        marker = style.MARKERS[diagram.series.index(name) % len(style.MARKERS)] if name in diagram.series else "o"
-        for pair in pairs:
-            xs, ys = [mark.fractions[1] for mark in pair], [mark.formation for mark in pair]
-            axes.plot(xs, ys, color=style.INK, lw=0.9, ls=("-", "--", ":", "-.")[k % 4], zorder=3)
-        axes.scatter(
-            [mark.fractions[1] for mark in corners.values()],
-            [mark.formation for mark in corners.values()],
-            marker=marker,
-            s=20,
-            color=style.INK,
-            zorder=4,
-            clip_on=False,
-        )
-
-
-def _ties(axes: Axes, shown: Sequence[Mark]) -> None:
-    ties = [mark for mark in shown if is_tie(mark)]
-    axes.scatter(
-        [mark.fractions[1] for mark in ties],
-        [mark.formation for mark in ties],
-        s=22,
-        facecolors="none",
-        edgecolors=style.INK,
-        linewidths=0.6,
-        zorder=4,
-        clip_on=False,
-    )
-
-
-def _axes(axes: Axes, diagram: Diagram, shown: Sequence[Mark], top: float | None) -> None:
-    first, second = diagram.components
-    bracket = (
-        "({})" if any(c.isdigit() or sum(x.isupper() for x in n) > 1 for n in diagram.components for c in n) else "{}"
-    )
-    a, b = (bracket.format(style.subscripts(name)) for name in (first, second))
-    at = f", {diagram.where()}" if diagram.where() else ""
-    axes.set_xlabel(rf"$\mathit{{x}}$ in {a}$_{{1{{-}}\mathit{{x}}}}${b}$_{{\mathit{{x}}}}${at}")
+def _axes(axes: Axes, diagram: Diagram, shown: Sequence[Mark], named: int) -> None:
+    """Name the axes and set their limits, with room for labels below the hull."""
+    names = diagram.components
+    compounds = any(sum(letter.isupper() or letter.isdigit() for letter in name) > 1 for name in names)
+    a, b = (f"({style.subscripts(name)})" if compounds else style.subscripts(name) for name in names)
+    axes.set_xlabel(rf"$\mathit{{x}}$ in {a}$_{{1{{-}}\mathit{{x}}}}${b}$_{{\mathit{{x}}}}$")
     axes.set_ylabel("enthalpy of formation (eV/atom)")
     low = min((mark.formation for mark in shown), default=0.0)
     high = max((mark.formation for mark in shown), default=0.0)
-    span = max(high - low, 0.05)
+    span = max(high - low, 2e-3)
     axes.set_xlim(-0.03, 1.03)
-    axes.set_ylim(low - 0.2 * span, high + 0.06 * span)
+    axes.set_ylim(low - min(0.14 + 0.016 * named, 0.4) * span, high + 0.06 * span)
     axes.axhline(0.0, color=style.GRID, lw=0.6, zorder=0)
-    hidden = len(diagram.marks) - len(shown)
-    if hidden:
-        axes.set_title(f"{hidden} of {len(diagram.marks)} structures lie higher", loc="right", fontsize=6, color="#666")
 
 
-def _legend(axes: Axes, diagram: Diagram) -> None:
-    """Name the series where there are several; else the one level of theory is not worth a legend."""
-    if len(diagram.series) < 2:
-        return
-    for k, series in enumerate(diagram.series):
-        axes.scatter([], [], marker=style.MARKERS[k % len(style.MARKERS)], s=14, color="#777777", label=series)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(2, len(diagram.series)), columnspacing=1.0)
-
-
-def _labels(axes: Axes, diagram: Diagram, shown: Sequence[Mark], most: int) -> None:
-    inside = {id(mark) for mark in shown}
-    named = [(mark, group) for mark, group in diagram.labelled if id(mark) in inside][:most]
-    style.place_labels(
+def _labels(axes: Axes, diagram: Diagram, shown: Sequence[Mark], named: Sequence[tuple[Mark, str]]) -> int:
+    together = gathered(named)
+    return place_labels(
         axes,
-        [_place(mark) for mark, _ in named],
-        [label(mark, group) for mark, group in named],
-        avoid=[_place(mark) for mark in shown if mark.above < 0.1][-500:],
+        [_place(marks[0][0]) for marks in together],
+        [label(marks) for marks in together],
+        avoid=[_place(mark) for mark in shown][-1000:],
         lines=[(_place(a), _place(b)) for pairs in diagram.edges.values() for a, b in pairs],
         towards=-90.0,
-        colours=["#666666" if is_tie(mark) else style.INK for mark, _ in named],
+        size=style.FORMULA,
+        colours=["#555555" if is_tie(marks[0][0]) else style.INK for marks in together],
     )
 
 
@@ -162,11 +118,23 @@ def _place(mark: Mark) -> tuple[float, float]:
     return mark.fractions[1], mark.formation
 
 
-def label(mark: Mark, group: str) -> str:
-    """Return a phase's label: formula and space group, that it only ties with the hull, and what puts it in doubt."""
-    said = ", ".join([*(["tie"] if is_tie(mark) else []), *mark.entry.marks])
-    words = [style.formula_text(mark.entry.composition), style.group_text(group), f"({said})" if said else ""]
-    return " ".join(word for word in words if word)
+def gathered(named: Sequence[tuple[Mark, str]]) -> list[list[tuple[Mark, str]]]:
+    """Return phases by composition and hull: those of one place share a label, the lowest first."""
+    groups: dict[Any, list[tuple[Mark, str]]] = {}
+    for mark, group in sorted(named, key=lambda pair: pair[0].above):
+        groups.setdefault((mark.hull, mark.entry.reduced), []).append((mark, group))
+    order = {id(mark): k for k, (mark, _) in enumerate(named)}
+    return sorted(groups.values(), key=lambda marks: min(order[id(mark)] for mark, _ in marks))
+
+
+def label(marks: Sequence[tuple[Mark, str]]) -> str:
+    """Return the label of phases of one composition: formula, space groups, which are ties, what puts them in doubt."""
+    groups: dict[str, list[str]] = {}
+    for mark, group in marks:
+        said = ", ".join([*(["tie"] if is_tie(mark) else []), *mark.entry.marks])
+        groups.setdefault(f"({said})" if said else "", []).append(style.group_text(group))
+    words = [" ".join(filter(None, (", ".join(filter(None, names)), said))) for said, names in groups.items()]
+    return f"{style.formula_text(marks[0][0].entry.composition)} {', '.join(filter(None, words))}".strip()
 
 
 def document(diagram: Diagram, top: float | None = None) -> dict[str, Any]:
@@ -184,6 +152,7 @@ def summary(diagram: Diagram, shown: Sequence[Mark]) -> dict[str, Any]:
     return {
         "components": list(diagram.components),
         "pressure_gpa": diagram.pressure_gpa,
+        "levels": list(diagram.levels),
         "units": {"formation_enthalpy": "eV/atom", "above_hull": "eV/atom", "enthalpy_per_atom": "eV/atom"},
         "note": diagram.note or None,
         "series": list(diagram.series),

@@ -120,7 +120,7 @@ def ternary(diagram: Diagram, *, far: float = 0.05) -> Any:
     return figure
 
 
-def volume(volumes: Volumes, *, quantity: Quantity = "enthalpy", far: float = 0.05) -> Any:
+def volume(volumes: Volumes, *, quantity: Quantity = "formation", far: float = 0.05) -> Any:
     """Return enthalpy against volume as a plotly figure; see :func:`uspex_bridge.figures.volume.draw`."""
     figure = go.Figure()
     diagram = volumes.diagram

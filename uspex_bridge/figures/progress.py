@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.figures import style
-from uspex_bridge.results.model import formula_of
+from uspex_bridge.figures.labels import place_labels
 from uspex_bridge.results.operators import Progress
 
 #: Lines that begin at or below this were found at once and have no name in the figure, eV/atom.
@@ -89,7 +90,7 @@ def _lines(axes: Axes, progress: Progress) -> None:
             starts.append((xs[0], ys[0]))
             names.append(style.formula_text(composition))
     if len(names) <= style.MOST_LABELS:
-        style.place_labels(axes, starts, names, size=6.0, towards=0.0)
+        place_labels(axes, starts, names, size=style.FORMULA, towards=0.0)
 
 
 def _table(axes: Axes, progress: Progress) -> None:

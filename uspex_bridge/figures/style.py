@@ -10,19 +10,22 @@ from functools import wraps
 from html import escape
 from math import gcd
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, ParamSpec, TypeVar, cast
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 
-from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.files import replacing
-from uspex_bridge.results.model import Composition, formula_of
+from uspex_bridge.base.formulas import formula_of
+from uspex_bridge.results.model import Composition
 
 #: Widths of a journal's column and page, mm.
 COLUMN, PAGE = 85.0, 175.0
@@ -33,9 +36,15 @@ RASTER = 2000
 #: Endings that matplotlib writes for us.
 FORMATS = (".png", ".svg", ".pdf")
 
-INK, PALE, GRID = "#222222", "#b8bdc4", "#e4e6ea"
+INK, SOFT, PALE, GRID = "#222222", "#555555", "#b8bdc4", "#e4e6ea"
+#: Size of text that holds formulas, pt: mathtext prints their subscripts at 0.7 of it, at least 5 pt.
+FORMULA = 7.2
+#: Size of remarks, pt.
+REMARK = 6.0
 #: Colour of everything farther above the hull than the scale goes.
-FAR = "#8fb3d9"
+FAR = "#6f9bcb"
+#: Colour of enthalpies of formation above their scale.
+BEYOND = "#c9a36a"
 ALARM = "#d62728"
 _RC: Any = {
     "font.family": "sans-serif",
@@ -83,10 +92,6 @@ _OPERATORS = {
     "keptbest": (PALE, "o"),
     "convexhull": (PALE, "o"),
 }
-#: Pixels that labels stay away from points: a marker's radius.
-_CLEAR = 6
-#: Behind labels, so that they can be read over points.
-_BACK = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5}
 _OTHER_OPERATOR = ("#8c564b", "X")
 
 P = ParamSpec("P")
@@ -134,10 +139,44 @@ def new_figure(width: float, ratio: float) -> Figure:
     return figure
 
 
+def head(figure: Figure, *parts: str) -> None:
+    """Write over a figure what it is of: pressure, level of theory, counts; empty parts are left out."""
+    text = "; ".join(part for part in parts if part)
+    if text:
+        figure.suptitle(_wrapped(figure, text), x=0.01, ha="left", fontsize=REMARK, color=SOFT, linespacing=1.25)
+
+
 def note(figure: Figure, text: str) -> None:
     """Write under a figure what nobody may overlook; nothing for an empty text."""
     if text:
-        figure.supxlabel(text, fontsize=6, color=ALARM)
+        figure.supxlabel(_wrapped(figure, text), fontsize=REMARK, color=ALARM, linespacing=1.25)
+
+
+def _wrapped(figure: Figure, text: str) -> str:
+    """Break a remark into lines that fit a figure; a letter is about half as wide as high."""
+    letters = int(figure.bbox.width / figure.dpi * 72 / (0.53 * REMARK))
+    return "\n".join(wrap(text, max(20, letters), break_long_words=False))
+
+
+def colour_bar(figure: Figure, drawn: ScalarMappable, axes: Axes, label: str, **options: Any) -> Colorbar:
+    """Add the scale of colours beside or below the axes."""
+    bar = figure.colorbar(drawn, ax=axes, **({"pad": 0.02, "aspect": 28} | options))
+    bar.set_label(label)
+    bar.outline.set_linewidth(0.5)
+    return bar
+
+
+def doubtful(axes: Axes, places: Sequence[tuple[float, float]], size: float = 22.0) -> None:
+    """Put a cross over points whose enthalpies are in doubt."""
+    if places:
+        x, y = zip(*places, strict=True)
+        axes.scatter(x, y, marker="x", s=size, color=ALARM, linewidths=0.8, zorder=6)
+
+
+def doubt_handle(flags: Iterable[str]) -> Line2D:
+    """Return what explains the cross in a legend."""
+    label = f"in doubt: {', '.join(dict.fromkeys(flags))}"
+    return Line2D([], [], marker="x", ls="", color=ALARM, ms=4, mew=0.8, label=label)
 
 
 @styled
@@ -166,7 +205,7 @@ def distance_colours() -> Colormap:
 
 def formation_colours() -> Colormap:
     """Return the scale of enthalpies of formation; all that is beyond it has a pale colour."""
-    return matplotlib.colormaps["viridis"].with_extremes(over="#f2efc4")
+    return matplotlib.colormaps["viridis"].with_extremes(over=BEYOND)
 
 
 def operator_look(operator: str) -> tuple[str, str]:
@@ -176,13 +215,13 @@ def operator_look(operator: str) -> tuple[str, str]:
 
 
 def reduced(composition: Composition) -> str:
-    """Return the reduced formula in the order given."""
+    """Return the reduced formula."""
     divisor = gcd(*(n for _, n in composition))
     return formula_of(tuple((symbol, n // divisor) for symbol, n in composition))
 
 
 def formula_text(composition: Composition) -> str:
-    """Return the reduced formula in the order given, digits as subscripts (mathtext)."""
+    """Return the reduced formula, digits as subscripts (mathtext)."""
     return subscripts(reduced(composition))
 
 
@@ -205,73 +244,3 @@ def group_html(symbol: str) -> str:
     """Return an international symbol such as ``P6_3/mmc (194)`` with letters in italics and bars (HTML), no number."""
     word = re.sub(r"([A-Za-z]+)", r"<i>\1</i>", escape(symbol.split(" (")[0]))
     return re.sub(r"_(\d)", r"<sub>\1</sub>", re.sub(r"-(\d)", "\\1\u0305", word))
-
-
-def place_labels(
-    axes: Axes,
-    anchors: Sequence[tuple[float, float]],
-    texts: Sequence[str],
-    *,
-    avoid: Iterable[tuple[float, float]] = (),
-    lines: Iterable[Sequence[tuple[float, float]]] = (),
-    towards: float = 90.0,
-    size: float = 6.5,
-    colours: Sequence[str] | None = None,
-) -> None:
-    """Write a label beside each anchor where it covers no other label and little else, with a line when it is far.
-
-    Call it last, when limits and layout are final.
-
-    Args:
-        axes: where.
-        anchors: points to be labelled, data coordinates.
-        texts: their labels.
-        avoid: further points that labels should not cover.
-        lines: pairs of points between which there is a line not to be covered.
-        towards: direction that is best, degrees from the x axis.
-        size: of the font, pt.
-        colours: of each label.
-    """
-    figure = cast(Figure, axes.figure)
-    figure.get_figure(root=True).draw_without_rendering()
-    scale = figure.dpi / 72
-    spots = axes.transData.transform(np.array(anchors, dtype=float).reshape(-1, 2))
-    ends = np.array(list(lines), dtype=float).reshape(-1, 2, 2)
-    along = np.linspace(0, 1, 25)[:, None, None] * (ends[:, 1] - ends[:, 0]) + ends[:, 0]
-    others = np.concatenate([np.array([*anchors, *avoid], dtype=float).reshape(-1, 2), along.reshape(-1, 2)])
-    points = axes.transData.transform(others)
-    frame = axes.get_window_extent()
-    angles = [towards + sign * k * 30.0 for k in range(7) for sign in ((1, -1) if 0 < k < 6 else (1,))]
-    taken: list[Array] = []
-    for k in range(len(texts)):
-        colour = INK if colours is None else colours[k]
-        label = axes.text(0, 0, texts[k], fontsize=size, color=colour, va="center", ha="center", zorder=10, bbox=_BACK)
-        extent = label.get_window_extent()
-        half = np.array([extent.width, extent.height]) / 2
-        best, cost = spots[k], float("inf")
-        for radius in (5, 8, 13, 19, 26, 34, 44):
-            for turn, angle in enumerate(angles):
-                direction = np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
-                spot = spots[k] + direction * (radius * scale + half)
-                price = _price(spot, half, taken, points, frame) + 0.6 * radius + 0.3 * turn
-                if price < cost:
-                    best, cost = spot, price
-        taken.append(np.array([best - half, best + half]))
-        label.set_position(tuple(axes.transData.inverted().transform(best)))
-        edge = np.clip(spots[k], best - half, best + half)
-        if np.hypot(*(edge - spots[k])) > 7 * scale:
-            line = axes.transData.inverted().transform(np.array([spots[k], edge]))
-            axes.plot(line[:, 0], line[:, 1], color=colour, lw=0.4, zorder=9, scalex=False, scaley=False)
-
-
-def _price(spot: Array, half: Array, taken: Sequence[Array], points: Array, frame: Any) -> float:
-    """Return how bad it is to put a label there: labels covered, points covered, parts outside the frame."""
-    low, high = spot - half, spot + half
-    price = 0.0
-    for other_low, other_high in taken:
-        shared = np.minimum(high, other_high) - np.maximum(low, other_low)
-        if shared.min() > -2:
-            price += 150 + float(np.prod(np.maximum(shared, 0)))
-    covered = np.all((points > low - _CLEAR) & (points < high + _CLEAR), axis=1).sum()
-    outside = max(0.0, frame.x0 - low[0], high[0] - frame.x1, frame.y0 - low[1], high[1] - frame.y1)
-    return price + 6 * float(covered) + 20 * float(outside)

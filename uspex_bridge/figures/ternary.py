@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from uspex_bridge.figures import style
 from uspex_bridge.figures.diagram import Diagram, Mark, need_components
-from uspex_bridge.figures.hull import label, summary
+from uspex_bridge.figures.hull import gathered, label, summary
+from uspex_bridge.figures.labels import place_labels
+from uspex_bridge.figures.marks import DASHES, draw_marks, legend
 
 Colour = Literal["formation", "above", "both"]
 _HEIGHT = 3**0.5 / 2
@@ -21,6 +23,16 @@ _HEIGHT = 3**0.5 / 2
 def to_plane(fractions: Sequence[float]) -> tuple[float, float]:
     """Return the place of a composition in an equilateral triangle of side 1: corners left, right, top."""
     return fractions[1] + fractions[2] / 2, fractions[2] * _HEIGHT
+
+
+def drawn(diagram: Diagram) -> list[Mark]:
+    """Return the marks that the map shows: the lowest at each composition of each series.
+
+    Raises:
+        ConfigError: there are not three components.
+    """
+    need_components(diagram, 3, "a ternary map")
+    return diagram.lowest()
 
 
 @style.styled
@@ -46,110 +58,94 @@ def draw(
     """
     shown = drawn(diagram)
     kinds = ("formation", "above") if colour == "both" else (colour,)
-    figure = style.new_figure(width or (style.PAGE if len(kinds) > 1 else style.COLUMN), 0.92 / len(kinds))
+    figure = style.new_figure(width or (style.PAGE if len(kinds) > 1 else style.COLUMN), 1.04 / len(kinds))
     panels = [figure.add_subplot(1, len(kinds), k + 1) for k in range(len(kinds))]
     for axes, kind, letter in zip(panels, kinds, "ab", strict=False):
         triangle(axes, diagram.components)
         points = _points(axes, diagram, shown, kind, far)
-        bar = figure.colorbar(points, ax=axes, orientation="horizontal", shrink=0.62, pad=0.02, aspect=32, extend="max")
-        bar.ax.tick_params(labelsize=6)
-        bar.outline.set_linewidth(0.5)
-        bar.set_label("enthalpy of formation (eV/atom)" if kind == "formation" else "enthalpy above hull (eV/atom)")
-        lines = [pair for pairs in diagram.edges.values() for pair in pairs]
-        for pair in lines:
-            xs, ys = zip(*(to_plane(mark.fractions) for mark in pair), strict=True)
-            axes.plot(xs, ys, color=style.INK, lw=0.45, alpha=0.75, zorder=3)
-        head = f"({letter})  {diagram.where()}" if len(kinds) > 1 else diagram.where()
-        axes.set_title(head, loc="left")
-    _legend(panels[0], diagram)
-    for axes in panels:
-        _labels(axes, diagram, shown, labels)
+        words = "enthalpy of formation (eV/atom)" if kind == "formation" else "enthalpy above hull (eV/atom)"
+        style.colour_bar(
+            figure, points, axes, words, orientation="horizontal", shrink=0.62, pad=0.02, aspect=32, extend="max"
+        ).ax.tick_params(labelsize=6)
+        for k, pairs in enumerate(diagram.edges.values()):
+            for pair in pairs:
+                xs, ys = zip(*map(_place, pair), strict=True)
+                axes.plot(xs, ys, color=style.INK, lw=0.5, alpha=0.8, ls=DASHES[k % 4], zorder=1.5)
+        if len(kinds) > 1:
+            axes.text(0.0, 0.97, f"({letter})", transform=axes.transAxes, fontweight="bold", va="top")
+    legend(panels[0], diagram, shown, loc="lower left", bbox_to_anchor=(0.0, 1.0))
     style.note(figure, diagram.note)
+    compositions = f"lowest of each of {len(shown)} compositions" if len(diagram.series) == 1 else "lowest of each"
+    named = [(mark, group) for mark, group in diagram.labelled if max(mark.fractions) < 1 - 1e-9]
+    style.head(figure, *diagram.head(), compositions)
+    left = max([_labels(axes, diagram, shown, named[:labels]) for axes in panels])
+    if unnamed := left + len(named) - len(named[:labels]):
+        style.head(figure, *diagram.head(), compositions, f"{unnamed} on the hull not named")
     return figure
 
 
-def drawn(diagram: Diagram) -> list[Mark]:
-    """Return the marks that the map shows: the lowest at each composition of each series.
-
-    Raises:
-        ConfigError: there are not three components.
-    """
-    need_components(diagram, 3, "a ternary map")
-    return diagram.lowest()
-
-
 def triangle(axes: Axes, components: Sequence[str]) -> None:
-    """Draw the triangle with lines every 20 % and its corners named."""
+    """Draw the triangle with numbered lines every 20 % and its corners named."""
     corners = [to_plane(f) for f in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
     for k in (0.2, 0.4, 0.6, 0.8):
-        for ends in (
-            ((k, 1 - k, 0), (k, 0, 1 - k)),
-            ((1 - k, k, 0), (0, k, 1 - k)),
-            ((1 - k, 0, k), (0, 1 - k, k)),
+        # Lines of equal share of the right, the upper and the left corner, numbered where they begin.
+        for start, end, (dx, dy), place in (
+            ((1 - k, k, 0), (0, k, 1 - k), (0.004, -0.018), {"ha": "center", "va": "top"}),
+            ((0, 1 - k, k), (1 - k, 0, k), (0.016, 0.004), {"ha": "left", "va": "center"}),
+            ((k, 0, 1 - k), (k, 1 - k, 0), (-0.014, 0.008), {"ha": "right", "va": "center"}),
         ):
-            xs, ys = zip(*(to_plane(end) for end in ends), strict=True)
+            xs, ys = zip(to_plane(start), to_plane(end), strict=True)
             axes.plot(xs, ys, color=style.GRID, lw=0.5, zorder=0)
+            axes.text(xs[0] + dx, ys[0] + dy, f"{100 * k:.0f}", fontsize=5.5, color="#8a8f96", **place)  # type: ignore[arg-type]
     xs, ys = zip(*corners, corners[0], strict=True)
     axes.plot(xs, ys, color=style.INK, lw=0.7, zorder=1)
-    for (x, y), name, (dx, dy) in zip(corners, components, ((-0.03, -0.02), (0.03, -0.02), (0, 0.03)), strict=True):
-        place: Any = {"ha": "center", "va": "bottom"} if dx == 0 else {"ha": "right" if dx < 0 else "left", "va": "top"}
+    places: Any = (
+        (-0.03, -0.02, {"ha": "right", "va": "top"}),
+        (0.03, -0.02, {"ha": "left", "va": "top"}),
+        (0.0, 0.035, {"ha": "center", "va": "bottom"}),
+    )
+    for (x, y), name, (dx, dy, place) in zip(corners, components, places, strict=True):
         axes.text(x + dx, y + dy, style.subscripts(name), fontsize=8.5, fontweight="bold", **place)
     axes.set_aspect("equal")
-    axes.set_xlim(-0.12, 1.12)
+    axes.set_xlim(-0.16, 1.16)
     axes.set_ylim(-0.09, _HEIGHT + 0.1)
     axes.set_axis_off()
 
 
-def _points(axes: Axes, diagram: Diagram, shown: Sequence[Mark], kind: str, far: float) -> Any:
+def _points(axes: Axes, diagram: Diagram, shown: Sequence[Mark], kind: str, far: float) -> ScalarMappable:
     """Draw the marks and return what a colour bar needs."""
-    values = np.array([mark.formation if kind == "formation" else mark.above for mark in shown])
-    if kind == "formation":
-        top = max(0.1, -float(values.min()))
-        norm = Normalize(float(values.min()), top)
-        colours = style.formation_colours()
-    else:
-        norm, colours = Normalize(0.0, far), style.distance_colours()
-    points = None
-    for k, series in enumerate(diagram.series):
-        mine = [i for i, mark in enumerate(shown) if mark.series == series]
-        places = np.array([to_plane(shown[i].fractions) for i in mine]).reshape(-1, 2)
-        vertices = [shown[i].vertex for i in mine]
-        points = axes.scatter(
-            places[:, 0],
-            places[:, 1],
-            c=values[mine],
-            cmap=colours,
-            norm=norm,
-            marker=style.MARKERS[k % len(style.MARKERS)],
-            s=[26 if v else 11 for v in vertices],
-            edgecolors=[style.INK if v else "white" for v in vertices],
-            linewidths=[0.8 if v else 0.2 for v in vertices],
-            rasterized=len(mine) > style.RASTER,
-            zorder=4,
-        )
-    return points
-
-
-def _legend(axes: Axes, diagram: Diagram) -> None:
-    if len(diagram.series) < 2:
-        return
-    for k, series in enumerate(diagram.series):
-        axes.scatter([], [], marker=style.MARKERS[k % len(style.MARKERS)], s=14, color="#777777", label=series)
-    axes.legend(loc="upper right", bbox_to_anchor=(1.05, 1.05))
-
-
-def _labels(axes: Axes, diagram: Diagram, shown: Sequence[Mark], most: int) -> None:
-    """Name the stable phases inside the triangle and on its sides; the corners have their names already."""
-    named = [(mark, group) for mark, group in diagram.labelled if max(mark.fractions) < 1 - 1e-9][:most]
-    pairs = [pair for lines in diagram.edges.values() for pair in lines]
-    style.place_labels(
-        axes,
-        [to_plane(mark.fractions) for mark, _ in named],
-        [label(mark, group) for mark, group in named],
-        avoid=[to_plane(mark.fractions) for mark in shown[-500:]],
-        lines=[(to_plane(a.fractions), to_plane(b.fractions)) for a, b in pairs],
-        size=6.0,
+    if kind == "above":
+        return draw_marks(axes, diagram, shown, _place, norm=Normalize(0.0, far), size=11)
+    low = min((mark.formation for mark in shown), default=0.0)
+    norm, colours = Normalize(low, max(0.02, -low)), style.formation_colours()
+    return draw_marks(
+        axes, diagram, shown, _place, values=lambda mark: mark.formation, norm=norm, colours=colours, size=11
     )
+
+
+def _place(mark: Mark) -> tuple[float, float]:
+    return to_plane(mark.fractions)
+
+
+def _labels(axes: Axes, diagram: Diagram, shown: Sequence[Mark], named: Sequence[tuple[Mark, str]]) -> int:
+    """Name the stable phases inside the triangle and on its sides; the corners have their names already."""
+    pairs = [pair for lines in diagram.edges.values() for pair in lines]
+    together = gathered(named)
+    return place_labels(
+        axes,
+        [_place(marks[0][0]) for marks in together],
+        [label(marks) for marks in together],
+        avoid=[_place(mark) for mark in shown[-1000:]],
+        lines=[(_place(a), _place(b)) for a, b in pairs],
+        towards=[_outwards(marks[0][0]) for marks in together],
+        size=style.FORMULA,
+    )
+
+
+def _outwards(mark: Mark) -> float:
+    """Return the direction away from the triangle of a phase on one of its sides, else upwards, degrees."""
+    sides = {0: 30.0, 1: 150.0, 2: -90.0}
+    return next((angle for k, angle in sides.items() if mark.fractions[k] < 1e-9), 90.0)
 
 
 def document(diagram: Diagram) -> dict[str, Any]:

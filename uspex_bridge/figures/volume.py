@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.figures import style
-from uspex_bridge.figures.diagram import Diagram, Mark
+from uspex_bridge.figures.diagram import Diagram, Mark, is_tie
+from uspex_bridge.figures.labels import place_labels
+from uspex_bridge.figures.marks import draw_marks, legend
 from uspex_bridge.results.outliers import Outlier, find_outliers
 
-Quantity = Literal["enthalpy", "formation"]
+Quantity = Literal["formation", "enthalpy"]
+#: Outliers that have a name in the figure.
+_NAMED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,47 +45,39 @@ def gather(diagram: Diagram, spreads: float = 6.0) -> Volumes:
 
 @style.styled
 def draw(
-    volumes: Volumes, *, quantity: Quantity = "enthalpy", far: float = 0.05, width: float = style.COLUMN
+    volumes: Volumes, *, quantity: Quantity = "formation", far: float = 0.05, width: float = style.COLUMN
 ) -> Figure:
-    """Draw the scatter, coloured by distance to the hull, with outliers ringed and named.
+    """Draw the scatter, coloured by distance to the hull, with outliers ringed and named; the hull's phases never are.
 
     Args:
         volumes: from :func:`gather`.
-        quantity: enthalpy per atom, or enthalpy of formation.
+        quantity: enthalpy of formation, or enthalpy, per atom.
         far: where the scale of distances ends, eV/atom.
         width: mm.
     """
-    diagram, marks = volumes.diagram, volumes.marks
-    figure = style.new_figure(width, 0.82)
+    diagram = volumes.diagram
+    figure = style.new_figure(width, 0.86)
     axes = figure.add_subplot()
-    points: Any = None
-    for k, series in enumerate(diagram.series):
-        mine = [mark for mark in marks if mark.series == series]
-        points = axes.scatter(
-            [mark.entry.volume_per_atom for mark in mine],
-            [height(mark, quantity) for mark in mine],
-            c=[mark.above for mark in mine],
-            cmap=style.distance_colours(),
-            norm=Normalize(0.0, far),
-            marker=style.MARKERS[k % len(style.MARKERS)],
-            s=8,
-            linewidths=0.2,
-            edgecolors="white",
-            rasterized=len(mine) > style.RASTER,
-            label=series if len(diagram.series) > 1 else None,
-            zorder=2,
-        )
-    bar = figure.colorbar(points, ax=axes, extend="max", pad=0.02, aspect=28)
-    bar.set_label("enthalpy above hull (eV/atom)")
-    bar.outline.set_linewidth(0.5)
+
+    def place(mark: Mark) -> tuple[float, float]:
+        return mark.entry.volume_per_atom, height(mark, quantity)
+
+    points = draw_marks(axes, diagram, volumes.marks, place, norm=Normalize(0.0, far), size=8)
+    style.colour_bar(figure, points, axes, "enthalpy above hull (eV/atom)", extend="max")
     axes.set_xlabel("volume (Å$^3$/atom)")
-    word = "enthalpy" if quantity == "enthalpy" else "enthalpy of formation"
-    axes.set_ylabel(f"{word}{f' at {diagram.where()}' if diagram.where() else ''} (eV/atom)")
+    axes.set_ylabel("enthalpy (eV/atom)" if quantity == "enthalpy" else "enthalpy of formation (eV/atom)")
     axes.margins(0.06)
-    if len(diagram.series) > 1:
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-    _rings(axes, volumes, quantity)
+    ringed, said = _ringed(volumes)
+    rings = [Line2D([], [], marker="o", ls="", mfc="none", mec=style.ALARM, ms=5.5, mew=0.7, label="outlier")]
+    legend(axes, diagram, volumes.marks, rings if ringed else ())
     style.note(figure, diagram.note)
+    style.head(figure, *diagram.head(len(volumes.marks)), said)
+    places = [place(mark) for mark in ringed]
+    if places:
+        x, y = zip(*places, strict=True)
+        axes.scatter(x, y, s=34, facecolors="none", edgecolors=style.ALARM, linewidths=0.7, zorder=4)
+    texts = [f"EA{mark.entry.id} {style.formula_text(mark.entry.composition)}" for mark in ringed[:_NAMED]]
+    place_labels(axes, places[:_NAMED], texts, avoid=places, size=style.FORMULA, colours=[style.ALARM] * len(texts))
     return figure
 
 
@@ -90,24 +86,17 @@ def height(mark: Mark, quantity: Quantity) -> float:
     return mark.entry.enthalpy_per_atom if quantity == "enthalpy" else mark.formation
 
 
-def _rings(axes: Any, volumes: Volumes, quantity: Quantity) -> None:
-    """Ring the outliers and name the worst; say how many there are, or that there are too few structures to tell."""
+def _ringed(volumes: Volumes) -> tuple[list[Mark], str]:
+    """Return the outliers off the hull, the worst first, and what the figure says about all of them."""
     if volumes.outliers is None:
-        said = "too few structures to tell outliers"
-    elif not volumes.outliers:
-        said = "no outliers"
-    else:
-        names = {outlier.entry.name for outlier in volumes.outliers}
-        said = f"{counted(len(names), 'outlier')}"
-    axes.set_title(f"{counted(len(volumes.marks), 'structure')}, {said}", loc="right", fontsize=6, color="#666666")
+        return [], "too few structures to tell outliers"
+    if not volumes.outliers:
+        return [], "no outliers"
     by_name = {mark.entry.name: mark for mark in volumes.marks}
-    marks = [by_name[name] for name in dict.fromkeys(o.entry.name for o in volumes.outliers or ())]
-    places = [(mark.entry.volume_per_atom, height(mark, quantity)) for mark in marks]
-    if not places:
-        return
-    axes.scatter(*np.array(places).T, s=34, facecolors="none", edgecolors=style.ALARM, linewidths=0.7, zorder=4)
-    texts = [f"EA{mark.entry.id} {style.formula_text(mark.entry.composition)}" for mark in marks[:8]]
-    style.place_labels(axes, places[:8], texts, avoid=places, size=6.0, colours=[style.ALARM] * len(texts))
+    marks = [by_name[name] for name in dict.fromkeys(outlier.entry.name for outlier in volumes.outliers)]
+    ringed = [mark for mark in marks if not mark.vertex and not is_tie(mark)]
+    on_hull = len(marks) - len(ringed)
+    return ringed, counted(len(marks), "outlier") + (f", {on_hull} of them on the hull" if on_hull else "")
 
 
 def document(volumes: Volumes) -> dict[str, Any]:

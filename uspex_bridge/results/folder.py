@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.results import matlab, python_line, uspex26
 from uspex_bridge.results.join import attach, record_of
 from uspex_bridge.results.matlab import Notes, Ranked
-from uspex_bridge.results.model import NAN, Composition, Entry, formula_of
+from uspex_bridge.results.model import NAN, Composition, Entry
 from uspex_bridge.results.poscars import Block, PoscarFile
 from uspex_bridge.results.settings import Line, SearchSettings, settings_of_results
 

@@ -16,9 +16,10 @@ import numpy as np
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import ConfigError, InputError
+from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.base.units import pv_energy
 from uspex_bridge.base.words import counted
-from uspex_bridge.results.model import NAN, Composition, Entry, formula_of, reduced_composition
+from uspex_bridge.results.model import NAN, Composition, Entry, reduced_composition
 from uspex_bridge.vasp.structure import ELEMENTS
 
 #: Pressures closer than this are the same, GPa.
@@ -93,6 +94,14 @@ class Hull:
             amounts = [_amounts_in(self.diagram.qhull_entries[i], len(self.components)) for i in simplex]
             made.append(tuple(corners[_key(a)] for a in amounts if _key(a) in corners))
         return tuple(made)
+
+    def products(self, point: HullPoint) -> list[tuple[HullPoint, float]]:
+        """Return what a point decomposes into: phases of the hull and the share of the atoms that each holds."""
+        amounts = np.array(point.amounts)
+        facet = self.facets[int((self.planes @ amounts).argmax())]
+        cells = np.linalg.lstsq(np.array([corner.amounts for corner in facet]).T, amounts, rcond=None)[0]
+        shares = [n * c.entry.natoms / point.entry.natoms for c, n in zip(facet, cells, strict=True)]
+        return sorted(((c, s) for c, s in zip(facet, shares, strict=True) if s > 1e-6), key=lambda pair: -pair[1])
 
     def within(self, distance: float) -> list[HullPoint]:
         """Return the points at most ``distance`` eV/atom above the hull."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.base.units import pv_energy
 
 NAN = float("nan")
@@ -116,7 +117,7 @@ class Entry:
 
     @property
     def formula(self) -> str:
-        """Formula of the cell in the search's order, ``Ca2FeNi``."""
+        """Formula of the cell in IUPAC's order, ``Ca2FeNi``."""
         return formula_of(self.composition)
 
     @property
@@ -199,11 +200,6 @@ class Entry:
 def is_failure(enthalpy: float) -> bool:
     """Tell whether a number stands for a failed relaxation instead of an enthalpy, eV per cell."""
     return enthalpy >= FAILED_ENTHALPY or round(enthalpy, 6) in FAILURES
-
-
-def formula_of(composition: Composition) -> str:
-    """Return a formula in the order given: ``Ca2FeNi``."""
-    return "".join(f"{symbol}{n if n > 1 else ''}" for symbol, n in composition)
 
 
 def reduced_composition(composition: Composition) -> Composition:

@@ -71,7 +71,9 @@ def test_binary_hull_draws_line_labels_and_what_it_leaves_out(tmp_path):
     ends = {tuple(np.round(point, 6)) for segment in segments for point in segment}
     assert ends == {(0.0, 0.0), (0.5, -0.4), (1.0, 0.0)}
     text = svg_of(figure, tmp_path)
-    assert "1 of 6 structures lie higher" in text
+    assert "50 GPa; model; 6 structures; 1 lie higher" in text
+    explained = [entry.get_text() for entry in axes.get_legend().get_texts()]
+    assert explained == ["structure", "on the hull", "within 1 meV/atom"]
     assert "(tie)" in text
     assert figure.get_size_inches()[0] == pytest.approx(85 / 25.4)
     assert hull.document(made)["points"][0]["name"] == "made:EA4"
@@ -93,7 +95,7 @@ def test_levels_of_theory_have_hulls_of_their_own():
     assert compound.formation == pytest.approx(-0.1)
     assert compound.fractions == (0.5, 0.5)
     labels = [text.get_text() for text in hull.draw(made).axes[0].get_legend().get_texts()]
-    assert labels == ["model", "PBE"]
+    assert labels == ["model", "PBE", "on the hull", "within 1 meV/atom"]
 
 
 def test_ternary_draws_the_lowest_of_each_composition(tmp_path):
@@ -147,10 +149,17 @@ def test_labels_do_not_overlap():
     compounds = [entry(10 + k, {"Ca": k, "Ni": 20 - k}, -0.05 - 0.002 * k * (20 - k)) for k in range(1, 20)]
     made = made_diagram(loose(entry(1, {"Ca": 1}, 0.0), entry(2, {"Ni": 1}, 0.0), *compounds))
     figure = hull.draw(made, labels=12)
+    figure.draw_without_rendering()
     texts = [t for t in figure.axes[0].texts if t.get_text()]
     boxes = [t.get_window_extent() for t in texts]
     assert len(boxes) == 12
     assert not [(a, b) for k, a in enumerate(boxes) for b in boxes[k + 1 :] if a.overlaps(b)]
+    leaders = [line for line in figure.axes[0].lines if line.get_linewidth() == 0.4]
+    assert leaders
+    for leader in leaders:
+        ends = figure.axes[0].transData.transform(leader.get_xydata())
+        along = [ends[0] + share * (ends[1] - ends[0]) for share in np.linspace(0, 0.98, 200)]
+        assert not [box for box in boxes if any(box.shrunk(0.97, 0.97).contains(*spot) for spot in along)]
 
 
 def test_formulas_and_groups_as_they_are_printed():
@@ -206,7 +215,7 @@ def test_volumes_ring_their_outliers(tmp_path):
     ends = [entry(901, {"Ca": 1}, 3.0, 13.0), entry(902, {"Ni": 1}, 0.0, 9.0), entry(903, {"Ca": 4, "Ni": 4}, 1.3, 6.0)]
     volumes = volume.gather(made_diagram(loose(*searched(200), *ends)))
     text = svg_of(volume.draw(volumes), tmp_path)
-    assert "203 structures, 1 outlier" in text
+    assert "203 structures; 1 outlier" in text
     assert "EA903" in text
     (flagged,) = [point for point in volume.document(volumes)["points"] if point["outlier"]]
     assert (flagged["name"], flagged["outlier"]) == ("made:EA903", "small volume")

@@ -221,7 +221,7 @@ def test_seeds_are_the_nearest_and_every_corner_of_every_hull(tmp_path):
     path = tmp_path / "Seeds" / "POSCARS"
     write_seeds(path, text)
     read = read_structures(path)
-    assert [s.formula for s in read] == ["NiCa", "Ca", "Ni", "NiCa", "Ca", "Ni"]
+    assert [s.formula for s in read] == ["CaNi", "Ca", "Ni", "CaNi", "Ca", "Ni"]
     np.testing.assert_allclose(read[0].cell, B2.cell.array, atol=1e-8)
     assert read[0].comment.startswith("EA3 CaNi 0.0000 eV/atom above the hull at 50 GPa")
     for block in text.split("EA")[1:]:  # what USPEX's own reader needs

@@ -99,7 +99,7 @@ def test_one_component_and_one_composition():
     hull = build_hull([entry("Si8", -1.0, 1), entry("Si2", -1.2, 2)])
     assert [(p.entry.id, round(p.above, 6), p.vertex) for p in hull.points] == [(2, 0.0, True), (1, 0.2, False)]
     fixed = build_hull([entry("MgAl2O4", -5.0, 1), entry("Mg4Al8O16", -5.3, 2)])
-    assert fixed.names == ("Al2MgO4",)
+    assert fixed.names == ("MgAl2O4",)
     assert [round(p.above, 6) for p in fixed.points] == [0.0, 0.3]
 
 

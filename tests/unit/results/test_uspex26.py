@@ -38,7 +38,7 @@ def test_everything_that_a_row_says(tmp_path):
     assert results.notes == []
     assert results.line == "uspex26"
     assert results.settings.species == SPECIES
-    assert [entry.formula for entry in results.entries] == ["Ti", "H2", "TiH", "Ti2H2", "TiH3", "Ti2OH"]
+    assert [entry.formula for entry in results.entries] == ["Ti", "H2", "TiH", "Ti2H2", "TiH3", "Ti2HO"]
     entry = results.by_id[4]
     assert (entry.name, entry.generation, entry.origin, entry.parents) == ("run:EA4", 2, "Heredity", (1, 3))
     assert (entry.enthalpy, entry.space_group, entry.symbol) == (-10.0, 62, "Pnma")

@@ -13,8 +13,9 @@ import numpy as np
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.results.hull import HullPoint
-from uspex_bridge.results.model import Composition, Entry, Pool, formula_of
+from uspex_bridge.results.model import Composition, Entry, Pool
 from uspex_bridge.results.outliers import find_outliers
 from uspex_bridge.results.phases import Method as PhaseMethod
 from uspex_bridge.results.phases import Tolerances, find_phases
