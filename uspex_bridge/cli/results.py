@@ -275,19 +275,25 @@ def _detail(results: Results, entry: Entry, structure: Any, symprec: float) -> s
 @click.option("--within", type=Finite(min=0), help="Only phases so far above the hull, eV/atom, without duplicates.")
 @click.option("--ids", help="Only these: 7,12,30-40.")
 @click.option("--unrelaxed", is_flag=True, help="The structures as the operators made them.")
-@click.option("--symprec", type=Finite(), help="CIFs with the symmetry found within so many Å.  [default: P1]")
+@click.option(
+    "--symprec",
+    type=Finite(min=0),
+    default=0.1,
+    show_default=True,
+    help="Tolerance of the symmetry of CIFs and of names of files, Å; 0 writes P1.",
+)
 @q.HULL
 @q.DUPLICATES
 @q.RECORD
 def export(
-    places: tuple[str, ...], out: Path, kind: str | None, unrelaxed: bool, symprec: float | None, **options: Any
+    places: tuple[str, ...], out: Path, kind: str | None, unrelaxed: bool, symprec: float, **options: Any
 ) -> None:
     """Write the structures of PLACES into OUT: extxyz, ASE database, CIF, POSCARs, CSV or Parquet.
 
-    CIFs and POSCARs go into one file each if OUT is an existing folder. Everything is written unless -n, --within
-    or --ids choose.
+    CIFs and POSCARs go into one file each if OUT is an existing folder, EA90_FeNi2_P-3m1.cif, or as their source names
+    them. Everything is written unless -n, --within or --ids choose.
 
-    Example: uspex-bridge results export results1 near.cif --within 0.02 --symprec 0.1
+    Example: uspex-bridge results export results1 near.cif --within 0.02
     """
     from uspex_bridge.results.export import export as write
     from uspex_bridge.results.export import format_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.files import replacing, writing
+from uspex_bridge.base.formulas import formula_of
+from uspex_bridge.base.symmetry import SYMPREC, find_group
 from uspex_bridge.base.tables import as_csv
 from uspex_bridge.results.convert import to_ase, to_pymatgen
 from uspex_bridge.results.folder import Results
 from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.seeds import format_poscar
+from uspex_bridge.results.sources import Loose
 
 #: Ending -> format.
 ENDINGS = {
@@ -59,7 +63,7 @@ def export(
     kind: str,
     *,
     unrelaxed: bool = False,
-    symprec: float | None = None,
+    symprec: float = SYMPREC,
 ) -> int:
     """Write entries, one structure at a time, and return how many were written.
 
@@ -70,7 +74,7 @@ def export(
             per structure. A file is replaced when all is written.
         kind: one of ``FORMATS``.
         unrelaxed: take the structures as the operators made them.
-        symprec: CIFs with the symmetry found within so many Å; None writes P1.
+        symprec: CIFs have the symmetry found within so many Å, and names of files its space group; 0 writes P1.
 
     Raises:
         ConfigError: a package for this format is missing.
@@ -78,13 +82,13 @@ def export(
     """
     pairs = _structures(pool, entries, unrelaxed=unrelaxed)
     if kind in ("cif", "poscar") and path.is_dir():
-        return _write_each(pairs, path, kind, symprec)
+        return _write_each(pool, pairs, path, kind, symprec)
     writers: dict[str, Callable[[Path], int]] = {
         "csv": lambda draft: _write_csv(entries, draft),
         "parquet": lambda draft: _write_parquet(entries, draft),
         "extxyz": lambda draft: _write_extxyz(pool, pairs, draft, forces=not unrelaxed),
         "db": lambda draft: _write_db(pool, pairs, draft, forces=not unrelaxed),
-        "cif": lambda draft: _write_text(draft, (_cif(e, s, symprec) for e, s in pairs)),
+        "cif": lambda draft: _write_text(draft, (cif_text(s, e.name, symprec) for e, s in pairs)),
         "poscar": lambda draft: _write_text(draft, (format_poscar(s, s.comment) for _, s in pairs)),
     }
     with replacing(path) as draft:
@@ -163,12 +167,29 @@ def _atoms(pool: Pool, entry: Entry, structure: Structure, *, forces: bool) -> A
     return atoms
 
 
-def _cif(entry: Entry, structure: Structure, symprec: float | None) -> str:
+def cif_text(structure: Structure, name: str, symprec: float = SYMPREC) -> str:
+    """Return a CIF with the symmetry found within ``symprec`` Å, in P1 where there is none or it is 0."""
     from pymatgen.io.cif import CifWriter
 
-    text = str(CifWriter(to_pymatgen(structure), symprec=symprec))
-    block = "".join(c if c.isalnum() else "_" for c in entry.name)
+    symmetric = symprec > 0 and find_group(structure, symprec) is not None
+    text = str(CifWriter(to_pymatgen(structure), symprec=symprec if symmetric else None))
+    block = "".join(c if c.isalnum() else "_" for c in name)
     return text.replace(text[text.index("data_") :].split("\n", 1)[0], f"data_{block}", 1) + "\n"
+
+
+def file_stem(pool: Pool, entry: Entry, structure: Structure, symprec: float = SYMPREC) -> str:
+    """Return the name of an entry's own file: the one that its source gave it, else ``EA90_FeNi2_P-3m1``."""
+    source = pool.sources[entry.run]
+    given = source.names.get(entry.id, "") if isinstance(source, Loose) else ""
+    if re.fullmatch(rf"(EA)?\d*|{re.escape(Path(entry.run).stem)}-\d+", given):
+        group = find_group(structure, symprec) if symprec > 0 else None
+        symbol = group.symbol.replace("/", "") if group else "P1"
+        given = f"EA{entry.id}_{formula_of(entry.reduced)}_{symbol}"
+    return _clean(given)
+
+
+def _clean(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip("._")
 
 
 def _write_text(path: Path, texts: Iterator[str]) -> int:
@@ -180,17 +201,19 @@ def _write_text(path: Path, texts: Iterator[str]) -> int:
     return count
 
 
-def _write_each(pairs: Pairs, folder: Path, kind: str, symprec: float | None) -> int:
-    count = 0
+def _write_each(pool: Pool, pairs: Pairs, folder: Path, kind: str, symprec: float) -> int:
+    written: set[str] = set()
     with writing(folder):
         for entry, structure in pairs:
-            stem = "".join(c if c.isalnum() or c in "-." else "_" for c in entry.name).strip("._")
+            stem = file_stem(pool, entry, structure, symprec)
+            stem = f"{_clean(entry.run)}_{stem}" if stem in written else stem
+            stem = f"{stem}_{entry.id}" if stem in written else stem
+            written.add(stem)
             if kind == "cif":
-                (folder / f"{stem}.cif").write_text(_cif(entry, structure, symprec), encoding="utf-8")
+                (folder / f"{stem}.cif").write_text(cif_text(structure, stem, symprec), encoding="utf-8")
             else:
                 (folder / f"{stem}.vasp").write_text(format_poscar(structure, structure.comment), encoding="utf-8")
-            count += 1
-    return count
+    return len(written)
 
 
 def _write_csv(entries: Sequence[Entry], path: Path) -> int:

@@ -1,5 +1,6 @@
 """Formulas in the order of IUPAC."""
 
+import itertools
 import re
 
 import pytest
@@ -18,5 +19,5 @@ def test_every_element_has_its_place():
     ordered = {e.symbol: e.iupac_ordering for e in Element if "IUPAC ordering" in e.data and e.Z <= 103}
     known = sorted(ordered, key=ordered.__getitem__)
     assert len(known) == 103
-    for first, second in zip(known, known[1:], strict=False):
+    for first, second in itertools.pairwise(known):
         assert formula_of([(second, 1), (first, 2)]) == f"{first}2{second}"

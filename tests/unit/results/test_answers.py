@@ -326,7 +326,10 @@ def test_exports(tmp_path):
     ]
     (tmp_path / "many").mkdir()
     assert export(pool, entries, tmp_path / "many", "cif") == 2
-    assert len(list((tmp_path / "many").glob("*.cif"))) == 2
+    assert {path.name for path in (tmp_path / "many").iterdir()} == {"EA3_CaNi_Pm-3m.cif", "EA1_Ca_Fm-3m.cif"}
+    assert ase.io.read(tmp_path / "many" / "EA3_CaNi_Pm-3m.cif").info["spacegroup"].no == 221
+    export(pool, entries, tmp_path / "many", "poscar", symprec=0.0)
+    assert (tmp_path / "many" / "EA3_CaNi_P1.vasp").is_file()
     export(pool, entries, tmp_path / "raw.extxyz", "extxyz", unrelaxed=True)
     raw = ase.io.read(tmp_path / "raw.extxyz", ":")
     assert raw[0].calc is None
