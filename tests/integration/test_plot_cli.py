@@ -77,7 +77,7 @@ def test_what_cannot_be_drawn_is_said_in_a_line(run):
 
 
 def test_phases_under_pressure_relaxed_and_drawn_again(run):
-    for name, atoms in {"fcc": bulk("Ca", "fcc", 5.5), "bcc": bulk("Ca", "bcc", 4.4)}.items():
+    for name, atoms in {"fcc": bulk("Cu", "fcc", 3.6), "bcc": bulk("Cu", "bcc", 2.9)}.items():
         ase.io.write(f"{name}.vasp", atoms)
     words = ("plot", "pressure", "fcc.vasp", "bcc.vasp", "--model", "toy", "--pressures", "0:40:20", "--json")
     code, out, err = run(*words)

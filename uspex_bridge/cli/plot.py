@@ -208,4 +208,4 @@ def progress(place: str, within: float, top: float | None, **options: Any) -> No
     found = follow(results, answer.hull, within)
     from uspex_bridge.figures import progress as figure
 
-    d.finish("progress", options, figure.document(found), lambda size: figure.draw(found, top=top, **size))
+    d.finish("progress", options, figure.document(found), lambda size: figure.draw(found, answer, top=top, **size))

@@ -52,20 +52,19 @@ def pressure(
     """
     settings = {key: options.pop(key) for key in _SETTINGS}
     pool = _relaxed(places, pressures, model, keep, settings) if pressures else _opened(places, model)
-    from uspex_bridge.results.pressure import curves, differences, doubts, transitions
+    from uspex_bridge.results.pressure import curves, doubts, transitions
 
     found = curves(pool)
     q.warn(doubts(found))
     against = reference or found[0].phase
-    lines = differences(found, against)
     changes = transitions(found)
     for change in changes:
         click.echo(str(change), err=options["as_json"])
     q.tell_notes(pool.notes)
     from uspex_bridge.figures import pressure as figure
 
-    document = figure.document(lines, changes, found, against)
-    d.finish("pressure", options, document, lambda size: figure.draw(lines, changes, reference=against, **size))
+    document = figure.document(found, changes, against)
+    d.finish("pressure", options, document, lambda size: figure.draw(found, changes, reference=against, **size))
 
 
 def _opened(places: tuple[Path, ...], model: str | None) -> Pool:

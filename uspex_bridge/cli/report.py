@@ -119,7 +119,7 @@ def _pictures(results: Results, answer: Assessment) -> list[Picture]:
             "Progress",
             "Distance to the final hull by generation and operator; lines follow the lowest structure at each stable "
             "composition.",
-            lambda: progress.draw(follow(results, answer.hull)),
+            lambda: progress.draw(follow(results, answer.hull), answer),
         ),
         (
             "Family tree",

@@ -102,7 +102,7 @@ class Diagram:
         total = len(self.marks)
         said = counted(total, "structure")
         shown = said if drawn in (None, total) else f"{drawn} of {said}"
-        return self.where() or "pressure not stated", levels_text(self.levels), shown
+        return (*standing(self.pressure_gpa, self.levels), shown)
 
     @property
     def doubts(self) -> list[str]:
@@ -155,6 +155,11 @@ def make_diagram(answers: Mapping[str, Assessment]) -> Diagram:
     hulls = {name: answer.hull for name, answer in answers.items()}
     levels = tuple(dict.fromkeys(level for answer in answers.values() for level in answer.levels))
     return Diagram(components, pressure, tuple(marks), series_names, edges, tuple(labelled), hulls, levels, note)
+
+
+def standing(pressure_gpa: float | None, levels: Iterable[str]) -> tuple[str, str]:
+    """Return pressure and level of theory as they stand over a figure."""
+    return "pressure not stated" if pressure_gpa is None else f"{pressure_gpa:g} GPa", levels_text(levels)
 
 
 def levels_text(levels: Iterable[str]) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -66,12 +69,14 @@ def draw(
     style.colour_bar(figure, points, axes, "enthalpy above hull (eV/atom)", extend="max")
     axes.set_xlabel("volume (Å$^3$/atom)")
     axes.set_ylabel("enthalpy (eV/atom)" if quantity == "enthalpy" else "enthalpy of formation (eV/atom)")
-    axes.margins(0.06)
+    limit = _window(axes, [place(mark) for mark in volumes.marks])
+    hidden = sum(place(mark)[1] > limit for mark in volumes.marks)
     ringed, said = _ringed(volumes)
     rings = [Line2D([], [], marker="o", ls="", mfc="none", mec=style.ALARM, ms=5.5, mew=0.7, label="outlier")]
     legend(axes, diagram, volumes.marks, rings if ringed else ())
     style.note(figure, diagram.note)
-    style.head(figure, *diagram.head(len(volumes.marks)), said)
+    style.head(figure, *diagram.head(len(volumes.marks)), said, f"{hidden} lie higher" if hidden else "")
+    ringed = [mark for mark in ringed if place(mark)[1] <= limit]
     places = [place(mark) for mark in ringed]
     if places:
         x, y = zip(*places, strict=True)
@@ -79,6 +84,21 @@ def draw(
     texts = [f"EA{mark.entry.id} {style.formula_text(mark.entry.composition)}" for mark in ringed[:_NAMED]]
     place_labels(axes, places[:_NAMED], texts, avoid=places, size=style.FORMULA, colours=[style.ALARM] * len(texts))
     return figure
+
+
+def _window(axes: Axes, places: Sequence[tuple[float, float]]) -> float:
+    """Set the limits; return the upper one, eV/atom: a third above 95 % of the structures, so that few lie higher."""
+    if not places:
+        return 0.0
+    x, y = np.array(places).T
+    low = float(y.min())
+    high = low + 1.33 * max(float(np.quantile(y, 0.95)) - low, 0.02)
+    high = min(high, low + 1.06 * max(float(y.max()) - low, 0.02))
+    inside = x[y <= high]
+    margin = 0.06 * max(float(np.ptp(inside)), 0.1)
+    axes.set_xlim(float(inside.min()) - margin, float(inside.max()) + margin)
+    axes.set_ylim(low - 0.06 * (high - low), high)
+    return high
 
 
 def height(mark: Mark, quantity: Quantity) -> float:

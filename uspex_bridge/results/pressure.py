@@ -197,7 +197,7 @@ def _phase(pool: Pool, entry: Entry) -> str:
     return stem if name in ("", f"{stem}-{entry.id}") else name
 
 
-def differences(found: Sequence[EnthalpyCurve], reference: str | None = None) -> list[Difference]:
+def differences(found: Sequence[EnthalpyCurve], reference: str | None = None, steps: int = 0) -> list[Difference]:
     """Return every phase relative to the reference of its own level of theory.
 
     Where the reference was not computed at a phase's pressure, its enthalpy is integrated between its neighbours, never
@@ -206,6 +206,7 @@ def differences(found: Sequence[EnthalpyCurve], reference: str | None = None) ->
     Args:
         found: from :func:`curves`.
         reference: name of a phase; the first by default.
+        steps: divide the whole range of each phase into so many, integrated; 0 takes the computed pressures alone.
 
     Raises:
         ConfigError: there is no such phase, or the phases are not of one composition.
@@ -222,9 +223,10 @@ def differences(found: Sequence[EnthalpyCurve], reference: str | None = None) ->
         if base is None:
             raise ConfigError(f"{name} is not there at the level of theory '{level or 'not stated'}'; give it too")
         for curve in mine:
-            inside = np.array([base.holds(p) for p in curve.pressures])
-            at = curve.pressures[inside]
-            above = curve.enthalpies[inside] - base.at(at)
+            ends = (curve.pressures[0], curve.pressures[-1])
+            wanted = np.union1d(curve.pressures, np.linspace(*ends, steps + 1)) if steps else curve.pressures
+            at = wanted[[base.holds(p) for p in wanted]]
+            above = curve.at(at) - base.at(at)
             made.append(Difference(curve.phase, level, tuple(at.tolist()), tuple(above.tolist())))
     return made
 
@@ -245,6 +247,36 @@ def transitions(found: Sequence[EnthalpyCurve]) -> list[Transition]:
                 pair = here[lowest[k]], here[lowest[k + 1]]
                 made.append(_transition(*pair, float(grid[k]), float(grid[k + 1])))
     return made
+
+
+@dataclass(frozen=True)
+class Span:
+    """Pressures in which a phase is the lowest of those that were computed there, GPa."""
+
+    level: str
+    phase: str
+    low: float
+    high: float
+
+
+def sequence(found: Sequence[EnthalpyCurve], changes: Sequence[Transition]) -> list[Span]:
+    """Return the lowest phases at each level of theory from low to high pressure; ``changes`` are all transitions."""
+    spans: list[Span] = []
+    for level in dict.fromkeys(curve.level for curve in found):
+        mine = [curve for curve in found if curve.level == level]
+        cuts = {float(p) for curve in mine for p in curve.pressures}
+        cuts |= {change.pressure_gpa for change in changes if change.level == level}
+        for low, high in pairwise(sorted(cuts)):
+            here = [curve for curve in mine if curve.holds(low) and curve.holds(high)]
+            if not here:
+                continue
+            middle = np.array([(low + high) / 2])
+            phase = min(here, key=lambda curve: float(curve.at(middle)[0])).phase
+            if spans and (spans[-1].level, spans[-1].phase, spans[-1].high) == (level, phase, low):
+                spans[-1] = replace(spans[-1], high=high)
+            else:
+                spans.append(Span(level, phase, low, high))
+    return spans
 
 
 def _transition(below: EnthalpyCurve, above: EnthalpyCurve, low: float, high: float) -> Transition:

@@ -20,7 +20,7 @@ from uspex_bridge.results.family import ancestors
 from uspex_bridge.results.folder import open_results
 from uspex_bridge.results.hull import build_hull
 from uspex_bridge.results.operators import progress
-from uspex_bridge.results.pressure import curves, differences, doubts, open_phases, relax_series, transitions
+from uspex_bridge.results.pressure import curves, differences, doubts, open_phases, relax_series, sequence, transitions
 
 CELL = bulk("Si", "diamond", 5.4)
 
@@ -103,8 +103,12 @@ def test_progress_and_operators(search):
     heredity = table["Heredity"]
     assert (heredity.made, heredity.with_parents, heredity.better, heredity.near) == (3, 3, 1, 2)
     assert [table[name].stable for name in ("softmutate", "Heredity")] == [1, 0]
-    axes = progress_figure.draw(found).axes
-    assert [t.get_text() for t in axes[1].texts if t.get_text().startswith("soft")] == ["softmutate"]
+    by_number, shares, operators = progress_figure.draw(found).axes
+    assert [t.get_text() for t in operators.texts if t.get_text().startswith("soft")] == ["softmutate"]
+    (line,) = [line for line in by_number.lines if len(line.get_xdata()) > 2]
+    assert list(line.get_xdata())[:3] == [2, 4, 9]
+    tops = {round(bar.get_x() + bar.get_width() / 2): bar.get_y() + bar.get_height() for bar in shares.patches}
+    assert tops == pytest.approx({1: 100.0, 2: 100.0, 3: 100.0, 4: 0.0, 5: 100.0})  # the fourth only kept the best
 
 
 def test_progress_needs_generations(search, tmp_path):
@@ -160,8 +164,14 @@ def test_phases_against_pressure(tmp_path, step, error):
     if step == 5:
         assert change.bracket[1] - change.bracket[0] < 6
         assert not change.doubt
-    figure = pressure_figure.draw([first, second], [change], reference="fcc")
+    figure = pressure_figure.draw(found, [change], reference="fcc")
     assert {"fcc", "bcc"} <= {text.get_text() for text in figure.axes[0].texts}
+    low, high = sequence(found, [change])
+    assert (low.phase, low.low, low.high) == ("fcc", 0.0, change.pressure_gpa)
+    assert (high.phase, high.low, high.high) == ("bcc", change.pressure_gpa, 40.0)
+    fine = differences(found, steps=100)[1]
+    assert len(fine.pressures) > 100
+    assert set(second.pressures) <= set(fine.pressures)
     with pytest.raises(ConfigError, match="no phase is called hcp; there are fcc, bcc"):
         differences(found, "hcp")
 
@@ -187,12 +197,13 @@ def test_a_transition_beside_a_collapse_is_not_reliable(tmp_path):
     for change in changes:
         beside = 20 <= change.pressure_gpa <= 50
         assert bool(change.doubt) == beside
-    lines = differences(found)
-    document = pressure_figure.document(lines, changes, found, "fcc")
+    document = pressure_figure.document(found, changes, "fcc")
     assert [one["reliable"] for one in document["transitions"]] == [not change.doubt for change in changes]
-    figure = pressure_figure.draw(lines, changes, reference="fcc")
-    shown = [text.get_text() for text in figure.axes[0].texts]
-    assert sum("not reliable" in text for text in shown) == sum(bool(change.doubt) for change in changes) > 0
+    figure = pressure_figure.draw(found, changes, reference="fcc")
+    axes = figure.axes[0]
+    assert "not reliable" in {text.get_text() for text in axes.get_legend().get_texts()}
+    red = [patch for patch in axes.patches if patch.get_facecolor()[0] > 0.8]
+    assert len(red) == sum(bool(change.doubt) for change in changes) > 0
 
 
 def test_the_reference_is_interpolated_and_never_extrapolated(tmp_path):
