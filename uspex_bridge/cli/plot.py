@@ -184,7 +184,7 @@ def family(place: str, structure: str | None, **options: Any) -> None:
     found = ancestors(results, results.find(structure) if structure else d.best_of(results, answer), height)
     from uspex_bridge.figures import family as figure
 
-    d.finish("family", options, figure.document(found, height), lambda size: figure.draw(found, height, **size))
+    d.finish("family", options, figure.document(found, height), lambda size: figure.draw(found, height, answer, **size))
 
 
 @command.command(context_settings=q.CONTEXT)

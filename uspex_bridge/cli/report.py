@@ -124,7 +124,7 @@ def _pictures(results: Results, answer: Assessment) -> list[Picture]:
         (
             "Family tree",
             "Where the stable phase of lowest enthalpy of formation comes from.",
-            lambda: family.draw(ancestors(results, d.best_of(results, answer), heights), heights),
+            lambda: family.draw(ancestors(results, d.best_of(results, answer), heights), heights, answer),
         ),
     ]
     return [_picture(*maker) for maker in makers]

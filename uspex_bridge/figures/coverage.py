@@ -13,12 +13,17 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.base.words import counted
 from uspex_bridge.figures import style
 from uspex_bridge.figures.diagram import Diagram
 from uspex_bridge.figures.ternary import to_plane, triangle
+
+#: More structures than this at one composition share a colour and a size.
+_MOST = 100
 
 
 @dataclass(frozen=True)
@@ -94,11 +99,11 @@ def draw(coverage: CompositionCounts, *, width: float = style.COLUMN) -> Figure:
     return _triangle(coverage, width) if len(coverage.components) == 3 else _bars(coverage, width)
 
 
-def _said(coverage: CompositionCounts) -> str:
+def _said(coverage: CompositionCounts) -> tuple[str, str]:
     unit = "atoms" if all(name.isalpha() and name.istitle() for name in coverage.components) else "blocks"
-    return (
-        f"{sum(coverage.counts.values())} structures at {len(coverage.counts)} of {len(coverage.possible)} "
-        f"compositions ({100 * coverage.share:.0f} %) of up to {coverage.largest} {unit}"
+    return counted(sum(coverage.counts.values()), "structure"), (
+        f"{len(coverage.counts)} of {len(coverage.possible)} compositions ({100 * coverage.share:.0f} %) "
+        f"of up to {coverage.largest} {unit}"
     )
 
 
@@ -114,23 +119,34 @@ def _triangle(coverage: CompositionCounts, width: float) -> Figure:
     points = sorted(coverage.counts.items(), key=lambda item: item[1])
     places = np.array([to_plane(_fractions(amounts)) for amounts, _ in points])
     numbers = np.array([number for _, number in points])
+    beyond = numbers.max() > _MOST
     drawn = axes.scatter(
         places[:, 0],
         places[:, 1],
         c=numbers,
         cmap=colormaps["viridis_r"],
-        norm=LogNorm(1, max(10, numbers.max())),
-        s=(5 + 7 * np.sqrt(numbers.clip(max=100))) * min(1.0, 400 / len(points)) ** 0.5,
+        norm=LogNorm(1, min(max(10, numbers.max()), _MOST)),
+        s=(5 + 7 * np.sqrt(numbers.clip(max=_MOST))) * min(1.0, 400 / len(points)) ** 0.5,
         edgecolors="white",
         linewidths=0.2,
         zorder=3,
         rasterized=len(points) > style.RASTER,
     )
-    bar = figure.colorbar(drawn, ax=axes, orientation="horizontal", shrink=0.62, pad=0.02, aspect=32)
+    words = "structures per composition"
+    bar = style.colour_bar(
+        figure,
+        drawn,
+        axes,
+        words,
+        orientation="horizontal",
+        shrink=0.62,
+        aspect=32,
+        extend="max" if beyond else "neither",
+    )
     bar.ax.xaxis.set_major_formatter("{x:g}")
-    bar.set_label("structures")
-    bar.outline.set_linewidth(0.5)
-    axes.set_title(_said(coverage), fontsize=6, color="#666666")
+    key = Line2D([], [], marker="o", ls="", mfc=style.PALE, mew=0, ms=1.2, label="not visited")
+    axes.legend(handles=[key], loc="upper left", bbox_to_anchor=(0.0, 1.0))
+    style.head(figure, *_said(coverage))
     return figure
 
 
@@ -144,9 +160,10 @@ def _bars(coverage: CompositionCounts, width: float) -> Figure:
     places = [_fractions(amounts)[1] for amounts in coverage.counts]
     axes.bar(places, list(coverage.counts.values()), width=0.008, color=style.PALETTE[0])
     missed = [_fractions(amounts)[1] for amounts in coverage.possible if amounts not in coverage.counts]
-    axes.plot(missed, [0.0] * len(missed), "|", ms=3, mew=0.5, color=style.PALE, clip_on=False)
+    axes.plot(missed, [0.0] * len(missed), "|", ms=3, mew=0.5, color=style.SOFT, clip_on=False, label="not visited")
     _name_axis(axes, coverage)
-    axes.set_title(_said(coverage), fontsize=6, color="#666666")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    style.head(figure, *_said(coverage))
     return figure
 
 

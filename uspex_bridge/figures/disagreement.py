@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.figures import style
@@ -43,6 +44,17 @@ def draw(screening: Screening, width: float = style.PAGE) -> Figure:
     ):
         _histogram(axes, np.array(values), limit, quantity)
     below[0].set_ylabel("structures")
+    keys = [
+        Line2D([], [], marker="o", ls="", mew=0, ms=3.4, color=colour, label=name)
+        for colour, name in zip(
+            style.PALETTE, ("structure, or force component", "structure over a threshold"), strict=False
+        )
+    ]
+    keys.append(Line2D([], [], color=style.ALARM, label="threshold"))
+    figure.legend(handles=keys, loc="outside upper left", ncols=3)
+    left = len(verdicts) - len(sound)
+    unfit = f"{left} too short, too dense or otherwise unfit left out above" if left else ""
+    style.note(figure, unfit)
     return figure
 
 

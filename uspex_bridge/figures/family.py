@@ -8,9 +8,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from uspex_bridge.base.words import counted
 from uspex_bridge.figures import style
+from uspex_bridge.figures.diagram import standing
+from uspex_bridge.figures.labels import place_labels
 from uspex_bridge.results.family import Family
 from uspex_bridge.results.model import Entry
+from uspex_bridge.results.stability import Assessment
 
 #: mm that a member with a label takes up across, and a generation downwards.
 _ACROSS, _DOWN = 25.0, 13.0
@@ -19,12 +23,15 @@ _HIGHEST = 230.0
 
 
 @style.styled
-def draw(family: Family, height: Mapping[int, float], *, width: float | None = None) -> Figure:
+def draw(
+    family: Family, height: Mapping[int, float], answer: Assessment | None = None, *, width: float | None = None
+) -> Figure:
     """Draw the tree; the heavy line follows the better parent of each.
 
     Args:
         family: from :func:`uspex_bridge.results.family.ancestors`.
         height: of each ID, its distance to the hull, eV/atom.
+        answer: where these come from: its pressure and level of theory stand over the figure.
         width: mm; by default what the widest generation needs, from a column to a page.
     """
     rows = _rows(family)
@@ -40,10 +47,22 @@ def draw(family: Family, height: Mapping[int, float], *, width: float | None = N
         x, y = places[number]
         own = number == family.child.id
         axes.plot(x, y, marker, color=colour, ms=8 if own else 6, mec=style.INK, mew=1.0 if own else 0.4, zorder=3)
-    crowded = widest * _ACROSS > width + 1
-    for number in family.main if crowded else family.members:
-        _label(axes, places[number], family.members[number], height.get(number))
     _axes(axes, family, rows, places)
+    where = () if answer is None else standing(answer.pressure_gpa, answer.levels)
+    style.note(figure, "" if answer is None else answer.extrapolated)
+    style.head(figure, *where, counted(len(family.members), "structure"))
+    crowded = widest * _ACROSS > width + 1
+    named = list(family.main if crowded else family.members)
+    place_labels(
+        axes,
+        [places[number] for number in named],
+        [_label(family.members[number], height.get(number)) for number in named],
+        avoid=places.values(),
+        lines=[(places[a], places[b]) for a, parents in family.parents.items() for b in parents],
+        towards=0.0,
+        size=style.FORMULA,
+        gap=3.0,
+    )
     return figure
 
 
@@ -100,25 +119,15 @@ def _edges(axes: Axes, family: Family, places: Mapping[int, tuple[float, float]]
             axes.plot(xs, ys, color=colour, lw=1.3 if heavy else 0.6, zorder=2 if heavy else 1)
 
 
-def _label(axes: Axes, place: tuple[float, float], entry: Entry, above: float | None) -> None:
+def _label(entry: Entry, above: float | None) -> str:
+    """Return what stands beside a member: its ID, formula and distance to the hull."""
     text = f"EA{entry.id} {style.formula_text(entry.composition)}"
-    text += "" if above is None else f"\n{above:+.3f}" if above else "\non the hull"
-    axes.annotate(
-        text,
-        place,
-        xytext=(5, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=5.8,
-        linespacing=1.15,
-        zorder=4,
-        bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.4},
-    )
+    return text if above is None else f"{text}\n{above:+.3f}" if above else f"{text}\non the hull"
 
 
 def _axes(axes: Axes, family: Family, rows: list[list[int]], places: Mapping[int, tuple[float, float]]) -> None:
     widest = max(abs(x) for x, _ in places.values())
-    axes.set_xlim(-widest - 0.35, widest + 0.9)
+    axes.set_xlim(-widest - 0.7, widest + 0.9)
     axes.set_ylim(-len(rows) + 0.45, 0.5)
     axes.set_xticks([])
     numbers = [family.members[row[0]].generation for row in rows]
@@ -132,7 +141,7 @@ def _axes(axes: Axes, family: Family, rows: list[list[int]], places: Mapping[int
         axes.plot([], [], marker, color=colour, mec=style.INK, mew=0.4, ms=5, label=operator or "unknown")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=0.8)
     below = "distances to the hull in eV/atom; the heavy line follows the better parent"
-    axes.set_xlabel(below, fontsize=5.8, color="#666666")
+    axes.set_xlabel(below, fontsize=style.REMARK, color=style.SOFT)
 
 
 def document(family: Family, height: Mapping[int, float]) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def place_labels(
     lines: Iterable[Sequence[tuple[float, float]]] = (),
     towards: float | Sequence[float] = 90.0,
     size: float = 6.5,
+    gap: float = 0.0,
     colours: Sequence[str] = (),
 ) -> int:
     """Write a label beside each anchor, with a line where it is far; return how many found no free place.
@@ -70,6 +71,7 @@ def place_labels(
         lines: pairs of points between which there is a line not to be covered.
         towards: direction that is best, degrees from the x axis; of all or of each.
         size: of the font, pt.
+        gap: what markers need more than a small one, pt.
         colours: of each label; ink by default.
     """
     if not texts:
@@ -91,7 +93,7 @@ def place_labels(
         label.set_in_layout(False)
         extent = label.get_window_extent()
         half = np.array([extent.width, extent.height]) / 2 + scale
-        made = _candidates(spots[k], half, float(best[k]), scale)
+        made = _candidates(spots[k], half, float(best[k]), scale, gap)
         made.price += _static(made, points, segments, frame, scale)
         drawn.append(label)
         labels.append(made)
@@ -104,7 +106,7 @@ def place_labels(
         box = np.array([made.low[made.chosen], made.high[made.chosen]])
         drawn[k].set_position(tuple(axes.transData.inverted().transform(box.mean(axis=0))))
         end = made.end[made.chosen]
-        if np.hypot(*(end - made.anchor)) > _NEAR * scale:
+        if np.hypot(*(end - made.anchor)) > (_NEAR + gap) * scale:
             line = axes.transData.inverted().transform(np.array([made.anchor, end]))
             hue: Any = drawn[k].get_color()
             (leader,) = axes.plot(line[:, 0], line[:, 1], color=hue, lw=0.4, zorder=3.5, scalex=False, scaley=False)
@@ -118,11 +120,11 @@ def _outline(text: Text) -> Array:
     return np.vstack([extent.corners(), [(extent.x0 + extent.x1) / 2, (extent.y0 + extent.y1) / 2]])
 
 
-def _candidates(spot: Array, half: Array, best: float, scale: float) -> _Label:
+def _candidates(spot: Array, half: Array, best: float, scale: float, gap: float) -> _Label:
     """Return the places around a point at which a label of a given half size may stand, the price of their distance."""
     radius, angle = (grid.ravel() for grid in np.meshgrid(_RADII, _ANGLES, indexing="ij"))
     way = np.stack([np.cos(np.radians(angle)), np.sin(np.radians(angle))], axis=1)
-    centre = spot + way * (radius[:, None] * scale + half)
+    centre = spot + way * ((radius[:, None] + gap) * scale + half)
     turn = np.abs((angle - best + 180) % 360 - 180)
     low, high = centre - half, centre + half
     price = np.where(radius > _RADII[0], 2.0 + 0.8 * radius, 0.0) + 0.035 * turn

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.base.words import counted
 from uspex_bridge.figures import style
+from uspex_bridge.figures.diagram import levels_text
 from uspex_bridge.learn.choose.structure_map import DATASETS, VIEWERS, Colour, StructureMap, write_dataset
 
 if TYPE_CHECKING:
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Distances to the hull beyond this have one colour, as in the paper's figures, eV/atom.
 _FAR = 0.2
+#: Up to so many pressures have colours and markers of their own; up to so many levels of theory are named.
+_FEW = 6
 
 
 def write_map(drawn: StructureMap, pool: Pool, path: Path, colour: Colour, selected: Collection[str] = ()) -> None:
@@ -51,43 +57,58 @@ def draw(drawn: StructureMap, colour: Colour, selected: Collection[str] = ()) ->
     if not any(np.isfinite(row).any() for row in values.values()):
         raise ConfigError(f"no structure has a known {colour} to colour the map by; choose another --colour")
     number = len(values)
-    figure = style.new_figure(*((style.COLUMN, 0.8) if number == 1 else (style.PAGE, 1.0 / number)))
+    figure = style.new_figure(*((style.COLUMN, 0.86) if number == 1 else (style.PAGE, 1.06 / number)))
     chosen = np.array([entry.name in selected for entry in drawn.entries])
     panels = figure.subplots(1, number, sharex=True, sharey=True, squeeze=False)[0]
     for axes, (label, row) in zip(panels, values.items(), strict=True):
-        _panel(axes, drawn.coordinates, row, label, distances=colour == "distance")
+        _panel(axes, drawn.coordinates, row, label, colour)
         if chosen.any():
             x, y = drawn.coordinates[chosen, :2].T
             axes.scatter(
-                x, y, s=22, facecolors="none", edgecolors=style.INK, linewidths=0.7, label=f"{chosen.sum()} chosen"
+                x, y, s=22, facecolors="none", edgecolors=style.INK, linewidths=0.7, label=f"chosen ({chosen.sum()})"
             )
-            axes.legend(loc="best")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=0.8)
     name_axes(panels, drawn.space)
+    levels = list(dict.fromkeys(entry.level for entry in drawn.entries))
+    said = levels_text(levels) if len(levels) <= _FEW else f"{len(levels)} levels of theory"
+    style.head(figure, said, counted(len(drawn.entries), "structure"))
     return figure
 
 
-def _panel(axes: Axes, coordinates: Array, values: Array, label: str, *, distances: bool) -> None:
+def _panel(axes: Axes, coordinates: Array, values: Array, label: str, colour: Colour) -> None:
     """Draw structures coloured by ``values`` (N,), the most telling ones on top, unknown ones pale."""
     x, y = coordinates[:, :2].T
     known = np.isfinite(values)
-    raster = len(values) > style.RASTER
-    axes.scatter(x[~known], y[~known], s=5, color=style.PALE, linewidths=0, rasterized=raster)
+    look: dict[str, Any] = {"linewidths": 0, "rasterized": len(values) > style.RASTER}
+    if not known.all():
+        axes.scatter(x[~known], y[~known], s=5, color=style.PALE, label="unknown", **look)
+    few = np.unique(values[known])
+    if colour == "pressure" and len(few) <= _FEW:
+        for k, value in enumerate(few):
+            here = values == value
+            hue, marker = style.PALETTE[k % len(style.PALETTE)], style.MARKERS[k % len(style.MARKERS)]
+            axes.scatter(x[here], y[here], s=6, color=hue, marker=marker, alpha=0.7, label=f"{value:g} GPa", **look)
+        return
     order = np.flatnonzero(known)
-    order = order[np.argsort(-values[order] if distances else values[order])]
-    points = axes.scatter(
-        x[order],
-        y[order],
-        c=values[order],
-        s=6,
-        cmap=style.distance_colours() if distances else "viridis",
-        vmin=0.0 if distances else None,
-        vmax=_FAR if distances else None,
-        linewidths=0,
-        rasterized=raster,
-    )
-    bar = axes.figure.colorbar(points, ax=axes, extend="max" if distances else "neither", pad=0.02, aspect=28)
-    bar.set_label(label)
-    bar.outline.set_linewidth(0.5)
+    telling = colour in ("distance", "energy")
+    order = order[np.argsort(-values[order] if telling else values[order])]
+    colours, low, high = _scale(colour, values[known])
+    points = axes.scatter(x[order], y[order], c=values[order], s=6, cmap=colours, norm=Normalize(low, high), **look)
+    extend = "max" if values[known].max() > high else "neither"
+    style.colour_bar(cast("Figure", axes.figure), points, axes, label, extend=extend)
+
+
+def _scale(colour: Colour, values: Array) -> tuple[Colormap, float, float]:
+    """Return colours and where they begin and end, so that single high values do not take up the scale."""
+    if colour == "distance":
+        return style.distance_colours(), 0.0, _FAR
+    if colour == "energy":
+        low = float(values.min())
+        return style.formation_colours(), low, max(float(np.quantile(values, 0.9)), low + 1e-3)
+    if colour == "composition":
+        return colormaps["viridis"], 0.0, 1.0
+    return colormaps["viridis"], float(values.min()), float(values.max())
 
 
 def name_axes(panels: Sequence[Axes], space: Space) -> None:

@@ -184,7 +184,7 @@ def test_coverage_counts_compositions():
     assert made.largest == 4
     assert sorted(made.possible) == [(0, 1), (1, 0), (1, 1), (1, 2), (1, 3), (2, 1), (3, 1)]
     assert made.share == pytest.approx(5 / 7)
-    assert "6 structures at 5 of 7" in coverage.draw(made).axes[0].get_title()
+    assert "6 structures; 5 of 7 compositions (71 %)" in coverage.draw(made).get_suptitle()
 
 
 def searched(number, seed=0):
