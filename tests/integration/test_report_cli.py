@@ -1,11 +1,13 @@
 """The report of a search: well-formed, in need of nothing else, and with every phase, figure and failure."""
 
 import base64
+import io
 import json
 import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
+import ase.io
 import pytest
 from results_making import DATA
 
@@ -53,6 +55,15 @@ def test_every_phase_of_the_hull_is_in_the_table(run):
         assert row["above hull"].startswith("stable" if phase["stable"] else f"{phase['above_hull']:.4f}")
         assert float(row["volume"]) == pytest.approx(phase["volume_per_atom"], abs=6e-4)
     assert document["levels"][0] in page.text
+    files = {a.get("download", ""): a.get("href", "") for a in page.root.iter(f"{XHTML}a") if a.get("download")}
+    assert len(files) == len(document["phases"])
+    for phase in document["phases"]:
+        (name,) = [name for name in files if name.startswith(f"EA{phase['id']}_")]
+        text = base64.b64decode(files[name].partition("base64,")[2]).decode()
+        crystal = crystals[phase["id"]]
+        read = ase.io.read(io.StringIO(text), format="cif")
+        assert read.info["spacegroup"].no == crystal["number"]
+        assert len(read) == crystal["atoms"]
     assert document["same_phase"].removeprefix("same phase: ").replace("<", "&lt;") in page.text
 
 
@@ -61,7 +72,10 @@ def test_the_page_needs_nothing_else(run):
     assert code == 0
     page = Page(Path("report.html"))
     assert set(page.pictures) == {
-        "Ternary maps",
+        "Ternary maps Ca–Fe–Ni",
+        "Convex hull Ca–Fe",
+        "Convex hull Ca–Ni",
+        "Convex hull Fe–Ni",
         "Enthalpy against volume",
         "Composition coverage",
         "Progress",

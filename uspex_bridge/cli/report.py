@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +17,17 @@ from uspex_bridge.cli import drawing as d
 from uspex_bridge.cli import questions as q
 
 if TYPE_CHECKING:
+    from uspex_bridge.figures.diagram import Diagram
     from uspex_bridge.figures.page import Picture
     from uspex_bridge.results.converged import Convergence
     from uspex_bridge.results.folder import Results
     from uspex_bridge.results.model import Pool
     from uspex_bridge.results.stability import Assessment, Question
+
+#: Name of a figure, its caption, and what draws it.
+Maker = tuple[str, str, Callable[[], Any]]
+#: A phase so near the hull that is new keeps a search from being converged, as in the command converged, eV/atom.
+_NEW = 0.05
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -28,7 +37,7 @@ if TYPE_CHECKING:
 )
 @q.REFERENCES
 @click.option("--known", "known_files", multiple=True, type=click.Path(), help="Structures to recognise phases by.")
-@q.within(0.05)
+@q.within(0.1)
 @click.option(
     "--generations",
     type=click.IntRange(min=1),
@@ -41,9 +50,10 @@ if TYPE_CHECKING:
 @q.DUPLICATES
 @q.RECORD
 def command(place: str, html: Path, generations: int, **options: Any) -> None:
-    """Write a page about the search at PLACE: phases with their crystals, figures, convergence, failures, settings.
+    """Write a page about the search at PLACE: figures, phases with their crystals, convergence, failures, settings.
 
-    The page is one file that needs no network. Of several results folders it is about the last.
+    The page is one file that needs no network; it holds a CIF of each phase. Of several results folders it is about
+    the last.
 
     Example: uspex-bridge report results1 --html report.html --known mp.json
     """
@@ -79,35 +89,25 @@ def _history(results: Results, pool: Pool, question: Question, needed: int) -> C
 
     references = [source for label, source in pool.sources.items() if label != results.label]
     try:
-        return history(results, references, question, needed)
+        return history(results, references, replace(question, within=_NEW), needed)
     except InputError as error:
         return f"Nothing can be said: {error}"
 
 
 def _pictures(results: Results, answer: Assessment) -> list[Picture]:
     """Draw every figure that the search allows; of the others it is said why they are not there."""
-    from uspex_bridge.figures import coverage, family, hull, progress, ternary, volume
+    from uspex_bridge.figures import coverage, family, progress, volume
     from uspex_bridge.figures.diagram import make_diagram
     from uspex_bridge.results.family import ancestors
     from uspex_bridge.results.operators import progress as follow
 
     diagram = make_diagram({"": answer})
     heights = {p.entry.id: p.above for p in answer.hull.points if p.entry.run == results.label}
-    space = "Structures by distance to the hull; phases on it are named, near-ties ringed."
-    kinds: dict[int, tuple[str, str, Callable[[], Any]]] = {
-        2: ("Convex hull", space, lambda: hull.draw(diagram)),
-        3: (
-            "Ternary maps",
-            "The lowest structure at each composition, by enthalpy of formation (a) and by distance to the hull (b); "
-            "lines join stable phases that coexist.",
-            lambda: ternary.draw(diagram),
-        ),
-    }
-    makers = [kinds[len(answer.hull.names)]] if len(answer.hull.names) in kinds else []
-    makers += [
+    makers: list[Maker] = [
+        *_hulls(diagram),
         (
             "Enthalpy against volume",
-            "All structures. Those that stand out from a robust fit by composition are ringed in red.",
+            "Enthalpies of formation. Red rings: structures that stand out from a robust fit by composition.",
             lambda: volume.draw(volume.gather(diagram)),
         ),
         (
@@ -117,8 +117,8 @@ def _pictures(results: Results, answer: Assessment) -> list[Picture]:
         ),
         (
             "Progress",
-            "Distance to the final hull by generation and operator; lines follow the lowest structure at each stable "
-            "composition.",
+            "Distance to the final hull by structure number; lines follow the lowest structure at each stable "
+            "composition. Below: what part of each generation each operator made, and what it achieved.",
             lambda: progress.draw(follow(results, answer.hull), answer),
         ),
         (
@@ -128,6 +128,24 @@ def _pictures(results: Results, answer: Assessment) -> list[Picture]:
         ),
     ]
     return [_picture(*maker) for maker in makers]
+
+
+def _hulls(diagram: Diagram) -> list[Maker]:
+    """Return what draws the hull: ternary maps of three components, then the hull of each pair of components."""
+    from uspex_bridge.figures import hull, ternary
+    from uspex_bridge.figures.diagram import section
+
+    made: list[Maker] = []
+    for three in combinations(diagram.components, 3):
+        caption = (
+            "The lowest structure at each composition, by enthalpy of formation (a) and by distance to the hull (b); "
+            "lines join stable phases that coexist."
+        )
+        made.append((f"Ternary maps {'–'.join(three)}", caption, partial(ternary.draw, section(diagram, three))))
+    for two in combinations(diagram.components, 2):
+        caption = "Structures by distance to the hull; phases on it are named, near-ties ringed."
+        made.append((f"Convex hull {'–'.join(two)}", caption, partial(hull.draw, section(diagram, two))))
+    return made
 
 
 def _picture(name: str, caption: str, make: Callable[[], Any]) -> Picture:

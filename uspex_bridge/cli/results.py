@@ -207,7 +207,8 @@ def _document(results: Results, entry: Entry, structure: Any, symprec: float) ->
     from uspex_bridge.results.crystal import describe as describe_crystal
 
     crystal = describe_crystal(structure, symprec) if structure is not None else None
-    document = entry.row() | {"children": _children(results, entry), "crystal": asdict(crystal) if crystal else None}
+    shown = {k: v for k, v in asdict(crystal).items() if k != "operations"} if crystal else None
+    document = entry.row() | {"children": _children(results, entry), "crystal": shown}
     if structure is not None:
         document["structure"] = {
             "symbols": list(structure.symbols),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -200,6 +200,22 @@ def _edges(answer: Assessment) -> Iterable[tuple[str, str]]:
         names = sorted(point.entry.name for point in facet)
         pairs |= {(a, b) for k, a in enumerate(names) for b in names[k + 1 :]}
     return sorted(pairs)
+
+
+def section(diagram: Diagram, components: Sequence[str]) -> Diagram:
+    """Return the part of a diagram that is made of some of its components, such as a binary side of a ternary one."""
+    kept = [diagram.components.index(name) for name in components]
+    inside: dict[int, Mark] = {}
+    for mark in diagram.marks:
+        fractions = tuple(mark.fractions[k] for k in kept)
+        if abs(sum(fractions) - 1) < 1e-6:
+            inside[id(mark)] = replace(mark, fractions=fractions)
+    edges = {
+        name: tuple((inside[id(a)], inside[id(b)]) for a, b in pairs if id(a) in inside and id(b) in inside)
+        for name, pairs in diagram.edges.items()
+    }
+    labelled = tuple((inside[id(mark)], group) for mark, group in diagram.labelled if id(mark) in inside)
+    return replace(diagram, components=tuple(components), marks=tuple(inside.values()), edges=edges, labelled=labelled)
 
 
 def is_tie(mark: Mark) -> bool:

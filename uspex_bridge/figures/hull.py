@@ -33,14 +33,14 @@ def drawn(diagram: Diagram, top: float | None = None) -> list[Mark]:
 def default_top(diagram: Diagram) -> float:
     """Return where the figure ends: as high above zero as the hull is deep.
 
-    Where there is no compound, or one of less than 0.01 eV/atom, it ends where two thirds of the structures are, but
-    between 0.02 and 0.2 eV/atom.
+    Where there is no compound, or one of less than 0.01 eV/atom, half of the structures that are mixed lie inside, or
+    all up to 0.02 eV/atom.
     """
-    formations = [mark.formation for mark in diagram.marks]
-    depth = -min(formations, default=0.0)
+    depth = -min((mark.formation for mark in diagram.marks), default=0.0)
     if depth >= _SHALLOW:
         return depth
-    return float(np.clip(np.quantile(formations, 2 / 3) if formations else 0.0, 0.02, 0.2))
+    mixed = [mark.formation for mark in diagram.marks if max(mark.fractions) < 1 - 1e-9]
+    return max(0.02, float(np.median(mixed)) if mixed else 0.0)
 
 
 @style.styled

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from uspex_bridge.base.data import Structure
 from uspex_bridge.base.templates import render
 from uspex_bridge.figures import style
 from uspex_bridge.figures.diagram import in_order
 from uspex_bridge.results.converged import Convergence
 from uspex_bridge.results.crystal import Crystal, describe
+from uspex_bridge.results.export import cif_text, file_stem
 from uspex_bridge.results.folder import Results
 from uspex_bridge.results.groups import PhaseGroups, phase_groups
 from uspex_bridge.results.matching import Known
@@ -80,11 +82,11 @@ def page(report: Page) -> str:
         f"<header><h1>{_formula(title)}</h1><p class='soft'>{escape(_subtitle(report))}</p></header>",
         f"<ul class='facts'>{''.join(_facts(report))}</ul>",
         *(f"<p class='warning'>{escape(line)}</p>" for line in report.answer.warnings),
-        "<h2 id='phases'>Stable and near-stable phases</h2>",
-        _phases(report),
         "<h2 id='figures'>Figures</h2><div class='figures'>",
         *(_picture(picture) for picture in report.pictures),
-        "</div><h2 id='convergence'>Has it converged?</h2>",
+        "</div><h2 id='phases'>Stable and near-stable phases</h2>",
+        _phases(report),
+        "<h2 id='convergence'>Has it converged?</h2>",
         _convergence(report.history),
         "<h2 id='failures'>Failures</h2>",
         _failures(report),
@@ -134,6 +136,7 @@ _HEADINGS = (
     ("known as", ""),
     ("found", "times"),
     ("made by", "generation"),
+    ("file", ""),
 )
 
 
@@ -167,6 +170,8 @@ def _phase(report: Page, phase: Phase, columns: Sequence[str], groups: PhaseGrou
     known = report.known.get(entry.name, "new") if report.known is not None else ""
     group = f"{crystal.symbol} ({crystal.number})" if crystal else answer.space_group(phase)
     made = entry.origin + ("" if entry.generation is None else f", {entry.generation}")
+    if entry.parents:
+        made += " from " + ", ".join(f"EA{parent}" for parent in entry.parents)
     cells = {
         "phase": (_formula(style.reduced(entry.composition)), "formula plain", style.reduced(entry.composition)),
         "space group": (
@@ -186,13 +191,25 @@ def _phase(report: Page, phase: Phase, columns: Sequence[str], groups: PhaseGrou
         "found": (str(phase.found), "number", None),
         "ID": (escape(" ".join([short_name(answer, phase), *entry.flags])), "plain", None),
         "made by": (escape(made), "", None),
+        "file": (_file(report, phase, structure), "plain", None),
     }
-    written = []
+    written, units = [], dict(_HEADINGS)
     for name in columns:
         text, kind, value = cells[name]
         order = "" if value is None else f" data-value='{escape(value)}'"
-        written.append(f"<td class='{kind}' data-label='{name}'{order}><div>{text}</div></td>")
+        unit = f" data-unit=' ({units[name]})'" if units[name] else ""
+        written.append(f"<td class='{kind}' data-label='{name}'{unit}{order}><div>{text}</div></td>")
     return f"<tr class='{'stable' if point.above <= TIE else 'near'}'>{''.join(written)}</tr>"
+
+
+def _file(report: Page, phase: Phase, structure: Structure | None) -> str:
+    """Return a link to the CIF of a phase, which the page holds."""
+    if structure is None:
+        return ""
+    symprec = report.answer.question.symprec
+    stem = file_stem(report.answer.pool, phase.entry, structure, symprec)
+    data = base64.b64encode(cif_text(structure, stem, symprec).encode()).decode()
+    return f"<a download='{escape(stem)}.cif' href='data:chemical/x-cif;base64,{data}'>CIF</a>"
 
 
 def _lattice(crystal: Crystal | None) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 import spglib
@@ -39,6 +40,7 @@ class Crystal:
         lattice: a, b, c (Å), alpha, beta, gamma (degrees) of the conventional cell.
         atoms: in the conventional cell.
         sites: one per orbit.
+        operations: of the space group in this setting, ``x, y, z`` and so on.
     """
 
     symbol: str
@@ -47,12 +49,38 @@ class Crystal:
     lattice: tuple[float, ...]
     atoms: int
     sites: tuple[Site, ...]
+    operations: tuple[str, ...] = field(repr=False)
+
+    def cif(self, block: str) -> str:
+        """Return it as a CIF with one data block."""
+        names = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
+        atoms: Counter[str] = Counter()
+        for site in self.sites:
+            atoms[site.element] += int(site.wyckoff[:-1])
+        lines = [
+            f"data_{block}",
+            f"_chemical_formula_sum '{' '.join(f'{symbol}{n}' for symbol, n in atoms.items())}'",
+            f"_symmetry_space_group_name_H-M '{self.symbol}'",
+            f"_symmetry_Int_Tables_number {self.number}",
+            *(f"_cell_{name} {value:.6f}" for name, value in zip(names, self.lattice, strict=True)),
+            *("loop_", "_symmetry_equiv_pos_site_id", "_symmetry_equiv_pos_as_xyz"),
+            *(f"{k} '{operation}'" for k, operation in enumerate(self.operations, 1)),
+            *("loop_", "_atom_site_type_symbol", "_atom_site_label", "_atom_site_symmetry_multiplicity"),
+            *("_atom_site_Wyckoff_symbol", "_atom_site_fract_x", "_atom_site_fract_y", "_atom_site_fract_z"),
+            "_atom_site_occupancy",
+        ]
+        for k, site in enumerate(self.sites, 1):
+            place = " ".join(f"{x:.8f}" for x in site.position)
+            element, letter = site.element, site.wyckoff[-1]
+            lines.append(f"{element} {element}{k} {site.wyckoff[:-1]} {letter} {place} 1")
+        return "\n".join(lines) + "\n"
 
 
 def describe(structure: Structure, symprec: float = 0.1) -> Crystal | None:
     """Return the standardised crystal, None where spglib finds no symmetry; ``symprec`` is its tolerance in Å."""
     from ase.data import atomic_numbers, chemical_symbols
     from ase.geometry import cell_to_cellpar
+    from pymatgen.core.operations import SymmOp
 
     numbers = [atomic_numbers[symbol] for symbol in structure.symbols]
     try:
@@ -75,4 +103,9 @@ def describe(structure: Structure, symprec: float = 0.1) -> Crystal | None:
     sites.sort(key=lambda site: (structure.symbols.index(site.element), site.wyckoff[-1]))
     system = next(name for last, name in _SYSTEMS if found.number <= last)
     lattice = tuple(float(value) for value in cell_to_cellpar(found.std_lattice))
-    return Crystal(str(found.international), int(found.number), system, lattice, len(orbits), tuple(sites))
+    operations = tuple(
+        SymmOp.from_rotation_and_translation(rotation, translation).as_xyz_str()
+        for rotation, translation in zip(again.rotations, again.translations, strict=True)
+    )
+    symbol, number = str(found.international), int(found.number)
+    return Crystal(symbol, number, system, lattice, len(orbits), tuple(sites), operations)

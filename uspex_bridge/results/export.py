@@ -16,6 +16,7 @@ from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.base.symmetry import SYMPREC, find_group
 from uspex_bridge.base.tables import as_csv
 from uspex_bridge.results.convert import to_ase, to_pymatgen
+from uspex_bridge.results.crystal import describe
 from uspex_bridge.results.folder import Results
 from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.seeds import format_poscar
@@ -171,9 +172,10 @@ def cif_text(structure: Structure, name: str, symprec: float = SYMPREC) -> str:
     """Return a CIF with the symmetry found within ``symprec`` Å, in P1 where there is none or it is 0."""
     from pymatgen.io.cif import CifWriter
 
-    symmetric = symprec > 0 and find_group(structure, symprec) is not None
-    text = str(CifWriter(to_pymatgen(structure), symprec=symprec if symmetric else None))
     block = "".join(c if c.isalnum() else "_" for c in name)
+    if symprec > 0 and (crystal := describe(structure, symprec)) is not None:
+        return crystal.cif(block)
+    text = str(CifWriter(to_pymatgen(structure)))
     return text.replace(text[text.index("data_") :].split("\n", 1)[0], f"data_{block}", 1) + "\n"
 
 
