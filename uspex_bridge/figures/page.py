@@ -136,7 +136,6 @@ _HEADINGS = (
     ("known as", ""),
     ("found", "times"),
     ("made by", "generation"),
-    ("file", ""),
 )
 
 
@@ -148,7 +147,7 @@ def _phases(report: Page) -> str:
     rule = report.answer.question.tolerances.describe(report.answer.question.method)
     said = (
         f"The hull's phases are in bold; those within {TIE:g} eV/atom of it share it (tie). Space groups within "
-        f"{report.answer.question.symprec:g} Å; {rule}."
+        f"{report.answer.question.symprec:g} Å; {rule}. An ID downloads the phase's CIF."
     )
     if report.known is None:
         said += " No known structures were given (--known, --reference), so that none is called new."
@@ -189,9 +188,8 @@ def _phase(report: Page, phase: Phase, columns: Sequence[str], groups: PhaseGrou
         "Wyckoff sites": (_sites(crystal), "sites", str(len(crystal.sites)) if crystal else ""),
         "known as": (escape(str(known)), "", None),
         "found": (str(phase.found), "number", None),
-        "ID": (escape(" ".join([short_name(answer, phase), *entry.flags])), "plain", None),
+        "ID": (" ".join([_identity(report, phase, structure), *map(escape, entry.flags)]), "plain", str(entry.id)),
         "made by": (escape(made), "", None),
-        "file": (_file(report, phase, structure), "plain", None),
     }
     written, units = [], dict(_HEADINGS)
     for name in columns:
@@ -202,14 +200,15 @@ def _phase(report: Page, phase: Phase, columns: Sequence[str], groups: PhaseGrou
     return f"<tr class='{'stable' if point.above <= TIE else 'near'}'>{''.join(written)}</tr>"
 
 
-def _file(report: Page, phase: Phase, structure: Structure | None) -> str:
-    """Return a link to the CIF of a phase, which the page holds."""
+def _identity(report: Page, phase: Phase, structure: Structure | None) -> str:
+    """Return the ID of a phase as a link to its CIF, which the page holds."""
+    name = escape(short_name(report.answer, phase))
     if structure is None:
-        return ""
+        return name
     symprec = report.answer.question.symprec
     stem = file_stem(report.answer.pool, phase.entry, structure, symprec)
     data = base64.b64encode(cif_text(structure, stem, symprec).encode()).decode()
-    return f"<a download='{escape(stem)}.cif' href='data:chemical/x-cif;base64,{data}'>CIF</a>"
+    return f"<a download='{escape(stem)}.cif' href='data:chemical/x-cif;base64,{data}'>{name}</a>"
 
 
 def _lattice(crystal: Crystal | None) -> str:
