@@ -12,7 +12,7 @@ import pytest
 from calling import TOY, call, make_folder
 
 from uspex_bridge.base.errors import BridgeError, CalculationError, OutputError
-from uspex_bridge.doctor import checkup
+from uspex_bridge.doctor import checkup, reach
 from uspex_bridge.doctor.trial import _read_back, run_trial
 from uspex_bridge.uspex import new_search
 from uspex_bridge.uspex.readback import read_as_matlab, read_as_python
@@ -196,6 +196,32 @@ def test_real_model(tmp_path):
 def settings_of(folder, protocol):
     (folder / "bridge.toml").write_text(f'protocol = "{protocol}"\n')
     return folder / "CalcFold1"
+
+
+def test_a_model_that_does_not_hold_to_the_pressure_is_refused_unless_accepted(tmp_path, search, monkeypatch):
+    """CHGNet's calcium goes soft at 24 GPa."""
+    found = reach.limits_of(("Ca",), 50.0, settings_of(tmp_path, "embedded"))
+    assert {limit["packing"] for limit in found["chgnet"]} == {"fcc", "bcc"}
+    assert all(limit["pressure"] < 40 for limit in found["chgnet"])
+    assert reach.limits_of(("Ca",), 50.0, search / "CalcFold1") == {}  # the toy's elements are invented
+
+    def items(text):
+        settings = next(search.rglob("bridge.toml"))
+        settings.write_text(text + settings.read_text())
+        report = checkup.Checkup()
+        return list(checkup._reach(report, search, search / "CalcFold1", None)), report
+
+    monkeypatch.setattr(reach, "limits_of", lambda *_: found)
+    refused, report = items("")
+    assert report.reach == found
+    assert {item.state for item in refused} == {"bad"}
+    assert "chgnet does not hold to 10 GPa" in refused[-1].text
+    assert 'accept_range = ["chgnet"]' in refused[-1].text
+    accepted, _ = items('accept_range = ["chgnet"]\n')
+    assert {item.state for item in accepted} == {"note"}
+    monkeypatch.setattr(reach, "limits_of", lambda *_: {"chgnet": []})
+    (sound,) = items("")[0]
+    assert sound.state == "ok"
 
 
 # --------------------------------------------------------------------------------------------- reading back

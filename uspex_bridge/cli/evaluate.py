@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from uspex_bridge.learn.judge.accuracy import Accuracy
     from uspex_bridge.learn.judge.probes import Probed
     from uspex_bridge.models.cards import CalculatorSettings
+    from uspex_bridge.relaxation.reach import Limit
 
 _PATH = click.Path(path_type=Path)
 
@@ -94,8 +95,8 @@ def command(
 
     A model is a folder that train filled, a calculator's name in the settings, or KIND:WEIGHTS. Errors of energy,
     forces, virial, PV and pressure per pressure and in total (the total is over all structures, not over the lines),
-    how structures of one composition and near the hull are ranked, how far models are apart. --out gets
-    evaluation.json, errors.csv, parity.png and pv.png.
+    how structures of one composition and near the hull are ranked, how far models are apart, whether the elements hold
+    under compression to the labels' highest pressure. --out gets evaluation.json, errors.csv, parity.png and pv.png.
     """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.cli.vasp import read_settings
@@ -121,20 +122,35 @@ def command(
             workers=options["workers"],
             progress=bar.update,
         )
+    from uspex_bridge.learn.judge.ranges import ranges_of
+
+    reach = ranges_of(chosen, labelled.frames, out / "answers", options["ultra_high"])
     probed = _probe(chosen, labelled.frames, config, out, count) if probes else []
-    _write(report, probed, out)
+    _write(report, probed, reach, out)
     if as_json:
-        click.echo(json.dumps(_document(report, probed), indent=1, ensure_ascii=False))
+        click.echo(json.dumps(_document(report, probed, reach), indent=1, ensure_ascii=False))
     else:
         from uspex_bridge.learn.judge.tables import tables
 
         click.echo(tables(report))
+        for name, limits in reach[1].items():
+            if not limits:
+                click.echo(f"{name}: its elements hold under compression to {reach[0]:g} GPa")
         if probed:
             from uspex_bridge.learn.judge.probes import table
 
             click.echo("\n" + table(probed))
         click.echo(f"{out}/: evaluation.json, errors.csv, parity.png, pv.png" + (", compression.png" if probed else ""))
-    q.warn(report.notes)
+    q.warn(
+        [
+            *report.notes,
+            *(
+                f"{name} is not usable at {reach[0]:g} GPa: {'; '.join(limit.why for limit in limits)}"
+                for name, limits in reach[1].items()
+                if limits
+            ),
+        ]
+    )
 
 
 def _edges(text: str | None) -> tuple[float, ...] | None:
@@ -165,17 +181,21 @@ def _probe(models: dict[str, CalculatorSettings], frames: Any, config: Config, o
     return [probe(name, settings, frames, config, out / "probes", count) for name, settings in models.items()]
 
 
-def _document(report: Accuracy, probed: list[Probed]) -> dict[str, Any]:
-    return report.as_dict() | ({"probes": [one.as_dict() for one in probed]} if probed else {})
+def _document(report: Accuracy, probed: list[Probed], reach: tuple[float, dict[str, list[Limit]]]) -> dict[str, Any]:
+    document = report.as_dict() | ({"probes": [one.as_dict() for one in probed]} if probed else {})
+    if reach[1]:
+        breaks = {name: [limit.as_dict() for limit in limits] for name, limits in reach[1].items()}
+        document["range"] = {"pressure_gpa": reach[0], "limits": breaks}
+    return document
 
 
-def _write(report: Accuracy, probed: list[Probed], out: Path) -> None:
+def _write(report: Accuracy, probed: list[Probed], reach: tuple[float, dict[str, list[Limit]]], out: Path) -> None:
     from uspex_bridge.base.files import publish_files
     from uspex_bridge.base.tables import as_csv
     from uspex_bridge.figures import parity, style
     from uspex_bridge.learn.judge.tables import error_rows
 
-    text = json.dumps(_document(report, probed), indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(_document(report, probed, reach), indent=1, ensure_ascii=False) + "\n"
     publish_files(out, {"errors.csv": as_csv(error_rows(report)), "evaluation.json": text})
     style.save(parity.draw(report.models), out / "parity.png")
     style.save(parity.draw_pv(report.models), out / "pv.png")

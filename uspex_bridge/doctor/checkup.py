@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import uspex_bridge
-from uspex_bridge.base.errors import BridgeError, ConfigError
+from uspex_bridge.base.errors import BridgeError, CalculationError, ConfigError
 from uspex_bridge.call.choice import choose_protocol
 from uspex_bridge.call.config import Config, find_config, load_config
 from uspex_bridge.doctor import weights
@@ -56,6 +56,7 @@ class Checkup:
     packages: dict[str, str | None] = field(default_factory=dict)
     models: list[dict[str, Any]] = field(default_factory=list)
     trial: dict[str, Any] | None = None
+    reach: dict[str, list[dict[str, Any]]] | None = None
     findings: list[Finding] = field(default_factory=list)
     usable: bool = False
 
@@ -99,8 +100,9 @@ def examine(
     settings = add(_settings(near, explicit))
     add(_trainers(near, explicit))
     trial = add(_trial(report, folder, near, explicit)) if relax and settings else pins and settings
+    reach = add(_reach(report, folder, near, explicit)) if folder and relax and settings else True
     setup = add(_setup(report, folder, of_26)) if folder else True
-    report.usable = settings and trial and setup
+    report.usable = settings and trial and reach and setup
     return report
 
 
@@ -315,14 +317,7 @@ def _trainers(near: Path, explicit: Path | None) -> Iterator[Item]:
 def _trial(report: Checkup, folder: Path | None, near: Path, explicit: Path | None) -> Iterator[Item]:
     from uspex_bridge.doctor.trial import run_trial
 
-    elements: tuple[str, ...] = DEFAULT_ELEMENTS
-    pressure, code20 = DEFAULT_PRESSURE, False
-    try:
-        for setup in read_setups(folder) if folder else ():
-            elements, pressure = setup.elements or elements, setup.pressure
-            code20 = any(step.code == "20" for step in setup.steps)
-    except BridgeError:
-        pass  # the section on the set-up says it
+    elements, pressure, code20 = _search(folder) or (DEFAULT_ELEMENTS, DEFAULT_PRESSURE, False)
     trial = run_trial(elements, pressure, near, explicit, code20=code20)
     report.trial = trial.as_dict()
     what = f"{trial.formula} at {pressure:g} GPa"
@@ -334,6 +329,47 @@ def _trial(report: Checkup, folder: Path | None, near: Path, explicit: Path | No
     seconds = f"{trial.seconds:.1f} s, with start-up {trial.wall:.1f} s"
     yield Item("trial", "ok", f"{what}: {stages} on {devices}; {seconds}")
     yield Item("trial", "ok", ", ".join(f"{_READERS[line]} {value:.6f} eV" for line, value in trial.enthalpy.items()))
+
+
+def _search(folder: Path | None) -> tuple[tuple[str, ...], float, bool] | None:
+    """Return elements and pressure (GPa) of a search, and whether abinitioCode is 20; None where they are not known."""
+    try:
+        setups = list(read_setups(folder)) if folder else []
+    except BridgeError:  # the section on the set-up says it
+        return None
+    if not setups or not setups[-1].elements:
+        return None
+    last = setups[-1]
+    return last.elements, last.pressure, any(step.code == "20" for step in last.steps)
+
+
+def _reach(report: Checkup, folder: Path, near: Path, explicit: Path | None) -> Iterator[Item]:
+    """Compress the search's elements to its pressure with each model: where one breaks down, results are holes."""
+    from uspex_bridge.doctor.reach import limits_of
+
+    if (search := _search(folder)) is None:
+        return
+    elements, pressure, _ = search
+    try:
+        report.reach = limits_of(elements, pressure, near, explicit)
+    except CalculationError as error:
+        yield Item("range", "note", f"the models were not compressed: {_home(error)}")
+        return
+    accepted = load_config(near, explicit).accept_range
+    for name, limits in report.reach.items():
+        for limit in limits:
+            yield Item("range", "note" if name in accepted else "bad", f"{name}: {limit['why']}")
+        if limits and name not in accepted:
+            yield Item(
+                "range",
+                "bad",
+                f"{name} does not hold to {pressure:g} GPa: searches with it find holes; take another model, or set "
+                f'accept_range = ["{name}"] in bridge.toml',
+            )
+        elif limits:
+            yield Item("range", "note", f"{name} does not hold to {pressure:g} GPa; accepted by accept_range")
+        else:
+            yield Item("range", "ok", f"{name}: {', '.join(elements)} hold under compression to {pressure:g} GPa")
 
 
 def _setup(report: Checkup, folder: Path, of_26: bool) -> Iterator[Item]:

@@ -313,6 +313,11 @@ def _settings(report: Page) -> str:
         for k, model in enumerate(outcomes.models, 1):
             shown = {name: value for name, value in model.items() if value not in (None, "")}
             facts[f"model {k}"] = ", ".join(f"{name} {value}" for name, value in shown.items())
+        if outcomes.accepted:
+            facts["beyond their range"] = (
+                f"{', '.join(outcomes.accepted)}: accepted by accept_range although the elements do not hold under "
+                "compression to the search's pressure"
+            )
         facts["time in the bridge"] = f"{outcomes.seconds / 3600:.2f} h of wall time in all calls together"
         facts["uspex_bridge in the search"] = ", ".join(outcomes.versions)
     return f"<dl>{''.join(f'<dt>{escape(k)}</dt><dd>{escape(v)}</dd>' for k, v in facts.items())}</dl>"

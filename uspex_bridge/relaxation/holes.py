@@ -99,7 +99,7 @@ def scan(
         if fault:
             verdicts.append(Verdict(fault, full))
             continue
-        there = [own[k] if own and ratio == 1.0 else _values(next(answers), len(atoms)) for ratio in ratios[k]]
+        there = [own[k] if own and ratio == 1.0 else values_of(next(answers), len(atoms)) for ratio in ratios[k]]
         values, volumes = np.array(there), np.array(ratios[k]) * atoms.get_volume() / len(atoms)
         why = judged(volumes, values[:, 0], values[:, 1], target, atoms.get_volume() / len(atoms))
         verdicts.append(Verdict(why, full, *(tuple(column.tolist()) for column in (volumes, *values.T))))
@@ -207,7 +207,7 @@ def _ratios(full: float) -> tuple[float, ...]:
     return (*SMALLER, 1.0, *np.geomspace(1.0, last, LARGER + 1)[1:].tolist())
 
 
-def _values(answer: Any, atoms: int) -> tuple[float, float]:
+def values_of(answer: Any, atoms: int) -> tuple[float, float]:
     """Return pressure (GPa) and energy (eV/atom) of an answer; NaN of a failure."""
     if isinstance(answer, Exception):
         return float("nan"), float("nan")

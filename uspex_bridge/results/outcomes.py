@@ -39,6 +39,7 @@ class Outcomes:
         flags: flag -> calls.
         failures: the commonest first.
         models: name of a calculator -> its identity, of all that was used.
+        accepted: calculators that were used although they do not hold to the search's pressure.
         protocols, versions: what occurs, the commonest first.
         seconds: wall time of all calls.
     """
@@ -51,6 +52,7 @@ class Outcomes:
     protocols: tuple[str, ...]
     versions: tuple[str, ...]
     seconds: float
+    accepted: tuple[str, ...] = ()
 
 
 def read_outcomes(path: Path) -> Outcomes:
@@ -63,12 +65,14 @@ def read_outcomes(path: Path) -> Outcomes:
     models: dict[str, dict[str, Any]] = {}
     protocols: Counter[str] = Counter()
     versions: Counter[str] = Counter()
+    accepted: dict[str, None] = {}
     seconds = 0.0
     for line in jsonl.read(path):
         if not line.get("status"):
             continue
         status[line["status"]] += 1
         flags.update(line.get("flags") or ())
+        accepted |= dict.fromkeys(line.get("accepted_range") or ())
         seconds += float(line.get("seconds") or 0.0)
         protocols[str(line.get("protocol") or "")] += 1
         versions[str((line.get("versions") or {}).get("uspex_bridge") or "")] += 1
@@ -92,4 +96,5 @@ def read_outcomes(path: Path) -> Outcomes:
         protocols=tuple(name for name, _ in protocols.most_common() if name),
         versions=tuple(name for name, _ in versions.most_common() if name),
         seconds=seconds,
+        accepted=tuple(accepted),
     )
