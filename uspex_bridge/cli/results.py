@@ -218,20 +218,23 @@ def _document(results: Results, entry: Entry, structure: Any, symprec: float) ->
     return document
 
 
+def _enthalpy(entry: Entry) -> str:
+    if not entry.valid:
+        return "  no enthalpy: its relaxation failed or was refused"
+    pressure = "" if entry.pressure_gpa is None else f" at {entry.pressure_gpa:g} GPa"
+    if entry.substrate:
+        return f"  H {entry.enthalpy:.4f} eV{pressure}, the substrate's included"
+    per_atom = f"{entry.enthalpy_per_atom:.4f} eV/atom{pressure}; V {entry.volume_per_atom:.3f} Å³/atom"
+    return f"  H {entry.enthalpy:.4f} eV = {per_atom}"
+
+
 def _detail(results: Results, entry: Entry, structure: Any, symprec: float) -> str:
     from uspex_bridge.results.crystal import describe as describe_crystal
 
     made = f"generation {entry.generation}, {entry.origin}" if entry.generation is not None else entry.origin
     if entry.parents:
         made += " from " + " ".join(f"EA{k}" for k in entry.parents)
-    pressure = "" if entry.pressure_gpa is None else f" at {entry.pressure_gpa:g} GPa"
-    lines = [f"EA{entry.id}  {entry.formula}, {made}"]
-    lines.append(
-        f"  H {entry.enthalpy:.4f} eV{pressure}, the substrate's included"
-        if entry.substrate
-        else f"  H {entry.enthalpy:.4f} eV = {entry.enthalpy_per_atom:.4f} eV/atom{pressure}; "
-        f"V {entry.volume_per_atom:.3f} Å³/atom"
-    )
+    lines = [f"EA{entry.id}  {entry.formula}, {made}", _enthalpy(entry)]
     if entry.steps:
         lines.append("  after each step: " + "  ".join(f"{value:.3f}" for value in entry.steps) + " eV")
     if entry.fitness == entry.fitness:

@@ -197,7 +197,7 @@ def open_results(path: Path, label: str | None = None, *, record: bool = True) -
     individuals = path / "Individuals"
     try:
         with individuals.open(encoding="utf-8", errors="replace") as stream:
-            first = next((line for line in stream if line.strip()), "")
+            first = next((line for line in stream if line.strip() and not line.lstrip().startswith("#")), "")
     except OSError as error:
         raise InputError(f"{individuals}: {error.strerror}; a results folder of USPEX has one") from None
     line: Line = "python" if first.startswith("+") else "uspex26" if uspex26.is_table(first) else "matlab"

@@ -85,6 +85,8 @@ def _row(cells: dict[str, str]) -> dict[str, Any]:
     row: dict[str, Any] = {"enthalpy": NAN, "origin": ""}
     row["generation"], row["id"] = (_whole(cells, name) for name in ("generation", "number"))
     row["counts"] = _list(cells["num_atoms_all"])
+    if not any(row["counts"]):
+        raise ValueError(f"num_atoms_all {cells['num_atoms_all']} names no atoms")
     row["parents"] = tuple(n for n in _list(cells.get("parents", "[]")) if n)
     for name, key in _COLUMNS.items():
         if name in cells:
@@ -115,6 +117,8 @@ def _value(cells: dict[str, str], name: str) -> float:
 
 
 def _list(cell: str) -> tuple[int, ...]:
+    if cell.lower() in _NOTHING:
+        return ()
     words = cell.strip("[]").replace(",", " ").split()
     if not all(word.isdigit() for word in words):
         raise ValueError(f"{cell} is no list of whole numbers")

@@ -74,6 +74,18 @@ def test_volumes_that_are_not_quite_the_structures_are_noted_and_count(tmp_path,
     assert all("EA3" in note for note in results.notes)
 
 
+def test_remarks_above_the_header_and_parents_that_are_none(tmp_path):
+    folder = write_26(tmp_path / "results1", made_search(), SPECIES)
+    individuals = folder / "Individuals"
+    text = individuals.read_text()
+    assert text.count(" [] ") == 3
+    individuals.write_text("# USPEX 26.5\n\n" + text.replace(" [] ", " None ", 1).replace(" [] ", " 0 ", 1))
+    results = open_results(folder)
+    assert results.line == "uspex26"
+    assert results.notes == []
+    assert [results.by_id[number].parents for number in (1, 2, 3, 4)] == [(), (), (), (1, 3)]
+
+
 def test_columns_are_found_by_name_in_any_order_and_case(tmp_path):
     folder = write_26(tmp_path / "results1", made_search(), SPECIES)
     columns = [*COLUMNS_OF_26, "hardness"]
