@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixSymmetry
 
 from uspex_bridge.base.atoms import to_atoms
@@ -15,7 +16,7 @@ from uspex_bridge.base.errors import CalculationError, Interrupted, Rejected
 from uspex_bridge.base.symmetry import is_symmetric
 from uspex_bridge.base.units import gpa_to_ev_a3, pressure_of
 from uspex_bridge.relaxation.cell import CellMode, largest_force, motion, movable, stress_left
-from uspex_bridge.relaxation.guards import check_geometry, check_result, check_start
+from uspex_bridge.relaxation.guards import check_further, check_geometry, check_result, check_start
 from uspex_bridge.relaxation.holes import COMFORTABLE, fill, scan, too_dense
 from uspex_bridge.relaxation.monitor import Halt, Monitor, Potential, Why
 from uspex_bridge.relaxation.optimizers import optimizer as optimizer_class
@@ -108,6 +109,7 @@ class _Relaxation:
         plan, intent = self.plan, self.plan.intent
         ions, cell = motion(intent.isif)
         overlapping = check_start(self.atoms, plan.guards, cell_moves=not intent.static and cell != "fixed")
+        check_further(self.atoms, plan.guards, "start", plan.pressure_gpa)
         if intent.static:
             self.start_volume = float(np.linalg.det(self.atoms.cell.array))
             check_result(self.atoms, plan.guards)
@@ -384,6 +386,10 @@ class _Relaxation:
         final, guards = self.frames[-1], self.plan.guards
         self._return_to(final)
         self.flags.extend(check_result(self.atoms, guards, pressure_of(final.stress)))
+        self.atoms.calc = SinglePointCalculator(
+            self.atoms, energy=final.energy, forces=final.forces, stress=final.stress
+        )
+        check_further(self.atoms, guards, "result", self.plan.pressure_gpa)
         ions, cell = motion(self.plan.intent.isif)
         fmax, stress = self._residuals(final, ions, cell)
         converged = outcome in ("converged", "static")

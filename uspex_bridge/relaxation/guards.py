@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from ase import Atoms
@@ -15,9 +16,12 @@ from ase.data import atomic_numbers, covalent_radii
 from ase.geometry import minkowski_reduce
 
 from uspex_bridge.base.data import Array
-from uspex_bridge.base.errors import Rejected
+from uspex_bridge.base.errors import CalculationError, Rejected
 from uspex_bridge.relaxation.contacts import contacts
+from uspex_bridge.relaxation.offered import GUARDS, load_offered
 from uspex_bridge.relaxation.protocol import Guards
+
+Moment = Literal["start", "result"]
 
 #: A layer of so many Å without an atom is vacuum: no crystal has one, and no model reaches across it.
 VACUUM = 9.0
@@ -184,6 +188,29 @@ def check_result(atoms: Atoms, guards: Guards, pressure_gpa: float = 0.0) -> lis
             "elongated", f"one lattice vector is {ratio:.1f} x another, the limit is {guards.axis_ratio} (axis_ratio)"
         )
     return ["elongated"]
+
+
+def check_further(atoms: Atoms, guards: Guards, moment: Moment, pressure_gpa: float) -> None:
+    """Ask the guards of other packages about a start, or about a result whose calculator holds what the model says.
+
+    A guard is called with a copy of the atoms, the moment and the target pressure, GPa; it returns why it refuses the
+    structure, or nothing.
+
+    Raises:
+        Rejected: a guard refuses it; the code is the guard's name.
+        ConfigError: a guard cannot be imported.
+        CalculationError: a guard raised.
+    """
+    for name in guards.further:
+        guard = load_offered(GUARDS, name)
+        try:
+            copy = atoms.copy()
+            copy.calc = atoms.calc
+            why = guard(copy, moment, pressure_gpa)
+        except Exception as error:  # another package's code may raise anything; none of it may end a search
+            raise CalculationError(f"guard '{name}' failed: {type(error).__name__}: {error}") from error
+        if why:
+            raise Rejected(name, str(why))
 
 
 @cache

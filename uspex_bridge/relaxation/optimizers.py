@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import Any
 
-from uspex_bridge.base.errors import ConfigError
-from uspex_bridge.base.schema import nearest
+from uspex_bridge.relaxation.offered import OPTIMIZERS, check_offered, load_offered
 
 #: Name -> module of the class.
 BUILT_IN = {
     **dict.fromkeys(("FIRE", "FIRE2", "BFGS", "LBFGS", "BFGSLineSearch"), "ase.optimize"),
     "TRQN": "uspex_bridge.relaxation.trqn",
 }
-#: Entry-point group: a class like ASE's, ``Class(target, logfile=None, maxstep=0.2)`` with ``irun`` and ``nsteps``.
-GROUP = "uspex_bridge.optimizers"
 
 
 def check_name(name: str) -> None:
@@ -25,9 +21,7 @@ def check_name(name: str) -> None:
         ValueError: there is none.
     """
     if name not in BUILT_IN:
-        offered = [point.name for point in importlib.metadata.entry_points(group=GROUP)]
-        if name not in offered:
-            raise ValueError(f"there is no optimizer '{name}'{nearest(name, [*BUILT_IN, *offered])}")
+        check_offered(OPTIMIZERS, name, BUILT_IN)
 
 
 def optimizer(name: str) -> Any:
@@ -38,9 +32,4 @@ def optimizer(name: str) -> Any:
     """
     if name in BUILT_IN:
         return getattr(importlib.import_module(BUILT_IN[name]), name)
-    try:
-        check_name(name)
-        (point, *_) = importlib.metadata.entry_points(group=GROUP, name=name)
-        return point.load()
-    except (ValueError, ImportError, AttributeError) as error:
-        raise ConfigError(f"optimizer '{name}': {error}") from error
+    return load_offered(OPTIMIZERS, name)

@@ -12,6 +12,7 @@ from uspex_bridge.base.data import Intent
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.schema import build, nearest, read_toml
 from uspex_bridge.base.templates import TEMPLATES
+from uspex_bridge.relaxation.offered import GUARDS, check_offered
 from uspex_bridge.relaxation.optimizers import check_name
 
 #: Named protocols ship here, one TOML file each.
@@ -91,6 +92,7 @@ class Guards:
         saddle: a symmetric start that ends on a saddle point goes on downhill (``leave``) or is flagged (``flag``);
             ``off`` looks for none and flags it as unprobed.
         max_atoms: largest cell.
+        further: guards of other packages, by the names that they offer.
     """
 
     overlap_ratio: float = 0.5
@@ -111,6 +113,11 @@ class Guards:
     scan: Literal["auto", "always"] = "auto"
     saddle: Literal["leave", "flag", "off"] = "leave"
     max_atoms: int = 1000
+    further: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.further:
+            check_offered(GUARDS, name)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ase.calculators.emt import EMT
 from uspex_bridge.base.data import Intent, Structure
 from uspex_bridge.base.errors import CalculationError, Interrupted, Rejected
 from uspex_bridge.base.units import pressure_of
+from uspex_bridge.relaxation import offered
 from uspex_bridge.relaxation.engine import relax
 from uspex_bridge.relaxation.guards import check_geometry, check_result, check_start, check_values
 from uspex_bridge.relaxation.overlap import push_apart
@@ -461,6 +462,36 @@ def test_a_symmetric_start_that_is_not_taken_further_says_so(guards, intent, fla
     result = run(simple_cubic(), (stage(optimizer="TRQN", fmax=0.05, stress=0.5),), guards, **intent)
     assert flag in result.flags
     assert "saddle-left" not in result.flags
+
+
+def test_a_guard_of_another_package(monkeypatch):
+    """It is asked about the start, and about the result with the model's energy and forces; its word is the reason."""
+    heard = []
+
+    def guard(atoms, moment, pressure):
+        heard.append((moment, pressure, atoms.get_potential_energy() if moment == "result" else None))
+        if moment == "result" and atoms.get_volume() / len(atoms) < 10.6:
+            return f"{atoms.get_volume() / len(atoms):.1f} Å³/atom is less than we believe"
+        if atoms.symbols[0] == "Ag":
+            raise KeyError("silver")
+        return None
+
+    point = SimpleNamespace(name="dense", load=lambda: guard)
+    monkeypatch.setattr(
+        offered.importlib.metadata, "entry_points", lambda group, name=None: [point] * (group == offered.GUARDS)
+    )
+    guards = Guards(further=("dense",))
+    result = run(distorted(), guards=guards)
+    assert [moment for moment, _, _ in heard] == ["start", "result"]
+    assert heard[1][2] == pytest.approx(result.final.energy)
+    with pytest.raises(Rejected, match="less than we believe") as caught:
+        run(distorted(), guards=guards, pressure_gpa=40.0)
+    assert caught.value.code == "dense"
+    assert heard[-1][:2] == ("result", 40.0)
+    with pytest.raises(CalculationError, match="guard 'dense' failed: KeyError: 'silver'"):
+        run(as_structure(bulk("Ag")), guards=guards)
+    with pytest.raises(ValueError, match="no guard 'denser'; did you mean 'dense'"):
+        Guards(further=("denser",))
 
 
 def test_a_minimum_keeps_its_symmetry_and_a_start_without_any_is_not_probed():

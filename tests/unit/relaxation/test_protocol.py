@@ -117,11 +117,11 @@ def test_an_optimizer_of_another_package(monkeypatch):
 
     from ase.optimize import GPMin
 
-    from uspex_bridge.relaxation import optimizers
+    from uspex_bridge.relaxation import offered, optimizers
 
-    point = EntryPoint("gp", "ase.optimize:GPMin", optimizers.GROUP)
+    point = EntryPoint("gp", "ase.optimize:GPMin", offered.OPTIMIZERS)
     monkeypatch.setattr(
-        optimizers.importlib.metadata, "entry_points", lambda group, name=None: [point] if name in (None, "gp") else []
+        offered.importlib.metadata, "entry_points", lambda group, name=None: [point] if name in (None, "gp") else []
     )
     assert Stage("one", "toy", 0.1, optimizer="gp").optimizer == "gp"
     assert optimizers.optimizer("gp") is GPMin
