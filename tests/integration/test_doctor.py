@@ -12,7 +12,8 @@ import pytest
 from calling import TOY, call, make_folder
 
 from uspex_bridge.base.errors import BridgeError, CalculationError, OutputError
-from uspex_bridge.doctor import checkup, reach
+from uspex_bridge.call import reach
+from uspex_bridge.doctor import checkup
 from uspex_bridge.doctor.trial import _read_back, run_trial
 from uspex_bridge.uspex import new_search
 from uspex_bridge.uspex.readback import read_as_matlab, read_as_python

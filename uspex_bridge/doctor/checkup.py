@@ -345,7 +345,7 @@ def _search(folder: Path | None) -> tuple[tuple[str, ...], float, bool] | None:
 
 def _reach(report: Checkup, folder: Path, near: Path, explicit: Path | None) -> Iterator[Item]:
     """Compress the search's elements to its pressure with each model: where one breaks down, results are holes."""
-    from uspex_bridge.doctor.reach import limits_of
+    from uspex_bridge.call.reach import limits_of
 
     if (search := _search(folder)) is None:
         return

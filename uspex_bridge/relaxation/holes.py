@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,8 +35,6 @@ SMALLER, LARGER, LARGEST, BEYOND = (0.92, 0.96), 4, 1.2, 1.15
 RISE, LEAST_RISE = 0.05, 2.0
 #: The enthalpy may fall on compression by this, eV/atom.
 FALL = 0.01
-#: Between two pressures the volume may fall this much further than that of the elements.
-JUMP = 0.2
 
 Evaluate = Callable[[Sequence[Atoms]], Sequence[Any]]
 
@@ -181,25 +178,6 @@ def first_rise(volumes: Array, pressures: Array, tolerance: float) -> tuple[tupl
         elif pressures[k] - pressures[lowest] > tolerance and pressures[k] > 0.0:
             return tuple((float(volumes[i]), float(pressures[i])) for i in (lowest, k))
     return None
-
-
-def jumps(symbols: Sequence[str], pressures: Sequence[float], volumes: Sequence[float]) -> list[str]:
-    """Say where the volume of one structure jumps between neighbouring pressures.
-
-    Args:
-        symbols: of its atoms.
-        pressures: growing, GPa.
-        volumes: there, Å³/atom.
-    """
-    said = []
-    for (p1, v1), (p2, v2) in pairwise(zip(pressures, volumes, strict=True)):
-        usual = expected_volume(symbols, p2) / expected_volume(symbols, p1)
-        if not 1 - JUMP < v2 / v1 / usual < 1 / (1 - JUMP):
-            said.append(
-                f"the volume {'falls' if v2 < v1 else 'grows'} by {abs(1 - v2 / v1):.0%} from {p1:g} to {p2:g} GPa "
-                f"(its elements: {usual - 1:+.0%}): a transition, or a hole of the potential"
-            )
-    return said
 
 
 def _ratios(full: float) -> tuple[float, ...]:

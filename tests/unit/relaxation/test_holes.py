@@ -17,7 +17,7 @@ from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.models.inventory import cards
 from uspex_bridge.relaxation.engine import relax
 from uspex_bridge.relaxation.guards import VACUUM, check_geometry, check_result, check_start, reduced, widest_gap
-from uspex_bridge.relaxation.holes import SMALLEST, fill, judged, jumps, scan, too_dense
+from uspex_bridge.relaxation.holes import SMALLEST, fill, judged, scan, too_dense
 from uspex_bridge.relaxation.protocol import Guards, Plan, Stage
 from uspex_bridge.relaxation.volumes import element_volume, expected_volume
 
@@ -209,14 +209,6 @@ def test_elements_that_are_invented_have_no_known_size_but_no_holes_either():
         run(6.8, symbol="Na", identity={"invented": True})
     assert [kind for kind, card in cards().items() if card.invented] == ["toy"]
     assert load("toy", CalculatorSettings(kind="toy")).identity["invented"]
-
-
-def test_jumps_of_the_volume_between_pressures_are_said():
-    """CHGNet's fcc calcium collapses by 48 % between 50 and 60 GPa; what its elements do is no jump."""
-    elements = [expected_volume(["Ca"], p) for p in (0.0, 50.0, 60.0, 100.0)]
-    assert jumps(["Ca"], (0.0, 50.0, 60.0, 100.0), elements) == []
-    (said,) = jumps(["Ca"], (50.0, 60.0), (18.0, 0.52 * 18.0))
-    assert "falls by 48% from 50 to 60 GPa" in said
 
 
 def test_vacuum_is_found_and_no_crystal_has_any():

@@ -1,6 +1,6 @@
 """Whether the models of a set-up hold to the pressure of its search, tried in a process of its own.
 
-``python -m uspex_bridge.doctor.reach PRESSURE ELEMENTS FOLDER [SETTINGS]`` prints calculator -> limits as JSON.
+``python -m uspex_bridge.call.reach PRESSURE ELEMENTS FOLDER [SETTINGS]`` prints calculator -> limits as JSON.
 """
 
 from __future__ import annotations
