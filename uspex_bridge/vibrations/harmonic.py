@@ -1,0 +1,176 @@
+"""Harmonic phonons of a crystal at rest, from one batch of evaluations, and their free energy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from uspex_bridge.base.data import Array, Structure
+from uspex_bridge.base.units import pressure_of, pv_energy
+from uspex_bridge.vibrations.constants import Crystal, Fit
+from uspex_bridge.vibrations.dispersion import Dispersion, Mesh, MeshEnergies
+from uspex_bridge.vibrations.ensemble import Evaluate, evaluated
+from uspex_bridge.vibrations.modes import THZ_PER_EV
+from uspex_bridge.vibrations.supercell import Repeats, Supercell
+
+#: Å, root mean square displacement of the atoms for harmonic force constants.
+DISPLACEMENT = 0.02
+#: Relative change of the volume, both ways, for the bulk modulus.
+_SQUEEZE = 0.015
+#: GPa, no bulk modulus is believed to be less.
+_SOFTEST = 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class Harmonic:
+    """Harmonic phonons of a crystal and the energy it has at rest.
+
+    Attributes:
+        lattice: the supercell, its symmetry made exact.
+        phi: force constants (3N, 3N), eV/Å².
+        energy: of the unit cell at rest, eV.
+        stress: at rest, (6,), eV/Å³, ASE's sign.
+        r2: how much of the forces harmonic force constants explain; much below 1 the crystal is not harmonic at all.
+        phonons: energies on the mesh.
+        evaluations: number of structures evaluated.
+    """
+
+    lattice: Supercell
+    phi: Array
+    energy: float
+    stress: Array
+    r2: float
+    phonons: MeshEnergies
+    evaluations: int
+
+    @cached_property
+    def dispersion(self) -> Dispersion:
+        """Phonons at any wave vector."""
+        return Dispersion(self.phi, self.lattice)
+
+    @property
+    def lowest_thz(self) -> float:
+        """The lowest frequency on the mesh, THz; negative for an imaginary one."""
+        return self.phonons.lowest * THZ_PER_EV
+
+    @property
+    def imaginary(self) -> bool:
+        """Whether a frequency on the mesh is imaginary: the crystal is no minimum, its free energy meaningless."""
+        return self.phonons.imaginary > 0.0
+
+    @property
+    def zero_point(self) -> float:
+        """Zero-point energy of the unit cell, eV."""
+        return self.phonons.zero_point
+
+    def free_energy(self, temperature: float) -> float:
+        """Return F = E + F_vib of the unit cell at its volume, eV."""
+        return self.energy + self.phonons.free_energy(temperature)
+
+    def gibbs(self, temperature: float, pressure_gpa: float) -> float:
+        """Return F + PV of the unit cell at its volume, eV."""
+        return self.free_energy(temperature) + pv_energy(pressure_gpa, self.lattice.unit.volume)
+
+
+def harmonic(
+    structure: Structure,
+    evaluate: Evaluate,
+    *,
+    repeats: Repeats | None = None,
+    min_image: float = 6.0,
+    mesh: float = 60.0,
+    isotopes: Mapping[str, float] | None = None,
+    symprec: float = 0.01,
+    seed: int = 0,
+) -> Harmonic:
+    """Work out the harmonic phonons of a structure that is relaxed at 0 K.
+
+    Args:
+        structure: the crystal.
+        evaluate: the model.
+        repeats: supercell, None for the smallest with images ``min_image`` Å apart.
+        min_image: Å.
+        mesh: length that the number of points along each reciprocal vector is taken from, Å.
+        isotopes: masses in amu in place of the elements' means.
+        symprec: tolerance of the symmetry, Å.
+        seed: of the displacements.
+
+    Raises:
+        ConfigError, InputError: see :meth:`Crystal.prepare`.
+        CalculationError: the model failed.
+    """
+    crystal = Crystal.prepare(structure, repeats, min_image, isotopes, symprec)
+    return _solved(crystal, evaluate, Mesh.of(crystal.lattice, crystal.symmetry, mesh), seed)
+
+
+def gamma(
+    structure: Structure,
+    evaluate: Evaluate,
+    *,
+    isotopes: Mapping[str, float] | None = None,
+    symprec: float = 0.01,
+    seed: int = 0,
+) -> Harmonic:
+    """Work out the cell's own modes alone, those at Γ: zero-point energy at the price of a few evaluations.
+
+    Raises:
+        ConfigError, InputError, CalculationError: see :func:`harmonic`.
+    """
+    crystal = Crystal.prepare(structure, (1, 1, 1), isotopes=isotopes, symprec=symprec)
+    return _solved(crystal, evaluate, Mesh(np.zeros((1, 3)), np.ones(1)), seed)
+
+
+def _solved(crystal: Crystal, evaluate: Evaluate, mesh: Mesh, seed: int) -> Harmonic:
+    lattice = crystal.lattice
+    fit, (rest,), count = force_constants(crystal, evaluate, seed, [lattice.unit])
+    phonons = Dispersion(fit.phi, lattice).on(mesh)
+    return Harmonic(lattice, fit.phi, float(rest["energy"]), rest["stress"], fit.r2, phonons, count)
+
+
+def force_constants(
+    crystal: Crystal, evaluate: Evaluate, seed: int, cells: list[Structure]
+) -> tuple[Fit, list[dict[str, Any]], int]:
+    """Fit harmonic force constants to small displacements, both ways, in one batch with other unit cells.
+
+    Returns:
+        the fit, the results of ``cells``, and the number of evaluations.
+
+    Raises:
+        CalculationError: the model failed on one of them.
+    """
+    lattice = crystal.lattice
+    moves = _displacements(crystal, seed)
+    others = [Supercell(cell, lattice.masses).atoms() for cell in cells]
+    results = evaluated(evaluate, [*(lattice.atoms(u) for u in moves), *others])
+    fit = crystal.regression.fit(moves, np.array([r["forces"] for r in results[: len(moves)]]))
+    return fit, results[len(moves) :], len(results)
+
+
+def _displacements(crystal: Crystal, seed: int) -> Array:
+    """Return as few orthogonal displacements as determine all force constants, then their opposites, (M, N, 3), Å."""
+    lattice, regression = crystal.lattice, crystal.regression
+    size = 3 * len(lattice)
+    directions = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0].T
+    directions = directions.reshape(size, -1, 3) - directions.reshape(size, -1, 3).mean(axis=1, keepdims=True)
+    number = min(max(2, -(-2 * regression.size // size)), size)
+    while True:
+        half = directions[:number] * DISPLACEMENT * np.sqrt(len(lattice))
+        moves = np.concatenate([half, -half])
+        if number == size or regression.determined(moves):
+            return moves
+        number += 1
+
+
+def squeezed(structure: Structure) -> list[Structure]:
+    """Return a cell a little smaller and a little larger, for :func:`bulk_modulus`."""
+    return [replace(structure, cell=structure.cell * (1.0 + x) ** (1 / 3)) for x in (-_SQUEEZE, _SQUEEZE)]
+
+
+def bulk_modulus(results: list[dict[str, Any]]) -> float:
+    """Return the bulk modulus at fixed fractional coordinates, GPa, from what a model says of :func:`squeezed`."""
+    smaller, larger = (pressure_of(result["stress"]) for result in results)
+    return max((smaller - larger) / (2.0 * _SQUEEZE), _SOFTEST)

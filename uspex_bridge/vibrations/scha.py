@@ -1,0 +1,450 @@
+"""The stochastic self-consistent harmonic approximation (SCHA) with variable cell.
+
+The free energy of a trial Gaussian around trial centroids is an upper bound of the true one (Gibbs and Bogoliubov); at
+its minimum the force constants are <d²V/du²>, no mean force is left, and the stress is minus the pressure. The first of
+them is the linear regression of forces on Gaussian displacements, so that a population of configurations is one batch
+of evaluations and one fit. Theory: Errea, Calandra and Mauri, Phys. Rev. B 89, 064302 (2014); the stress: Monacelli et
+al., Phys. Rev. B 98, 024106 (2018).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from uspex_bridge.base.data import Array, Structure
+from uspex_bridge.base.errors import CalculationError, ConfigError, Interrupted, Rejected
+from uspex_bridge.base.units import gpa_to_ev_a3, pressure_of, pv_energy
+from uspex_bridge.vibrations.constants import Crystal
+from uspex_bridge.vibrations.dispersion import Dispersion, Mesh
+from uspex_bridge.vibrations.ensemble import (
+    Averages,
+    Ensemble,
+    Evaluate,
+    Value,
+    draw,
+    evaluated,
+    reweighted,
+)
+from uspex_bridge.vibrations.harmonic import bulk_modulus, force_constants, squeezed
+from uspex_bridge.vibrations.modes import THZ_PER_EV, Density, Modes
+from uspex_bridge.vibrations.report import FreeEnergy
+from uspex_bridge.vibrations.settings import FEWEST, Limits, Settings
+from uspex_bridge.vibrations.state import Population, State, load_state, save_state
+from uspex_bridge.vibrations.steps import Change, bounded, move_centroids, strain_of
+from uspex_bridge.vibrations.supercell import Supercell
+from uspex_bridge.vibrations.surrogate import Surrogate
+
+#: Why a converged calculation ended.
+CONVERGED = "self-consistent, and the error bar is met"
+#: Configurations x 3N per force constant: fewer than the first are refused, fewer than the second are no result.
+_REFUSED, _ENOUGH = 4, 8
+#: Share of the way to the fitted force constants that a step goes; largest factor of a stiffness per population.
+_SHARE, _TRUST = 0.6, 3.0
+#: Steps at most with one set of configurations.
+_STEPS = 10
+#: Largest rms displacement over the nearest distance, in the first population and at any time.
+_FIRST_RMS, _LARGEST_RMS = 0.2, 0.35
+#: Configurations of an earlier population are used again where the cell has since been strained by less.
+_REUSED_STRAIN = 0.02
+#: A surrogate helps where it leaves less than this share of the variance of configurations that it has not seen.
+_USEFUL = 0.5
+#: Equations per unknown from which on a surrogate is fitted to the configurations that it helps with.
+_OVERDETERMINED = 5
+
+
+def scha(
+    structure: Structure,
+    evaluate: Evaluate,
+    settings: Settings,
+    *,
+    limits: Limits | None = None,
+    isotopes: Mapping[str, float] | None = None,
+    start: FreeEnergy | None = None,
+    state: Path | None = None,
+    halt: Callable[[], str | None] = lambda: None,
+    observe: Callable[[Population], None] = lambda population: None,
+) -> FreeEnergy:
+    """Find the free energy, the centroids and the cell of a crystal at a temperature and a pressure.
+
+    Args:
+        structure: the crystal, relaxed at 0 K.
+        evaluate: the model; it gets each population in one call.
+        settings: what is asked.
+        limits: guards.
+        isotopes: masses in amu in place of the elements' means.
+        start: result in a smaller supercell of the same cell, whose cell, centroids and force constants take the place
+            of the harmonic start.
+        state: file to go on from and to write after every population.
+        halt: asked before every population; a reason ends the calculation with the last population's result.
+        observe: called after every population.
+
+    Returns:
+        The result, converged or not; it always has an error bar.
+
+    Raises:
+        ConfigError: too few configurations for the force constants, symfc is missing, or an impossible setting.
+        InputError: no symmetry is found, or the state cannot be read.
+        Rejected: too many configurations failed, or the crystal melts.
+        CalculationError: the model failed at the structure itself.
+        Interrupted: told to stop before the first population.
+    """
+    run = _Scha(structure, evaluate, settings, limits or Limits(), isotopes, state)
+    return run.run(start, halt, observe)
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What a set of configurations asks of a Gaussian.
+
+    Attributes:
+        phi: force constants (3N, 3N), eV/Å².
+        forces: mean forces on the unit cell's atoms, (n, 3), eV/Å.
+        size: effective number of configurations.
+        r2: share of the forces that ``phi`` explains.
+    """
+
+    phi: Array
+    forces: Array
+    size: float
+    r2: float
+
+
+class _Scha:
+    """One calculation; where it stands is in a :class:`State`, which is all that a file needs to hold."""
+
+    def __init__(
+        self,
+        structure: Structure,
+        evaluate: Evaluate,
+        settings: Settings,
+        limits: Limits,
+        isotopes: Mapping[str, float] | None,
+        path: Path | None,
+    ) -> None:
+        self.evaluate, self.settings, self.limits, self.path = evaluate, settings, limits, path
+        self.crystal = Crystal.prepare(structure, settings.repeats, settings.min_image, isotopes, settings.symprec)
+        self.masses = self.crystal.lattice.all_masses
+        self.size = len(self.crystal.lattice)
+        self.goal = settings.g_error * self.size  # eV of the supercell
+        constants = self.crystal.regression.size
+        least = -(-_REFUSED * constants // (3 * self.size))
+        self.configs = settings.configs or max(FEWEST, 2 * -(-least // 2))
+        if self.configs < least:
+            raise ConfigError(
+                f"configs = {self.configs} cannot determine {constants} force constants of {self.size} atoms: "
+                f"{least} are the least"
+            )
+        self.enough = _ENOUGH * constants / (3 * self.size)
+        self.key = _key(self.crystal, settings, limits)
+        self._before: tuple[int, Surrogate] | None = None
+        self._present: tuple[int, Surrogate] | None = None
+
+    def run(
+        self, start: FreeEnergy | None, halt: Callable[[], str | None], observe: Callable[[Population], None]
+    ) -> FreeEnergy:
+        """Go on until the result is there or ``halt`` gives a reason."""
+        state = load_state(self.path, self.key) if self.path else None
+        while True:
+            why = halt()
+            if state is None or not state.history:
+                if why:
+                    raise Interrupted(f"{why} before the first population was done; there is no free energy")
+                state = self._begin(start)
+            elif reason := self._finished(state):
+                return self._result(state, reason)
+            elif why:
+                return self._result(state, why)
+            elif self._learns(state):
+                self._learn(state)
+            self._sample(state)
+            if self.path:
+                save_state(self.path, state, self.key)
+            observe(state.history[-1])
+            _check_amplitudes(state.history)
+
+    def _begin(self, start: FreeEnergy | None) -> State:
+        """Start from harmonic force constants, or from those of a smaller supercell."""
+        lattice = self.crystal.lattice
+        if start is None:
+            others = squeezed(lattice.unit)
+            fit, results, count = force_constants(self.crystal, self.evaluate, self.settings.seed, others)
+            phi = fit.phi
+        else:
+            lattice = lattice.at(start.structure.cell, start.structure.scaled)
+            phi = start.dispersion.fill(lattice)
+            results = evaluated(self.evaluate, [Supercell(c, lattice.masses).atoms() for c in squeezed(lattice.unit)])
+            count = len(results)
+        modes = Modes.of(phi, self.masses)
+        density = bounded(modes, self.settings.temperature, lattice, _FIRST_RMS)
+        return State(
+            lattice.unit.cell,
+            lattice.unit.scaled,
+            density.phi,
+            bulk_modulus(results),
+            evaluations=count,
+            lowest_harmonic_thz=float(modes.energies[0]) * THZ_PER_EV,
+        )
+
+    def _lattice(self, state: State) -> Supercell:
+        return self.crystal.lattice.at(state.cell, state.scaled)
+
+    def _density(self, phi: Array) -> Density:
+        return Density(Modes.of(phi, self.masses), self.settings.temperature)
+
+    def _finished(self, state: State) -> str:
+        """Return why the calculation is over, or nothing."""
+        last = state.history[-1]
+        if self._learns(state):
+            return ""
+        if last.g_error * self.crystal.lattice.cells <= self.goal:
+            return CONVERGED if last.self_consistent else "not self-consistent after all populations"
+        return "the error bar is not met with all configurations" if last.configs >= self.settings.final_configs else ""
+
+    def _learns(self, state: State) -> bool:
+        """Tell whether the next step is one of force constants, centroids and cell."""
+        return not state.history[-1].self_consistent and len(state.pool) + 1 < self.settings.populations
+
+    # Sampling.
+
+    def _sample(self, state: State) -> None:
+        """Draw and evaluate configurations, and note what all of the present Gaussian say."""
+        settings = self.settings
+        number = self._configs(state)
+        density, lattice = self._density(state.phi), self._lattice(state)
+        new = draw(lattice, density, number, self._rng(state, 0), self.evaluate, self.limits.max_failed)
+        state.current = new if state.current is None else state.current.joined(new)
+        state.evaluations += number
+        averages = Averages(state.current, density, lattice, self.crystal.symmetry)
+        free, share = self._free_energy(state, averages)
+        asked = self._ask(state, density, lattice)
+        gain = Change.between(density, asked.phi).gain
+        force, stress, volume = averages.largest_force, averages.stress, lattice.unit.volume
+        state.history.append(
+            Population(
+                number=len(state.history),
+                configs=len(state.current),
+                evaluations=state.evaluations,
+                g=free.mean + pv_energy(settings.pressure_gpa, volume),
+                g_error=free.error,
+                variance_share=share,
+                pressure_gpa=pressure_of(stress.mean),
+                pressure_error=averages.pressure_error,
+                force=force.mean,
+                force_error=force.error,
+                gain=gain / lattice.cells,
+                r2=asked.r2,
+                ess=asked.size,
+                volume=volume,
+                lowest_thz=float(density.modes.energies[0]) * THZ_PER_EV,
+                rms=float((density.amplitudes / lattice.shortest_contact).max()),
+                self_consistent=gain <= self.goal
+                and sum(map(len, self._usable(state))) >= self.enough
+                and (not settings.ions or force.mean <= max(settings.centroid_force, 2.0 * force.error))
+                and self._on_target(stress, averages.pressure_error, state.modulus_gpa),
+            )
+        )
+
+    def _on_target(self, stress: Value, error: float, modulus: float) -> bool:
+        """Tell whether what may relax of the cell has the stress that is asked.
+
+        Args:
+            stress: eV/Å³.
+            error: of the pressure, GPa.
+            modulus: bulk modulus, GPa.
+        """
+        settings = self.settings
+        if settings.cell == "fixed":
+            return True
+        least = settings.volume_error * modulus
+        if abs(pressure_of(stress.mean) - settings.pressure_gpa) > max(least, 2.0 * error):
+            return False
+        target = gpa_to_ev_a3(settings.pressure_gpa) * np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+        left = np.abs(stress.mean + target) - np.maximum(2.0 * gpa_to_ev_a3(least), 3.0 * stress.error)
+        return settings.cell == "volume" or bool((left <= 0.0).all())
+
+    def _rng(self, state: State, purpose: int) -> np.random.Generator:
+        """Return random numbers that depend on the seed, the number of batches so far and the purpose alone."""
+        return np.random.default_rng(np.random.SeedSequence([self.settings.seed, len(state.history), purpose]))
+
+    def _configs(self, state: State) -> int:
+        """Return how many configurations to draw: a population, or what the error bar still needs."""
+        if state.current is None:
+            return self.configs
+        have = len(state.current)
+        error = state.history[-1].g_error * self.crystal.lattice.cells
+        left = max(self.settings.final_configs - have, 4)
+        return 2 * int(np.ceil(np.clip(have * ((error / self.goal) ** 2 - 1.0), 4, min(2 * have, left)) / 2))
+
+    def _free_energy(self, state: State, averages: Averages) -> tuple[Value, float]:
+        """Return F per unit cell and the share of its variance that the surrogate's help leaves."""
+        plain, lattice = averages.free_energy, averages.lattice
+        surrogate = self._surrogate(state)
+        if surrogate is None:
+            return plain, 1.0
+        density, moves = averages.density, averages.ensemble.displacements
+        left = averages.anharmonic_but(surrogate.anharmonic(lattice, moves, density.phi))
+        if left.error**2 > _USEFUL * averages.anharmonic.error**2:
+            return plain, 1.0
+        known = surrogate.average(lattice, density, max(left.error, 0.5 * self.goal) / 3.0, self._rng(state, 1))
+        mean = (density.free_energy + left.mean + known.mean) / lattice.cells
+        error = float(np.hypot(left.error, known.error)) / lattice.cells
+        return Value(mean, error), (error / plain.error) ** 2
+
+    def _surrogate(self, state: State) -> Surrogate | None:
+        """Return the surrogate fitted to all earlier populations, which knows nothing of the present one."""
+        if not state.pool:
+            return None
+        if self._before is None or self._before[0] != len(state.pool):
+            surrogate = Surrogate.fitted(state.pool, self._lattice(state), self.crystal.regression)
+            self._before = len(state.pool), surrogate
+        return self._before[1]
+
+    def _helper(self, ensembles: list[Ensemble], batch: int) -> Surrogate | None:
+        """Return the surrogate fitted to all populations that are near, if they are enough; for force constants only."""
+        equations = 3 * self.size * sum(map(len, ensembles)) // 2
+        if equations < _OVERDETERMINED * (self.crystal.regression.size + Surrogate.functions(self.crystal.lattice)):
+            return None
+        if self._present is None or self._present[0] != batch:
+            self._present = batch, Surrogate.fitted(ensembles, self.crystal.lattice, self.crystal.regression)
+        return self._present[1]
+
+    def _usable(self, state: State) -> list[Ensemble]:
+        """Return the populations that force constants of the present cell may be fitted to."""
+        strains = [np.abs(np.linalg.solve(state.cell, e.cell) - np.eye(3)).max() for e in state.pool]
+        near = [e for e, strain in zip(state.pool, strains, strict=True) if strain < _REUSED_STRAIN]
+        return near if state.current is None else [*near, state.current]
+
+    def _ask(self, state: State, density: Density, lattice: Supercell) -> _Asked:
+        """Fit force constants and mean forces under a Gaussian to all configurations that are near, weighted anew."""
+        usable = self._usable(state)
+        sample = reweighted(usable, density, lattice)
+        u, w, regression = sample.displacements, sample.weights, self.crystal.regression
+        known, mean, forces = np.zeros_like(density.phi), np.zeros((len(lattice), 3)), sample.forces
+        if helper := self._helper(usable, len(state.history)):
+            known, mean = helper.known(lattice, density, regression, self._rng(state, 2))
+            forces = forces - helper.forces(lattice, u)
+        phi = known + regression.fit(u, forces, w, density.phi - known).phi
+        rest = forces + (u.reshape(len(u), -1) @ (density.phi - known)).reshape(u.shape)
+        folded = lattice.fold(np.tensordot(w, rest, 1) + mean)
+        whole = sample.forces - np.tensordot(w, sample.forces, 1)
+        left = whole + ((u - np.tensordot(w, u, 1)).reshape(len(u), -1) @ phi).reshape(u.shape)
+        r2 = 1.0 - float(
+            np.tensordot(w, (left**2).sum(axis=(1, 2)), 1) / np.tensordot(w, (whole**2).sum(axis=(1, 2)), 1)
+        )
+        return _Asked(phi, self.crystal.symmetry.forces(folded, lattice.unit.cell), sample.size, r2)
+
+    # Steps.
+
+    def _learn(self, state: State) -> None:
+        """Step to the force constants, centroids and cell that the configurations so far ask for.
+
+        With the same configurations, weighted anew, it goes on stepping until it is self-consistent on them or they are
+        too few for the Gaussian reached. The cell steps once, and less the more populations are near, so that what is
+        noise averages out.
+        """
+        assert state.current is not None
+        settings, first, lattice = self.settings, self._density(state.phi), self._lattice(state)
+        stress = Averages(state.current, first, lattice, self.crystal.symmetry).stress
+        density, begun = first, 0.0
+        for _ in range(_STEPS):
+            asked = self._ask(state, density, lattice)
+            if asked.size < self.limits.min_ess * begun:
+                break
+            begun = begun or asked.size
+            change = Change.between(density, asked.phi)
+            step = Change.between(first, change.step(_SHARE, _TRUST)).step(1.0, _TRUST)
+            if settings.ions:
+                lattice = move_centroids(lattice, density, asked.forces)
+            density = bounded(Modes.of(step, self.masses), settings.temperature, lattice, _LARGEST_RMS)
+            if change.gain < 0.05 * self.goal:
+                break
+        cell = lattice.unit.cell
+        if settings.cell != "fixed":
+            strain = strain_of(stress.mean, settings.pressure_gpa, state.modulus_gpa, settings.cell == "full")
+            cell = cell @ (np.eye(3) + 2.0 / (1.0 + len(self._usable(state))) * strain)
+        state.pool.append(state.current)
+        state.current = None
+        state.cell, state.scaled, state.phi = cell, lattice.unit.scaled, density.phi
+
+    # The result.
+
+    def _result(self, state: State, reason: str) -> FreeEnergy:
+        assert state.current is not None
+        settings, last, rest = self.settings, state.history[-1], self.crystal.lattice
+        density, lattice = self._density(state.phi), self._lattice(state)
+        averages = Averages(state.current, density, lattice, self.crystal.symmetry)
+        answer = self.evaluate([Supercell(lattice.unit, lattice.masses).atoms()])[0]
+        e0 = None if isinstance(answer, CalculationError) else float(answer["energy"])
+        dispersion = Dispersion(density.phi, lattice)
+        dense = dispersion.on(Mesh.of(lattice, self.crystal.symmetry, settings.mesh))
+        held = density.free_energy / lattice.cells
+        f = last.g - pv_energy(settings.pressure_gpa, lattice.unit.volume)
+        correction = dense.free_energy(settings.temperature) - held
+        moved = (lattice.unit.scaled - rest.unit.scaled) @ lattice.unit.cell
+        jump = float(np.linalg.norm(moved - moved.mean(axis=0), axis=1).max())
+        failed = sum(e.failed for e in (*state.pool, state.current))
+        converged = reason == CONVERGED
+        flags = {
+            "scha-unconverged": not converged,
+            "not-harmonic": last.r2 < self.limits.min_r2,
+            "large-amplitude": last.rms > self.limits.max_rms,
+            "transformed": jump > self.limits.max_jump,
+            "configurations-failed": failed > 0,
+            "imaginary-between": dense.imaginary > 0.0,
+        }
+        return FreeEnergy(
+            structure=lattice.unit,
+            temperature=settings.temperature,
+            target_gpa=settings.pressure_gpa,
+            e0=e0,
+            f_harmonic=held,
+            mesh_correction=correction,
+            f=f + correction,
+            error=last.g_error,
+            stress=averages.stress.mean,
+            stress_error=averages.stress.error,
+            pressure_gpa=last.pressure_gpa,
+            pressure_error=last.pressure_error,
+            forces=averages.forces.mean,
+            lattice=lattice,
+            phi=density.phi,
+            ensemble=state.current,
+            evaluations=state.evaluations + 1,
+            failed=failed,
+            lowest_harmonic_thz=state.lowest_harmonic_thz,
+            lowest_thz=dense.lowest * THZ_PER_EV,
+            jump=jump,
+            converged=converged,
+            reason=reason,
+            flags=tuple(name for name, set_ in flags.items() if set_),
+            history=tuple(state.history),
+        )
+
+
+def _check_amplitudes(history: list[Population]) -> None:
+    """Refuse a crystal whose atoms stay as far from their sites as they are ever let.
+
+    Raises:
+        Rejected: so it is.
+    """
+    if len(history) >= 3 and all(entry.rms > 0.98 * _LARGEST_RMS for entry in history[-3:]):
+        raise Rejected(
+            "melted",
+            f"atoms move by {_LARGEST_RMS:g} of the distance to their neighbours: this model has no such crystal at "
+            "this temperature and pressure",
+        )
+
+
+def _key(crystal: Crystal, settings: Settings, limits: Limits) -> str:
+    """Return what a state must have in common with a calculation to be its own."""
+    lattice = crystal.lattice
+    digest = hashlib.sha256(json.dumps([asdict(settings), asdict(limits), lattice.symbols]).encode())
+    for array in (lattice.unit.cell, lattice.unit.scaled, lattice.masses):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,116 @@
+"""Steps of the self-consistent harmonic approximation: stiffness of the modes, centroids, cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from ase import units
+from ase.stress import voigt_6_to_full_3x3_stress
+
+from uspex_bridge.base.data import Array
+from uspex_bridge.base.units import gpa_to_ev_a3
+from uspex_bridge.vibrations.modes import Density, Modes
+from uspex_bridge.vibrations.supercell import Supercell
+
+#: Å, the furthest that a centroid moves at once.
+MOST_MOVE = 0.1
+#: The largest strain at once.
+MOST_STRAIN = 0.03
+#: Shear modulus over bulk modulus, for the step of the cell's shape.
+_SHEAR = 0.6
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """Force constants relative to those of a Gaussian: Φ' = Φ^1/2 A Φ^1/2 in its mass-weighted modes.
+
+    The eigenvalues of A are ratios of stiffness, free of units and of the choice of coordinates; steps between Φ and Φ'
+    run along the shortest path on the manifold of positive matrices, Φ^1/2 A^w Φ^1/2, and keep the symmetry.
+
+    Attributes:
+        density: the Gaussian of Φ.
+        ratios: eigenvalues of A, ascending, (3N - 3,); negative where Φ' has negative curvature.
+        vectors: eigenvectors of A in the modes of Φ, (3N - 3, 3N - 3).
+    """
+
+    density: Density
+    ratios: Array
+    vectors: Array
+
+    @classmethod
+    def between(cls, density: Density, phi: Array) -> Change:
+        """Compare force constants (3N, 3N), eV/Å², with those of a Gaussian."""
+        modes = density.modes
+        roots = np.sqrt(modes.stiffness)
+        weighted = modes.vectors.T @ (phi / np.outer(modes.roots, modes.roots)) @ modes.vectors
+        return cls(density, *np.linalg.eigh(weighted / np.outer(roots, roots)))
+
+    def step(self, share: float, most: float) -> Array:
+        """Return force constants ``share`` of the way, no ratio beyond ``most`` or below its inverse at the end of it.
+
+        Negative curvature counts as softest: under a wider Gaussian it will be less.
+        """
+        modes = self.density.modes
+        ratios = np.clip(self.ratios, 1.0 / most, most) ** share
+        roots = np.sqrt(modes.stiffness)
+        inner = np.outer(roots, roots) * ((self.vectors * ratios) @ self.vectors.T)
+        return np.asarray(np.outer(modes.roots, modes.roots) * (modes.vectors @ inner @ modes.vectors.T))
+
+    @cached_property
+    def gain(self) -> float:
+        """About how much the free energy of the supercell falls if Φ becomes Φ', eV.
+
+        For each ratio λ it is kT (λ - 1 - ln λ) / 2, exact for a classical harmonic crystal, with the mean potential
+        energy of the mode in place of kT / 2.
+        """
+        modes, temperature = self.density.modes, self.density.temperature
+        spread = 1.0 / np.tanh(0.5 * modes.energies / (units.kB * temperature)) if temperature else 1.0
+        potential = (self.vectors**2).T @ (0.25 * modes.energies * spread)
+        ratios = np.clip(self.ratios, 1.0 / 3.0, 3.0)
+        return float((potential * (ratios - 1.0 - np.log(ratios))).sum())
+
+
+def bounded(modes: Modes, temperature: float, lattice: Supercell, most: float) -> Density:
+    """Return the Gaussian of modes, the soft and imaginary ones stiffened until no atom strays too far.
+
+    Args:
+        modes: any.
+        temperature: K.
+        lattice: the supercell.
+        most: largest root mean square displacement over the distance to the nearest atom.
+    """
+    least = max(1e-3 * float(np.abs(modes.energies).max()), 1e-4)
+    while True:
+        density = Density(modes.floored(least), temperature)
+        if float((density.amplitudes / lattice.shortest_contact).max()) <= most or least > 10.0:
+            return density
+        least *= 1.1
+
+
+def move_centroids(lattice: Supercell, density: Density, forces: Array) -> Supercell:
+    """Move the centroids by a Newton step along mean forces (n, 3), eV/Å, with the force constants as the Hessian."""
+    modes = density.modes
+    pushed = modes.vectors.T @ (lattice.tile(forces).ravel() / modes.roots)
+    moves = lattice.fold(((modes.vectors / modes.stiffness) @ pushed / modes.roots).reshape(-1, 3))
+    moves *= min(1.0, MOST_MOVE / max(float(np.linalg.norm(moves, axis=1).max()), 1e-12))
+    return lattice.at(lattice.unit.cell, lattice.unit.scaled + moves @ np.linalg.inv(lattice.unit.cell))
+
+
+def strain_of(stress: Array, pressure_gpa: float, modulus_gpa: float, shape: bool) -> Array:
+    """Return the strain (3, 3) that brings a stress (6,), eV/Å³, to a pressure, by isotropic elasticity.
+
+    Args:
+        stress: ASE's sign.
+        pressure_gpa: target.
+        modulus_gpa: bulk modulus.
+        shape: False changes the volume alone.
+    """
+    excess = voigt_6_to_full_3x3_stress(stress) + gpa_to_ev_a3(pressure_gpa) * np.eye(3)
+    mean = np.trace(excess) / 3.0 * np.eye(3)
+    modulus = gpa_to_ev_a3(modulus_gpa)
+    strain = -mean / (3.0 * modulus)
+    if shape:
+        strain = strain - (excess - mean) / (2.0 * _SHEAR * modulus)
+    return np.asarray(strain * min(1.0, MOST_STRAIN / max(float(np.abs(strain).max()), 1e-12)))
