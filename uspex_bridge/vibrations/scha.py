@@ -54,6 +54,8 @@ _FIRST_RMS, _LARGEST_RMS = 0.2, 0.35
 _REUSED_STRAIN = 0.02
 #: A surrogate helps where it leaves less than this share of the variance of configurations that it has not seen.
 _USEFUL = 0.5
+#: Where force constants explain this share of the forces, they are precise without a surrogate.
+_HARMONIC = 0.9
 #: Equations per unknown from which on a surrogate is fitted to the configurations that it helps with.
 _OVERDETERMINED = 5
 
@@ -284,7 +286,7 @@ class _Scha:
     def _free_energy(self, state: State, averages: Averages) -> tuple[Value, float]:
         """Return F per unit cell and the share of its variance that the surrogate's help leaves."""
         plain, lattice = averages.free_energy, averages.lattice
-        surrogate = self._surrogate(state)
+        surrogate = self._surrogate(state) if plain.error * lattice.cells > self.goal else None
         if surrogate is None:
             return plain, 1.0
         density, moves = averages.density, averages.ensemble.displacements
@@ -325,11 +327,13 @@ class _Scha:
         usable = self._usable(state)
         sample = reweighted(usable, density, lattice)
         u, w, regression = sample.displacements, sample.weights, self.crystal.regression
-        known, mean, forces = np.zeros_like(density.phi), np.zeros((len(lattice), 3)), sample.forces
-        if helper := self._helper(usable, len(state.history)):
+        forces, mean, known = sample.forces, np.zeros((len(lattice), 3)), np.zeros_like(density.phi)
+        phi = regression.fit(u, forces, w, density.phi).phi
+        noisy = explained(phi, u, forces, w) < _HARMONIC
+        if noisy and (helper := self._helper(usable, len(state.history))):
             known, mean = helper.known(lattice, density, regression, self._rng(state, 2))
             forces = forces - helper.forces(lattice, u)
-        phi = known + regression.fit(u, forces, w, density.phi - known).phi
+            phi = known + regression.fit(u, forces, w, density.phi - known).phi
         rest = forces + (u.reshape(len(u), -1) @ (density.phi - known)).reshape(u.shape)
         folded = lattice.fold(np.tensordot(w, rest, 1) + mean)
         whole = sample.forces - np.tensordot(w, sample.forces, 1)
