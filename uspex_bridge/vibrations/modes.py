@@ -131,6 +131,11 @@ class Density:
         return float(free_energies(self.modes.energies, self.temperature).sum())
 
     @cached_property
+    def potential(self) -> Array:
+        """Mean potential energy of each mode, (3N - 3,), eV."""
+        return np.asarray(0.5 * self.modes.stiffness * self.deviations**2)
+
+    @cached_property
     def covariance(self) -> Array:
         """Covariance of the displacements, (3N, 3N), Å²."""
         return self._out @ self._out.T

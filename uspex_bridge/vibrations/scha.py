@@ -20,7 +20,7 @@ import numpy as np
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import CalculationError, ConfigError, Interrupted, Rejected
 from uspex_bridge.base.units import gpa_to_ev_a3, pressure_of, pv_energy
-from uspex_bridge.vibrations.constants import Crystal
+from uspex_bridge.vibrations.constants import Crystal, explained
 from uspex_bridge.vibrations.dispersion import Dispersion, Mesh
 from uspex_bridge.vibrations.ensemble import (
     Averages,
@@ -50,8 +50,9 @@ _SHARE, _TRUST = 0.6, 3.0
 _STEPS = 10
 #: Largest rms displacement over the nearest distance, in the first population and at any time.
 _FIRST_RMS, _LARGEST_RMS = 0.2, 0.35
-#: Configurations of an earlier population are used again where the cell has since been strained by less.
-_REUSED_STRAIN = 0.02
+#: Configurations of an earlier population are used again where the cell has since been strained by less than the first,
+#: and where the second, an ordinary Grüneisen parameter, lets force constants of the strained cell cost little of G.
+_REUSED_STRAIN, _GRUNEISEN = 0.02, 2.0
 #: A surrogate helps where it leaves less than this share of the variance of configurations that it has not seen.
 _USEFUL = 0.5
 #: Where force constants explain this share of the forces, they are precise without a surrogate.
@@ -319,7 +320,10 @@ class _Scha:
     def _usable(self, state: State) -> list[Ensemble]:
         """Return the populations that force constants of the present cell may be fitted to."""
         strains = [np.abs(np.linalg.solve(state.cell, e.cell) - np.eye(3)).max() for e in state.pool]
-        near = [e for e, strain in zip(state.pool, strains, strict=True) if strain < _REUSED_STRAIN]
+        # A strain x changes stiffnesses by 6γx, which costs the potential energy of the modes times (6γx)² / 2.
+        cost = 0.5 * (6.0 * _GRUNEISEN) ** 2 * float(self._density(state.phi).potential.sum())
+        most = min(_REUSED_STRAIN, float(np.sqrt(0.5 * self.goal / cost)))
+        near = [e for e, strain in zip(state.pool, strains, strict=True) if strain < most]
         return near if state.current is None else [*near, state.current]
 
     def _ask(self, state: State, density: Density, lattice: Supercell) -> _Asked:
@@ -336,12 +340,8 @@ class _Scha:
             phi = known + regression.fit(u, forces, w, density.phi - known).phi
         rest = forces + (u.reshape(len(u), -1) @ (density.phi - known)).reshape(u.shape)
         folded = lattice.fold(np.tensordot(w, rest, 1) + mean)
-        whole = sample.forces - np.tensordot(w, sample.forces, 1)
-        left = whole + ((u - np.tensordot(w, u, 1)).reshape(len(u), -1) @ phi).reshape(u.shape)
-        r2 = 1.0 - float(
-            np.tensordot(w, (left**2).sum(axis=(1, 2)), 1) / np.tensordot(w, (whole**2).sum(axis=(1, 2)), 1)
-        )
-        return _Asked(phi, self.crystal.symmetry.forces(folded, lattice.unit.cell), sample.size, r2)
+        mean_forces = self.crystal.symmetry.forces(folded, lattice.unit.cell)
+        return _Asked(phi, mean_forces, sample.size, explained(phi, u, sample.forces, w))
 
     # Steps.
 

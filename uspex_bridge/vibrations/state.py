@@ -70,7 +70,6 @@ class State:
         current: configurations of the present Gaussian so far, None before the first.
         history: one entry per batch.
         evaluations: of the model so far.
-        failed: configurations that gave no result.
         lowest_harmonic_thz: lowest frequency of the harmonic start.
     """
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from ase import units
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from uspex_bridge.base.data import Array
@@ -65,9 +64,7 @@ class Change:
         For each ratio λ it is kT (λ - 1 - ln λ) / 2, exact for a classical harmonic crystal, with the mean potential
         energy of the mode in place of kT / 2.
         """
-        modes, temperature = self.density.modes, self.density.temperature
-        spread = 1.0 / np.tanh(0.5 * modes.energies / (units.kB * temperature)) if temperature else 1.0
-        potential = (self.vectors**2).T @ (0.25 * modes.energies * spread)
+        potential = (self.vectors**2).T @ self.density.potential
         ratios = np.clip(self.ratios, 1.0 / 3.0, 3.0)
         return float((potential * (ratios - 1.0 - np.log(ratios))).sum())
 
