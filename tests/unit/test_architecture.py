@@ -18,6 +18,7 @@ ARROWS: dict[str, set[str]] = {
     "models": {"base"},
     "calculators": {"base", "models"},
     "relaxation": {"base"},
+    "vibrations": {"base"},
     "vasp": {"base"},
     "call": {"base", "models", "relaxation", "vasp"},
     "service": {"base", "models", "relaxation", "call"},

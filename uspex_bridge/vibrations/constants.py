@@ -95,7 +95,7 @@ class Regression:
 
 
 def explained(phi: Array, displacements: Array, forces: Array, weights: Array) -> float:
-    """Return the share of the variance of forces (M, N, 3), weights (M,) adding up to 1, that force constants explain."""
+    """Return the share of the variance of forces (M, N, 3) that force constants explain; weights (M,) add up to 1."""
     u = (displacements - np.tensordot(weights, displacements, 1)).reshape(len(weights), -1)
     f = (forces - np.tensordot(weights, forces, 1)).reshape(len(weights), -1)
     whole = float((weights[:, None] * f**2).sum())

@@ -62,8 +62,8 @@ class Dispersion:
         weighted = (self._blocks / np.outer(roots, roots)).reshape(len(self._vectors), -1)
         phases = np.exp(2j * np.pi * points @ self._vectors.T)
         dynamical = (phases @ weighted).reshape(-1, n, n)
-        values: Array = np.linalg.eigvalsh(0.5 * (dynamical + dynamical.conj().swapaxes(1, 2)))
-        return energies_of(values)
+        values = np.linalg.eigvalsh(0.5 * (dynamical + dynamical.conj().swapaxes(1, 2)))
+        return energies_of(np.asarray(values))
 
     def on(self, mesh: Mesh) -> MeshEnergies:
         """Return the energies on a mesh."""

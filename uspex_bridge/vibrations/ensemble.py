@@ -60,6 +60,12 @@ class Ensemble:
     def __len__(self) -> int:
         return len(self.energies)
 
+    @property
+    def anharmonic(self) -> Array:
+        """V - V_harmonic of each configuration, (M,), eV of the supercell; the latter of its own Gaussian."""
+        u = self.displacements.reshape(len(self), -1)
+        return np.asarray(self.energies - 0.5 * ((u @ self.phi) * u).sum(axis=1))
+
     def joined(self, other: Ensemble) -> Ensemble:
         """Return the configurations of two ensembles that were drawn from the same Gaussian."""
 
@@ -150,18 +156,23 @@ class Averages:
     @cached_property
     def anharmonic(self) -> Value:
         """<V - V_harmonic> of the supercell, eV."""
-        return self.anharmonic_but(np.zeros(len(self.ensemble)))
+        return paired(self.ensemble.anharmonic)
 
-    def anharmonic_but(self, surrogate: Array) -> Value:
-        """Return the average of what a surrogate's values, (M,), leave of V - V_harmonic, eV of the supercell."""
-        u = self.ensemble.displacements.reshape(len(self.ensemble), -1)
-        return paired(self.ensemble.energies - 0.5 * (u * self._harmonic).sum(axis=1) - surrogate)
+    def free_energy(self, before: Ensemble | None = None) -> Value:
+        """Return the free energy per unit cell on the wave vectors of the supercell, eV.
 
-    @cached_property
-    def free_energy(self) -> Value:
-        """Free energy per unit cell on the wave vectors of the supercell, eV."""
-        cells = self.lattice.cells
-        return Value((self.density.free_energy + self.anharmonic.mean) / cells, self.anharmonic.error / cells)
+        Energies of pairs are skewed: a few low ones have little scatter too, and would seem precise. The scatter of an
+        earlier population from a similar Gaussian, where there is one, guards against that.
+        """
+        cells, pairs, found = self.lattice.cells, len(self.ensemble) // 2, self.anharmonic
+        mean = (self.density.free_energy + found.mean) / cells
+        if before is None:
+            return Value(mean, found.error / cells)
+        halves = [np.split(e.anharmonic, 2) for e in (self.ensemble, before)]
+        sums = [0.5 * (a + b) for a, b in halves]
+        freedom = sum(len(s) - 1 for s in sums)
+        variance = sum(((s - s.mean()) ** 2).sum() for s in sums) / max(freedom - 2, 1e-9)
+        return Value(mean, float(np.sqrt(variance / pairs)) / cells)
 
     @cached_property
     def stress(self) -> Value:
@@ -202,10 +213,16 @@ class Averages:
 
 
 def paired(values: Array) -> Value:
-    """Return mean and standard error of values (M, ...) of antithetic pairs, the second half opposite to the first."""
+    """Return mean and standard error of values (M, ...) of antithetic pairs, the second half opposite to the first.
+
+    Few pairs underestimate their own scatter as often as not: the error is the standard deviation of Student's t.
+    """
     half = len(values) // 2
     pairs = 0.5 * (values[:half] + values[half:])
-    error = pairs.std(axis=0, ddof=1) / np.sqrt(half) if half > 1 else np.full(pairs.shape[1:], np.inf)
+    if half > 3:
+        error = pairs.std(axis=0, ddof=1) * np.sqrt((half - 1) / (half * (half - 3)))
+    else:
+        error = np.full(pairs.shape[1:], np.inf)
     mean = pairs.mean(axis=0)
     return Value(float(mean), float(error)) if values.ndim == 1 else Value(mean, error)
 

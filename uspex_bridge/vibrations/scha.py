@@ -12,53 +12,44 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from uspex_bridge.base.data import Array, Structure
+from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import CalculationError, ConfigError, Interrupted, Rejected
 from uspex_bridge.base.units import gpa_to_ev_a3, pressure_of, pv_energy
-from uspex_bridge.vibrations.constants import Crystal, explained
+from uspex_bridge.vibrations.constants import Crystal
 from uspex_bridge.vibrations.dispersion import Dispersion, Mesh
 from uspex_bridge.vibrations.ensemble import (
     Averages,
-    Ensemble,
     Evaluate,
     Value,
     draw,
     evaluated,
-    reweighted,
 )
+from uspex_bridge.vibrations.estimates import Estimates
 from uspex_bridge.vibrations.harmonic import bulk_modulus, force_constants, squeezed
-from uspex_bridge.vibrations.modes import THZ_PER_EV, Density, Modes
+from uspex_bridge.vibrations.modes import THZ_PER_EV, Modes
 from uspex_bridge.vibrations.report import FreeEnergy
 from uspex_bridge.vibrations.settings import FEWEST, Limits, Settings
 from uspex_bridge.vibrations.state import Population, State, load_state, save_state
 from uspex_bridge.vibrations.steps import Change, bounded, move_centroids, strain_of
 from uspex_bridge.vibrations.supercell import Supercell
-from uspex_bridge.vibrations.surrogate import Surrogate
 
 #: Why a converged calculation ended.
 CONVERGED = "self-consistent, and the error bar is met"
 #: Configurations x 3N per force constant: fewer than the first are refused, fewer than the second are no result.
 _REFUSED, _ENOUGH = 4, 8
+#: Configurations of the last Gaussian and of similar ones below which no error bar is believed.
+_FEWEST_LAST = 20
 #: Share of the way to the fitted force constants that a step goes; largest factor of a stiffness per population.
 _SHARE, _TRUST = 0.6, 3.0
 #: Steps at most with one set of configurations.
 _STEPS = 10
 #: Largest rms displacement over the nearest distance, in the first population and at any time.
 _FIRST_RMS, _LARGEST_RMS = 0.2, 0.35
-#: Configurations of an earlier population are used again where the cell has since been strained by less than the first,
-#: and where the second, an ordinary Grüneisen parameter, lets force constants of the strained cell cost little of G.
-_REUSED_STRAIN, _GRUNEISEN = 0.02, 2.0
-#: A surrogate helps where it leaves less than this share of the variance of configurations that it has not seen.
-_USEFUL = 0.5
-#: Where force constants explain this share of the forces, they are precise without a surrogate.
-_HARMONIC = 0.9
-#: Equations per unknown from which on a surrogate is fitted to the configurations that it helps with.
-_OVERDETERMINED = 5
 
 
 def scha(
@@ -101,23 +92,6 @@ def scha(
     return run.run(start, halt, observe)
 
 
-@dataclass(frozen=True, eq=False)
-class _Asked:
-    """What a set of configurations asks of a Gaussian.
-
-    Attributes:
-        phi: force constants (3N, 3N), eV/Å².
-        forces: mean forces on the unit cell's atoms, (n, 3), eV/Å.
-        size: effective number of configurations.
-        r2: share of the forces that ``phi`` explains.
-    """
-
-    phi: Array
-    forces: Array
-    size: float
-    r2: float
-
-
 class _Scha:
     """One calculation; where it stands is in a :class:`State`, which is all that a file needs to hold."""
 
@@ -132,9 +106,9 @@ class _Scha:
     ) -> None:
         self.evaluate, self.settings, self.limits, self.path = evaluate, settings, limits, path
         self.crystal = Crystal.prepare(structure, settings.repeats, settings.min_image, isotopes, settings.symprec)
-        self.masses = self.crystal.lattice.all_masses
         self.size = len(self.crystal.lattice)
-        self.goal = settings.g_error * self.size  # eV of the supercell
+        self.estimates = Estimates(self.crystal, settings)
+        self.goal = self.estimates.goal
         constants = self.crystal.regression.size
         least = -(-_REFUSED * constants // (3 * self.size))
         self.configs = settings.configs or max(FEWEST, 2 * -(-least // 2))
@@ -145,8 +119,6 @@ class _Scha:
             )
         self.enough = _ENOUGH * constants / (3 * self.size)
         self.key = _key(self.crystal, settings, limits)
-        self._before: tuple[int, Surrogate] | None = None
-        self._present: tuple[int, Surrogate] | None = None
 
     def run(
         self, start: FreeEnergy | None, halt: Callable[[], str | None], observe: Callable[[Population], None]
@@ -183,7 +155,7 @@ class _Scha:
             phi = start.dispersion.fill(lattice)
             results = evaluated(self.evaluate, [Supercell(c, lattice.masses).atoms() for c in squeezed(lattice.unit)])
             count = len(results)
-        modes = Modes.of(phi, self.masses)
+        modes = Modes.of(phi, self.estimates.masses)
         density = bounded(modes, self.settings.temperature, lattice, _FIRST_RMS)
         return State(
             lattice.unit.cell,
@@ -194,18 +166,13 @@ class _Scha:
             lowest_harmonic_thz=float(modes.energies[0]) * THZ_PER_EV,
         )
 
-    def _lattice(self, state: State) -> Supercell:
-        return self.crystal.lattice.at(state.cell, state.scaled)
-
-    def _density(self, phi: Array) -> Density:
-        return Density(Modes.of(phi, self.masses), self.settings.temperature)
-
     def _finished(self, state: State) -> str:
         """Return why the calculation is over, or nothing."""
         last = state.history[-1]
         if self._learns(state):
             return ""
-        if last.g_error * self.crystal.lattice.cells <= self.goal:
+        near = sum(map(len, self.estimates.usable(state)))
+        if last.g_error * self.crystal.lattice.cells <= self.goal and near >= _FEWEST_LAST:
             return CONVERGED if last.self_consistent else "not self-consistent after all populations"
         return "the error bar is not met with all configurations" if last.configs >= self.settings.final_configs else ""
 
@@ -219,22 +186,26 @@ class _Scha:
         """Draw and evaluate configurations, and note what all of the present Gaussian say."""
         settings = self.settings
         number = self._configs(state)
-        density, lattice = self._density(state.phi), self._lattice(state)
-        new = draw(lattice, density, number, self._rng(state, 0), self.evaluate, self.limits.max_failed)
+        density, lattice = self.estimates.density(state.phi), self.estimates.lattice(state)
+        new = draw(lattice, density, number, self.estimates.rng(state, 0), self.evaluate, self.limits.max_failed)
         state.current = new if state.current is None else state.current.joined(new)
         state.evaluations += number
         averages = Averages(state.current, density, lattice, self.crystal.symmetry)
-        free, share = self._free_energy(state, averages)
-        asked = self._ask(state, density, lattice)
+        free, share = self.estimates.free_energy(state, averages)
+        volume = lattice.unit.volume
+        own = (free.mean + pv_energy(settings.pressure_gpa, volume), free.error)
+        state.found = [*state.found[: len(state.pool)], own]
+        g, g_error = self.estimates.combined(state)
+        asked = self.estimates.ask(state, density, lattice)
         gain = Change.between(density, asked.phi).gain
-        force, stress, volume = averages.largest_force, averages.stress, lattice.unit.volume
+        force, stress = averages.largest_force, averages.stress
         state.history.append(
             Population(
                 number=len(state.history),
                 configs=len(state.current),
                 evaluations=state.evaluations,
-                g=free.mean + pv_energy(settings.pressure_gpa, volume),
-                g_error=free.error,
+                g=g,
+                g_error=g_error,
                 variance_share=share,
                 pressure_gpa=pressure_of(stress.mean),
                 pressure_error=averages.pressure_error,
@@ -247,7 +218,7 @@ class _Scha:
                 lowest_thz=float(density.modes.energies[0]) * THZ_PER_EV,
                 rms=float((density.amplitudes / lattice.shortest_contact).max()),
                 self_consistent=gain <= self.goal
-                and sum(map(len, self._usable(state))) >= self.enough
+                and sum(map(len, self.estimates.usable(state))) >= self.enough
                 and (not settings.ions or force.mean <= max(settings.centroid_force, 2.0 * force.error))
                 and self._on_target(stress, averages.pressure_error, state.modulus_gpa),
             )
@@ -271,77 +242,18 @@ class _Scha:
         left = np.abs(stress.mean + target) - np.maximum(2.0 * gpa_to_ev_a3(least), 3.0 * stress.error)
         return settings.cell == "volume" or bool((left <= 0.0).all())
 
-    def _rng(self, state: State, purpose: int) -> np.random.Generator:
-        """Return random numbers that depend on the seed, the number of batches so far and the purpose alone."""
-        return np.random.default_rng(np.random.SeedSequence([self.settings.seed, len(state.history), purpose]))
-
     def _configs(self, state: State) -> int:
         """Return how many configurations to draw: a population, or what the error bar still needs."""
         if state.current is None:
             return self.configs
-        have = len(state.current)
-        error = state.history[-1].g_error * self.crystal.lattice.cells
-        left = max(self.settings.final_configs - have, 4)
-        return 2 * int(np.ceil(np.clip(have * ((error / self.goal) ** 2 - 1.0), 4, min(2 * have, left)) / 2))
-
-    def _free_energy(self, state: State, averages: Averages) -> tuple[Value, float]:
-        """Return F per unit cell and the share of its variance that the surrogate's help leaves."""
-        plain, lattice = averages.free_energy, averages.lattice
-        surrogate = self._surrogate(state) if plain.error * lattice.cells > self.goal else None
-        if surrogate is None:
-            return plain, 1.0
-        density, moves = averages.density, averages.ensemble.displacements
-        left = averages.anharmonic_but(surrogate.anharmonic(lattice, moves, density.phi))
-        if left.error**2 > _USEFUL * averages.anharmonic.error**2:
-            return plain, 1.0
-        known = surrogate.average(lattice, density, max(left.error, 0.5 * self.goal) / 3.0, self._rng(state, 1))
-        mean = (density.free_energy + left.mean + known.mean) / lattice.cells
-        error = float(np.hypot(left.error, known.error)) / lattice.cells
-        return Value(mean, error), (error / plain.error) ** 2
-
-    def _surrogate(self, state: State) -> Surrogate | None:
-        """Return the surrogate fitted to all earlier populations, which knows nothing of the present one."""
-        if not state.pool:
-            return None
-        if self._before is None or self._before[0] != len(state.pool):
-            surrogate = Surrogate.fitted(state.pool, self._lattice(state), self.crystal.regression)
-            self._before = len(state.pool), surrogate
-        return self._before[1]
-
-    def _helper(self, ensembles: list[Ensemble], batch: int) -> Surrogate | None:
-        """Return the surrogate fitted to all populations that are near, if they are enough; for force constants only."""
-        equations = 3 * self.size * sum(map(len, ensembles)) // 2
-        if equations < _OVERDETERMINED * (self.crystal.regression.size + Surrogate.functions(self.crystal.lattice)):
-            return None
-        if self._present is None or self._present[0] != batch:
-            self._present = batch, Surrogate.fitted(ensembles, self.crystal.lattice, self.crystal.regression)
-        return self._present[1]
-
-    def _usable(self, state: State) -> list[Ensemble]:
-        """Return the populations that force constants of the present cell may be fitted to."""
-        strains = [np.abs(np.linalg.solve(state.cell, e.cell) - np.eye(3)).max() for e in state.pool]
-        # A strain x changes stiffnesses by 6γx, which costs the potential energy of the modes times (6γx)² / 2.
-        cost = 0.5 * (6.0 * _GRUNEISEN) ** 2 * float(self._density(state.phi).potential.sum())
-        most = min(_REUSED_STRAIN, float(np.sqrt(0.5 * self.goal / cost)))
-        near = [e for e, strain in zip(state.pool, strains, strict=True) if strain < most]
-        return near if state.current is None else [*near, state.current]
-
-    def _ask(self, state: State, density: Density, lattice: Supercell) -> _Asked:
-        """Fit force constants and mean forces under a Gaussian to all configurations that are near, weighted anew."""
-        usable = self._usable(state)
-        sample = reweighted(usable, density, lattice)
-        u, w, regression = sample.displacements, sample.weights, self.crystal.regression
-        forces, mean, known = sample.forces, np.zeros((len(lattice), 3)), np.zeros_like(density.phi)
-        phi = regression.fit(u, forces, w, density.phi).phi
-        noisy = explained(phi, u, forces, w) < _HARMONIC
-        if noisy and (helper := self._helper(usable, len(state.history))):
-            known, mean = helper.known(lattice, density, regression, self._rng(state, 2))
-            forces = forces - helper.forces(lattice, u)
-            phi = known + regression.fit(u, forces, w, density.phi - known).phi
-        rest = forces + (u.reshape(len(u), -1) @ (density.phi - known)).reshape(u.shape)
-        folded = lattice.fold(np.tensordot(w, rest, 1) + mean)
-        mean_forces = self.crystal.symmetry.forces(folded, lattice.unit.cell)
-        return _Asked(phi, mean_forces, sample.size, explained(phi, u, sample.forces, w))
+        have, cells = len(state.current), self.crystal.lattice.cells
+        most = max(min(2 * have, self.settings.final_configs - have), 4)
+        own, all_ = state.found[-1][1] * cells, state.history[-1].g_error * cells
+        if not np.isfinite(all_):
+            return 2 * (most // 2)
+        needed = have * own**2 * (self.goal**-2 - max(all_, self.goal) ** -2)
+        least = max(4, _FEWEST_LAST - sum(map(len, self.estimates.usable(state))))
+        return 2 * int(np.ceil(np.clip(needed, min(least, most), most) / 2))
 
     # Steps.
 
@@ -353,11 +265,11 @@ class _Scha:
         noise averages out.
         """
         assert state.current is not None
-        settings, first, lattice = self.settings, self._density(state.phi), self._lattice(state)
+        settings, first, lattice = self.settings, self.estimates.density(state.phi), self.estimates.lattice(state)
         stress = Averages(state.current, first, lattice, self.crystal.symmetry).stress
         density, begun = first, 0.0
         for _ in range(_STEPS):
-            asked = self._ask(state, density, lattice)
+            asked = self.estimates.ask(state, density, lattice)
             if asked.size < self.limits.min_ess * begun:
                 break
             begun = begun or asked.size
@@ -365,13 +277,13 @@ class _Scha:
             step = Change.between(first, change.step(_SHARE, _TRUST)).step(1.0, _TRUST)
             if settings.ions:
                 lattice = move_centroids(lattice, density, asked.forces)
-            density = bounded(Modes.of(step, self.masses), settings.temperature, lattice, _LARGEST_RMS)
+            density = bounded(Modes.of(step, self.estimates.masses), settings.temperature, lattice, _LARGEST_RMS)
             if change.gain < 0.05 * self.goal:
                 break
         cell = lattice.unit.cell
         if settings.cell != "fixed":
             strain = strain_of(stress.mean, settings.pressure_gpa, state.modulus_gpa, settings.cell == "full")
-            cell = cell @ (np.eye(3) + 2.0 / (1.0 + len(self._usable(state))) * strain)
+            cell = cell @ (np.eye(3) + 2.0 / (1.0 + len(self.estimates.usable(state))) * strain)
         state.pool.append(state.current)
         state.current = None
         state.cell, state.scaled, state.phi = cell, lattice.unit.scaled, density.phi
@@ -381,7 +293,7 @@ class _Scha:
     def _result(self, state: State, reason: str) -> FreeEnergy:
         assert state.current is not None
         settings, last, rest = self.settings, state.history[-1], self.crystal.lattice
-        density, lattice = self._density(state.phi), self._lattice(state)
+        density, lattice = self.estimates.density(state.phi), self.estimates.lattice(state)
         averages = Averages(state.current, density, lattice, self.crystal.symmetry)
         answer = self.evaluate([Supercell(lattice.unit, lattice.masses).atoms()])[0]
         e0 = None if isinstance(answer, CalculationError) else float(answer["energy"])

@@ -27,7 +27,8 @@ class Population:
         number: counts the batches from 0.
         configs: configurations of the Gaussian at hand, those of earlier batches from it included.
         evaluations: of the model so far, all kinds.
-        g, g_error: F + PV on the supercell's wave vectors alone and its standard error, eV.
+        g, g_error: F + PV on the supercell's wave vectors alone and its standard error, eV, earlier populations
+            averaged in.
         variance_share: share of the error's square that the surrogate's help leaves, 1 without it.
         pressure_gpa, pressure_error: of the crystal, not the target.
         force, force_error: largest mean force on a centroid, eV/Å.
@@ -68,6 +69,7 @@ class State:
         modulus_gpa: bulk modulus for the steps of the cell.
         pool: earlier populations, each of another Gaussian.
         current: configurations of the present Gaussian so far, None before the first.
+        found: G and its error, eV per unit cell, of each population of ``pool`` and of ``current``.
         history: one entry per batch.
         evaluations: of the model so far.
         lowest_harmonic_thz: lowest frequency of the harmonic start.
@@ -79,6 +81,7 @@ class State:
     modulus_gpa: float
     pool: list[Ensemble] = field(default_factory=list)
     current: Ensemble | None = None
+    found: list[tuple[float, float]] = field(default_factory=list)
     history: list[Population] = field(default_factory=list)
     evaluations: int = 0
     lowest_harmonic_thz: float = 0.0
@@ -96,6 +99,7 @@ def save_state(path: Path, state: State, key: str) -> None:
         "modulus_gpa": state.modulus_gpa,
         "pool": len(state.pool),
         "failed": [e.failed for e in ensembles],
+        "found": state.found,
         "history": [asdict(entry) for entry in state.history],
         "evaluations": state.evaluations,
         "lowest_harmonic_thz": state.lowest_harmonic_thz,
@@ -133,6 +137,7 @@ def load_state(path: Path, key: str) -> State | None:
                 head["modulus_gpa"],
                 ensembles[: head["pool"]],
                 ensembles[head["pool"]] if len(ensembles) > head["pool"] else None,
+                [(g, error) for g, error in head["found"]],
                 [Population(**entry) for entry in head["history"]],
                 head["evaluations"],
                 head["lowest_harmonic_thz"],
