@@ -9,8 +9,9 @@ import numpy as np
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.units import gpa_to_ev_a3
 from uspex_bridge.vibrations.constants import Crystal, explained
+from uspex_bridge.vibrations.dispersion import Dispersion, Mesh
 from uspex_bridge.vibrations.ensemble import Averages, Ensemble, Value, paired, reweighted
-from uspex_bridge.vibrations.modes import Density, Modes
+from uspex_bridge.vibrations.modes import Density, Modes, free_energies
 from uspex_bridge.vibrations.settings import Settings
 from uspex_bridge.vibrations.state import State
 from uspex_bridge.vibrations.steps import Change
@@ -110,6 +111,32 @@ class Estimates:
             if np.sqrt(variance) / weight < best[1]:
                 best = g / weight, float(np.sqrt(variance)) / weight
         return best
+
+    def mesh_correction(self, state: State, mesh: Mesh) -> Value:
+        """Return the harmonic free energy on a dense mesh minus that on the supercell's wave vectors, per unit cell, eV.
+
+        G is stationary in the force constants; this difference is not. It is that of the fitted ones, and halves of the
+        last population tell its error.
+        """
+        lattice, density = self.lattice(state), self.density(state.phi)
+
+        def between(phi: Array) -> float:
+            energies = np.maximum(Modes.of(phi, self.masses).energies, 1e-6)
+            held = free_energies(energies, self.settings.temperature).sum() / lattice.cells
+            return Dispersion(phi, lattice).on(mesh).free_energy(self.settings.temperature) - float(held)
+
+        sample = state.current
+        assert sample is not None
+        fitted = self.ask(state, density, lattice).phi
+        sound = Modes.of(fitted, self.masses).energies[0] > 0.0
+        half = len(sample) // 4
+        order = np.arange(len(sample)).reshape(2, -1)
+        halves = [order[:, :half].ravel(), order[:, half:].ravel()]
+        one, two = (
+            between(self.crystal.regression.fit(sample.displacements[k], sample.forces[k], prior=density.phi).phi)
+            for k in halves
+        )
+        return Value(between(fitted if sound else density.phi), 0.5 * abs(one - two))
 
     def _surrogate(self, state: State) -> Surrogate | None:
         """Return the surrogate fitted to all earlier populations, which knows nothing of the present one."""

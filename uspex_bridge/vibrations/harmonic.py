@@ -14,15 +14,19 @@ from uspex_bridge.base.units import pressure_of, pv_energy
 from uspex_bridge.vibrations.constants import Crystal, Fit
 from uspex_bridge.vibrations.dispersion import Dispersion, Mesh, MeshEnergies
 from uspex_bridge.vibrations.ensemble import Evaluate, evaluated
-from uspex_bridge.vibrations.modes import THZ_PER_EV
+from uspex_bridge.vibrations.modes import THZ_PER_EV, Modes
 from uspex_bridge.vibrations.supercell import Repeats, Supercell
 
 #: Å, root mean square displacement of the atoms for harmonic force constants.
-DISPLACEMENT = 0.02
+DISPLACEMENT = 0.01
+#: Equations per force constant, half of them independent, which the anharmonic part of the forces averages out over.
+_OVERDETERMINED = 4
 #: Relative change of the volume, both ways, for the bulk modulus.
 _SQUEEZE = 0.015
 #: GPa, no bulk modulus is believed to be less.
 _SOFTEST = 10.0
+#: THz, an imaginary frequency above this is noise of forces that are not quite zero.
+IMAGINARY = -0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +61,20 @@ class Harmonic:
         """The lowest frequency on the mesh, THz; negative for an imaginary one."""
         return self.phonons.lowest * THZ_PER_EV
 
+    @cached_property
+    def lowest_held_thz(self) -> float:
+        """The lowest frequency on the supercell's own wave vectors, where nothing is interpolated, THz."""
+        return float(Modes.of(self.phi, self.lattice.all_masses).energies[0]) * THZ_PER_EV
+
     @property
     def imaginary(self) -> bool:
-        """Whether a frequency on the mesh is imaginary: the crystal is no minimum, its free energy meaningless."""
-        return self.phonons.imaginary > 0.0
+        """Whether the supercell holds an imaginary mode: the crystal is no minimum, its free energy meaningless."""
+        return self.lowest_held_thz < IMAGINARY
+
+    @property
+    def imaginary_between(self) -> bool:
+        """Whether modes are imaginary between the supercell's wave vectors alone: a larger supercell must decide."""
+        return not self.imaginary and self.lowest_thz < IMAGINARY
 
     @property
     def zero_point(self) -> float:
@@ -151,12 +165,12 @@ def force_constants(
 
 
 def _displacements(crystal: Crystal, seed: int) -> Array:
-    """Return as few orthogonal displacements as determine all force constants, then their opposites, (M, N, 3), Å."""
+    """Return orthogonal displacements that determine all force constants well, then their opposites, (M, N, 3), Å."""
     lattice, regression = crystal.lattice, crystal.regression
     size = 3 * len(lattice)
     directions = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))[0].T
     directions = directions.reshape(size, -1, 3) - directions.reshape(size, -1, 3).mean(axis=1, keepdims=True)
-    number = min(max(2, -(-2 * regression.size // size)), size)
+    number = min(max(2, -(-_OVERDETERMINED * regression.size // size)), size)
     while True:
         half = directions[:number] * DISPLACEMENT * np.sqrt(len(lattice))
         moves = np.concatenate([half, -half])

@@ -48,8 +48,9 @@ _FEWEST_LAST = 20
 _SHARE, _TRUST = 0.6, 3.0
 #: Steps at most with one set of configurations.
 _STEPS = 10
-#: Largest rms displacement over the nearest distance, in the first population and at any time.
-_FIRST_RMS, _LARGEST_RMS = 0.2, 0.35
+#: Largest rms displacement over the nearest distance, in the first population and at any time; the bound is reached
+#: in steps of a tenth, so that an rms above the third share of it is at the bound.
+_FIRST_RMS, _LARGEST_RMS, _AT_BOUND = 0.2, 0.35, 0.9
 
 
 def scha(
@@ -297,11 +298,11 @@ class _Scha:
         averages = Averages(state.current, density, lattice, self.crystal.symmetry)
         answer = self.evaluate([Supercell(lattice.unit, lattice.masses).atoms()])[0]
         e0 = None if isinstance(answer, CalculationError) else float(answer["energy"])
-        dispersion = Dispersion(density.phi, lattice)
-        dense = dispersion.on(Mesh.of(lattice, self.crystal.symmetry, settings.mesh))
+        mesh = Mesh.of(lattice, self.crystal.symmetry, settings.mesh)
+        dense = Dispersion(density.phi, lattice).on(mesh)
         held = density.free_energy / lattice.cells
         f = last.g - pv_energy(settings.pressure_gpa, lattice.unit.volume)
-        correction = dense.free_energy(settings.temperature) - held
+        correction = self.estimates.mesh_correction(state, mesh)
         moved = (lattice.unit.scaled - rest.unit.scaled) @ lattice.unit.cell
         jump = float(np.linalg.norm(moved - moved.mean(axis=0), axis=1).max())
         failed = sum(e.failed for e in (*state.pool, state.current))
@@ -313,6 +314,7 @@ class _Scha:
             "transformed": jump > self.limits.max_jump,
             "configurations-failed": failed > 0,
             "imaginary-between": dense.imaginary > 0.0,
+            "mesh-uncertain": correction.error > settings.g_error * len(lattice.unit),
         }
         return FreeEnergy(
             structure=lattice.unit,
@@ -320,9 +322,9 @@ class _Scha:
             target_gpa=settings.pressure_gpa,
             e0=e0,
             f_harmonic=held,
-            mesh_correction=correction,
-            f=f + correction,
-            error=last.g_error,
+            mesh_correction=correction.mean,
+            f=f + correction.mean,
+            error=float(np.hypot(last.g_error, correction.error)),
             stress=averages.stress.mean,
             stress_error=averages.stress.error,
             pressure_gpa=last.pressure_gpa,
@@ -349,7 +351,7 @@ def _check_amplitudes(history: list[Population]) -> None:
     Raises:
         Rejected: so it is.
     """
-    if len(history) >= 3 and all(entry.rms > 0.98 * _LARGEST_RMS for entry in history[-3:]):
+    if len(history) >= 3 and all(entry.rms > _AT_BOUND * _LARGEST_RMS for entry in history[-3:]):
         raise Rejected(
             "melted",
             f"atoms move by {_LARGEST_RMS:g} of the distance to their neighbours: this model has no such crystal at "
