@@ -58,7 +58,7 @@ def quartic(k: float, q: float) -> Callable[[Sequence[Atoms]], list[dict[str, An
 
 
 def oscillator(potential: Callable[[np.ndarray], np.ndarray], mass: float, temperature: float) -> float:
-    """Return the exact free energy, eV, of a mass, amu, in a one-dimensional potential, by diagonalisation on a grid."""
+    """Return the exact free energy, eV, of a mass, amu, in a potential of one dimension, diagonalised on a grid."""
     x = np.linspace(-2.0, 2.0, 801)
     step = x[1] - x[0]
     kinetic = HBAR**2 / (2.0 * mass * step**2)

@@ -20,7 +20,7 @@ ARROWS: dict[str, set[str]] = {
     "relaxation": {"base"},
     "vibrations": {"base"},
     "vasp": {"base"},
-    "call": {"base", "models", "relaxation", "vasp"},
+    "call": {"base", "models", "relaxation", "vibrations", "vasp"},
     "service": {"base", "models", "relaxation", "call"},
     "uspex": {"base", "models", "relaxation", "vasp", "call"},
     "results": {"base", "models", "vasp", "call", "uspex"},

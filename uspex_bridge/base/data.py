@@ -76,7 +76,7 @@ class Structure:
 class Intent:
     """What an INCAR asks for, in the terms of VASP's manual; the protocol decides how it is done.
 
-    ``ediffg`` None means that the INCAR does not say. ``ignored`` holds the tags that mean nothing to a
+    ``ediffg`` None means that the INCAR does not say; ``temperature`` (K) asks for a free energy. ``ignored`` holds the tags that mean nothing to a
     potential without electrons.
     """
 
@@ -89,6 +89,7 @@ class Intent:
     symprec: float | None = None
     nelm: int = 60
     stages: str | None = None
+    temperature: float | None = None
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -171,6 +172,8 @@ class RelaxResult:
         stress_gpa: largest |stress component + P| among those that may relax, GPa, in the last frame.
         model_start: index of the first frame of the last unbroken run of stages that used the final model.
         models: calculator name -> identity (kind, model, hash, package version, device, dtype).
+        free_energy: what the last frame's energy is where it is a free energy F, else None: its method, temperature
+            (K), error, and all else that the record keeps of it.
     """
 
     frames: tuple[Frame, ...]
@@ -183,6 +186,7 @@ class RelaxResult:
     pressure_gpa: float
     model_start: int = 0
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    free_energy: dict[str, Any] | None = None
 
     @property
     def final(self) -> Frame:
@@ -191,7 +195,7 @@ class RelaxResult:
 
     @property
     def enthalpy(self) -> float:
-        """H = E + PV in eV per cell of the last step."""
+        """H = E + PV, or G = F + PV, in eV per cell of the last step."""
         return self.final.enthalpy(self.pressure_gpa)
 
 
@@ -199,7 +203,8 @@ class RelaxResult:
 class VaspRun:
     """Everything that VASP's output files are written from.
 
-    ``frames`` are the ionic steps to print (one model's only, see ``steps`` in the configuration).
+    ``frames`` are the ionic steps to print (one model's only, see ``steps`` in the configuration). ``free_energy`` says
+    which free energy stands for their energy, such as ``300 K scha``; it is empty where that is a potential energy.
     """
 
     structure: Structure
@@ -208,6 +213,7 @@ class VaspRun:
     converged: bool
     model: str
     seconds: float = 0.0
+    free_energy: str = ""
     incar: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -12,7 +12,7 @@ from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError
 from uspex_bridge.call import record_file
 from uspex_bridge.call.config import Config, read_config
 from uspex_bridge.models import inventory
-from uspex_bridge.relaxation.protocol import Plan, Protocol, load_protocol
+from uspex_bridge.relaxation.protocol import FreeEnergyStep, Plan, Protocol, load_protocol
 
 #: What ``auto`` decided for a search, beside its record.
 FILENAME = "bridge.auto"
@@ -91,6 +91,8 @@ def check_unchanged(plan: Plan, config: Config, record: Path, step: str | None, 
     if before is None:
         return
     changes = [] if before.get("protocol") == plan.protocol else [f"protocol '{before.get('protocol')}'"]
+    if step is not None:  # else it may be another step, one without a free energy
+        changes += _other_free_energy(before.get("free_energy"), plan.free_energy)
     for name, known in before["models"].items():
         if name in dict.fromkeys(stage.calculator for stage in plan.stages):
             changes += _changes(name, known, config)
@@ -106,6 +108,15 @@ def check_unchanged(plan: Plan, config: Config, record: Path, step: str | None, 
         f"{said}; enthalpies of different models must not meet in one search: restore the settings, move the record "
         'away to begin anew, or set on_change = "accept"'
     )
+
+
+def _other_free_energy(before: dict[str, Any] | None, asked: FreeEnergyStep | None) -> list[str]:
+    """Return what the record holds, enthalpies or free energies, where now others are asked for."""
+    was = (before["temperature"], before["method"]) if before else None
+    now = (asked.temperature, asked.method) if asked else None
+    if was == now:
+        return []
+    return [f"free energies at {was[0]:g} K ({was[1]})" if was else "enthalpies without free energy"]
 
 
 def _is_named(name: str, config: Config) -> bool:

@@ -103,7 +103,8 @@ def lowest_enthalpy(path: Path, formula: str, pressure_gpa: float, calculator: s
             for entry in jsonl.parse([line]):
                 same = entry.get("pressure_gpa") == pressure_gpa and "hole" not in entry.get("flags", ())
                 if same and entry.get("stages") and entry["stages"][-1]["calculator"] == calculator:
-                    found.append(float(entry["enthalpy_per_atom"]))
+                    at_rest = (entry.get("free_energy") or {}).get("enthalpy_at_rest")
+                    found.append(entry["enthalpy_per_atom"] if at_rest is None else at_rest / entry["natoms"])
     return min(found, default=None)
 
 

@@ -16,6 +16,7 @@ from uspex_bridge.base.version import version
 from uspex_bridge.call import record_file
 from uspex_bridge.call.config import Config
 from uspex_bridge.models import inventory
+from uspex_bridge.models.cards import model_name
 from uspex_bridge.models.registry import package_version
 from uspex_bridge.relaxation.protocol import Plan
 
@@ -28,7 +29,8 @@ class RecordLine:
         calculators = [_weights_state(name, config) for name in dict.fromkeys(s.calculator for s in plan.stages)]
         intent = plan.intent
         asked = (intent.isif, intent.nsw, intent.ibrion, intent.ediffg, round(intent.pressure_gpa, 6), intent.symprec)
-        self.key = record_file.job_key(structure, (asked, plan.stages, plan.guards, calculators))
+        job = (asked, plan.stages, plan.guards, calculators)
+        self.key = record_file.job_key(structure, job if plan.free_energy is None else (*job, plan.free_energy))
         self.fields: dict[str, Any] = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "host": socket.gethostname(),
@@ -103,6 +105,7 @@ class RecordLine:
             "steps": len(result.frames),
             "stages": [asdict(stage) for stage in result.stages],
             "models": result.models,
+            **({} if result.free_energy is None else {"free_energy": result.free_energy}),
             "output": _geometry(self.symbols, final.cell, final.scaled)
             | {"forces": final.forces.round(6).tolist(), "stress": final.stress.tolist()},
         }
@@ -116,11 +119,31 @@ class RecordLine:
         flags = f" [{' '.join(result.flags)}]" if result.flags else ""
         status = "converged" if result.converged else "unconverged"
         return (
-            f"{self.fields['formula']}: {status}, H = {result.enthalpy:.6f} eV "
+            f"{self.fields['formula']}: {status}, {_named(result)} = {result.enthalpy:.6f} eV "
             f"({result.enthalpy / len(self.symbols):.6f} eV/atom) at {result.pressure_gpa:g} GPa, "
             f"V = {result.final.volume:.3f} Å³, fmax {result.fmax:.4f} eV/Å, stress left {result.stress_gpa:.3f} GPa; "
             f"{stages}; {self.seconds:.1f} s{flags}"
         )
+
+
+def words_of(free_energy: dict[str, Any]) -> str:
+    """Return which free energy a record's ``free_energy`` is: ``300 K scha``."""
+    return f"{free_energy['temperature']:g} K {free_energy['method']}"
+
+
+def level_of(fields: dict[str, Any]) -> str:
+    """Return the level of theory of a record's line: the last model, and the temperature of a free energy."""
+    used = [stage["calculator"] for stage in fields.get("stages") or []]
+    models = fields.get("models") or {}
+    if not used or used[-1] not in models:
+        return ""
+    name = model_name(models[used[-1]])
+    free_energy = fields.get("free_energy")
+    return f"{name}, G at {words_of(free_energy)}" if free_energy else name
+
+
+def _named(result: RelaxResult) -> str:
+    return "H" if result.free_energy is None else f"G({words_of(result.free_energy)})"
 
 
 def _weights_state(name: str, config: Config) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from uspex_bridge.base.atoms import to_atoms
 from uspex_bridge.base.data import Frame, RelaxResult, Structure
 from uspex_bridge.base.tables import layout
-from uspex_bridge.models.cards import model_name
+from uspex_bridge.call.record_line import level_of, words_of
 from uspex_bridge.relaxation.protocol import Plan
 
 if TYPE_CHECKING:
@@ -113,6 +113,12 @@ class Relaxed:
         """Identity of every model that was used: kind, weights and their hash, package, device, precision."""
         return dict(self.fields.get("models", {}))
 
+    @property
+    def free_energy(self) -> dict[str, Any] | None:
+        """Which free energy stands for E and H, with its error and all else that is known of it; None for none."""
+        found: dict[str, Any] | None = self.fields.get("free_energy")
+        return found
+
     @cached_property
     def atoms(self) -> Atoms:
         """The relaxed structure with energy (eV), forces (eV/Å), stress (eV/Å³) and what is known of it in ``info``.
@@ -132,7 +138,9 @@ class Relaxed:
             stage=len(self.plan.stages) - 1,
         )
         (atoms,) = images(self.structure, (frame,) if self.result is None else (self.result.final,), self.plan)
-        atoms.info["level"] = model_name(self.models[atoms.info["calculator"]])
+        atoms.info["level"] = level_of(self.fields)
+        if self.free_energy is not None:
+            atoms.info["free_energy_of"] = words_of(self.free_energy)
         return atoms
 
     @property
@@ -157,8 +165,11 @@ def table(results: Iterable[Relaxed]) -> str:
     """Return results as a table that fits 80 columns; flags, and why there is no result, stand below it."""
     listed = list(results)
     flagged = [f"{r.name}: {' '.join(r.flags)}" for r in listed if r.flags]
+    free = dict.fromkeys(words_of(r.free_energy) for r in listed if r.free_energy is not None)
+    columns = [("G" if free and name == "H" else name, unit) for name, unit in _COLUMNS]
+    flagged += [f"G = F + PV at {words}" for words in free]
     failed = [f"{r.name}: {r.fields.get('code', r.status)}: {r.reason}" for r in listed if not r.ok]
-    return "\n".join([layout(_COLUMNS, [_row(r) for r in listed]), *flagged, *failed])
+    return "\n".join([layout(columns, [_row(r) for r in listed]), *flagged, *failed])
 
 
 def _row(one: Relaxed) -> list[str]:

@@ -22,7 +22,7 @@ from uspex_bridge.call.choice import check_unchanged, settled_protocol
 from uspex_bridge.call.config import Config, search_root
 from uspex_bridge.call.folders import Folder, Request
 from uspex_bridge.call.gpu_turns import take_turn
-from uspex_bridge.call.record_line import RecordLine
+from uspex_bridge.call.record_line import RecordLine, words_of
 from uspex_bridge.call.slot import SlotState
 from uspex_bridge.call.stopcar import Stopcar
 from uspex_bridge.models import backends, inventory
@@ -202,10 +202,18 @@ def relax_structure(
     observe: Callable[[IonicStep], None],
     lowest: Callable[[], float | None] = lambda: None,
 ) -> RelaxResult:
-    """Relax one structure with the loop of :mod:`uspex_bridge.relaxation.engine` (imported here: it brings ASE)."""
+    """Relax one structure with the loop of :mod:`uspex_bridge.relaxation.engine` (imported here: it brings ASE).
+
+    Where the plan asks for a free energy, that of the relaxed structure is the last frame.
+    """
     from uspex_bridge.relaxation.engine import relax
 
-    return relax(structure, plan, models, halt=halt, observe=observe, lowest=lowest)
+    result = relax(structure, plan, models, halt=halt, observe=observe, lowest=lowest)
+    if plan.free_energy is None:
+        return result
+    from uspex_bridge.call.free_energy import with_free_energy
+
+    return with_free_energy(structure, result, plan, models(plan.stages[-1].calculator), halt)
 
 
 def step_line(step: IonicStep) -> str:
@@ -219,6 +227,8 @@ def step_line(step: IonicStep) -> str:
 def vasp_run(request: Request, result: RelaxResult, config: Config, seconds: float) -> VaspRun:
     """Return what VASP's files are written from: the steps that the configuration wants shown."""
     first = {"final-model": result.model_start, "all": 0, "last": len(result.frames) - 1}[config.steps]
+    if result.free_energy is not None:  # no file holds potential and free energies side by side
+        first = len(result.frames) - 1
     name = result.stages[-1].calculator
     return VaspRun(
         structure=request.structure,
@@ -227,6 +237,7 @@ def vasp_run(request: Request, result: RelaxResult, config: Config, seconds: flo
         converged=result.converged,
         model=model_name(result.models[name]),
         seconds=seconds,
+        free_energy="" if result.free_energy is None else words_of(result.free_energy),
         incar=request.incar,
     )
 
@@ -247,6 +258,8 @@ def _announce(request: Request, plan: Plan, config: Config, notice: str, log: lo
     )
     if notice:
         log.warning("%s", notice)
+    if plan.free_energy is not None:
+        log.info("then the free energy at %g K: %s", plan.free_energy.temperature, plan.free_energy.method)
     for note in intent.notes:
         log.warning("INCAR: %s", note)
     if intent.ignored:

@@ -121,11 +121,57 @@ class Guards:
 
 
 @dataclass(frozen=True)
+class FreeEnergyStep:
+    """The free energy that follows the last stage (table ``[free_energy]``; docs/free_energy.md).
+
+    Attributes:
+        temperature: K; None where only BRIDGE_TEMPERATURE of an INCAR asks for it.
+        method: ``harmonic`` phonons of the structure at rest, or ``scha``, which relaxes atoms and cell at the
+            temperature, atomic motion and zero point included.
+        supercell: cells along each lattice vector; None for the smallest with images ``min_image`` apart.
+        min_image: Å.
+        g_error: standard error of G that ``scha`` samples for, eV/atom.
+        configs: configurations of a population of ``scha``; None for enough to fit the force constants.
+        populations: of ``scha`` at most, to become self-consistent.
+        final_configs: of the last population of ``scha`` at most.
+        mesh: length that sets the mesh of wave vectors, Å.
+        isotopes: masses in amu in place of the elements' means.
+        seed: of the displacements.
+    """
+
+    temperature: float | None = None
+    method: Literal["harmonic", "scha"] = "scha"
+    supercell: tuple[int, int, int] | None = None
+    min_image: float = 6.0
+    g_error: float = 0.002
+    configs: int | None = None
+    populations: int = 12
+    final_configs: int = 400
+    mesh: float = 60.0
+    isotopes: dict[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and not (math.isfinite(self.temperature) and self.temperature >= 0.0):
+            raise ValueError(f"temperature = {self.temperature} must not be negative")
+        for key in ("min_image", "g_error", "mesh"):
+            if not (math.isfinite(getattr(self, key)) and getattr(self, key) > 0.0):
+                raise ValueError(f"{key} = {getattr(self, key)} must be a positive number")
+        if self.supercell is not None and min(self.supercell) < 1:
+            raise ValueError(f"supercell = {list(self.supercell)}: whole numbers from 1")
+        if self.populations < 1 or self.final_configs < 12:
+            raise ValueError("populations must be at least 1, final_configs at least 12")
+        if self.configs is not None and (self.configs < 4 or self.configs % 2):
+            raise ValueError(f"configs = {self.configs} must be an even number of at least 4")
+
+
+@dataclass(frozen=True)
 class Protocol:
-    """Stages and guards; ``name`` is the file's."""
+    """Stages and guards, and the free energy where one is wanted; ``name`` is the file's."""
 
     stage: tuple[Stage, ...]
     guards: Guards = field(default_factory=Guards)
+    free_energy: FreeEnergyStep | None = None
     description: str = ""
     name: str = ""
 
@@ -141,12 +187,13 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Plan:
-    """A protocol fitted to one job: the stages that will run, their targets, and what may move."""
+    """A protocol fitted to one job: the stages that will run, their targets, what may move, and a free energy."""
 
     stages: tuple[Stage, ...]
     guards: Guards
     intent: Intent
     protocol: str = ""
+    free_energy: FreeEnergyStep | None = None
 
     @property
     def pressure_gpa(self) -> float:
@@ -185,14 +232,16 @@ def read_protocol(path: Path) -> Protocol:
     stages = table.pop("stage", [])
     if not isinstance(stages, list) or not all(isinstance(entry, Mapping) for entry in stages):
         raise ConfigError(f"{path}: stages are written as [[stage]] tables")
+    thermal = table.pop("free_energy", None)
     made: dict[str, Any] = {
         "stage": tuple(build(Stage, entry, f"{path}: stage {i}") for i, entry in enumerate(stages, 1)),
         "guards": build(Guards, table.pop("guards", {}), f"{path}: [guards]"),
+        "free_energy": None if thermal is None else build(FreeEnergyStep, thermal, f"{path}: [free_energy]"),
         "name": path.stem,
     }
     if unknown := set(table) - {"description"}:
-        word = min(unknown)
-        raise ConfigError(f"{path}: unknown key '{word}'{nearest(word, ['stage', 'guards', 'description'])}")
+        word, known = min(unknown), ["stage", "guards", "free_energy", "description"]
+        raise ConfigError(f"{path}: unknown key '{word}'{nearest(word, known)}")
     try:
         return Protocol(description=str(table.get("description", "")), **made)
     except ValueError as error:
@@ -227,10 +276,12 @@ def make_plan(protocol: Protocol, intent: Intent, stages: str | None = None, fma
 
     EDIFFG < 0 (or ``fmax``) replaces the force target of the last stage; earlier stages never aim below it, and the
     last stage's stress target is loosened or tightened in proportion. EDIFFG > 0 makes the last stage stop on the
-    change of the enthalpy. ``stages`` (or the INCAR's own choice, which wins) picks stages.
+    change of the enthalpy. ``stages`` (or the INCAR's own choice, which wins) picks stages. A free energy follows where
+    the INCAR names a temperature, or the protocol does and its last stage runs.
 
     Raises:
-        ConfigError: the choice of stages does not fit the protocol, or pressure or ``fmax`` is no number.
+        ConfigError: the choice of stages does not fit the protocol, pressure or ``fmax`` is no number, or a free energy
+            is asked for that cannot be had.
     """
     for what, value in (("the pressure", intent.pressure_gpa), ("fmax", fmax)):
         if value is not None and not math.isfinite(value):
@@ -250,4 +301,24 @@ def make_plan(protocol: Protocol, intent: Intent, stages: str | None = None, fma
         stress = None if last.stress is None else min(last.stress * target / last.fmax, LOOSEST_STRESS)
         last = replace(last, fmax=target, stress=stress)
     fitted = [replace(stage, fmax=max(stage.fmax, last.fmax)) for stage in chosen[:-1]]
-    return Plan((*fitted, replace(last, ediff=ediff)), protocol.guards, intent, protocol.name)
+    made = (*fitted, replace(last, ediff=ediff))
+    asked = _free_energy(protocol, intent, ends=chosen[-1] == protocol.stage[-1])
+    return Plan(made, protocol.guards, intent, protocol.name, asked)
+
+
+def _free_energy(protocol: Protocol, intent: Intent, *, ends: bool) -> FreeEnergyStep | None:
+    """Return the free energy that a job ends with, None for none; ``ends`` says that the last stage runs."""
+    asked = protocol.free_energy or FreeEnergyStep()
+    if intent.temperature is not None:
+        asked = replace(asked, temperature=intent.temperature)
+    elif protocol.free_energy is None or not ends:
+        return None
+    if asked.temperature is None:
+        return None
+    if intent.static:
+        raise ConfigError(
+            f"a free energy at {asked.temperature:g} K needs a relaxed structure, but NSW = 0 or IBRION = -1 relaxes none"
+        )
+    if asked.method == "scha" and intent.isif in (4, 5):
+        raise ConfigError(f"ISIF = {intent.isif}: scha relaxes no cell at constant volume; take ISIF = 2, 3 or 8")
+    return asked

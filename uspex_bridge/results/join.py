@@ -18,7 +18,7 @@ import numpy as np
 
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.call import record_file
-from uspex_bridge.models.cards import model_name
+from uspex_bridge.call.record_line import level_of
 from uspex_bridge.results.model import NAN, Composition, Entry, Recorded, composition_of, original_of
 
 #: Individuals prints enthalpies and volumes with 3 decimals.
@@ -84,8 +84,6 @@ def composition_in(fields: dict[str, Any]) -> Composition:
 
 def line_of(fields: dict[str, Any], offset: int = 0, starts: tuple[int, ...] = ()) -> Line:
     """Return what is kept of one line of the record, which begins at byte ``offset``."""
-    used = [stage["calculator"] for stage in fields.get("stages") or []]
-    models = fields.get("models") or {}
     step = fields.get("step")
     return Line(
         id=fields.get("id"),
@@ -95,7 +93,7 @@ def line_of(fields: dict[str, Any], offset: int = 0, starts: tuple[int, ...] = (
         enthalpy=float(fields.get("enthalpy", NAN)),
         volume=float(fields.get("volume", NAN)),
         pressure_gpa=fields.get("pressure_gpa"),
-        level=model_name(models[used[-1]]) if used and used[-1] in models else "",
+        level=level_of(fields),
         recorded=_recorded(fields, offset) if "enthalpy" in fields else None,
         moved=fields.get("nsw") != 0,
         starts=starts,

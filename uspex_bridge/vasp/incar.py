@@ -15,7 +15,7 @@ from uspex_bridge.base.units import kbar_to_gpa
 from uspex_bridge.vasp.text import fortran_number
 
 #: Tags that change what the bridge does; every other one is accepted and ignored.
-HONOURED = ("NSW", "IBRION", "ISIF", "EDIFFG", "PSTRESS", "NELM", "ISYM", "SYMPREC", "BRIDGE_STAGES")
+HONOURED = ("NSW", "IBRION", "ISIF", "EDIFFG", "PSTRESS", "NELM", "ISYM", "SYMPREC", "BRIDGE_STAGES", "BRIDGE_TEMPERATURE")
 _SETTING = re.compile(r"\s*([A-Za-z]\w*)\s*=\s*(.*?)\s*", re.DOTALL)
 #: Something that was meant to be a setting, which VASP passes over: ``ISIF: 3``, ``ISIF 3``.
 _NO_SETTING = re.compile(r"\s*([A-Za-z]\w*)\s*(?::\s*\S|\s[-+.\d]).*", re.DOTALL)
@@ -112,6 +112,9 @@ def intent_from_incar(text: str, path: Path | str) -> Intent:
     symprec = reader.number("SYMPREC")
     if symprec is not None and symprec <= 0:
         raise reader.wrong("SYMPREC", "it must be positive")
+    temperature = reader.number("BRIDGE_TEMPERATURE")
+    if temperature is not None and temperature < 0:
+        raise reader.wrong("BRIDGE_TEMPERATURE", "it must not be negative, K")
     return Intent(
         isif=_isif(reader),
         nsw=nsw,
@@ -122,6 +125,7 @@ def intent_from_incar(text: str, path: Path | str) -> Intent:
         symprec=symprec,
         nelm=max(nelm, 2),
         stages=_stages(reader),
+        temperature=temperature,
         ignored=tuple(tag for tag in scan.values if tag not in HONOURED),
         notes=tuple(scan.notes),
     )

@@ -66,6 +66,7 @@ def _head(run: VaspRun, when: datetime | None) -> str:
         f" executed on              uspex_bridge{date}",
         " running on    1 total cores",
         f" energies, forces and stress from the model {model}",
+        *([f" free energies at {run.free_energy}, not potential energies: no labels"] if run.free_energy else []),
         "",
         *(f" POTCAR:    {title}" for title in titles),
     ]

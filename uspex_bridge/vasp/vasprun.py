@@ -136,6 +136,7 @@ def _asked(run: VaspRun) -> dict[str, str | int | float]:
         "ISYM": int(intent.keep_symmetry),
         "SYMPREC": intent.symprec,
         "BRIDGE_STAGES": intent.stages,
+        "BRIDGE_TEMPERATURE": intent.temperature,
     }
     return {tag: value for tag, value in known.items() if tag in run.incar and value is not None}
 

@@ -11,7 +11,7 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from uspex_bridge.base.data import Array, Structure
-from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.base.errors import ModelError
 from uspex_bridge.vibrations.modes import masses_of
 from uspex_bridge.vibrations.supercell import Repeats, Supercell, Symmetry, choose_repeats, symmetrised
 
@@ -35,14 +35,14 @@ class Regression:
         symmetry: the operations to obey.
 
     Raises:
-        ConfigError: symfc is not installed.
+        ModelError: symfc is not installed.
     """
 
     def __init__(self, lattice: Supercell, symmetry: Symmetry) -> None:
         try:
             from symfc.basis_sets import FCBasisSetO2
         except ImportError:
-            raise ConfigError("free energies need symfc: pip install 'uspex-bridge[vibrations]'") from None
+            raise ModelError("free energies need symfc: pip install 'uspex-bridge[vibrations]'") from None
         self.atoms = len(lattice)
         self._basis: Any = FCBasisSetO2(
             symfc_atoms(lattice), spacegroup_operations=symmetry.in_supercell(lattice)
@@ -129,7 +129,8 @@ class Crystal:
             symprec: tolerance of its symmetry, Å.
 
         Raises:
-            ConfigError: symfc is missing, an isotope or ``min_image`` is impossible.
+            ModelError: symfc is missing.
+            ConfigError: an isotope or ``min_image`` is impossible.
             InputError: no symmetry is found.
         """
         masses = masses_of(structure.symbols, isotopes)

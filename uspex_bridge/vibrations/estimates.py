@@ -113,7 +113,7 @@ class Estimates:
         return best
 
     def mesh_correction(self, state: State, mesh: Mesh) -> Value:
-        """Return the harmonic free energy on a dense mesh minus that on the supercell's wave vectors, per unit cell, eV.
+        """Return harmonic F on a dense mesh minus that on the supercell's wave vectors, eV per unit cell.
 
         G is stationary in the force constants; this difference is not. It is that of the fitted ones, and halves of the
         last population tell its error.

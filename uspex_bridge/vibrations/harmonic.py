@@ -81,6 +81,19 @@ class Harmonic:
         """Zero-point energy of the unit cell, eV."""
         return self.phonons.zero_point
 
+    def summary(self) -> dict[str, Any]:
+        """Return what a record keeps beside the temperature, plain values, energies in eV per unit cell."""
+        return {
+            "supercell": list(self.lattice.repeats),
+            "evaluations": self.evaluations,
+            "e0": self.energy,
+            "zero_point": self.zero_point,
+            "volume": self.lattice.unit.volume,
+            "lowest_harmonic_thz": self.lowest_held_thz,
+            "lowest_thz": self.lowest_thz,
+            "r2": self.r2,
+        }
+
     def free_energy(self, temperature: float) -> float:
         """Return F = E + F_vib of the unit cell at its volume, eV."""
         return self.energy + self.phonons.free_energy(temperature)
@@ -114,7 +127,7 @@ def harmonic(
         seed: of the displacements.
 
     Raises:
-        ConfigError, InputError: see :meth:`Crystal.prepare`.
+        ConfigError, InputError, ModelError: see :meth:`Crystal.prepare`.
         CalculationError: the model failed.
     """
     crystal = Crystal.prepare(structure, repeats, min_image, isotopes, symprec)

@@ -83,7 +83,8 @@ def scha(
         The result, converged or not; it always has an error bar.
 
     Raises:
-        ConfigError: too few configurations for the force constants, symfc is missing, or an impossible setting.
+        ConfigError: too few configurations for the force constants, or an impossible setting.
+        ModelError: symfc is missing.
         InputError: no symmetry is found, or the state cannot be read.
         Rejected: too many configurations failed, or the crystal melts.
         CalculationError: the model failed at the structure itself.

@@ -93,7 +93,7 @@ def test_the_free_energy_is_the_crystals_and_not_the_cells(make):
             Structure(
                 one.symbols * 2,
                 one.cell * np.array([1, 1, 2])[:, None],
-                np.concatenate([one.scaled, one.scaled + [0, 0, 1]]) / [1, 1, 2],
+                np.concatenate([one.scaled, one.scaled + np.array([0, 0, 1])]) / [1, 1, 2],
             ),
             (2, 2, 1),
         ),
@@ -148,8 +148,10 @@ def test_the_supercell_keeps_images_apart_and_the_point_group():
 
 def test_a_model_that_fails_at_rest_has_no_free_energy():
     with pytest.raises(CalculationError, match="NaN"):
-        harmonic(GOLD, lambda all_: [{"energy": np.nan, "forces": np.zeros((len(a), 3)), "stress": np.zeros(6)}
-                                     for a in all_])
+        harmonic(
+            GOLD,
+            lambda all_: [{"energy": np.nan, "forces": np.zeros((len(a), 3)), "stress": np.zeros(6)} for a in all_],
+        )
 
 
 def test_the_quasi_harmonic_volume_is_where_the_pressure_is_met():

@@ -26,9 +26,7 @@ def test_a_harmonic_crystal_is_exact(temperature):
     nickel = structure_of(bulk("Ni", a=3.5))
     crystal = Crystal.prepare(nickel, (2, 2, 2))
     phi = harmonic(nickel, emt, repeats=(2, 2, 2)).phi
-    found = scha(
-        nickel, springs(phi, crystal.lattice.sites), Settings(temperature, cell="fixed", repeats=(2, 2, 2))
-    )
+    found = scha(nickel, springs(phi, crystal.lattice.sites), Settings(temperature, cell="fixed", repeats=(2, 2, 2)))
     values = np.linalg.eigvalsh(phi / crystal.lattice.all_masses[0])[3:]
     energies = np.sqrt(values * (units._hbar * units.J * units.s) ** 2)
     thermal = units.kB * temperature
@@ -40,15 +38,15 @@ def test_a_harmonic_crystal_is_exact(temperature):
     assert found.converged
 
 
-@pytest.mark.parametrize(("k", "q"), [(5.0, 0.0), (5.0, 20.0), (0.0, 40.0), (-1.0, 60.0)])
+@pytest.mark.parametrize(("k", "q"), [(5.0, 20.0), (0.0, 40.0), (-1.0, 60.0)])
 def test_a_quartic_oscillator_has_the_gaussian_bound(k, q):
     """A proton at 300 K, purely quartic and in a double well too: the closed solution, and never below the exact F."""
     atoms = Atoms("HHe", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=np.eye(3) * 5.0, pbc=True)
     masses = {"H": 2.0, "He": 2.0}  # the reduced mass of their distance is 1
-    settings = Settings(300.0, cell="fixed", repeats=(1, 1, 1), g_error=5e-4, configs=300)
+    settings = Settings(300.0, cell="fixed", repeats=(1, 1, 1), g_error=1e-3, configs=60, final_configs=120)
     found = scha(structure_of(atoms), quartic(k, q), settings, isotopes=masses)
     per_mode = (found.f - found.mesh_correction) / 3.0
-    error = 3.0 * found.error / 3.0  # three standard errors
+    error = found.history[-1].g_error  # three standard errors, of three modes
     exact = oscillator(lambda x: 0.5 * k * x**2 + q * x**4, 1.0, 300.0)
     bound = gaussian_bound(k, q, 1.0, 300.0)
     assert bound > exact - 1e-6
@@ -86,7 +84,7 @@ def test_a_cell_that_is_rotated_or_left_handed_has_the_same_free_energy():
     atoms.symbols[0] = "Au"
     one = structure_of(atoms)
     turn = np.linalg.qr(np.random.default_rng(3).standard_normal((3, 3)))[0]
-    settings = Settings(600.0, repeats=(1, 1, 1), g_error=5e-4)
+    settings = Settings(600.0, repeats=(1, 1, 1), g_error=1e-3)
     first = scha(one, emt, settings)
     others = (
         Structure(one.symbols, one.cell @ turn, one.scaled),
@@ -117,13 +115,13 @@ def test_stopped_after_every_population_it_goes_on_to_the_same_bits(tmp_path):
 
 
 def test_a_state_is_anothers_or_damaged(tmp_path):
-    path = tmp_path / "state.npz"
-    first = scha(GOLD, emt, AT_10_GPA, state=path)
-    other = scha(GOLD, emt, replace(AT_10_GPA, temperature=400.0), state=path)
-    assert other.g < first.g - 1e-3
+    path, settings = tmp_path / "state.npz", replace(AT_10_GPA, g_error=2e-3)
+    first = scha(GOLD, emt, settings, state=path)
+    other = scha(GOLD, emt, replace(settings, temperature=600.0), state=path)
+    assert other.g < first.g - 0.02
     path.write_bytes(b"no archive")
     with pytest.raises(InputError, match="remove it"):
-        scha(GOLD, emt, AT_10_GPA, state=path)
+        scha(GOLD, emt, settings, state=path)
 
 
 def test_nothing_is_there_before_the_first_population():
@@ -152,14 +150,15 @@ def test_a_model_that_fails_on_configurations_refuses_the_structure():
 
 def test_a_crystal_that_is_none_melts():
     """Atoms that nothing holds stray as far as they are let."""
-    free = springs(np.zeros((24, 24)), Crystal.prepare(GOLD, (2, 2, 2)).lattice.sites)
+    cubic = structure_of(bulk("Au", a=4.0, cubic=True))
+    free = springs(np.zeros((12, 12)), Crystal.prepare(cubic, (1, 1, 1)).lattice.sites)
     with pytest.raises(Rejected, match="no such crystal"):
-        scha(GOLD, free, Settings(300.0, cell="fixed", repeats=(2, 2, 2)))
+        scha(cubic, free, Settings(300.0, cell="fixed", repeats=(1, 1, 1)))
 
 
 def test_a_smaller_supercell_is_a_start_for_a_larger_one():
     """The mesh correction makes both the same crystal's."""
     small = scha(GOLD, emt, AT_10_GPA)
-    large = scha(GOLD, emt, replace(AT_10_GPA, repeats=(3, 3, 3), g_error=5e-4), start=small)
+    large = scha(GOLD, emt, replace(AT_10_GPA, repeats=(3, 3, 3), g_error=1e-3), start=small)
     assert large.g == pytest.approx(small.g, abs=2e-3)
     assert large.structure.volume == pytest.approx(small.structure.volume, rel=5e-3)

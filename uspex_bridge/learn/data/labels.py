@@ -124,6 +124,8 @@ class Added:
 
 def problem_of(atoms: Atoms) -> str:
     """Return why a labelled structure cannot be trained on, empty where it can."""
+    if "free_energy_of" in atoms.info:
+        return f"its energy is a free energy at {atoms.info['free_energy_of']}, which is no label"
     results = atoms.calc.results if atoms.calc is not None else {}
     missing = [key for key in ("energy", "forces", "stress") if key not in results]
     if missing:
