@@ -76,8 +76,8 @@ class Structure:
 class Intent:
     """What an INCAR asks for, in the terms of VASP's manual; the protocol decides how it is done.
 
-    ``ediffg`` None means that the INCAR does not say; ``temperature`` (K) asks for a free energy. ``ignored`` holds the tags that mean nothing to a
-    potential without electrons.
+    ``ediffg`` None means that the INCAR does not say; ``temperature`` (K) asks for a free energy. ``ignored`` holds the
+    tags that mean nothing to a potential without electrons.
     """
 
     isif: int = 3

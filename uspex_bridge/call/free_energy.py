@@ -1,4 +1,4 @@
-"""The free energy of a structure that has been relaxed: the last frame of its result, in place of the potential energy."""
+"""The free energy of a relaxed structure, the last frame of its result in place of a potential energy."""
 
 from __future__ import annotations
 
@@ -206,8 +206,8 @@ def refuse_imaginary(phonons: Harmonic) -> None:
     if phonons.imaginary:
         raise Rejected(
             "unstable",
-            f"imaginary modes, the lowest at {phonons.lowest_held_thz:.2f} THz: the crystal has no harmonic free energy; "
-            'method = "scha" may find it stable at this temperature',
+            f"imaginary modes, the lowest at {phonons.lowest_held_thz:.2f} THz: there is no harmonic free energy; "
+            'method = "scha" may find the crystal stable at this temperature',
         )
 
 

@@ -6,7 +6,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -159,25 +159,32 @@ _models: Models | None = None
 _sole_use = threading.Lock()
 
 
+@contextmanager
+def kept_models(config: Config) -> Iterator[Models]:
+    """Lend the models of this process, kept from one structure to the next, to one thread at a time."""
+    global _models
+    with _sole_use:
+        if _models is None or _models.config != config:
+            close_models()
+            _models = Models(config)
+        yield _models
+
+
 def _relax(job: _Job) -> _Outcome:
     """Relax one structure, in whichever process.
 
     Raises:
         ConfigError, ModelError, OutputError: what would be the same for all structures.
     """
-    global _models
     config = job.task.config
     lines: list[str] = []
     result = None
-    with _sole_use:
-        if _models is None or _models.config != config:
-            close_models()
-            _models = Models(config)
+    with kept_models(config) as models:
         entry, halter = job.entry, Halter()
         halter.start(config.time_limit)
         try:
             result = relax_structure(
-                job.structure, job.plan, _models, halter, lambda step: lines.append(step_line(step))
+                job.structure, job.plan, models, halter, lambda step: lines.append(step_line(step))
             )
             entry.done(result)
         except BridgeError as error:

@@ -317,7 +317,7 @@ def _free_energy(protocol: Protocol, intent: Intent, *, ends: bool) -> FreeEnerg
         return None
     if intent.static:
         raise ConfigError(
-            f"a free energy at {asked.temperature:g} K needs a relaxed structure, but NSW = 0 or IBRION = -1 relaxes none"
+            f"a free energy at {asked.temperature:g} K needs a relaxed structure; NSW = 0 or IBRION = -1 relaxes none"
         )
     if asked.method == "scha" and intent.isif in (4, 5):
         raise ConfigError(f"ISIF = {intent.isif}: scha relaxes no cell at constant volume; take ISIF = 2, 3 or 8")

@@ -19,6 +19,7 @@ import numpy as np
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.call import record_file
 from uspex_bridge.call.record_line import level_of
+from uspex_bridge.models.cards import model_name
 from uspex_bridge.results.model import NAN, Composition, Entry, Recorded, composition_of, original_of
 
 #: Individuals prints enthalpies and volumes with 3 decimals.

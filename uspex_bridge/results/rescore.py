@@ -54,14 +54,15 @@ def rescore(pool: Pool, entries: Sequence[Entry], task: RelaxTask) -> Iterator[A
     jobs = ((Path(entry.run), entry.id, _titled(entry, s)) for entry, s in pool.structures(list(wanted.values())))
     keys = {(str(Path(run)), number): entry for (run, number), entry in wanted.items()}
     for done in relax_all(jobs, task):
-        yield _again(keys[done.fields["source"], done.fields["index"]], done)
+        yield again_of(keys[done.fields["source"], done.fields["index"]], done)
 
 
 def _titled(entry: Entry, structure: Structure) -> Structure:
     return replace(structure, comment=f"EA{entry.id} {entry.formula} {entry.run}")
 
 
-def _again(before: Entry, done: Relaxed) -> Again:
+def again_of(before: Entry, done: Relaxed) -> Again:
+    """Return a structure computed again with what became of it."""
     fields: dict[str, Any] = done.fields
     if "enthalpy" not in fields:
         return Again(before, None, f"{fields.get('code')}: {fields.get('reason')}")

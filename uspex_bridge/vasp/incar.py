@@ -15,7 +15,18 @@ from uspex_bridge.base.units import kbar_to_gpa
 from uspex_bridge.vasp.text import fortran_number
 
 #: Tags that change what the bridge does; every other one is accepted and ignored.
-HONOURED = ("NSW", "IBRION", "ISIF", "EDIFFG", "PSTRESS", "NELM", "ISYM", "SYMPREC", "BRIDGE_STAGES", "BRIDGE_TEMPERATURE")
+HONOURED = (
+    "NSW",
+    "IBRION",
+    "ISIF",
+    "EDIFFG",
+    "PSTRESS",
+    "NELM",
+    "ISYM",
+    "SYMPREC",
+    "BRIDGE_STAGES",
+    "BRIDGE_TEMPERATURE",
+)
 _SETTING = re.compile(r"\s*([A-Za-z]\w*)\s*=\s*(.*?)\s*", re.DOTALL)
 #: Something that was meant to be a setting, which VASP passes over: ``ISIF: 3``, ``ISIF 3``.
 _NO_SETTING = re.compile(r"\s*([A-Za-z]\w*)\s*(?::\s*\S|\s[-+.\d]).*", re.DOTALL)
