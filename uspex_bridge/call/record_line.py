@@ -26,7 +26,7 @@ class RecordLine:
 
     def __init__(self, structure: Structure, plan: Plan, config: Config, where: dict[str, Any]) -> None:
         self.began = time.monotonic()
-        calculators = [_weights_state(name, config) for name in dict.fromkeys(s.calculator for s in plan.stages)]
+        calculators = [weights_state(name, config) for name in dict.fromkeys(s.calculator for s in plan.stages)]
         intent = plan.intent
         asked = (intent.isif, intent.nsw, intent.ibrion, intent.ediffg, round(intent.pressure_gpa, 6), intent.symprec)
         job = (asked, plan.stages, plan.guards, calculators)
@@ -146,7 +146,7 @@ def _named(result: RelaxResult) -> str:
     return "H" if result.free_energy is None else f"G({words_of(result.free_energy)})"
 
 
-def _weights_state(name: str, config: Config) -> tuple[object, ...]:
+def weights_state(name: str, config: Config) -> tuple[object, ...]:
     """Return what tells, without loading it, whether a calculator is still the same: its weights and its package."""
     settings = config.settings_of(name)
     try:

@@ -28,6 +28,7 @@ COMMANDS = {
     "report": ("report", "Write a page about a search, with figures and crystals."),
     "compare": ("compare", "Compare the phases of two searches."),
     "rescore": ("rescore", "Compute a search again with another model."),
+    "free-energy": ("free_energy", "Say what is stable at temperatures, by phonons."),
     "seeds": ("seeds", "Hand the best structures on to another search."),
     "train": ("train", "Train a potential on labelled structures."),
     "evaluate": ("evaluate", "Compare models with labels and with each other; find where they break."),

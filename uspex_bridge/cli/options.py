@@ -64,6 +64,19 @@ def pressures_of(text: str) -> list[float]:
     Raises:
         ConfigError: it is none of these.
     """
+    return numbers_of(text, "pressures", "GPa")
+
+
+def numbers_of(text: str, what: str, unit: str) -> list[float]:
+    """Read numbers: ``50``, ``0,20,50`` or ``0:100:10`` (end included), sorted.
+
+    Args:
+        text: as the user wrote it.
+        what, unit: for messages.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
     from uspex_bridge.base.errors import ConfigError
 
     try:
@@ -74,9 +87,9 @@ def pressures_of(text: str) -> list[float]:
             return sorted(set(words))
         first, last, step = words
     except ValueError:
-        raise ConfigError(f"pressures {text}: give FROM:TO:STEP or a list such as 0,20,50, in GPa") from None
+        raise ConfigError(f"{what} {text}: give FROM:TO:STEP or a list such as 0,20,50, in {unit}") from None
     if step <= 0 or last < first:
-        raise ConfigError(f"pressures {text}: nothing lies between; give FROM:TO:STEP, in GPa")
+        raise ConfigError(f"{what} {text}: nothing lies between; give FROM:TO:STEP, in {unit}")
     return [round(first + k * step, 6) for k in range(int((last - first) / step + 1e-9) + 1)]
 
 

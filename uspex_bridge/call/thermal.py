@@ -1,0 +1,283 @@
+"""Free energies of many relaxed structures at several temperatures, kept in one folder and computed once."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from uspex_bridge.base import jsonl
+from uspex_bridge.base.data import Intent, Structure
+from uspex_bridge.base.errors import BridgeError, ConfigError, Interrupted, ModelError, OutputError, Rejected
+from uspex_bridge.base.files import replacing, writing
+from uspex_bridge.base.halt import Halter
+from uspex_bridge.base.parallel import spread
+from uspex_bridge.base.units import pv_energy
+from uspex_bridge.call import record_file
+from uspex_bridge.call.choice import choose_protocol
+from uspex_bridge.call.config import Config
+from uspex_bridge.call.free_energy import harmonic_of, refuse_imaginary, scha_of, spectrum
+from uspex_bridge.call.many import close_models, kept_models
+from uspex_bridge.call.record_line import weights_state
+from uspex_bridge.models.cards import model_name
+from uspex_bridge.relaxation.protocol import FreeEnergyStep, Plan, make_plan
+
+Method = Literal["harmonic", "scha"]
+#: Lines of what was computed, and folders of phonons and of what a calculation goes on from, in the task's folder.
+LINES, PHONONS, STATES = "free-energy.jsonl", "phonons", "state"
+
+
+@dataclass(frozen=True)
+class FreeEnergyTask:
+    """What to compute of every structure.
+
+    Attributes:
+        config: settings; the model is that of the protocol's last stage.
+        out: folder of the results; what it has already is not computed again.
+        pressure: GPa.
+        temperatures: K.
+        supercell, min_image, g_error, isotopes, seed: see
+            :class:`uspex_bridge.relaxation.protocol.FreeEnergyStep`.
+        workers, scheduler: see :class:`uspex_bridge.call.many.RelaxTask`.
+        keep_models: leaves this process's models loaded for the next call.
+    """
+
+    config: Config
+    out: Path
+    pressure: float
+    temperatures: tuple[float, ...]
+    supercell: tuple[int, int, int] | None = None
+    min_image: float = 6.0
+    g_error: float = 0.002
+    isotopes: dict[str, float] = field(default_factory=dict)
+    seed: int = 0
+    workers: int = 1
+    scheduler: str | None = None
+    keep_models: bool = False
+
+    def step(self, method: Method, temperature: float) -> FreeEnergyStep:
+        """Return what is asked at one temperature.
+
+        Raises:
+            ConfigError: a setting is impossible.
+        """
+        try:
+            return FreeEnergyStep(
+                temperature=temperature,
+                method=method,
+                supercell=self.supercell,
+                min_image=self.min_image,
+                g_error=self.g_error,
+                isotopes=self.isotopes,
+                seed=self.seed,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+
+
+@dataclass(frozen=True)
+class Rest:
+    """A structure relaxed at 0 K: its name, itself, and H in eV per cell."""
+
+    name: str
+    structure: Structure
+    enthalpy: float
+
+
+def free_energies(structures: Iterable[Rest], method: Method, task: FreeEnergyTask) -> Iterator[dict[str, Any]]:
+    """Compute the free energies of structures at every temperature of a task.
+
+    Args:
+        structures: relaxed with the same model at the same pressure.
+        method: harmonic phonons serve all temperatures; the self-consistent ones are computed at each.
+        task: what to compute.
+
+    Yields:
+        a line per structure and temperature: ``name``, ``method``, ``temperature``, ``status`` (``converged``,
+        ``unconverged``, ``rejected``, ``failed``), ``reason``, ``flags``; with a free energy ``g``, ``g_error``, ``f``
+        (eV per cell), ``volume`` (Å³) and the rest that the record of a search has.
+
+    Raises:
+        ConfigError, ModelError: nothing can be computed with these settings.
+        ServiceError: the Dask scheduler does not answer, or no longer.
+        OutputError: the folder cannot be written.
+    """
+    with writing(task.out):
+        for name in (PHONONS, STATES):
+            (task.out / name).mkdir(parents=True, exist_ok=True)
+    protocol, _ = choose_protocol(task.config)
+    plan = make_plan(replace(protocol, free_energy=None), Intent(pressure_gpa=task.pressure), task.config.stages)
+    before = _lines(task.out / LINES)
+    known: list[dict[str, Any]] = []
+
+    def jobs() -> Iterator[_Job]:
+        for rest in structures:
+            together = [task.temperatures] if method == "harmonic" else [(t,) for t in task.temperatures]
+            for temperatures in together:
+                job = _Job(rest, method, temperatures, task, plan)
+                done = [before.get((job.key, t)) for t in temperatures]
+                if all(line is not None for line in done):
+                    known.extend(line | {"name": rest.name} for line in done if line is not None)
+                else:
+                    yield job
+
+    try:
+        for job, found in spread(_compute, jobs(), task.workers, task.scheduler):
+            yield from known
+            known.clear()
+            outcome = _Outcome(_failed(job, found)) if isinstance(found, BridgeError) else found
+            if outcome.phonons:
+                with replacing(task.out / PHONONS / f"{job.key}.npz") as draft:
+                    draft.write_bytes(outcome.phonons)
+            jsonl.append(task.out / LINES, *outcome.lines)
+            yield from outcome.lines
+        yield from known
+    finally:
+        if not task.keep_models:
+            close_models()
+
+
+def _lines(path: Path) -> dict[tuple[str, float], dict[str, Any]]:
+    """Return the lines of a file by key and temperature, but for those of calculations that were stopped."""
+    if not path.is_file():
+        return {}
+    kept = (line for line in jsonl.read(path) if line.get("code") != Interrupted.__name__ and not line.get("stopped"))
+    return {(line["key"], line["temperature"]): line for line in kept if "key" in line}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One structure, at all temperatures of a method that needs no more for them."""
+
+    rest: Rest
+    method: Method
+    temperatures: tuple[float, ...]
+    task: FreeEnergyTask
+    plan: Plan
+
+    @property
+    def calculator(self) -> str:
+        return self.plan.stages[-1].calculator
+
+    @property
+    def key(self) -> str:
+        asked = self.task.step(self.method, 0.0 if self.method == "harmonic" else self.temperatures[0])
+        model = weights_state(self.calculator, self.task.config)
+        return record_file.job_key(self.rest.structure, (asked, round(self.task.pressure, 6), model))
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Lines of a job, and the file of its phonons where it has any."""
+
+    lines: list[dict[str, Any]]
+    phonons: bytes = b""
+
+
+def _compute(job: _Job) -> _Outcome:
+    """Compute one job, in whichever process.
+
+    Raises:
+        ConfigError, ModelError, OutputError: what would be the same for all structures.
+    """
+    task, began = job.task, time.monotonic()
+    with kept_models(task.config) as models:
+        halter = Halter()
+        halter.start(task.config.time_limit)
+        try:
+            model = models(job.calculator)
+            model.check_elements(job.rest.structure.symbols)
+            common = {"level": model_name(model.identity)}
+            if job.method == "harmonic":
+                found = _harmonic(job, model, halter)
+            else:
+                found = _scha(job, model, halter)
+        except BridgeError as error:
+            if error.exit_code in (ConfigError.exit_code, ModelError.exit_code, OutputError.exit_code):
+                raise
+            return _Outcome(_failed(job, error))
+        finally:
+            halter.close()
+    seconds = round(time.monotonic() - began, 3)
+    return replace(found, lines=[line | common | {"seconds": seconds} for line in found.lines])
+
+
+def _harmonic(job: _Job, model: Any, halter: Halter) -> _Outcome:
+    phonons = harmonic_of(job.rest.structure, model, job.task.step("harmonic", 0.0), halter)
+    summary, lines = phonons.summary(), []
+    try:
+        refuse_imaginary(phonons)
+    except Rejected as refusal:
+        lines = [line | summary for line in _failed(job, refusal)]
+    else:
+        flags = ["imaginary-between"] if phonons.imaginary_between else []
+        for temperature in job.temperatures:
+            # H of the relaxation, as the phonons' own evaluation at rest may differ by a batch's noise.
+            g = job.rest.enthalpy + phonons.phonons.free_energy(temperature)
+            f = g - pv_energy(job.task.pressure, job.rest.structure.volume)
+            lines.append(
+                _base(job, temperature)
+                | summary
+                | {"status": "converged", "reason": "harmonic", "flags": flags, "g": g, "g_error": None, "f": f}
+            )
+    return _Outcome(lines, _packed(phonons.phi, phonons.lattice))
+
+
+def _scha(job: _Job, model: Any, halter: Halter) -> _Outcome:
+    (temperature,) = job.temperatures
+    asked = job.task.step("scha", temperature)
+    state = job.task.out / STATES / f"{job.key}.npz"
+    stopped: list[str] = []
+
+    def halt() -> Any:
+        if why := halter():
+            stopped.append(why)
+        return why
+
+    found = scha_of(job.rest.structure, model, asked, job.plan, halt, state)
+    with suppress(FileNotFoundError):
+        if not stopped:
+            state.unlink()
+    line = _base(job, temperature) | found.summary() | {"structure": _geometry(found.structure)}
+    line |= {"status": "converged" if found.converged else "unconverged"}
+    return _Outcome([line | ({"stopped": stopped[0]} if stopped else {})], _packed(found.phi, found.lattice))
+
+
+def _base(job: _Job, temperature: float) -> dict[str, Any]:
+    structure = job.rest.structure
+    return {
+        "key": job.key,
+        "name": job.rest.name,
+        "method": job.method,
+        "temperature": temperature,
+        "pressure_gpa": job.task.pressure,
+        "formula": structure.formula,
+        "natoms": len(structure),
+        "enthalpy_at_rest": job.rest.enthalpy,
+    }
+
+
+def _failed(job: _Job, error: BridgeError) -> list[dict[str, Any]]:
+    code = error.code if isinstance(error, Rejected) else type(error).__name__
+    said = {"status": "rejected" if isinstance(error, Rejected) else "failed", "code": code, "reason": str(error)}
+    return [_base(job, temperature) | said | {"flags": []} for temperature in job.temperatures]
+
+
+def _geometry(structure: Structure) -> dict[str, Any]:
+    return {
+        "symbols": list(structure.symbols),
+        "cell": structure.cell.tolist(),
+        "scaled": structure.scaled.tolist(),
+    }
+
+
+def _packed(phi: Any, lattice: Any) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **spectrum(phi, lattice))
+    return stream.getvalue()

@@ -1,0 +1,157 @@
+"""``uspex-bridge free-energy``: what of a search is stable at temperatures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.options import PARALLEL, RUN_OPTIONS, Finite, numbers_of
+
+_SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
+
+
+@click.command(context_settings=q.CONTEXT)
+@q.PLACES
+@click.option("-T", "temperatures", default="300", show_default=True, help="Temperatures: 0,300,1000 or 0:1000:100, K.")
+@click.option(
+    "--method",
+    type=click.Choice(["harmonic", "scha"]),
+    default="harmonic",
+    show_default=True,
+    help="Phonons at rest; or the self-consistent approximation with atoms and cell relaxed at each temperature.",
+)
+@click.option(
+    "--promote",
+    type=Finite(min=0),
+    default=0.05,
+    show_default=True,
+    help="Distance to a harmonic hull up to which scha is done, eV/atom; phases with imaginary modes always are.",
+)
+@click.option("-n", "most", type=click.IntRange(min=1), help="Largest number of phases, nearest the hull first.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("free-energy"),
+    show_default=True,
+    help="Folder of the results; what it has is not computed again.",
+)
+@click.option("--model", help="A calculator's name, or KIND:WEIGHTS (mace:my.model); else the protocol decides.")
+@click.option(
+    "--min-image",
+    type=Finite(min=0, min_open=True),
+    default=6.0,
+    show_default=True,
+    help="Shortest distance between images in the supercell, Å.",
+)
+@click.option(
+    "--g-error",
+    type=Finite(min=0, min_open=True),
+    default=0.002,
+    show_default=True,
+    help="Standard error of G that scha samples for, eV/atom.",
+)
+@click.option("--isotope", "isotopes", multiple=True, metavar="ELEMENT=MASS", help="Mass of an element, amu: H=2.014.")
+@click.option("--figures", is_flag=True, help="Also draw G and hulls against T, and phonons, into --out.")
+@q.within(0.1)
+@q.REFERENCES
+@q.HULL
+@q.DUPLICATES
+@RUN_OPTIONS
+@PARALLEL
+@q.JSON
+def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: Any) -> None:
+    """Compute free energies of the phases of PLACES and build the hull at each temperature.
+
+    PLACES are results folders of USPEX or files of structures; of files without energies every structure is taken.
+    Phases within --within of the hull are relaxed at rest, then their phonons are computed. --out keeps everything, and
+    a run that was stopped goes on where it was. The exit code is 7 if the model failed on a structure, which is named.
+
+    Example: uspex-bridge free-energy results1 -T 0,300,1000 --model chgnet
+    """
+    from uspex_bridge.base.errors import CalculationError
+    from uspex_bridge.base.threads import limit_threads
+    from uspex_bridge.call.model_names import with_model
+    from uspex_bridge.cli.vasp import read_settings
+
+    temperatures = tuple(numbers_of(options["temperatures"], "temperatures", "K"))
+    config = read_settings(Path.cwd(), {key: options[key] for key in _SETTINGS})
+    limit_threads(config.threads)
+    from uspex_bridge.call.many import RelaxTask
+    from uspex_bridge.call.thermal import FreeEnergyTask
+    from uspex_bridge.results.free_energy import FMAX, free_energies, pressure_of_pool
+    from uspex_bridge.results.free_energy_tables import document, report
+
+    config = with_model(config, options["model"]) if options["model"] else config
+    pool = q.open_pool(places, options)
+    pressure = pressure_of_pool(pool, options["pressure"])
+    parallel = {"workers": options["workers"], "scheduler": options["scheduler"]}
+    out: Path = options["out"]
+    relax = RelaxTask(config=config, out=out, pressure=pressure, fmax=FMAX, resume=True, keep_models=True, **parallel)
+    task = FreeEnergyTask(
+        config,
+        out,
+        pressure,
+        temperatures,
+        min_image=options["min_image"],
+        g_error=options["g_error"],
+        isotopes=_masses(options["isotopes"]),
+        keep_models=True,
+        **parallel,
+    )
+    with click.progressbar(length=0, label="computing", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+
+        def observe(what: str) -> None:
+            bar.label = what
+            bar.length = bar.pos + 1
+            bar.update(1)
+
+        answer = free_energies(
+            pool,
+            q.ask(options),
+            relax,
+            task,
+            method=options["method"],
+            promote=options["promote"],
+            most=options["most"],
+            observe=observe,
+        )
+    q.warn(answer.warnings)
+    if as_json:
+        click.echo(json.dumps(document(answer), indent=1, ensure_ascii=False))
+    else:
+        click.echo(report(answer))
+        click.echo(f"results in {out}/")
+    if figures:
+        from uspex_bridge.figures.free_energy import save_all
+
+        for path in save_all(answer, out):
+            click.echo(str(path), err=as_json)
+    q.tell_notes(pool.notes)
+    broken = [one.reason for one in answer.failed]
+    broken += [line["code"] for phase in answer.phases for line in phase.lines.values() if line["status"] == "failed"]
+    if any(reason.startswith(CalculationError.__name__) for reason in broken):
+        sys.exit(CalculationError.exit_code)
+
+
+def _masses(words: tuple[str, ...]) -> dict[str, float]:
+    """Read ``H=2.014``.
+
+    Raises:
+        ConfigError: it is no element and mass.
+    """
+    from uspex_bridge.base.errors import ConfigError
+
+    masses = {}
+    for word in words:
+        symbol, _, mass = word.partition("=")
+        try:
+            masses[symbol] = float(mass)
+        except ValueError:
+            raise ConfigError(f"--isotope {word}: give an element and its mass in amu, such as H=2.014") from None
+    return masses

@@ -1,0 +1,277 @@
+"""What of a search is stable at temperatures: free energies of its phases, a hull at each, and what that changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from uspex_bridge.base.data import Structure
+from uspex_bridge.base.errors import ConfigError, InputError
+from uspex_bridge.base.symmetry import find_group
+from uspex_bridge.results.hull import Hull, build_hull
+from uspex_bridge.results.model import Composition, Entry, Pool
+from uspex_bridge.results.rescore import Again, again_of
+from uspex_bridge.results.stability import Question, assess, blocks_of, without_holes
+
+if TYPE_CHECKING:
+    from uspex_bridge.call.many import RelaxTask
+    from uspex_bridge.call.thermal import FreeEnergyTask, Method
+
+#: eV/Å, forces left at rest before phonons are computed.
+FMAX = 0.005
+
+
+@dataclass(frozen=True, eq=False)
+class ThermalPhase:
+    """A phase at rest and at temperatures.
+
+    Attributes:
+        entry: relaxed, with H.
+        structure: at rest.
+        lines: what :func:`uspex_bridge.call.thermal.free_energies` says of it, by method and temperature, K.
+    """
+
+    entry: Entry
+    structure: Structure
+    lines: Mapping[tuple[str, float], dict[str, Any]]
+
+    @property
+    def group(self) -> str:
+        """Space group at rest."""
+        found = find_group(self.structure, 0.1)
+        return "?" if found is None else str(found)
+
+    @property
+    def lowest_thz(self) -> float:
+        """Lowest harmonic frequency on the supercell's wave vectors, THz; NaN where there are no phonons."""
+        found = [line["lowest_harmonic_thz"] for line in self.lines.values() if "lowest_harmonic_thz" in line]
+        return float(found[0]) if found else math.nan
+
+    @property
+    def unstable(self) -> bool:
+        """Whether it has imaginary modes at rest."""
+        return any(line.get("code") == "unstable" for line in self.lines.values())
+
+    def g(self, method: str, temperature: float) -> float:
+        """G in eV/atom, NaN where there is none."""
+        line = self.lines.get((method, temperature), {})
+        return float(line["g"]) / self.entry.natoms if "g" in line else math.nan
+
+    def error(self, method: str, temperature: float) -> float | None:
+        """Standard error of G in eV/atom; None where G is not sampled."""
+        error = self.lines.get((method, temperature), {}).get("g_error")
+        return None if error is None else float(error) / self.entry.natoms
+
+
+@dataclass(frozen=True, eq=False)
+class FreeEnergies:
+    """The answer.
+
+    Attributes:
+        method: of the hulls.
+        pressure_gpa: GPa.
+        temperatures: K.
+        phases: by distance to the hull at rest.
+        at_rest: the hull of enthalpies, None where none can be built.
+        hulls: at each temperature; those that cannot be built are left out.
+        problems: why a hull cannot be built, by temperature; None is the one at rest.
+        left: names of the phases that ``promote`` kept out of the self-consistent calculations.
+        failed: structures that could not be relaxed.
+        warnings: what must be known before believing it.
+    """
+
+    method: Method
+    pressure_gpa: float
+    temperatures: tuple[float, ...]
+    phases: tuple[ThermalPhase, ...]
+    at_rest: Hull | None
+    hulls: Mapping[float, Hull]
+    problems: Mapping[float | None, str]
+    left: tuple[str, ...]
+    failed: tuple[Again, ...]
+    warnings: tuple[str, ...]
+
+    def above(self, name: str, temperature: float | None) -> float:
+        """Distance to the hull at a temperature, at rest for None, eV/atom; NaN where there is none."""
+        hull = self.at_rest if temperature is None else self.hulls.get(temperature)
+        point = None if hull is None else hull.by_name.get(name)
+        return math.nan if point is None else point.above
+
+    def stable(self, temperature: float | None) -> list[Entry]:
+        """Corners of a hull, none where it cannot be built."""
+        hull = self.at_rest if temperature is None else self.hulls.get(temperature)
+        return [] if hull is None else [point.entry for point in hull.vertices]
+
+
+def free_energies(
+    pool: Pool,
+    question: Question,
+    relax: RelaxTask,
+    task: FreeEnergyTask,
+    *,
+    method: Method = "harmonic",
+    promote: float = 0.05,
+    most: int | None = None,
+    observe: Callable[[str], None] = lambda what: None,
+) -> FreeEnergies:
+    """Relax the phases of a pool near its hull, compute their free energies, and build a hull at each temperature.
+
+    Args:
+        pool: a search, or structures without energies, all of which are taken then.
+        question: window and definition of a phase.
+        relax: how phases are relaxed at rest; what its folder has is kept.
+        task: free energies.
+        method: ``harmonic`` for all; or ``scha`` for those with imaginary modes and those within ``promote`` of a
+            harmonic hull.
+        promote: eV/atom.
+        most: at most so many phases, nearest the hull first.
+        observe: called with a word after every structure.
+
+    Raises:
+        InputError: there is nothing to compute.
+        ConfigError, ModelError, OutputError: see :func:`uspex_bridge.call.thermal.free_energies`.
+    """
+    chosen, warnings = _chosen(pool, question, most)
+    done = list(_relaxed(pool, chosen, relax, observe))
+    failed = tuple(again for again, _ in done if again.after is None)
+    rest = {again.after.name: (again.after, s) for again, s in done if again.after is not None and s is not None}
+    if not rest:
+        raise InputError(f"no structure could be relaxed: {failed[0].reason}" if failed else "there is no structure")
+    sound, left_out = without_holes([entry for entry, _ in rest.values()], with_holes=question.with_holes)
+    phases = {entry.name: ThermalPhase(entry, rest[entry.name][1], {}) for entry in sound}
+    problems: dict[float | None, str] = {}
+    blocks = blocks_of(pool)
+
+    def hull(entries: Sequence[Entry], at: float | None) -> Hull | None:
+        try:
+            return build_hull(entries, question.components, blocks)
+        except (InputError, ConfigError) as error:
+            problems[at] = str(error)
+            return None
+
+    at_rest = hull([phase.entry for phase in phases.values()], None)
+    phases = _with(phases, list(phases), "harmonic", task, observe)
+    hulls = _hulls(phases, "harmonic", task.temperatures, hull)
+    left: tuple[str, ...] = ()
+    if method == "scha":
+        wanted = [name for name, phase in phases.items() if _promoted(phase, hulls, promote)]
+        left = tuple(name for name in phases if name not in set(wanted))
+        for key in task.temperatures:
+            problems.pop(key, None)
+        phases = _with(phases, wanted, "scha", task, observe)
+        hulls = _hulls(phases, "scha", task.temperatures, hull)
+    order = {name: k for k, name in enumerate(at_rest.by_name)} if at_rest is not None else {}
+    listed = sorted(phases.values(), key=lambda phase: (order.get(phase.entry.name, len(order))))
+    return FreeEnergies(
+        method=method,
+        pressure_gpa=task.pressure,
+        temperatures=task.temperatures,
+        phases=tuple(listed),
+        at_rest=at_rest,
+        hulls=hulls,
+        problems=problems,
+        left=left,
+        failed=failed,
+        warnings=(*warnings, *left_out),
+    )
+
+
+def _chosen(pool: Pool, question: Question, most: int | None) -> tuple[list[Entry], list[str]]:
+    """Return the phases within the window, or all structures where nothing says their enthalpies; and warnings."""
+    if not any(entry.valid for entry in pool.entries):
+        return list(pool.entries)[:most], []
+    answer = assess(pool, replace(question, pressure_gpa=None))
+    return [phase.entry for phase in answer.phases][:most], list(answer.warnings)
+
+
+def _relaxed(
+    pool: Pool, entries: Sequence[Entry], task: RelaxTask, observe: Callable[[str], None]
+) -> Iterator[tuple[Again, Structure | None]]:
+    """Relax entries, and yield each with its structure at rest, None where there is none."""
+    from uspex_bridge.call.many import relax_all
+
+    wanted = {(str(Path(entry.run)), entry.id): entry for entry in entries}
+    jobs = (
+        (Path(entry.run), entry.id, replace(structure, comment=f"EA{entry.id} {entry.formula} {entry.run}"))
+        for entry, structure in pool.structures(entries)
+    )
+    for done in relax_all(jobs, task):
+        again = again_of(wanted[done.fields["source"], done.fields["index"]], done)
+        observe("relaxed")
+        output = done.fields.get("output")
+        if again.after is None or output is None:
+            yield again, None
+        else:
+            cell, scaled = np.array(output["cell"]), np.array(output["scaled"])
+            yield again, Structure(tuple(output["symbols"]), cell, scaled, again.before.name)
+
+
+def _with(
+    phases: Mapping[str, ThermalPhase],
+    names: Sequence[str],
+    method: Method,
+    task: FreeEnergyTask,
+    observe: Callable[[str], None],
+) -> dict[str, ThermalPhase]:
+    """Return phases with the free energies of some of them by a method."""
+    from uspex_bridge.call.thermal import Rest, free_energies
+
+    found: dict[str, dict[tuple[str, float], dict[str, Any]]] = {name: {} for name in phases}
+    jobs = [Rest(name, phases[name].structure, phases[name].entry.enthalpy) for name in names]
+    for line in free_energies(jobs, method, task):
+        found[line["name"]][method, line["temperature"]] = line
+        observe(method)
+    return {name: replace(phase, lines={**phase.lines, **found[name]}) for name, phase in phases.items()}
+
+
+def _hulls(
+    phases: Mapping[str, ThermalPhase],
+    method: Method,
+    temperatures: Sequence[float],
+    hull: Callable[[Sequence[Entry], float | None], Hull | None],
+) -> dict[float, Hull]:
+    """Return the hulls of the free energies by one method."""
+    made = {}
+    for temperature in temperatures:
+        entries = []
+        for phase in phases.values():
+            line = phase.lines.get((method, temperature), {})
+            if "g" in line:
+                level = f"{phase.entry.level}, G at {temperature:g} K {method}"
+                entries.append(replace(phase.entry, enthalpy=line["g"], volume=line["volume"], level=level))
+        if (built := hull(entries, temperature)) is not None:
+            made[temperature] = built
+    return made
+
+
+def _promoted(phase: ThermalPhase, hulls: Mapping[float, Hull], promote: float) -> bool:
+    """Tell whether a phase deserves a self-consistent calculation."""
+    points = [hull.by_name.get(phase.entry.name) for hull in hulls.values()]
+    if phase.unstable or not points or None in points:
+        return True
+    return any(point is not None and point.above <= promote + 1e-9 for point in points)
+
+
+def pressure_of_pool(pool: Pool, asked: float | None) -> float:
+    """Return the pressure to work at: the one asked for, else the one that all entries have, GPa.
+
+    Raises:
+        ConfigError: they do not agree on one.
+    """
+    if asked is not None:
+        return asked
+    known = {entry.pressure_gpa for entry in pool.entries if entry.valid}
+    if len(known) != 1 or None in known:
+        raise ConfigError("the sources do not agree on a pressure, or do not say it: give --pressure")
+    return float(known.pop() or 0.0)
+
+
+def reduced_formula(composition: Composition) -> str:
+    """Return the formula unit in the order given."""
+    divisor = math.gcd(*(n for _, n in composition))
+    return "".join(f"{symbol}{n // divisor if n > divisor else ''}" for symbol, n in composition)

@@ -1,0 +1,170 @@
+"""Free energies of a search as a table for the terminal and as plain values."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from uspex_bridge.base.tables import layout
+from uspex_bridge.base.words import counted, short_names
+from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase, reduced_formula
+from uspex_bridge.results.model import Entry
+from uspex_bridge.results.tables import wrapped
+
+#: Temperatures that stand side by side in the table.
+_SIDE_BY_SIDE = 4
+
+
+def report(answer: FreeEnergies) -> str:
+    """Return the answer as text of 80 columns: distances to the hulls, what changed, and what has no free energy."""
+    names = short_names({phase.entry.run for phase in answer.phases})
+
+    def called(entry: Entry) -> str:
+        return f"EA{entry.id}" if len(names) == 1 else f"{names[entry.run]}:EA{entry.id}"
+
+    levels = ", ".join(dict.fromkeys(phase.entry.level for phase in answer.phases))
+    lines = [
+        wrapped(
+            f"{counted(len(answer.phases), 'phase')} at {answer.pressure_gpa:g} GPa, {levels}, {answer.method}: distance "
+            "to the hull of G = F + PV, meV/atom"
+        ),
+        "",
+    ]
+    steps = range(0, len(answer.temperatures), _SIDE_BY_SIDE)
+    tables = [_table(answer, answer.temperatures[k : k + _SIDE_BY_SIDE], called) for k in steps]
+    lines.append("\n\n".join(tables))
+    lines.append("")
+    lines += [wrapped(said) for said in _changes(answer, called)]
+    unstable = [called(phase.entry) for phase in answer.phases if phase.unstable]
+    if unstable:
+        said = "no harmonic free energy (imaginary modes): " + ", ".join(unstable)
+        lines.append(wrapped(said + ("" if answer.method == "scha" else "; --method scha may find them stable")))
+    if answer.left:
+        lines.append(f"{counted(len(answer.left), 'phase')} too far from every harmonic hull for scha (--promote)")
+    flagged = _flagged(answer, called)
+    lines += [wrapped(said) for said in flagged]
+    lines += [wrapped(f"failed: {called(one.before)}: {one.reason}") for one in answer.failed]
+    return "\n".join(lines)
+
+
+def _table(answer: FreeEnergies, temperatures: tuple[float, ...], called: Any) -> str:
+    headings = [("", ""), ("formula", ""), ("space group", ""), ("at rest", "")]
+    headings += [(f"{temperature:g} K", "") for temperature in temperatures]
+    headings += [("lowest", "THz"), ("", "")]
+    rows = []
+    for phase in answer.phases:
+        entry = phase.entry
+        cells = [_distance(answer.above(entry.name, None))]
+        cells += [_with_error(answer, phase, temperature) for temperature in temperatures]
+        lowest = "" if math.isnan(phase.lowest_thz) else f"{phase.lowest_thz:.2f}"
+        symbol = phase.group.partition(" ")[0]
+        mark = "unstable" if phase.unstable else ""
+        rows.append([called(entry), reduced_formula(entry.composition), symbol, *cells, lowest, mark])
+    return layout(headings, rows)
+
+
+def _distance(above: float) -> str:
+    if math.isnan(above):
+        return "-"
+    return "stable" if above == 0.0 else f"{1000 * above:.1f}"
+
+
+def _with_error(answer: FreeEnergies, phase: ThermalPhase, temperature: float) -> str:
+    text = _distance(answer.above(phase.entry.name, temperature))
+    error = phase.error(answer.method, temperature)
+    return text if error is None or text == "-" else f"{text}±{1000 * error:.1f}"
+
+
+def _changes(answer: FreeEnergies, called: Any) -> list[str]:
+    said = []
+    before = {entry.name: entry for entry in answer.stable(None)}
+    for temperature in answer.temperatures:
+        if temperature not in answer.hulls:
+            said.append(f"no hull at {temperature:g} K: {answer.problems.get(temperature, 'nothing to build it from')}")
+            continue
+        now = {entry.name: entry for entry in answer.stable(temperature)}
+        came = [f"{called(e)} {reduced_formula(e.composition)}" for name, e in now.items() if name not in before]
+        went = [f"{called(e)} {reduced_formula(e.composition)}" for name, e in before.items() if name not in now]
+        listed = ", ".join(f"{called(e)} {reduced_formula(e.composition)}" for e in now.values())
+        text = f"stable at {temperature:g} K: {listed}"
+        if came or went:
+            text += f" (new against rest: {', '.join(came) or 'none'}; no longer: {', '.join(went) or 'none'})"
+        said.append(text)
+    if answer.at_rest is None:
+        said.insert(0, f"no hull at rest: {answer.problems.get(None)}")
+    return said
+
+
+def _flagged(answer: FreeEnergies, called: Any) -> list[str]:
+    """Return what puts single free energies in doubt, and why others are missing."""
+    said: dict[str, None] = {}
+    for phase in answer.phases:
+        for (method, temperature), line in phase.lines.items():
+            where = f"{called(phase.entry)} ({method}, {temperature:g} K)"
+            if line["status"] in ("rejected", "failed") and line.get("code") != "unstable":
+                said[f"failed: {called(phase.entry)} ({method}): {line['reason']}"] = None
+            elif line.get("flags"):
+                said[f"{where}: {' '.join(line['flags'])}; {line['reason']}"] = None
+    return list(said)
+
+
+def document(answer: FreeEnergies) -> dict[str, Any]:
+    """Return the answer as plain values."""
+
+    def number(value: float) -> float | None:
+        return None if math.isnan(value) else round(value, 6) + 0.0
+
+    return {
+        "units": {
+            "g": "eV/atom",
+            "g_error": "eV/atom",
+            "enthalpy_per_atom": "eV/atom",
+            "above_hull": "eV/atom",
+            "temperature": "K",
+            "pressure_gpa": "GPa",
+            "volume": "Å³ per cell",
+            "lowest_thz": "THz",
+        },
+        "method": answer.method,
+        "pressure_gpa": answer.pressure_gpa,
+        "temperatures": list(answer.temperatures),
+        "stable": {
+            "rest": [entry.name for entry in answer.stable(None)],
+            **{f"{t:g}": [entry.name for entry in answer.stable(t)] for t in answer.hulls},
+        },
+        "problems": {"rest" if at is None else f"{at:g}": why for at, why in answer.problems.items()},
+        "phases": [
+            {
+                "name": phase.entry.name,
+                "formula": phase.entry.formula,
+                "space_group": phase.group,
+                "level": phase.entry.level,
+                "enthalpy_per_atom": number(phase.entry.enthalpy_per_atom),
+                "above_hull_at_rest": number(answer.above(phase.entry.name, None)),
+                "lowest_thz": number(phase.lowest_thz),
+                "unstable": phase.unstable,
+                "free_energies": [
+                    {
+                        "method": method,
+                        "temperature": temperature,
+                        "status": line["status"],
+                        "reason": line["reason"],
+                        "flags": line.get("flags", []),
+                        "g": number(phase.g(method, temperature)),
+                        "g_error": phase.error(method, temperature),
+                        "volume": line.get("volume") if "g" in line else None,
+                        "above_hull": number(answer.above(phase.entry.name, temperature))
+                        if method == answer.method
+                        else None,
+                        "supercell": line.get("supercell"),
+                        "evaluations": line.get("evaluations"),
+                    }
+                    for (method, temperature), line in phase.lines.items()
+                ],
+            }
+            for phase in answer.phases
+        ],
+        "not_promoted": list(answer.left),
+        "failed": {one.before.name: one.reason for one in answer.failed},
+        "warnings": list(answer.warnings),
+    }
