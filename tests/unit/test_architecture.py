@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "learn.label": {"base", "models", "vasp", "call", "results", "learn.data"},
     "learn.cycle": {"base", "models", "call", "results", "learn.data", "learn.training", "learn.label"},
     "doctor": {"base", "models", "call", "uspex", "learn.training"},
-    "figures": {"base", "results", "learn.choose", "learn.judge", "learn.training", "learn.cycle"},
+    "figures": {"base", "vibrations", "results", "learn.choose", "learn.judge", "learn.training", "learn.cycle"},
     "api": {"base", "models", "call", "results", "learn.choose", "figures"},
     "cli": {
         *("base", "models", "relaxation", "call", "service", "uspex", "results", "doctor", "figures", "api"),

@@ -13,6 +13,8 @@ import numpy as np
 
 from uspex_bridge.base.data import Frame, RelaxResult, StageReport, Structure
 from uspex_bridge.base.errors import ConfigError, InputError, Interrupted, OutOfMemoryError, Rejected
+from uspex_bridge.models.batcher import gpu_of
+from uspex_bridge.models.passes import Budget
 from uspex_bridge.relaxation.cell import largest_force, motion
 from uspex_bridge.relaxation.protocol import FreeEnergyStep, Plan
 from uspex_bridge.vibrations.harmonic import Harmonic, harmonic
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
     from uspex_bridge.relaxation.monitor import Why
     from uspex_bridge.vibrations.ensemble import Evaluate
 
-#: Structures that a model gets at once: a run that is told to stop does so between such pieces.
-_AT_ONCE = 32
+#: Structures that a model gets at most at once on a CPU, where a batch gains little, and on a GPU. A run that is told to
+#: stop does so between such pieces.
+_AT_ONCE = (4, 32)
 #: Name of the free energy's report beside those of the stages.
 STAGE = "free-energy"
 _WORDS = {"time": "time limit reached", "file": "stopped by STOPCAR"}
@@ -158,26 +161,32 @@ def _settings(asked: FreeEnergyStep, plan: Plan) -> Settings:
 
 
 def evaluator(model: Backend, halt: Callable[[], Why | None]) -> Evaluate:
-    """Return what evaluates structures in pieces, smaller ones where memory does not suffice.
+    """Return what evaluates structures in pieces that fit the memory.
 
     What it returns raises Stopped or, where a signal came, Interrupted between pieces.
     """
+    gpu = gpu_of(model)
+    budget, most = Budget(gpu), _AT_ONCE[bool(gpu)]
 
     def evaluate(structures: Sequence[Any]) -> list[Any]:
         answers: list[Any] = []
-        size = _AT_ONCE
         while len(answers) < len(structures):
             if why := halt():
                 if why == "signal":
                     raise Interrupted("stopped by a signal before the free energy was done; nothing was written")
                 raise Stopped(_WORDS[why])
-            piece = structures[len(answers) : len(answers) + size]
+            piece = structures[len(answers) : len(answers) + most]
+            sizes = [model.size_of(atoms) for atoms in piece]
+            number = budget.fitting(sizes)
+            budget.begin()
             try:
-                answers += model.evaluate_many(piece)
+                answers += model.evaluate_many(piece[:number])
             except OutOfMemoryError:
-                if size == 1:
+                if number == 1:
                     raise
-                size = max(1, size // 2)
+                budget.failed(sum(sizes[:number]))
+            else:
+                budget.passed(sum(sizes[:number]))
         return answers
 
     return evaluate

@@ -166,7 +166,7 @@ def free_energies(
         phases = _with(phases, wanted, "scha", task, observe)
         hulls = _hulls(phases, "scha", task.temperatures, hull)
     order = {name: k for k, name in enumerate(at_rest.by_name)} if at_rest is not None else {}
-    listed = sorted(phases.values(), key=lambda phase: (order.get(phase.entry.name, len(order))))
+    listed = sorted(phases.values(), key=lambda phase: order.get(phase.entry.name, len(order)))
     return FreeEnergies(
         method=method,
         pressure_gpa=task.pressure,

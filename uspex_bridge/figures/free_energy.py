@@ -1,0 +1,181 @@
+"""Free energies against temperature, the hull at each, and phonons at rest and at a temperature."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from uspex_bridge.base.data import Array, Structure
+from uspex_bridge.figures import style
+from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase, reduced_formula
+from uspex_bridge.vibrations.dispersion import Dispersion, Mesh
+from uspex_bridge.vibrations.modes import THZ_PER_EV
+from uspex_bridge.vibrations.supercell import Supercell, Symmetry
+
+#: Phases whose lines are drawn, nearest a hull first, and phases whose phonons are.
+_MOST_LINES, _MOST_PHONONS = 12, 12
+#: Points along the band path, and length of the mesh of the density of states, Å.
+_POINTS, _LENGTH = 200, 60.0
+
+
+def save_all(answer: FreeEnergies, out: Path) -> Iterator[Path]:
+    """Draw all figures of an answer into its folder and yield their paths.
+
+    Raises:
+        OutputError: one cannot be written.
+    """
+    path = out / "free-energy.png"
+    style.save(draw(answer), path)
+    yield path
+    chosen = [phase for phase in _nearest(answer) if _files(phase, answer, out)][:_MOST_PHONONS]
+    for phase in chosen:
+        path = out / f"phonons-EA{phase.entry.id}-{reduced_formula(phase.entry.composition)}.png"
+        style.save(draw_phonons(phase, _files(phase, answer, out)), path)
+        yield path
+
+
+def _nearest(answer: FreeEnergies) -> list[ThermalPhase]:
+    """Return the phases that come nearest to a hull at any temperature, those without a free energy last."""
+
+    def nearest(phase: ThermalPhase) -> float:
+        found = [answer.above(phase.entry.name, t) for t in answer.temperatures]
+        return min((value for value in found if not math.isnan(value)), default=math.inf)
+
+    return sorted(answer.phases, key=nearest)
+
+
+@style.styled
+def draw(answer: FreeEnergies, *, width: float = style.PAGE) -> Figure:
+    """Draw distances to the hull against temperature; of two components also the hulls.
+
+    Args:
+        answer: free energies.
+        width: mm.
+    """
+    hulls = [hull for hull in answer.hulls.values() if len(hull.names) == 2]
+    figure = style.new_figure(width, 0.42)
+    left, *right = figure.subplots(1, 2 if hulls else 1, squeeze=False)[0]
+    for k, phase in enumerate(_nearest(answer)[:_MOST_LINES]):
+        name = phase.entry.name
+        above = [1000 * answer.above(name, t) for t in answer.temperatures]
+        if all(map(math.isnan, above)):
+            continue
+        errors = [1000 * (phase.error(answer.method, t) or 0.0) for t in answer.temperatures]
+        left.errorbar(
+            answer.temperatures,
+            above,
+            yerr=errors if any(errors) else None,
+            color=style.PALETTE[k % len(style.PALETTE)],
+            marker=style.MARKERS[k % len(style.MARKERS)],
+            ls="-" if k < len(style.PALETTE) else "--",
+            ms=3,
+            lw=0.9,
+            capsize=1.5,
+            label=f"{style.subscripts(reduced_formula(phase.entry.composition))} {style.group_text(phase.group)}",
+        )
+    left.set_xlabel("temperature (K)")
+    left.set_ylabel("above the hull of $G$ (meV/atom)")
+    left.set_ylim(bottom=min(-0.5, left.get_ylim()[0]))
+    if left.has_data():
+        left.legend(ncols=2 if right else 3, fontsize=5.5)
+    if right:
+        _hulls(right[0], answer)
+    unstable = sum(phase.unstable for phase in answer.phases)
+    if unstable and answer.method == "harmonic":
+        style.note(figure, f"{unstable} phases with imaginary modes have no harmonic free energy and are left out")
+    return figure
+
+
+def _hulls(axes: Axes, answer: FreeEnergies) -> None:
+    hulls = {f"{t:g} K": hull for t, hull in answer.hulls.items()}
+    if answer.at_rest is not None and len(answer.at_rest.names) == 2:
+        hulls = {"at rest": answer.at_rest, **hulls}
+    for k, (label, hull) in enumerate(hulls.items()):
+        colour = style.PALETTE[k % len(style.PALETTE)]
+        points = [(p.amounts[1] / sum(p.amounts), 1000 * p.formation) for p in hull.points]
+        corners = sorted((p.amounts[1] / sum(p.amounts), 1000 * p.formation) for p in hull.vertices)
+        axes.plot(*np.array(points).T, ls="", marker=".", ms=3, color=colour, alpha=0.5)
+        axes.plot(*np.array(corners).T, marker=style.MARKERS[k % len(style.MARKERS)], ms=3, color=colour, label=label)
+        axes.set_xlabel(f"$x$ in {hull.names[0]}$_{{1-x}}${hull.names[1]}$_x$")
+    axes.set_ylabel("$G$ of formation (meV/atom)")
+    low = min(1000 * p.formation for hull in hulls.values() for p in hull.vertices)
+    axes.set_ylim(1.3 * low - 2.0, max(0.6 * abs(low), 5.0))
+    axes.legend()
+
+
+def _files(phase: ThermalPhase, answer: FreeEnergies, out: Path) -> dict[str, Path]:
+    """Return the files of a phase's phonons: at rest, and at the highest temperature of scha."""
+    found = {}
+    for (method, temperature), line in phase.lines.items():
+        path = out / "phonons" / f"{line['key']}.npz"
+        if path.is_file():
+            found["harmonic" if method == "harmonic" else "scha"] = path
+            if method == "scha" and temperature == max(answer.temperatures):
+                break
+    return found
+
+
+@style.styled
+def draw_phonons(phase: ThermalPhase, files: dict[str, Path], *, width: float = style.COLUMN) -> Figure:
+    """Draw dispersion and density of states; imaginary frequencies are negative.
+
+    Args:
+        phase: what they are of.
+        files: by what made them; the first sets the path.
+        width: mm.
+    """
+    figure = style.new_figure(width, 0.75)
+    bands, states = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
+    path = None
+    for k, (label, file) in enumerate(files.items()):
+        phi, lattice = read_phonons(file)
+        dispersion, colour = Dispersion(phi, lattice), style.PALETTE[k]
+        if path is None:
+            path = Supercell(lattice.unit, lattice.masses).atoms().cell.bandpath(npoints=_POINTS)
+            distances, ticks, names = path.get_linear_kpoint_axis()
+        energies = THZ_PER_EV * dispersion.energies(np.array(path.kpts))
+        lines = bands.plot(distances, energies, color=colour, lw=0.7)
+        lines[0].set_label(label)
+        values, density = _density(dispersion, lattice)
+        states.plot(density, values, color=colour, lw=0.8)
+        states.fill_betweenx(values, 0.0, density, color=colour, alpha=0.15, lw=0)
+    assert path is not None
+    for tick in ticks:
+        bands.axvline(tick, color=style.GRID, lw=0.5, zorder=0)
+    bands.set_xticks(ticks, [("Γ" if name == "G" else name) for name in names])
+    bands.set_xlim(distances[0], distances[-1])
+    for axes in (bands, states):
+        axes.axhline(0.0, color=style.PALE, lw=0.6, zorder=0)
+    bands.set_ylabel("frequency (THz)")
+    states.set_xlabel("states (1/THz)")
+    states.set_xlim(left=0.0)
+    if len(files) > 1:
+        bands.legend(loc="upper right")
+    title = f"{style.subscripts(reduced_formula(phase.entry.composition))} {style.group_text(phase.group)}"
+    figure.suptitle(title, fontsize=7.5)
+    return figure
+
+
+def _density(dispersion: Dispersion, lattice: Supercell) -> tuple[Array, Array]:
+    """Return frequencies, THz, and the density of states per cell, 1/THz, on a mesh, broadened a little."""
+    on = dispersion.on(Mesh.of(lattice, Symmetry.of(lattice), _LENGTH))
+    values = THZ_PER_EV * on.energies
+    spread = 0.01 * float(values.max() - values.min()) + 1e-3
+    grid = np.linspace(values.min() - 4 * spread, values.max() + 4 * spread, 400)
+    density = np.zeros_like(grid)
+    for row, weight in zip(values, on.weights, strict=True):
+        density += weight * np.exp(-0.5 * ((grid[:, None] - row) / spread) ** 2).sum(axis=1)
+    return grid, np.asarray(density / (spread * np.sqrt(2.0 * np.pi)))
+
+
+def read_phonons(path: Path) -> tuple[Array, Supercell]:
+    """Read force constants (3N, 3N), eV/Å², and their supercell from a file of ``free-energy``."""
+    with np.load(path, allow_pickle=False) as file:
+        unit = Structure(tuple(map(str, file["symbols"])), file["cell"], file["scaled"])
+        a, b, c = map(int, file["repeats"])
+        return file["phi"], Supercell(unit, file["masses"], (a, b, c))
