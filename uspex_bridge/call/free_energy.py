@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from uspex_bridge.relaxation.monitor import Why
     from uspex_bridge.vibrations.ensemble import Evaluate
 
-#: Structures that a model gets at most at once on a CPU, where a batch gains little, and on a GPU. A run that is told to
-#: stop does so between such pieces.
+#: Structures that a model gets at most at once, on a CPU, where a batch gains little, and on a GPU. A run that is told
+#: to stop does so between such pieces.
 _AT_ONCE = (4, 32)
 #: Name of the free energy's report beside those of the stages.
 STAGE = "free-energy"

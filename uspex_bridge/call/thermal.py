@@ -194,10 +194,7 @@ def _compute(job: _Job) -> _Outcome:
             model = models(job.calculator)
             model.check_elements(job.rest.structure.symbols)
             common = {"level": model_name(model.identity)}
-            if job.method == "harmonic":
-                found = _harmonic(job, model, halter)
-            else:
-                found = _scha(job, model, halter)
+            found = _harmonic(job, model, halter) if job.method == "harmonic" else _scha(job, model, halter)
         except BridgeError as error:
             if error.exit_code in (ConfigError.exit_code, ModelError.exit_code, OutputError.exit_code):
                 raise

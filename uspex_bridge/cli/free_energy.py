@@ -20,6 +20,7 @@ _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 @click.option("-T", "temperatures", default="300", show_default=True, help="Temperatures: 0,300,1000 or 0:1000:100, K.")
 @click.option(
     "--method",
+    "approximation",
     type=click.Choice(["harmonic", "scha"]),
     default="harmonic",
     show_default=True,
@@ -116,7 +117,7 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
             q.ask(options),
             relax,
             task,
-            method=options["method"],
+            method=options["approximation"],
             promote=options["promote"],
             most=options["most"],
             observe=observe,

@@ -72,7 +72,8 @@ def numbers_of(text: str, what: str, unit: str) -> list[float]:
 
     Args:
         text: as the user wrote it.
-        what, unit: for messages.
+        what: for messages.
+        unit: for messages.
 
     Raises:
         ConfigError: it is none of these.

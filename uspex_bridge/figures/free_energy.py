@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -103,20 +104,20 @@ def _hulls(axes: Axes, answer: FreeEnergies) -> None:
         axes.plot(*np.array(corners).T, marker=style.MARKERS[k % len(style.MARKERS)], ms=3, color=colour, label=label)
         axes.set_xlabel(f"$x$ in {hull.names[0]}$_{{1-x}}${hull.names[1]}$_x$")
     axes.set_ylabel("$G$ of formation (meV/atom)")
-    low = min(1000 * p.formation for hull in hulls.values() for p in hull.vertices)
-    axes.set_ylim(1.3 * low - 2.0, max(0.6 * abs(low), 5.0))
+    heights = [1000 * p.formation for hull in hulls.values() for p in hull.points]
+    axes.set_ylim(1.3 * min(heights) - 2.0, min(max(*heights, 5.0), 50.0) + 2.0)
     axes.legend()
 
 
 def _files(phase: ThermalPhase, answer: FreeEnergies, out: Path) -> dict[str, Path]:
-    """Return the files of a phase's phonons: at rest, and at the highest temperature of scha."""
+    """Return the files of a phase's phonons: at rest, and by scha at the highest temperature."""
     found = {}
     for (method, temperature), line in phase.lines.items():
         path = out / "phonons" / f"{line['key']}.npz"
         if path.is_file():
-            found["harmonic" if method == "harmonic" else "scha"] = path
-            if method == "scha" and temperature == max(answer.temperatures):
-                break
+            label = "at rest" if method == "harmonic" else f"{temperature:g} K"
+            if method == "harmonic" or temperature == max(answer.temperatures):
+                found[label] = path
     return found
 
 
@@ -137,8 +138,10 @@ def draw_phonons(phase: ThermalPhase, files: dict[str, Path], *, width: float = 
         dispersion, colour = Dispersion(phi, lattice), style.PALETTE[k]
         if path is None:
             path = Supercell(lattice.unit, lattice.masses).atoms().cell.bandpath(npoints=_POINTS)
-            distances, ticks, names = path.get_linear_kpoint_axis()
-        energies = THZ_PER_EV * dispersion.energies(np.array(path.kpts))
+            distances, ticks, names = _axis(path)
+            ends = np.flatnonzero(np.diff(distances) < 1e-9) + 1  # the path goes on elsewhere: no line there
+            distances = np.insert(distances, ends, np.nan)
+        energies = np.insert(THZ_PER_EV * dispersion.energies(np.array(path.kpts)), ends, np.nan, axis=0)
         lines = bands.plot(distances, energies, color=colour, lw=0.7)
         lines[0].set_label(label)
         values, density = _density(dispersion, lattice)
@@ -147,7 +150,7 @@ def draw_phonons(phase: ThermalPhase, files: dict[str, Path], *, width: float = 
     assert path is not None
     for tick in ticks:
         bands.axvline(tick, color=style.GRID, lw=0.5, zorder=0)
-    bands.set_xticks(ticks, [("Γ" if name == "G" else name) for name in names])
+    bands.set_xticks(ticks, names)
     bands.set_xlim(distances[0], distances[-1])
     for axes in (bands, states):
         axes.axhline(0.0, color=style.PALE, lw=0.6, zorder=0)
@@ -159,6 +162,16 @@ def draw_phonons(phase: ThermalPhase, files: dict[str, Path], *, width: float = 
     title = f"{style.subscripts(reduced_formula(phase.entry.composition))} {style.group_text(phase.group)}"
     figure.suptitle(title, fontsize=7.5)
     return figure
+
+
+def _axis(path: Any) -> tuple[Array, list[float], list[str]]:
+    """Return where the points of a band path lie, and where its ticks are with their names: ``X|M`` where it jumps."""
+    distances, places, words = path.get_linear_kpoint_axis()
+    named: dict[float, str] = {}
+    for place, word in zip(np.round(places, 9), words, strict=True):
+        name = "Γ" if word == "G" else str(word)
+        named[float(place)] = f"{named[float(place)]}|{name}" if float(place) in named else name
+    return np.asarray(distances), list(named), list(named.values())
 
 
 def _density(dispersion: Dispersion, lattice: Supercell) -> tuple[Array, Array]:

@@ -25,8 +25,8 @@ def report(answer: FreeEnergies) -> str:
     levels = ", ".join(dict.fromkeys(phase.entry.level for phase in answer.phases))
     lines = [
         wrapped(
-            f"{counted(len(answer.phases), 'phase')} at {answer.pressure_gpa:g} GPa, {levels}, {answer.method}: distance "
-            "to the hull of G = F + PV, meV/atom"
+            f"{counted(len(answer.phases), 'phase')} at {answer.pressure_gpa:g} GPa, {levels}, {answer.method}: "
+            "distance to the hull of G = F + PV, meV/atom"
         ),
         "",
     ]
