@@ -27,14 +27,26 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from pymatgen.core import Structure as PymatgenStructure
 
+    from uspex_bridge.call.thermal import Method
     from uspex_bridge.learn.choose.screen import Limits
     from uspex_bridge.learn.choose.screening import Screened
     from uspex_bridge.learn.choose.selection import Selected
+    from uspex_bridge.results.free_energy import FreeEnergies
 
     #: What can be relaxed: ASE atoms, a pymatgen Structure, the bridge's own, or a file.
     Crystal = Atoms | PymatgenStructure | Structure | str | Path
 
-__all__ = ["Relaxed", "Search", "load_model", "open_results", "read_record", "relax", "screen", "select"]
+__all__ = [
+    "Relaxed",
+    "Search",
+    "free_energies",
+    "load_model",
+    "open_results",
+    "read_record",
+    "relax",
+    "screen",
+    "select",
+]
 
 
 @overload
@@ -369,6 +381,77 @@ def read_record(place: str | Path = ".", which: str | int | None = None) -> list
     from uspex_bridge.results.lookup import find
 
     return find(Path(place), None if which is None else str(which))
+
+
+def free_energies(
+    *places: str | Path,
+    temperatures: Sequence[float] = (300.0,),
+    pressure: float | None = None,
+    method: Method = "harmonic",
+    within: float = 0.1,
+    promote: float = 0.05,
+    most: int | None = None,
+    model: str | None = None,
+    protocol: str | None = None,
+    min_image: float = 6.0,
+    g_error: float = 0.002,
+    isotopes: Mapping[str, float] | None = None,
+    out: str | Path = "free-energy",
+    config: Config | str | Path | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    **question: Any,
+) -> FreeEnergies:
+    """Compute free energies of the phases near the hull, as ``uspex-bridge free-energy`` does (docs/free_energy.md).
+
+    Args:
+        places: results folders, or files of structures.
+        temperatures: K.
+        pressure: GPa; None takes the one that all sources have.
+        method: ``harmonic`` or ``scha``.
+        within: distance to the hull of enthalpies, eV/atom.
+        promote: distance to a harmonic hull up to which ``scha`` is done, eV/atom.
+        most: largest number of phases.
+        model: a calculator's name, ``KIND:WEIGHTS`` or the folder of a training; None takes the protocol's.
+        protocol: a named protocol or a TOML file; None takes the settings' own.
+        min_image: shortest distance between images in the supercell, Å.
+        g_error: standard error of G that ``scha`` samples for, eV/atom.
+        isotopes: masses in amu in place of the elements' means.
+        out: folder that keeps every result, so that a repeated call computes only what is missing.
+        config: settings, or the path of a bridge.toml.
+        workers: processes that share the structures.
+        scheduler: address of a Dask scheduler whose workers do them instead.
+        question: more of :class:`uspex_bridge.results.stability.Question`, such as ``components``.
+
+    Raises:
+        InputError: there is nothing to compute.
+        ConfigError, ModelError: nothing can be computed with these settings.
+        OutputError: ``out`` cannot be written.
+    """
+    from uspex_bridge.call.many import RelaxTask
+    from uspex_bridge.call.model_names import with_model
+    from uspex_bridge.call.thermal import FreeEnergyTask
+    from uspex_bridge.results.free_energy import FMAX, pressure_of_pool
+    from uspex_bridge.results.free_energy import free_energies as compute
+
+    settings = _settings(config, protocol=protocol)
+    settings = settings if model is None else with_model(settings, model)
+    pool = open_results(*places).pool
+    at = pressure_of_pool(pool, pressure)
+    shared: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "keep_models": True}
+    relax_task = RelaxTask(settings, Path(out), at, fmax=FMAX, resume=True, **shared)
+    task = FreeEnergyTask(
+        settings,
+        Path(out),
+        at,
+        tuple(map(float, temperatures)),
+        min_image=min_image,
+        g_error=g_error,
+        isotopes=dict(isotopes or {}),
+        **shared,
+    )
+    asked = Question(within=within, **question)
+    return compute(pool, asked, relax_task, task, method=method, promote=promote, most=most)
 
 
 def screen(

@@ -1,0 +1,144 @@
+"""``uspex-bridge free-energy``: phases of a search at temperatures, its tables, files, figures and restarts."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.io import write
+from calling import TOY
+from click.testing import CliRunner
+
+from uspex_bridge.base.errors import ConfigError, InputError
+from uspex_bridge.cli.free_energy import command
+
+PROTOCOL = '[[stage]]\nname = "accurate"\ncalculator = "model"\nfmax = 0.01\n'
+ASKED = ["structures.extxyz", "-p", "10", "--min-image", "4.5"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with hcp and fcc nickel, fcc iron and FeNi3, and a toy potential."""
+    folder = tmp_path_factory.mktemp("free-energy")
+    alloy = bulk("Ni", "fcc", a=3.5, cubic=True)
+    alloy.symbols[0] = "Fe"
+    named = {
+        "hcp": bulk("Ni", "hcp", a=2.5, c=4.1),
+        "fcc": bulk("Ni", "fcc", a=3.5),
+        "iron": bulk("Fe", "fcc", a=3.5),
+        "alloy": alloy,
+    }
+    for name, atoms in named.items():
+        atoms.info["name"] = name
+    write(folder / "structures.extxyz", list(named.values()))
+    (folder / "bridge.toml").write_text('protocol = "thermal.toml"\n' + TOY)
+    (folder / "thermal.toml").write_text(PROTOCOL)
+    return folder
+
+
+def run(*words: str) -> str:
+    done = CliRunner().invoke(command, list(words), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def harmonic(place) -> dict:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        return json.loads(run(*ASKED, "-T", "0,300,1000", "--json"))
+
+
+def free(document: dict, name: str, temperature: float, method: str = "harmonic") -> dict:
+    (phase,) = [p for p in document["phases"] if p["name"].endswith(name)]
+    (line,) = [f for f in phase["free_energies"] if (f["method"], f["temperature"]) == (method, temperature)]
+    return line | {"rest": phase["enthalpy_per_atom"]}
+
+
+def test_g_falls_with_temperature_and_begins_at_the_zero_point(harmonic):
+    for name in ("EA1", "EA2", "EA3", "EA4"):
+        g = [free(harmonic, name, t)["g"] - free(harmonic, name, t)["rest"] for t in (0.0, 300.0, 1000.0)]
+        assert 0.01 < g[0] < 0.1
+        assert g[0] > g[1] > g[2]
+        assert free(harmonic, name, 0.0)["g_error"] is None  # nothing is sampled
+
+
+def test_each_temperature_has_a_hull_of_its_own(harmonic):
+    """The distance of fcc to hcp nickel is the difference of their G, at rest of their H."""
+    assert set(harmonic["stable"]) == {"rest", "0", "300", "1000"}
+    for temperature in (0.0, 1000.0):
+        hcp, fcc = (free(harmonic, name, temperature) for name in ("EA1", "EA2"))
+        assert fcc["above_hull"] == pytest.approx(fcc["g"] - hcp["g"], abs=2e-6)
+        assert hcp["above_hull"] == 0.0
+    hcp, fcc = (free(harmonic, name, 0.0) for name in ("EA1", "EA2"))
+    assert abs((fcc["g"] - hcp["g"]) - (fcc["rest"] - hcp["rest"])) > 1e-5
+
+
+def test_what_is_there_is_not_computed_again(place, harmonic, monkeypatch):
+    """And a new temperature costs phonons only; the same numbers come back."""
+    monkeypatch.chdir(place)
+    lines = (place / "free-energy" / "free-energy.jsonl").read_text()
+    again = json.loads(run(*ASKED, "-T", "0,300,1000", "--json"))
+    assert again == harmonic
+    assert (place / "free-energy" / "free-energy.jsonl").read_text() == lines
+
+
+def test_the_table_fits_a_terminal_and_names_what_is_stable(place, harmonic, monkeypatch):
+    monkeypatch.chdir(place)
+    text = run(*ASKED, "-T", "0,300,1000")
+    assert max(map(len, text.splitlines())) <= 80
+    assert "4 phases at 10 GPa, toy, harmonic" in text
+    assert "stable at 1000 K:" in text
+
+
+def test_scha_has_error_bars_and_figures_are_drawn(place, harmonic, monkeypatch):
+    """Only what is near the harmonic hull is sampled; at 0 K and in a stiff crystal both methods nearly agree."""
+    monkeypatch.chdir(place)
+    found = json.loads(
+        run(
+            *ASKED, "-T", "300", "--method", "scha", "--promote", "0.02", "--figures", "--g-error", "0.001", "--json"
+        ).partition("free-energy/")[0]
+    )
+    assert found["method"] == "scha"
+    assert [name[-3:] for name in found["not_promoted"]] == ["EA4"]
+    for name in ("EA1", "EA2", "EA3"):
+        line = free(found, name, 300.0, "scha")
+        assert 0.0 < line["g_error"] < 0.002
+        assert line["g"] == pytest.approx(free(harmonic, name, 300.0)["g"], abs=0.004)
+        assert line["status"] == "converged"
+    drawn = list((place / "free-energy").glob("*.png"))
+    assert {"free-energy.png"} < {path.name for path in drawn}
+    assert len([path for path in drawn if path.name.startswith("phonons-")]) == 4
+
+
+def test_python_does_what_the_command_does(place, harmonic, monkeypatch):
+    from uspex_bridge import api
+
+    monkeypatch.chdir(place)
+    found = api.free_energies("structures.extxyz", pressure=10.0, temperatures=(0, 300, 1000), min_image=4.5)
+    assert found.method == "harmonic"
+    (hcp,) = [phase for phase in found.phases if phase.entry.id == 1]
+    assert hcp.g("harmonic", 300.0) == pytest.approx(free(harmonic, "EA1", 300.0)["g"], abs=1e-6)
+    assert np.isnan(hcp.g("scha", 600.0))
+    assert [entry.name for entry in found.stable(300.0)] == harmonic["stable"]["300"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-T", "warm"], "temperatures warm"),
+        (["-T", "300", "--isotope", "H2.0"], "--isotope H2.0"),
+        (["-T", "300", "--isotope", "Xx=2.0"], "isotopes: Xx"),
+    ],
+)
+def test_impossible_settings_are_one_line(place, harmonic, monkeypatch, words, said):
+    monkeypatch.chdir(place)
+    with pytest.raises(ConfigError, match=said):
+        run(*ASKED, *words)
+
+
+def test_without_a_pressure_there_is_no_g(place, monkeypatch):
+    monkeypatch.chdir(place)
+    with pytest.raises((ConfigError, InputError), match="pressure"):
+        run("structures.extxyz", "-T", "300")
