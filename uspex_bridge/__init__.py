@@ -4,10 +4,30 @@ TYPE_CHECKING = False  # as typing's, which takes longer to load than all of thi
 if TYPE_CHECKING:
     from typing import Any
 
-    from uspex_bridge.api import Relaxed, Search, load_model, open_results, read_record, relax, screen, select
+    from uspex_bridge.api import (
+        Relaxed,
+        Search,
+        free_energies,
+        load_model,
+        open_results,
+        read_record,
+        relax,
+        screen,
+        select,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["Relaxed", "Search", "load_model", "open_results", "read_record", "relax", "screen", "select"]
+__all__ = [
+    "Relaxed",
+    "Search",
+    "free_energies",
+    "load_model",
+    "open_results",
+    "read_record",
+    "relax",
+    "screen",
+    "select",
+]
 
 
 def __getattr__(name: str) -> "Any":

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
-from ase.io import write
+from ase.io import read, write
 from calling import TOY
 from click.testing import CliRunner
 
@@ -110,6 +110,36 @@ def test_scha_has_error_bars_and_figures_are_drawn(place, harmonic, monkeypatch)
     drawn = list((place / "free-energy").glob("*.png"))
     assert {"free-energy.png"} < {path.name for path in drawn}
     assert len([path for path in drawn if path.name.startswith("phonons-")]) == 4
+
+
+def test_a_hull_shows_what_is_dynamically_unstable(tmp_path, monkeypatch):
+    """Simple cubic nickel with its symmetry kept: flagged in the table, its frequency in JSON."""
+    from uspex_bridge.cli.hull import command as hull
+
+    folder = tmp_path
+    cubic = bulk("Ni", "sc", a=2.2)
+    write(folder / "sc.extxyz", [cubic, bulk("Ni", "fcc", a=3.35)])
+    (folder / "bridge.toml").write_text('protocol = "kept.toml"\n' + TOY)
+    (folder / "kept.toml").write_text(PROTOCOL + '[guards]\nsaddle = "flag"\n')
+    monkeypatch.chdir(folder)
+    text = run("sc.extxyz", "-p", "10", "--min-image", "4.5", "-T", "300")
+    assert "no harmonic free energy (imaginary modes): EA1" in text
+    assert "stable at 300 K: EA2 Ni" in text
+    images = read("free-energy/relaxed.extxyz", ":")
+    write("relaxed.extxyz", images)
+    shown = CliRunner().invoke(hull, ["free-energy", "--stability", "free-energy", "--within", "5"])
+    assert isinstance(shown.exception, InputError)  # those were structures of sc.extxyz
+    for image in images:
+        image.info["energy"] = image.get_potential_energy()
+        image.calc = None
+    write("sc.extxyz", images)
+    shown = CliRunner().invoke(
+        hull, ["sc.extxyz", "-p", "10", "--stability", "free-energy", "--within", "5", "--json"], catch_exceptions=False
+    )
+    by_id = {phase["id"]: phase for phase in json.loads(shown.stdout)["phases"]}
+    assert "unstable" in by_id[1]["flags"]
+    assert by_id[1]["lowest_thz"] < -0.2
+    assert "unstable" not in (by_id[2]["flags"] or "")
 
 
 def test_python_does_what_the_command_does(place, harmonic, monkeypatch):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @q.HULL
 @click.option("--per-level", is_flag=True, help="One hull for each level of theory.")
 @q.DUPLICATES
+@q.STABILITY
 @q.SYMPREC
 @q.RECORD
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Also write the phases into this file.")

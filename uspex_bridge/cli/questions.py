@@ -46,6 +46,12 @@ HOLES = click.option(
 )
 #: Which hull is meant.
 HULL = settings(PRESSURE, COMPONENTS, LEVELS, HOLES)
+STABILITY = click.option(
+    "--stability",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="What free-energy left: phases with imaginary modes get the flag unstable, JSON and CSV the lowest frequency.",
+)
 SYMPREC = click.option(
     "--symprec",
     type=Finite(min=0, min_open=True),
@@ -120,7 +126,12 @@ def open_pool(places: Iterable[str], options: Mapping[str, Any]) -> Pool:
     from uspex_bridge.results.sources import open_sources
 
     everything = [*places, *options.get("references", ())]
-    return open_sources(everything, options.get("levels", ()), record=not options.get("no_record", False))
+    pool = open_sources(everything, options.get("levels", ()), record=not options.get("no_record", False))
+    if options.get("stability") is None:
+        return pool
+    from uspex_bridge.results.free_energy import with_stability
+
+    return with_stability(pool, options["stability"])
 
 
 def warn(lines: Iterable[str]) -> None:

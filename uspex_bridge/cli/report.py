@@ -45,6 +45,7 @@ _NEW = 0.05
     show_default=True,
     help="Without change so many in a row: it has converged.",
 )
+@q.STABILITY
 @q.SYMPREC
 @q.HULL
 @q.DUPLICATES

@@ -139,6 +139,7 @@ def _counted(counts: dict[str, int]) -> str:
 @q.REFERENCES
 @q.HULL
 @q.DUPLICATES
+@q.STABILITY
 @q.SYMPREC
 @q.RECORD
 @q.JSON

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.symmetry import find_group
@@ -255,6 +256,37 @@ def _promoted(phase: ThermalPhase, hulls: Mapping[float, Hull], promote: float) 
     if phase.unstable or not points or None in points:
         return True
     return any(point is not None and point.above <= promote + 1e-9 for point in points)
+
+
+def with_stability(pool: Pool, folder: Path) -> Pool:
+    """Return a pool whose entries have the lowest harmonic frequency that a folder of free energies knows.
+
+    They get the properties ``lowest_thz`` and ``unstable`` (1 with imaginary modes, else 0).
+
+    Raises:
+        InputError: there are no free energies in the folder, or none of these structures.
+    """
+    from uspex_bridge.call.thermal import LINES
+
+    path = folder / LINES
+    if not path.is_file():
+        raise InputError(f"{folder}: there is no {LINES} in it; uspex-bridge free-energy leaves one")
+    found: dict[tuple[Path, str], tuple[tuple[str, float], ...]] = {}
+    for line in jsonl.read(path):
+        if line.get("method") == "harmonic" and "lowest_harmonic_thz" in line:
+            run, _, number = str(line["name"]).rpartition(":EA")
+            unstable = float(line.get("code") == "unstable")
+            found[Path(run).resolve(), number] = (
+                ("lowest_thz", round(float(line["lowest_harmonic_thz"]), 4)),
+                ("unstable", unstable),
+            )
+    entries = [
+        replace(entry, properties=(*entry.properties, *found.get((Path(entry.run).resolve(), str(entry.id)), ())))
+        for entry in pool.entries
+    ]
+    if all(one.properties == other.properties for one, other in zip(entries, pool.entries, strict=True)):
+        raise InputError(f"{path}: it has phonons of none of these structures; name the places as free-energy had them")
+    return pool.only(entries)
 
 
 def pressure_of_pool(pool: Pool, asked: float | None) -> float:

@@ -134,8 +134,9 @@ class Entry:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """The record's flags."""
-        return self.record.flags if self.record is not None else ()
+        """The record's flags, and ``unstable`` where phonons that were looked up are imaginary."""
+        own = self.record.flags if self.record is not None else ()
+        return (*own, "unstable") if dict(self.properties).get("unstable") else own
 
     @property
     def marks(self) -> tuple[str, ...]:
