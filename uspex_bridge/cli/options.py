@@ -17,6 +17,10 @@ class Finite(click.FloatRange):
         super().__init__(*args, **options)
         self.infinite = infinite
 
+    def _describe_range(self) -> str:
+        """Return the range for the help; click has no words for a number without bounds."""
+        return "" if self.min is None and self.max is None else super()._describe_range()
+
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         """Convert a word; a wrong one ends the command with a line about it."""
         number = float(super().convert(value, param, ctx))
