@@ -6,6 +6,9 @@ import sys
 import numpy as np
 import pytest
 from calling import INCAR, OUTPUTS, POSCAR, TOY, call, leave_stale_outputs, make_folder, record
+from crystals import known
+
+from uspex_bridge import relax
 
 FLAT = POSCAR.replace("4.100000", "0.100000")
 #: With it the toy potential has a hole: pressed together its atoms fall into each other.
@@ -177,3 +180,12 @@ def test_weights_that_need_a_module_that_is_not_there_say_which(tmp_path):
     done = call(fold)
     leaves_nothing(fold, done, 5)
     assert "old.model: the weights need the Python module 'mace_old', which is not installed" in done.stderr
+
+
+def test_a_crystal_that_is_a_minimum_keeps_its_symmetry_with_a_real_model(tmp_path):
+    """Bi2Te3 is R-3m: what the probe of its saddle point costs is no symmetry."""
+    (crystal,) = [one for one in known() if one.name == "Bi2Te3"]
+    result = relax(crystal.atoms, protocol="embedded")
+    assert result.ok
+    assert result.fields["flags"] == []
+    assert result.before == result.after == "R-3m (166)"
