@@ -131,8 +131,8 @@ def whereabouts(folder: Path, comment: str) -> dict[str, Any]:
     """Return what a working folder tells of the structure's place in the search.
 
     ``slot`` is the folder's name; ``id`` USPEX's ID where it is known (the MATLAB line writes EA0 while it
-    relaxes); ``step`` the number n of the ``Specific/INCAR_n`` that the INCAR begins with, or what stands in the
-    folder's name (Python line, USPEX 26);
+    relaxes); ``step`` the number n of the ``Specific/INCAR_n`` (CrySPY: ``calc_in/INCAR_n``) that the INCAR begins
+    with, or what stands in the folder's name (Python line, USPEX 26);
     ``generation`` the newest generation folder of the newest results folder.
     """
     where: dict[str, Any] = {"folder": str(folder), "slot": folder.name}
@@ -143,7 +143,7 @@ def whereabouts(folder: Path, comment: str) -> dict[str, Any]:
     if tagged := re.fullmatch(r"Calc[Ff]old_?(\d+)_(.+)", folder.name):
         where |= {"id": int(tagged[1]), "step": tagged[2]}
     else:
-        steps = _matching_steps(folder, search / "Specific")
+        steps = _matching_steps(folder, search / "Specific") or _matching_steps(folder, search.parent / "calc_in")
         where |= {"step": steps[0]} if len(steps) == 1 else {"steps": steps} if steps else {}
     if generations := [int(m[1]) for p in search.glob("results*/generation*") if (m := _GENERATION.search(str(p)))]:
         where["generation"] = max(generations)
