@@ -131,8 +131,8 @@ def _pass(calculator: Any, graph: neighbours.Graph, angle_cutoff: float) -> list
     positions, cells, sizes = real(graph.positions), real(graph.cells), real(graph.sizes)
     positions.requires_grad_(True)
     strains = torch.zeros_like(cells, requires_grad=True)
-    inputs = _inputs(model, graph, angle_cutoff, positions, cells, strains)
-    predicted = model._compute(inputs, compute_magmom=calculator.moments)
+    read = inputs(model, graph, angle_cutoff, positions, cells, strains)
+    predicted = model._compute(read, compute_magmom=calculator.moments)
     scale = sizes if model.is_intensive else torch.ones_like(sizes)
     slopes = torch.autograd.grad((predicted["e"] * scale).sum(), (positions, strains), allow_unused=True)
     numbers = torch.tensor(graph.numbers, device=device).split(graph.sizes.tolist())
@@ -154,7 +154,7 @@ def _pass(calculator: Any, graph: neighbours.Graph, angle_cutoff: float) -> list
     return answers
 
 
-def _inputs(model: Any, graph: neighbours.Graph, angle_cutoff: float, positions: Any, cells: Any, strains: Any) -> Any:
+def inputs(model: Any, graph: neighbours.Graph, angle_cutoff: float, positions: Any, cells: Any, strains: Any) -> Any:
     """Return what the network reads, CHGNet's ``BatchedGraph``, as a function of positions and strains."""
     import torch
     from chgnet.model.model import BatchedGraph

@@ -97,6 +97,7 @@ class Card:
         model_required: there is no default, ``model`` must be named.
         search: folders in which the package itself keeps weights: ``{cache}`` is the user's cache folder,
             ``{package}`` the installed package's own.
+        keeper: the package that weights ``in_wheel`` come with, where it is another one than ``module``.
         cutoff: interaction range in Å where it is the same for all models.
         dtypes: precisions it can run in, the default first; empty where the weights decide.
         devices: ``cpu``, ``cuda``: what it can run on.
@@ -123,6 +124,7 @@ class Card:
     pickled: bool = True
     model_required: bool = False
     search: tuple[str, ...] = ()
+    keeper: str = ""
     cutoff: float | None = None
     dtypes: tuple[str, ...] = ("float32",)
     devices: tuple[str, ...] = ("cpu", "cuda")

@@ -100,7 +100,8 @@ def fetch(
     """
     known = card.known(model)
     if known is not None and known.in_wheel:
-        raise ModelError(f"{card.kind} {known.name} comes with {card.package}; nothing to fetch: {card.install}")
+        holder = card.keeper or card.package
+        raise ModelError(f"{card.kind} {known.name} comes with {holder}; nothing to fetch: {card.install}")
     first = known.files[0] if known and known.files else ""
     urls = known.urls(first) if known else ((model,) if is_url(model) else ())
     if not urls:
@@ -197,7 +198,7 @@ def _lying(card: Card, names: tuple[str, ...]) -> Path | None:
 
 def _known_or_none(card: Card, known: KnownModel) -> Weights | None:
     if known.in_wheel:
-        package = package_folder(card.module)
+        package = package_folder(card.keeper or card.module)
         path = package / known.files[0] if package else None
         return Weights(known.name, path, known) if path and path.is_file() else None
     path = _lying(card, known.file_names) or _cached_by_hub(card, known)
@@ -277,9 +278,10 @@ def _own(card: Card, model: str, name: str) -> Weights:
 
 def _absent(card: Card, known: KnownModel, name: str) -> ModelError:
     if known.in_wheel:
+        holder = card.keeper or card.package
         return ModelError(
-            f"{card.kind}: the weights '{known.name}' come with {card.package}, which is not installed or does not "
-            f"hold them; get it with: {card.install}"
+            f"{card.kind}: the weights '{known.name}' come with {holder}, which is not installed or does not hold "
+            f"them; get it with: {card.install}"
         )
     size = f"{known.size_mb:g} MB, " if known.size_mb else ""
     facts = f"{size}licence {known.licence or 'on its page'}"

@@ -32,7 +32,7 @@ from uspex_bridge.learn.training.trainers.chgnet import Chgnet
 from uspex_bridge.learn.training.trainers.deepmd import Dpa3, Sea
 from uspex_bridge.learn.training.trainers.mace import Mace
 from uspex_bridge.learn.training.trainers.mattersim import MatterSim
-from uspex_bridge.models import inventory, weights
+from uspex_bridge.models import inventory
 from uspex_bridge.models.cards import CalculatorSettings
 
 TRAINERS: dict[str, Trainer] = {trainer.name: trainer for trainer in (Dpa3(), Sea(), Mace(), MatterSim(), Chgnet())}
@@ -220,7 +220,9 @@ def checkpoint(trainer: Trainer, name: str) -> tuple[Path, str, str | None]:
     """
     card = inventory.card_of(trainer.kind, CalculatorSettings())
     start, head = start_of(name)
-    found = weights.find(card, CalculatorSettings(kind=trainer.kind, model=start), trainer.kind)
+    same = {kind for kind, one in inventory.cards().items() if one.module == card.module}
+    kind = start if start in same else trainer.kind
+    found = inventory.find_weights(kind, CalculatorSettings(kind=kind, model=None if kind == start else start))
     path, sha256 = found.path, found.sha256
     if path is None or sha256 is None:
         raise ModelError(f"{name}: no file to train on")
