@@ -42,14 +42,15 @@ def train(resume: str | None) -> None:
                 "train": {key: history[key]["train"][-1] for key in "efs"},
                 "valid": {key: history[key]["val"][-1] for key in "efs"},
             }
-            self.save("part")
-            os.replace("part", LAST)
+            with Path(CURVE).open("a") as stream:
+                stream.write(json.dumps(line) + "\n")
             scores = [sum(history[key]["val"][k] / history[key]["val"][0] for key in "efs") for k in range(epoch + 1)]
             if scores[-1] == min(scores):
                 self.save("part")
                 os.replace("part", BEST)
-            with Path(CURVE).open("a") as stream:
-                stream.write(json.dumps(line) + "\n")
+            # Last of all: a training that was killed before this repeats the epoch, its line too.
+            self.save("part")
+            os.replace("part", LAST)
 
     if resume is None:
         stored = torch.load(settings["model"], map_location="cpu", weights_only=False)["model"]
