@@ -44,9 +44,9 @@ def spring_hessian(atoms: Atoms, deformation: Array | None = None, cell_factor: 
     springs = along + (stiffness * ACROSS)[:, None, None] * np.eye(3)
     gradient = np.eye(3) if deformation is None else deformation
 
-    between = np.zeros((n, n, 3, 3))
-    np.add.at(between, (first, second), springs)
-    between = gradient.T @ between @ gradient
+    summed = np.zeros((n * n, 9))
+    np.add.at(summed, first * n + second, springs.reshape(-1, 9))
+    between = (summed @ np.kron(gradient, gradient)).reshape(n, n, 3, 3)
     blocks = -between
     diagonal = np.arange(n)
     blocks[diagonal, diagonal] += between.sum(axis=1)
@@ -57,6 +57,7 @@ def spring_hessian(atoms: Atoms, deformation: Array | None = None, cell_factor: 
     pulls = (gradient.T @ springs)[:, :, :, None] * vector[:, None, None, :]
     mixed = np.zeros((n, 3, 3, 3))
     np.add.at(mixed, first, -pulls)
-    strain = 0.5 * np.einsum("mac,mb,md->abcd", springs, vector, vector)
+    outer = (vector[:, :, None] * vector[:, None, :]).reshape(-1, 9)
+    strain = 0.5 * (springs.reshape(-1, 9).T @ outer).reshape(3, 3, 3, 3).transpose(0, 2, 1, 3)
     mixed, strain = mixed.reshape(3 * n, 9) / cell_factor, strain.reshape(9, 9) / cell_factor**2
     return np.asarray(np.block([[atomic, mixed], [mixed.T, strain]]))

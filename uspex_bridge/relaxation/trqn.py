@@ -8,6 +8,8 @@ model predicted the change in enthalpy; a step that raises the enthalpy is taken
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from ase import Atoms
 from ase.constraints import FixAtoms, FixScaled
 from ase.filters import FrechetCellFilter
 from ase.optimize.optimize import Optimizer
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
+from scipy.sparse import csr_array
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.relaxation.springs import spring_hessian
@@ -77,7 +81,7 @@ class TRQN(Optimizer):
         """Forget everything."""
         self._cell = self.target if isinstance(self.target, FrechetCellFilter) else None
         self._atoms: Any = self.target if self._cell is None else self._cell.atoms
-        self._directions = directions(self.target)
+        self._directions = csr_array(directions(self.target))
         self._radius = min(_FIRST, self.maxstep)
         self._stiffness = _STIFFNESS
         self._steps: list[tuple[Array, Array]] = []
@@ -134,23 +138,25 @@ class TRQN(Optimizer):
             springs = spring_hessian(self._atoms)
         else:
             springs = spring_hessian(self._atoms, self._cell.deform_grad(), self._cell.exp_cell_factor)
-        springs = basis.T @ springs @ basis
+        springs = (basis.T @ springs) @ basis
         steps = [(basis.T @ step, basis.T @ change) for step, change in self._steps]
         seen = [(s @ y) / (s @ springs @ s) for s, y in steps[-_RECENT:] if s @ y > 0 and s @ springs @ s > 0]
         if seen:
             self._stiffness = float(np.clip(np.exp(np.mean(np.log(seen))), *_STIFFNESS_BOUNDS))
         hessian = self._stiffness * springs
         hessian[np.diag_indices_from(hessian)] += _FLOOR * np.trace(hessian) / max(1, len(hessian)) + _SOFTEST
-        for step, change in steps:
-            hessian = _updated(hessian, step, change)
-        return np.asarray(hessian)
+        return updated(hessian, steps)
 
     def _length(self, step: Array) -> float:
         return step_length(self.target, step)
 
     def _lowest(self, hessian: Array, gradient: Array) -> Array:
         """Return the step (M,) to the lowest point of the quadratic model within the trust radius."""
-        curvature, modes = np.linalg.eigh(hessian)
+        with contextlib.suppress(LinAlgError):  # where that point lies within reach, as mostly, it needs no modes
+            step = np.asarray(cho_solve(cho_factor(hessian), -gradient))
+            if self._length(self._directions @ step) <= self._radius:
+                return step
+        curvature, modes = eigh(hessian)
         curvature = np.maximum(curvature, _SOFTEST)
         slope = modes.T @ gradient
 
@@ -171,17 +177,29 @@ class TRQN(Optimizer):
         return shifted(high)
 
 
-def _updated(hessian: Array, step: Array, change: Array) -> Array:
-    """Return the Hessian after a damped BFGS update with a step and the change of the gradient along it."""
-    image = hessian @ step
-    expected, seen = float(step @ image), float(step @ change)
-    if expected <= 1e-16:
+def updated(hessian: Array, steps: Sequence[tuple[Array, Array]]) -> Array:
+    """Return a Hessian (M, M) after damped BFGS updates with steps (M,) and the changes of the gradient along them.
+
+    Each update adds two columns to a matrix W, and in the end the Hessian is that before plus W diag(weights) W^T: as
+    the single updates, for the price of two products.
+    """
+    if not steps:
         return hessian
-    if seen < 0.1 * expected:
-        weight = 0.9 * expected / (expected - seen)
-        change = weight * change + (1.0 - weight) * image
-        seen = float(step @ change)
-    return np.asarray(hessian - np.outer(image, image) / expected + np.outer(change, change) / seen)
+    images = hessian @ np.array([step for step, _ in steps]).T
+    columns = np.zeros((len(hessian), 2 * len(steps)))
+    weights = np.zeros(2 * len(steps))
+    for k, (step, change) in enumerate(steps):
+        image = images[:, k] + columns[:, : 2 * k] @ (weights[: 2 * k] * (step @ columns[:, : 2 * k]))
+        expected, seen = float(step @ image), float(step @ change)
+        if expected <= 1e-16:
+            continue
+        if seen < 0.1 * expected:
+            weight = 0.9 * expected / (expected - seen)
+            change = weight * change + (1.0 - weight) * image
+            seen = float(step @ change)
+        columns[:, 2 * k], columns[:, 2 * k + 1] = image, change
+        weights[2 * k : 2 * k + 2] = -1.0 / expected, 1.0 / seen
+    return np.asarray(hessian + (columns * weights) @ columns.T)
 
 
 def step_length(target: Atoms | FrechetCellFilter, step: Array) -> float:

@@ -19,7 +19,7 @@ from uspex_bridge.relaxation import springs
 from uspex_bridge.relaxation.cell import movable
 from uspex_bridge.relaxation.contacts import contacts
 from uspex_bridge.relaxation.springs import spring_hessian
-from uspex_bridge.relaxation.trqn import TRQN, directions
+from uspex_bridge.relaxation.trqn import TRQN, directions, updated
 
 PRESSURE = 50.0
 
@@ -44,6 +44,24 @@ def spring_energy(atoms: Atoms, cell: FrechetCellFilter):
         return 0.25 * float((stiffness * (along + springs.ACROSS * across)).sum())
 
     return energy
+
+
+def test_updates_are_those_of_damped_bfgs_one_after_the_other():
+    """Procedure 18.2 of Nocedal and Wright's, written out; with steps along which the gradient falls."""
+    rng = np.random.default_rng(0)
+    hessian = expected = np.diag(rng.uniform(1.0, 5.0, 6))
+    steps = [(rng.normal(size=6), rng.normal(size=6)) for _ in range(8)]
+    assert any(step @ change < 0 for step, change in steps)
+    for step, change in steps:
+        image = expected @ step
+        curvature, damped = step @ image, change
+        if step @ change < 0.1 * curvature:
+            theta = 0.9 * curvature / (curvature - step @ change)
+            damped = theta * change + (1 - theta) * image
+        expected = expected - np.outer(image, image) / curvature + np.outer(damped, damped) / (step @ damped)
+    np.testing.assert_allclose(updated(hessian, steps), expected, atol=1e-10)
+    assert np.linalg.eigvalsh(expected).min() > 0
+    assert updated(hessian, []) is hessian
 
 
 def test_hessian_is_the_second_derivative_of_the_springs():
