@@ -396,6 +396,7 @@ def free_energies(
     min_image: float = 6.0,
     g_error: float = 0.002,
     isotopes: Mapping[str, float] | None = None,
+    keep_symmetry: bool = False,
     out: str | Path = "free-energy",
     config: Config | str | Path | None = None,
     workers: int = 1,
@@ -417,6 +418,7 @@ def free_energies(
         min_image: shortest distance between images in the supercell, Å.
         g_error: standard error of G that ``scha`` samples for, eV/atom.
         isotopes: masses in amu in place of the elements' means.
+        keep_symmetry: symmetry kept at rest, for phases that only motion stabilises.
         out: folder that keeps every result, so that a repeated call computes only what is missing.
         config: settings, or the path of a bridge.toml.
         workers: processes that share the structures.
@@ -439,7 +441,7 @@ def free_energies(
     pool = open_results(*places).pool
     at = pressure_of_pool(pool, pressure)
     shared: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "keep_models": True}
-    relax_task = RelaxTask(settings, Path(out), at, fmax=FMAX, resume=True, **shared)
+    relax_task = RelaxTask(settings, Path(out), at, fmax=FMAX, keep_symmetry=keep_symmetry, resume=True, **shared)
     task = FreeEnergyTask(
         settings,
         Path(out),

@@ -57,6 +57,7 @@ _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
     show_default=True,
     help="Standard error of G that scha samples for, eV/atom.",
 )
+@click.option("--keep-symmetry", is_flag=True, help="Symmetry kept at rest, for phases that only motion stabilises.")
 @click.option("--isotope", "isotopes", multiple=True, metavar="ELEMENT=MASS", help="Mass of an element, amu: H=2.014.")
 @click.option("--figures", is_flag=True, help="Also draw G and hulls against T, and phonons, into --out.")
 @q.within(0.1)
@@ -91,9 +92,11 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
     config = with_model(config, options["model"]) if options["model"] else config
     pool = q.open_pool(places, options)
     pressure = pressure_of_pool(pool, options["pressure"])
-    parallel = {"workers": options["workers"], "scheduler": options["scheduler"]}
+    parallel: dict[str, Any] = {"workers": options["workers"], "scheduler": options["scheduler"]}
     out: Path = options["out"]
-    relax = RelaxTask(config=config, out=out, pressure=pressure, fmax=FMAX, resume=True, keep_models=True, **parallel)
+    parallel["keep_models"] = True
+    kept = options["keep_symmetry"]
+    relax = RelaxTask(config=config, out=out, pressure=pressure, fmax=FMAX, keep_symmetry=kept, resume=True, **parallel)
     task = FreeEnergyTask(
         config,
         out,
@@ -102,7 +105,6 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
         min_image=options["min_image"],
         g_error=options["g_error"],
         isotopes=_masses(options["isotopes"]),
-        keep_models=True,
         **parallel,
     )
     with click.progressbar(length=0, label="computing", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
