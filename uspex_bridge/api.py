@@ -409,9 +409,9 @@ def free_energies(
         places: results folders, or files of structures.
         temperatures: K.
         pressure: GPa; None takes the one that all sources have.
-        method: ``harmonic`` or ``scha``.
+        method: ``harmonic``, ``qha`` or ``scha``.
         within: distance to the hull of enthalpies, eV/atom.
-        promote: distance to a harmonic hull up to which ``scha`` is done, eV/atom.
+        promote: distance to a harmonic hull up to which ``qha`` or ``scha`` is done, eV/atom.
         most: largest number of phases.
         model: a calculator's name, ``KIND:WEIGHTS`` or the folder of a training; None takes the protocol's.
         protocol: a named protocol or a TOML file; None takes the settings' own.

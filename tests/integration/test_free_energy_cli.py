@@ -112,6 +112,20 @@ def test_scha_has_error_bars_and_figures_are_drawn(place, harmonic, monkeypatch)
     assert len([path for path in drawn if path.name.startswith("phonons-")]) == 4
 
 
+def test_quasi_harmonic_crystals_expand(place, harmonic, monkeypatch):
+    """The volume grows with temperature, and G lies below that at the volume at rest, by little when it is cold."""
+    monkeypatch.chdir(place)
+    found = json.loads(run(*ASKED, "-T", "0,300,1000", "--method", "qha", "-n", "3", "--json"))
+    assert found["method"] == "qha"
+    for name in ("EA1", "EA2", "EA3"):
+        volumes = [free(found, name, t, "qha")["volume"] for t in (0.0, 300.0, 1000.0)]
+        assert volumes[0] < volumes[1] < volumes[2] < 1.05 * volumes[0]
+        gained = [free(harmonic, name, t)["g"] - free(found, name, t, "qha")["g"] for t in (0.0, 300.0, 1000.0)]
+        assert -2e-4 < gained[0] < 2e-3
+        assert gained[0] < gained[2] < 0.02
+        assert free(found, name, 300.0, "qha")["g_error"] < 1e-3
+
+
 def test_a_hull_shows_what_is_dynamically_unstable(tmp_path, monkeypatch):
     """Simple cubic nickel with its symmetry kept: flagged in the table, its frequency in JSON."""
     from uspex_bridge.cli.hull import command as hull

@@ -25,10 +25,12 @@ from uspex_bridge.call.config import Config
 from uspex_bridge.call.free_energy import harmonic_of, refuse_imaginary, scha_of, spectrum
 from uspex_bridge.call.many import close_models, kept_models
 from uspex_bridge.call.record_line import weights_state
+from uspex_bridge.call.run import Models, relax_structure
 from uspex_bridge.models.cards import model_name
 from uspex_bridge.relaxation.protocol import FreeEnergyStep, Plan, make_plan
+from uspex_bridge.vibrations.qha import at_volumes, quasi_harmonic
 
-Method = Literal["harmonic", "scha"]
+Method = Literal["harmonic", "qha", "scha"]
 #: Lines of what was computed, and folders of phonons and of what a calculation goes on from, in the task's folder.
 LINES, PHONONS, STATES = "free-energy.jsonl", "phonons", "state"
 
@@ -61,7 +63,7 @@ class FreeEnergyTask:
     scheduler: str | None = None
     keep_models: bool = False
 
-    def step(self, method: Method, temperature: float) -> FreeEnergyStep:
+    def step(self, method: Literal["harmonic", "scha"], temperature: float) -> FreeEnergyStep:
         """Return what is asked at one temperature.
 
         Raises:
@@ -95,7 +97,8 @@ def free_energies(structures: Iterable[Rest], method: Method, task: FreeEnergyTa
 
     Args:
         structures: relaxed with the same model at the same pressure.
-        method: harmonic phonons serve all temperatures; the self-consistent ones are computed at each.
+        method: harmonic phonons, also at several volumes (``qha``), serve all temperatures; the self-consistent ones
+            are computed at each.
         task: what to compute.
 
     Yields:
@@ -118,7 +121,7 @@ def free_energies(structures: Iterable[Rest], method: Method, task: FreeEnergyTa
 
     def jobs() -> Iterator[_Job]:
         for rest in structures:
-            together = [task.temperatures] if method == "harmonic" else [(t,) for t in task.temperatures]
+            together = [(t,) for t in task.temperatures] if method == "scha" else [task.temperatures]
             for temperatures in together:
                 job = _Job(rest, method, temperatures, task, plan)
                 done = [before.get((job.key, t)) for t in temperatures]
@@ -167,9 +170,10 @@ class _Job:
 
     @property
     def key(self) -> str:
-        asked = self.task.step(self.method, 0.0 if self.method == "harmonic" else self.temperatures[0])
+        asked = self.task.step("scha" if self.method == "scha" else "harmonic", self.temperatures[0])
+        what = asked if self.method == "scha" else replace(asked, temperature=0.0)
         model = weights_state(self.calculator, self.task.config)
-        return record_file.job_key(self.rest.structure, (asked, round(self.task.pressure, 6), model))
+        return record_file.job_key(self.rest.structure, (self.method, what, round(self.task.pressure, 6), model))
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,10 @@ def _compute(job: _Job) -> _Outcome:
             model = models(job.calculator)
             model.check_elements(job.rest.structure.symbols)
             common = {"level": model_name(model.identity)}
-            found = _harmonic(job, model, halter) if job.method == "harmonic" else _scha(job, model, halter)
+            if job.method == "qha":
+                found = _quasi_harmonic(job, models, halter)
+            else:
+                found = _harmonic(job, model, halter) if job.method == "harmonic" else _scha(job, model, halter)
         except BridgeError as error:
             if error.exit_code in (ConfigError.exit_code, ModelError.exit_code, OutputError.exit_code):
                 raise
@@ -224,6 +231,35 @@ def _harmonic(job: _Job, model: Any, halter: Halter) -> _Outcome:
                 | {"status": "converged", "reason": "harmonic", "flags": flags, "g": g, "g_error": None, "f": f}
             )
     return _Outcome(lines, _packed(phonons.phi, phonons.lattice))
+
+
+def _quasi_harmonic(job: _Job, models: Models, halter: Halter) -> _Outcome:
+    """Relax at several volumes, symmetry kept, and find the one of lowest G at each temperature."""
+    task, crystals = job.task, []
+    intent = Intent(isif=4, nsw=job.plan.intent.nsw, keep_symmetry=True)
+    plan = replace(job.plan, intent=intent)
+    asked, model = task.step("harmonic", 0.0), models(job.calculator)
+    for start in at_volumes(job.rest.structure):
+        result = relax_structure(start, plan, models, halter, lambda step: None)
+        squeezed = replace(start, cell=result.final.cell, scaled=result.final.scaled)
+        crystals.append(harmonic_of(squeezed, model, asked, halter))
+        refuse_imaginary(crystals[-1])
+    found = quasi_harmonic(crystals, job.temperatures, task.pressure)
+    middle = crystals[len(crystals) // 2]
+    common = middle.summary() | {"evaluations": sum(one.evaluations for one in crystals)}
+    common |= {"flags": ["imaginary-between"] if any(one.imaginary_between for one in crystals) else []}
+    lines: list[dict[str, Any]] = []
+    for k, temperature in enumerate(job.temperatures):
+        line = _base(job, temperature) | common
+        if np.isnan(found.gibbs[k]):
+            said = "G has no minimum within 5 % of the volume at rest"
+            lines.append(line | {"status": "rejected", "code": "volume", "reason": said})
+            continue
+        g, volume = float(found.gibbs[k]), float(found.volumes[k])
+        line |= {"g": g, "g_error": float(found.residuals[k]), "volume": volume}
+        line |= {"f": g - pv_energy(task.pressure, volume), "modulus_gpa": float(found.moduli[k])}
+        lines.append(line | {"status": "converged", "reason": "quasi-harmonic, the error is that of the fit"})
+    return _Outcome(lines)
 
 
 def _scha(job: _Job, model: Any, halter: Halter) -> _Outcome:

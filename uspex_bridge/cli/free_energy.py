@@ -21,17 +21,17 @@ _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 @click.option(
     "--method",
     "approximation",
-    type=click.Choice(["harmonic", "scha"]),
+    type=click.Choice(["harmonic", "qha", "scha"]),
     default="harmonic",
     show_default=True,
-    help="Phonons at rest; or the self-consistent approximation with atoms and cell relaxed at each temperature.",
+    help="Phonons at rest; those of five volumes; or the self-consistent approximation, atoms and cell relaxed at T.",
 )
 @click.option(
     "--promote",
     type=Finite(min=0),
     default=0.05,
     show_default=True,
-    help="Distance to a harmonic hull up to which scha is done, eV/atom; phases with imaginary modes always are.",
+    help="Distance to a harmonic hull up to which qha or scha is done, eV/atom; scha for all with imaginary modes too.",
 )
 @click.option("-n", "most", type=click.IntRange(min=1), help="Largest number of phases, nearest the hull first.")
 @click.option(

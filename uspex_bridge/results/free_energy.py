@@ -127,8 +127,8 @@ def free_energies(
         question: window and definition of a phase.
         relax: how phases are relaxed at rest; what its folder has is kept.
         task: free energies.
-        method: ``harmonic`` for all; or ``scha`` for those with imaginary modes and those within ``promote`` of a
-            harmonic hull.
+        method: ``harmonic`` for all; ``qha`` or ``scha`` for those within ``promote`` of a harmonic hull, ``scha``
+            also for those with imaginary modes.
         promote: eV/atom.
         most: at most so many phases, nearest the hull first.
         observe: called with a word after every structure.
@@ -159,13 +159,13 @@ def free_energies(
     phases = _with(phases, list(phases), "harmonic", task, observe)
     hulls = _hulls(phases, "harmonic", task.temperatures, hull)
     left: tuple[str, ...] = ()
-    if method == "scha":
-        wanted = [name for name, phase in phases.items() if _promoted(phase, hulls, promote)]
+    if method != "harmonic":
+        wanted = [name for name, phase in phases.items() if _promoted(phase, hulls, promote, unstable=method == "scha")]
         left = tuple(name for name in phases if name not in set(wanted))
         for key in task.temperatures:
             problems.pop(key, None)
-        phases = _with(phases, wanted, "scha", task, observe)
-        hulls = _hulls(phases, "scha", task.temperatures, hull)
+        phases = _with(phases, wanted, method, task, observe)
+        hulls = _hulls(phases, method, task.temperatures, hull)
     order = {name: k for k, name in enumerate(at_rest.by_name)} if at_rest is not None else {}
     listed = sorted(phases.values(), key=lambda phase: order.get(phase.entry.name, len(order)))
     return FreeEnergies(
@@ -250,10 +250,12 @@ def _hulls(
     return made
 
 
-def _promoted(phase: ThermalPhase, hulls: Mapping[float, Hull], promote: float) -> bool:
-    """Tell whether a phase deserves a self-consistent calculation."""
+def _promoted(phase: ThermalPhase, hulls: Mapping[float, Hull], promote: float, *, unstable: bool) -> bool:
+    """Tell whether a phase deserves more than phonons at rest; those with imaginary modes do if ``unstable``."""
     points = [hull.by_name.get(phase.entry.name) for hull in hulls.values()]
-    if phase.unstable or not points or None in points:
+    if phase.unstable:
+        return unstable
+    if not points or None in points:
         return True
     return any(point is not None and point.above <= promote + 1e-9 for point in points)
 

@@ -40,7 +40,8 @@ def report(answer: FreeEnergies) -> str:
         said = "no harmonic free energy (imaginary modes): " + ", ".join(unstable)
         lines.append(wrapped(said + ("" if answer.method == "scha" else "; --method scha may find them stable")))
     if answer.left:
-        lines.append(f"{counted(len(answer.left), 'phase')} too far from every harmonic hull for scha (--promote)")
+        left = counted(len(answer.left), "phase")
+        lines.append(f"{left} too far from every harmonic hull, or unstable, for {answer.method} (--promote)")
     flagged = _flagged(answer, called)
     lines += [wrapped(said) for said in flagged]
     lines += [wrapped(f"failed: {called(one.before)}: {one.reason}") for one in answer.failed]

@@ -131,30 +131,9 @@ def harmonic(
         CalculationError: the model failed.
     """
     crystal = Crystal.prepare(structure, repeats, min_image, isotopes, symprec)
-    return _solved(crystal, evaluate, Mesh.of(crystal.lattice, crystal.symmetry, mesh), seed)
-
-
-def gamma(
-    structure: Structure,
-    evaluate: Evaluate,
-    *,
-    isotopes: Mapping[str, float] | None = None,
-    symprec: float = 0.01,
-    seed: int = 0,
-) -> Harmonic:
-    """Work out the cell's own modes alone, those at Γ: zero-point energy at the price of a few evaluations.
-
-    Raises:
-        ConfigError, InputError, CalculationError: see :func:`harmonic`.
-    """
-    crystal = Crystal.prepare(structure, (1, 1, 1), isotopes=isotopes, symprec=symprec)
-    return _solved(crystal, evaluate, Mesh(np.zeros((1, 3)), np.ones(1)), seed)
-
-
-def _solved(crystal: Crystal, evaluate: Evaluate, mesh: Mesh, seed: int) -> Harmonic:
     lattice = crystal.lattice
     fit, (rest,), count = force_constants(crystal, evaluate, seed, [lattice.unit])
-    phonons = Dispersion(fit.phi, lattice).on(mesh)
+    phonons = Dispersion(fit.phi, lattice).on(Mesh.of(lattice, crystal.symmetry, mesh))
     return Harmonic(lattice, fit.phi, float(rest["energy"]), rest["stress"], fit.r2, phonons, count)
 
 
