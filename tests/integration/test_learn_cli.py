@@ -68,7 +68,7 @@ def test_screen(run, settings, tmp_path):
     assert (tmp_path / "screened" / "screen.png").stat().st_size > 10_000
     files = sorted((tmp_path / "screened" / "evaluations").glob("*.jsonl"))
     before = [file.read_bytes() for file in files]
-    code, out, _ = run("screen", DATA / "301", "-m", "one", "-m", "two", "--pv", 0, "--force", 0.01, "--json")
+    code, out, _ = run("screen", DATA / "301", "-m", "one", "-m", "two", "--pv", 0, "--forces", 0.01, "--json")
     assert json.loads(out)["over"].keys() == {"force"}
     assert [file.read_bytes() for file in files] == before
 
@@ -170,7 +170,7 @@ def test_select_leaves_out_holes_and_failures_and_shows_distances_to_the_hull(ru
 
 def test_augment_reads_what_uspex_gathers(run, tmp_path):
     code, out, _ = run(
-        "augment", DATA / "301" / "gatheredPOSCARS", "-n", 1, "--copies-only", "-o", "a/b.extxyz", "--json"
+        "augment", DATA / "301" / "gatheredPOSCARS", "--copies", 1, "--copies-only", "-o", "a/b.extxyz", "--json"
     )
     assert code == 0
     assert json.loads(out)["structures"] == 21

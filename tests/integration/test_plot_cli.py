@@ -79,7 +79,7 @@ def test_what_cannot_be_drawn_is_said_in_a_line(run):
 def test_phases_under_pressure_relaxed_and_drawn_again(run):
     for name, atoms in {"fcc": bulk("Cu", "fcc", 3.6), "bcc": bulk("Cu", "bcc", 2.9)}.items():
         ase.io.write(f"{name}.vasp", atoms)
-    words = ("plot", "pressure", "fcc.vasp", "bcc.vasp", "--model", "toy", "--pressures", "0:40:20", "--json")
+    words = ("plot", "pressure", "fcc.vasp", "bcc.vasp", "-m", "toy", "-p", "0:40:20", "--json")
     code, out, err = run(*words)
     assert code == 0, err
     document = json.loads(out)
@@ -95,8 +95,8 @@ def test_phases_under_pressure_relaxed_and_drawn_again(run):
         if point["phase"] == "bcc":
             assert again["fcc", point["pressure_gpa"]] == pytest.approx(-point["difference"], abs=2e-6)
     code, _, err = run("plot", "pressure", "fcc.vasp", "bcc.vasp")
-    assert (code, "give --pressures" in err) == (3, True)
-    code, _, err = run("plot", "pressure", "fcc.vasp", "--model", "toy", "--pressures", "40:0:10")
+    assert (code, "say at which pressures: -p 0:100:10" in err) == (3, True)
+    code, _, err = run("plot", "pressure", "fcc.vasp", "--model", "toy", "--pressure", "40:0:10")
     assert (code, "nothing lies between" in err) == (4, True)
     code, _, err = run("plot", "pressure", "pressures", "--model", "toy")
-    assert (code, "--pressures" in err) == (4, True)
+    assert (code, "-p 0:100:10" in err) == (4, True)

@@ -45,7 +45,7 @@ def test_many_files_of_many_kinds(folder):
     assert len(list((folder / "relaxed").glob("*.trajectory.extxyz"))) == 5
     assert len(list((folder / "relaxed").glob("*/OUTCAR"))) == 5
     again = relax("relaxed/relaxed.POSCARS", "--pressure", "50", "--json", "--out", "second")
-    results = json.loads(again.stdout)
+    results = json.loads(again.stdout)["structures"]
     assert [r["formula"] for r in results] == ["CaFe2Ni", "CaFe2Ni", "Fe2", "Ni", "Ca"]
     for result, image in zip(results, images, strict=True):
         assert result["enthalpy"] == pytest.approx(image.info["enthalpy"], abs=2e-3)
@@ -122,16 +122,18 @@ def test_a_structure_that_kills_its_workers_fails_alone_and_is_named(folder, mon
 
 def test_options_reach_the_plan(folder):
     (folder / "POSCAR").write_text(VASP5)
-    single = json.loads(relax("POSCAR", "--nsw", "0", "--json").stdout)[0]
+    single = json.loads(relax("POSCAR", "--nsw", "0", "--json").stdout)["structures"][0]
     assert single["steps"] == 1
     volume = single["volume"]
     refused = relax("POSCAR", "--isif", "4")
     assert isinstance(refused.exception, InputError)
     assert "relaxed: holds results already; --resume" in str(refused.exception)
-    shape = json.loads(relax("POSCAR", "--isif", "4", "--fmax", "0.05", "--json", "--force").stdout)[0]
+    shape = json.loads(relax("POSCAR", "--isif", "4", "--fmax", "0.05", "--json", "--force").stdout)["structures"][0]
     assert shape["volume"] == pytest.approx(volume, rel=1e-6)
     assert 0.01 < shape["fmax"] < 0.05
-    chosen = json.loads(relax("POSCAR", "--model", "toy", "--stages", "accurate", "--json", "--force").stdout)[0]
+    chosen = json.loads(relax("POSCAR", "--model", "toy", "--stages", "accurate", "--json", "--force").stdout)[
+        "structures"
+    ][0]
     assert [s["calculator"] for s in chosen["stages"]] == ["model"]
     assert chosen["models"]["model"]["kind"] == "toy"
 

@@ -119,7 +119,7 @@ def test_known_phases_are_named(run):
 def test_one_composition_and_missing_files(run):
     shutil.copytree(DATA / "300", "search")
     Path("search/origin").unlink()
-    code, _, err = run("report", "search", "--html", "pages/si.html")
+    code, _, err = run("report", "search", "-o", "pages/si.html")
     assert code == 0, err
     page = Page(Path("pages/si.html"))
     assert set(page.pictures) == {"Enthalpy against volume", "Progress"}

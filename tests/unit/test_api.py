@@ -125,7 +125,7 @@ def test_the_command_leaves_what_the_function_leaves(folder):
     write("a.vasp", distorted(), direct=True)
     by_function = relax(["a.vasp"], 20, out="one")[0]
     done = CliRunner().invoke(command, ["relax", "a.vasp", "-p", "20", "-o", "two", "--json"])
-    (by_command,) = json.loads(done.stdout)
+    (by_command,) = json.loads(done.stdout)["structures"]
     for key in ("enthalpy", "energy", "volume", "steps", "key", "flags", "status"):
         assert by_command[key] == by_function.to_dict()[key]
     assert read("one/relaxed.extxyz").info["enthalpy"] == read("two/relaxed.extxyz").info["enthalpy"]

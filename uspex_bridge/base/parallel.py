@@ -14,7 +14,7 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
-from uspex_bridge.base.errors import BridgeError, CalculationError, ConfigError, Interrupted, ModelError, ServiceError
+from uspex_bridge.base.errors import BridgeError, CalculationError, Interrupted, ModelError, ServiceError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -44,7 +44,7 @@ def spread(
             decides how often a job runs whose worker dies.
 
     Raises:
-        ConfigError: the package distributed is missing.
+        ModuleNotFoundError: the package distributed is missing.
         ServiceError: the scheduler does not answer, or no longer.
         ModelError: worker processes do not start.
         Exception: what ``function`` raises.
@@ -193,10 +193,8 @@ def _end_with_parent() -> None:
 def _on_cluster(
     function: Callable[[Job], Result], jobs: Iterable[Job], scheduler: str
 ) -> Iterator[tuple[Job, Result | BridgeError]]:
-    try:
-        import distributed
-    except ImportError as error:
-        raise ConfigError(f"--scheduler needs the package distributed ({error}); pip install distributed") from None
+    import distributed
+
     where: dict[str, Any] = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
     try:
         client = distributed.Client(**where, timeout=_CONNECT, set_as_default=False)

@@ -15,24 +15,26 @@ from uspex_bridge.cli.options import Finite
 
 @click.command(context_settings=q.CONTEXT)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-n", "--copies", type=click.IntRange(min=0), default=5, show_default=True, help="Of each structure.")
+@click.option(
+    "--copies", type=click.IntRange(min=0), default=5, show_default=True, help="Number of copies of each structure."
+)
 @click.option("--displace", type=Finite(min=0), default=0.1, show_default=True, help="Displacement, Å.")
 @click.option(
     "--shape",
     type=click.Choice(["uniform", "gaussian"]),
     default="uniform",
     show_default=True,
-    help="uniform: anywhere within --displace of the place; gaussian: that is the standard deviation.",
+    help="Distribution of displacements: uniform within --displace, or gaussian with that standard deviation.",
 )
 @click.option("--strain", type=Finite(0, 0.5), default=0.05, show_default=True, help="Largest strain.")
 @click.option(
     "--volumes",
     metavar="V,V,...",
-    help="Further copies at these fractions of the volume, to catch holes: 0.9,0.8,0.7,0.6.",
+    help="Fractions of the volume for further copies, to catch holes: 0.9,0.8,0.7,0.6.",
 )
 @click.option("--min-ratio", default=0.6, show_default=True, help="Closest pair, in sums of covalent radii.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random numbers.")
-@click.option("--copies-only", is_flag=True, help="Leave the structures themselves out.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random numbers.")
+@click.option("--copies-only", is_flag=True, help="Copies alone, without the structures themselves.")
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default=Path("augmented.extxyz"), show_default=True, help="File."
 )

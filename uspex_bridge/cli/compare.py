@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     type=Finite(min=0),
     default=0.3,
     show_default=True,
-    help="How far above the hull a phase of one is looked for in the other, eV/atom.",
+    help="Largest distance above the hull at which a phase of one is looked for in the other, eV/atom.",
 )
 @q.REFERENCES
 @q.COMPONENTS

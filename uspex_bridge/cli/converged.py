@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 @click.command(context_settings=q.CONTEXT)
 @click.argument("place", type=click.Path(path_type=Path))
 @click.option(
-    "--generations", type=click.IntRange(min=1), default=15, show_default=True, help="Without change so many in a row."
+    "--generations",
+    type=click.IntRange(min=1),
+    default=15,
+    show_default=True,
+    help="Number of generations in a row without change that make a search converged.",
 )
 @q.within(0.05)
 @click.option(
@@ -28,12 +32,12 @@ if TYPE_CHECKING:
     type=Finite(min=0),
     default=0.001,
     show_default=True,
-    help="A hull that sinks by less has not changed, eV/atom.",
+    help="Largest change of a hull that counts as none, eV/atom.",
 )
 @q.REFERENCES
 @q.HULL
 @q.DUPLICATES
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Also write the history into this file.")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="CSV file for the history.")
 @q.JSON
 def command(place: Path, generations: int, tie: float, csv_file: Path | None, as_json: bool, **options: Any) -> None:
     """Tell whether the search at PLACE (of several results folders, the last) has converged.

@@ -54,9 +54,11 @@ def init(folder: Path) -> None:
 
 @command.command(context_settings=q.CONTEXT)
 @FOLDER
-@click.option("--dry-run", is_flag=True, help="Print the commands left in this cycle, and what they lack.")
-@click.option("--watch", type=Finite(min=0, min_open=True), help="Where it must wait, look again: seconds.")
-@click.option("--reopen", is_flag=True, help="Go on with a loop that is over, with the settings as they are now.")
+@click.option(
+    "--dry-run", is_flag=True, help="List of the commands left in this cycle and of what they lack; none is run."
+)
+@click.option("--watch", type=Finite(min=0, min_open=True), help="Interval of looking again where it must wait, s.")
+@click.option("--reopen", is_flag=True, help="Continuation of a loop that is over, with the settings as they are now.")
 def run(folder: Path, dry_run: bool, watch: float | None, reopen: bool) -> None:
     """Go on with the loop in FOLDER until it is over or has to wait for labels.
 
@@ -173,7 +175,7 @@ def report(folder: Path, out: Path | None, as_json: bool) -> None:
     q.write_text(out / "cycles.txt", text + "\n")
     style.save(figure.draw(cycles), out / "cycles.png")
     if as_json:
-        click.echo(json.dumps([asdict(cycle) for cycle in cycles], indent=1, ensure_ascii=False))
+        click.echo(json.dumps({"cycles": [asdict(cycle) for cycle in cycles]}, indent=1, ensure_ascii=False))
     else:
         click.echo(text)
         click.echo(f"{out}/: cycles.png, cycles.csv, cycles.txt")

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from uspex_bridge.learn.data.labels import Added, Label
 
 FOLDER = click.argument("folder", type=click.Path(path_type=Path))
-SPLIT = click.option("--split", type=click.Choice(["train", "valid", "test"]), help="Only this one.  [default: all]")
+SPLIT = click.option(
+    "--split", type=click.Choice(["train", "valid", "test"]), help="Split that is written.  [default: all]"
+)
 
 
 @click.group(context_settings=q.CONTEXT)
@@ -41,8 +43,8 @@ def summary(folder: Path, as_json: bool) -> None:
 
 @command.command(context_settings=q.CONTEXT)
 @FOLDER
-@click.option("--accept", is_flag=True, help="Take the files as they are; what is gone leaves the dataset.")
-@click.option("--twins", is_flag=True, help="Also look for the same phase on both sides of a split (slow).")
+@click.option("--accept", is_flag=True, help="Acceptance of the files as they are; what is gone leaves the dataset.")
+@click.option("--twins", is_flag=True, help="Search for the same phase on both sides of a split (slow).")
 def check(folder: Path, accept: bool, twins: bool) -> None:
     """Compare the files of FOLDER with the manifest; exit code 3 if one was changed.
 
@@ -80,7 +82,7 @@ def check(folder: Path, accept: bool, twins: bool) -> None:
     "--from",
     "source",
     type=click.Path(path_type=Path),
-    help="The source distribution of mattersim 1.2.3, where pip cannot download it (27 MB) here.",
+    help="Source distribution of mattersim 1.2.3, where pip cannot download it (27 MB).",
 )
 def fetch(source: Path | None) -> None:
     """Get the public sets of DFT calculations at high pressure that 'evaluate --on mpf-tp' and others mean.
@@ -104,7 +106,7 @@ def fetch(source: Path | None) -> None:
     "kind",
     type=click.Choice(["extxyz", "mace", "deepmd", "deepmd-mixed"]),
     required=True,
-    help="extxyz: energy, forces, stress as MatterSim reads them; mace: REF_ keys; deepmd: npy systems, for se_a too.",
+    help="Format: extxyz with energy, forces, stress as MatterSim reads them; mace with REF_ keys; deepmd npy systems.",
 )
 @SPLIT
 def export(folder: Path, target: Path, kind: str, split: Any) -> None:
@@ -134,22 +136,26 @@ def export(folder: Path, target: Path, kind: str, split: Any) -> None:
 @command.command(context_settings=q.CONTEXT)
 @FOLDER
 @click.argument("places", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--generation", type=click.IntRange(min=0), required=True, help="Of the search, or number of the cycle.")
-@click.option("--code", help="What computed the labels: vasp, gpaw, model ...  [default: the files', the dataset's]")
+@click.option(
+    "--generation", type=click.IntRange(min=0), required=True, help="Generation of the search, or number of the cycle."
+)
+@click.option("--code", help="Code of the labels: vasp, gpaw, model ...  [default: the files', the dataset's]")
 @click.option(
     "--functional",
-    help="PBE ..., or the model's name; PBE/PBE+U for both together.  [default: the files', the dataset's]",
+    help="Functional, PBE ..., or the model's name; PBE/PBE+U for both together.  [default: the files', the dataset's]",
 )
-@click.option("--settings", default="", help="Any words on further settings; other words are another level of theory.")
-@click.option("--pressure", "-p", type=Finite(), help="GPa, of the search, where the files do not say it.")
+@click.option("--settings", default="", help="Words on further settings; other words are another level of theory.")
+@click.option("--pressure", "-p", type=Finite(), help="Pressure of the search, GPa, where the files do not say it.")
 @click.option(
     "--frames",
     default="last",
     show_default=True,
-    help="Of relaxations by VASP: last, all, or a number n for every n-th ionic step, counted from the last.",
+    help="Frames of relaxations by VASP: last, all, or a number n for every n-th ionic step, counted from the last.",
 )
-@click.option("--keep-outliers", is_flag=True, help="Add energies far from what the other labels suggest all the same.")
-@click.option("--split", type=click.Choice(["train", "valid", "test"]), help="For new families.  [default: by name]")
+@click.option("--keep-outliers", is_flag=True, help="Labels with energies far from what the others suggest too.")
+@click.option(
+    "--split", type=click.Choice(["train", "valid", "test"]), help="Split of new families.  [default: by name]"
+)
 @click.option("--valid", type=Finite(), default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
 @click.option("--test", type=Finite(), default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
 @q.JSON

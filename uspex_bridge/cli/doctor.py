@@ -22,13 +22,17 @@ _MARKS = {"ok": ("ok", "green"), "note": ("--", "yellow"), "bad": ("!!", "red")}
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @CONFIG
-@click.option("--fetch", "wanted", multiple=True, metavar="KIND:MODEL", help="Download weights, and do nothing else.")
 @click.option(
-    "--models", is_flag=True, help="List the kinds of models and all weights that go by a name, and do nothing else."
+    "--fetch", "wanted", multiple=True, metavar="KIND:MODEL", help="Weights to download; nothing else is done."
 )
-@click.option("--uspex26", is_flag=True, help="INPUT.txt is for USPEX 26; abinitioCode 20 tells it too.")
-@click.option("--no-trial", is_flag=True, help="Relax nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print all that was found as JSON.")
+@click.option(
+    "--models",
+    is_flag=True,
+    help="List of the kinds of models and of all weights that go by a name; nothing else is done.",
+)
+@click.option("--uspex26", is_flag=True, help="INPUT.txt of USPEX 26; abinitioCode 20 tells it too.")
+@click.option("--no-trial", is_flag=True, help="No trial relaxation.")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of lines.")
 def command(
     folder: Path | None,
     config: Path | None,
@@ -50,6 +54,10 @@ def command(
         for entry in wanted:
             _fetch(entry)
         return
+    if folder is not None and not folder.is_dir():
+        from uspex_bridge.base.errors import InputError
+
+        raise InputError(f"{folder}: there is no such folder")
     from uspex_bridge.doctor import checkup, weights
 
     if models:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import Finite, settings
+from uspex_bridge.cli.options import FORCE, Finite, settings
 
 if TYPE_CHECKING:
     from uspex_bridge.figures.diagram import Diagram
@@ -28,12 +28,17 @@ def out(name: str) -> Callable[..., Any]:
             "outs",
             multiple=True,
             type=click.Path(path_type=Path),
-            help=f"Picture to write: .png, .svg, .pdf, some .html; several at once.  [default: {name}.png]",
+            help=f"Picture: .png, .svg, .pdf, of some figures .html; repeatable.  [default: {name}.png]",
         ),
-        click.option("--width", type=Finite(min=30), help="Of the picture, mm; a journal's column is 85."),
-        click.option("--dpi", type=click.IntRange(min=50), default=300, show_default=True, help="Of pixels in it."),
-        click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Also write the drawn numbers here."),
-        click.option("--json", "as_json", is_flag=True, help="Print the drawn numbers as JSON."),
+        click.option(
+            "--width", type=Finite(min=30), help="Width of the picture, mm.  [default: 85 or 175, a column or page]"
+        ),
+        click.option(
+            "--dpi", type=click.IntRange(min=50), default=300, show_default=True, help="Resolution of pixels, 1/inch."
+        ),
+        FORCE,
+        click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="CSV file for the drawn numbers."),
+        click.option("--json", "as_json", is_flag=True, help="JSON of the drawn numbers on standard output."),
     )
 
 
@@ -45,10 +50,14 @@ FAR = click.option(
     help="End of the scale of distances to the hull, eV/atom; all beyond has one colour.",
 )
 LABELS = click.option(
-    "--labels", type=click.IntRange(min=0), default=15, show_default=True, help="Name at most so many stable phases."
+    "--labels",
+    type=click.IntRange(min=0),
+    default=15,
+    show_default=True,
+    help="Largest number of stable phases that are named.",
 )
-ONLINE = click.option("--online", is_flag=True, help="A small .html that loads plotly.js from the network.")
-PER_LEVEL = click.option("--per-level", is_flag=True, help="A hull for each level of theory, in one figure.")
+ONLINE = click.option("--online", is_flag=True, help="Small .html that loads plotly.js from the network.")
+PER_LEVEL = click.option("--per-level", is_flag=True, help="One hull for each level of theory, in one figure.")
 SOURCES = settings(q.PLACES, q.REFERENCES, q.HULL, q.SYMPREC, q.RECORD)
 
 
@@ -148,7 +157,7 @@ def finish(
         page: makes the interactive form, where there is one.
 
     Raises:
-        ConfigError: an ending is none that this figure can be written as.
+        ConfigError: an ending is none that this figure can be written as, or a file is there already.
         OutputError: a file cannot be written.
     """
     from uspex_bridge.base.errors import ConfigError
@@ -156,8 +165,9 @@ def finish(
     from uspex_bridge.figures import style
 
     width = {"width": options["width"]} if options["width"] else {}
-    figure = None
-    for path in options["outs"] or (Path(f"{name}.png"),):
+    figure, outs = None, options["outs"] or (Path(f"{name}.png"),)
+    q.keep(*outs, options["csv_file"], force=options["force"])
+    for path in outs:
         if path.suffix.lower() == ".html":
             if page is None:
                 raise ConfigError(f"{path}: this figure has no interactive form; take {', '.join(style.FORMATS)}")

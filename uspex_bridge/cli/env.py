@@ -33,8 +33,8 @@ def command() -> None:
 @FOLDER
 @click.option("--python", metavar="PATH", help="Interpreter to make it with.  [default: this one]")
 @click.option("--index", metavar="URL", help="Further package index, such as one of pytorch.org with a CUDA build.")
-@click.option("--force", is_flag=True, help="Make it anew.")
-@click.option("--no-settings", is_flag=True, help="Write nothing into bridge.toml.")
+@click.option("--force", is_flag=True, help="Overwriting of an environment that is there.")
+@click.option("--no-settings", is_flag=True, help="No entry in bridge.toml.")
 @CONFIG
 def create(
     kind: str,

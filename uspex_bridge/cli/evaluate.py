@@ -28,19 +28,19 @@ _PATH = click.Path(path_type=Path)
     "--on",
     "place",
     required=True,
-    help="A dataset's folder, a file of labels, or a public set: mpf-tp, random-tp, mpf-alkali-tp, tp (all three).",
+    help="Labels: a dataset's folder, a file, or a public set: mpf-tp, random-tp, mpf-alkali-tp, tp (all three).",
 )
 @click.option(
     "--split",
     type=click.Choice(["train", "valid", "test", "all"]),
     default="test",
     show_default=True,
-    help="Of a dataset or a public set.",
+    help="Split of a dataset or a public set.",
 )
 @click.option(
     "--generation",
     type=click.IntRange(0),
-    help="Only labels of this generation, with --split all: how well the models predicted what was computed next.",
+    help="Generation of the labels, with --split all: how well the models predicted what was computed next.",
 )
 @click.option("-o", "--out", type=_PATH, default=Path("evaluated"), show_default=True, help="Folder.")
 @click.option(
@@ -48,37 +48,41 @@ _PATH = click.Path(path_type=Path)
     type=click.Choice(["auto", "on", "off"]),
     default="auto",
     show_default=True,
-    help="Fit each element's energy to the labels'; auto for models of the Materials Project's energies.",
+    help="Fit of each element's energy to the labels'; auto for models of the Materials Project's energies.",
 )
 @click.option(
     "--window",
     type=Finite(min=0, min_open=True),
     default=0.1,
     show_default=True,
-    help="What is near the hull, eV/atom.",
+    help="Distance above the hull that is near, eV/atom.",
 )
 @click.option(
     "--ultra-high",
     type=Finite(),
     default=500.0,
     show_default=True,
-    help="Labels of a higher pressure count in the total only, GPa.",
+    help="Pressure above which labels count in the total only, GPa.",
 )
 @click.option(
     "--windows",
     help="Lines of the tables by the labels' own pressure, edges in GPa; the search's pressure where this is left out "
     "and labels have one.  [default: 5,50,120,300,600]",
 )
-@click.option("--probes", is_flag=True, help="Also compress, bring atoms together and relax random structures.")
+@click.option(
+    "--probes", is_flag=True, help="Compressed structures, atoms brought together and relaxed random structures too."
+)
 @click.option(
     "--random",
     "count",
     type=click.IntRange(min=0),
     default=10,
     show_default=True,
-    help="Random structures per pressure to relax.",
+    help="Number of random structures per pressure to relax.",
 )
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes per model.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Number of processes per model."
+)
 @CONFIG
 @DEVICE
 @THREADS

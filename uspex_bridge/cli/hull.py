@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.options import FORCE
 
 if TYPE_CHECKING:
     from uspex_bridge.results.matching import Known
@@ -27,14 +28,15 @@ if TYPE_CHECKING:
     help="Structures to recognise phases by, like --reference, but kept off the hull.",
 )
 @q.within(0.1)
-@click.option("-n", "most", type=click.IntRange(min=1), help="Only the first N phases.")
+@click.option("-n", "most", type=click.IntRange(min=1), help="Largest number of phases.  [default: all]")
 @q.HULL
 @click.option("--per-level", is_flag=True, help="One hull for each level of theory.")
 @q.DUPLICATES
 @q.STABILITY
 @q.SYMPREC
 @q.RECORD
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Also write the phases into this file.")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="CSV file for the phases.")
+@FORCE
 @q.JSON
 def command(places: tuple[str, ...], as_json: bool, csv_file: Path | None, per_level: bool, **options: Any) -> None:
     """Show the phases on and near the convex hull of PLACES.
@@ -48,6 +50,7 @@ def command(places: tuple[str, ...], as_json: bool, csv_file: Path | None, per_l
     from uspex_bridge.results.stability import assess, assess_per_level
     from uspex_bridge.results.tables import document, phase_rows, report
 
+    q.keep(csv_file, force=options["force"])
     pool = q.open_pool(places, options)
     question = q.ask(options)
     answers = assess_per_level(pool, question) if per_level else {"": assess(pool, question)}

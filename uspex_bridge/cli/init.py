@@ -15,36 +15,50 @@ from uspex_bridge.cli.options import Finite
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("line", type=click.Choice(["matlab", "python", "uspex26", "cryspy"]))
 @click.argument("folder", default=".", type=click.Path(path_type=Path))
-@click.option("--elements", help="Elements of a search with variable composition: Ca,Fe,Ni.")
+@click.option("--elements", help="Elements of a search with variable composition, or compounds: Ca,Fe,Ni; MgO,SiO2.")
 @click.option("--composition", help="Fixed composition instead: Mg4Al8O16.")
 @click.option("--atoms", help="Smallest and largest cell of a variable composition.  [default: 2-24]")
-@click.option("--pressure", type=Finite(), default=0.0, show_default=True, help="GPa.")
+@click.option("-p", "--pressure", type=Finite(), default=0.0, show_default=True, help="Pressure of the search, GPa.")
 @click.option(
-    "--population", type=click.IntRange(min=2), default=256, show_default=True, help="Structures per generation."
+    "--population",
+    type=click.IntRange(min=2),
+    default=256,
+    show_default=True,
+    help="Number of structures per generation.",
 )
-@click.option("--generations", type=click.IntRange(min=1), default=20, show_default=True)
-@click.option("--parallel", type=click.IntRange(min=1), default=1, show_default=True, help="Relaxations at a time.")
+@click.option(
+    "--generations", type=click.IntRange(min=1), default=20, show_default=True, help="Largest number of generations."
+)
+@click.option(
+    "--parallel", type=click.IntRange(min=1), default=1, show_default=True, help="Number of relaxations at a time."
+)
 @click.option(
     "--scheduler",
     type=click.Choice(["local", "slurm", "pbs"]),
     default="local",
     show_default=True,
-    help="Who runs them.",
+    help="Scheduler of the relaxations.",
 )
 @click.option(
     "--steps",
     type=click.IntRange(min=1, max=9),
     default=5,
     show_default=True,
-    help="Relaxation steps per structure (INCAR_1 .. INCAR_N).",
+    help="Number of relaxation steps per structure (INCAR_1 .. INCAR_N).",
 )
 @click.option("--protocol", default="auto", show_default=True, help="Protocol of the bridge, by name or a TOML file.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads per relaxation.")
 @click.option(
-    "--time-limit", type=click.IntRange(min=1), default=3600, show_default=True, help="Seconds per step of a structure."
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Number of CPU threads per relaxation."
 )
-@click.option("--command", "executable", help="The executable, if it is not the one of this environment.")
-@click.option("--force", is_flag=True, help="Overwrite files.")
+@click.option(
+    "--time-limit",
+    type=click.IntRange(min=1),
+    default=3600,
+    show_default=True,
+    help="Time limit per step of a structure, s.",
+)
+@click.option("--command", "executable", help="Executable.  [default: the one of this environment]")
+@click.option("--force", is_flag=True, help="Overwriting of files that are there.")
 def command(
     line: str, folder: Path, elements: str | None, composition: str | None, force: bool, **options: Any
 ) -> None:
@@ -79,12 +93,13 @@ def command(
 def _composition(elements: str | None, composition: str | None, atoms: str | None) -> dict[str, Any]:
     """Return the fields of a Search that say what it is made of."""
     from uspex_bridge.base.errors import ConfigError
-    from uspex_bridge.uspex.new_search import parse_atoms, parse_composition, parse_elements
+    from uspex_bridge.uspex.new_search import parse_atoms, parse_blocks, parse_composition, parse_elements
 
     if composition is None:
         if elements is None:
             raise ConfigError("no elements are given; say --elements Ca,Fe,Ni or --composition Si8")
-        return {"elements": parse_elements(elements), "atoms": parse_atoms(atoms or "2-24")}
+        symbols, compounds = parse_blocks(elements)
+        return {"elements": symbols, "compounds": compounds, "atoms": parse_atoms(atoms or "2-24")}
     if atoms is not None:
         raise ConfigError("--composition fixes the number of atoms; leave --atoms out")
     counts = parse_composition(composition)

@@ -23,7 +23,7 @@ STALE = click.option(
     type=Finite(min=0),
     default=1.0,
     show_default=True,
-    help="Hours without a change after which a run that has not ended counts as stopped.",
+    help="Time without a change after which a run that has not ended counts as stopped, h.",
 )
 
 
@@ -42,23 +42,27 @@ def command() -> None:
 @command.command(context_settings=q.CONTEXT)
 @LABELS
 @q.PLACES
-@click.option("--code", type=click.Choice(["vasp", "gpaw", "model"]), help="What computes the labels.")
+@click.option("--code", type=click.Choice(["vasp", "gpaw", "model"]), help="Code that computes the labels.")
 @click.option(
     "--settings",
     "file",
     type=click.Path(path_type=Path),
     help="TOML file with what differs from the template of --code.",
 )
-@click.option("--model", help="With --code model: a calculator, KIND:WEIGHTS, a training's folder.")
-@click.option("--potcars", type=click.Path(path_type=Path), help="Your POTCAR library.  [default: $PMG_VASP_PSP_DIR]")
-@click.option("--generation", type=click.IntRange(min=0), required=True, help="Of the search, or number of the cycle.")
-@click.option("--pressure", "-p", type=Finite(), help="GPa, of the search, where PLACES do not say it.")
-@click.option("--dataset", type=click.Path(path_type=Path), help="Leave out what has a label there.")
-@click.option("--relax", is_flag=True, help="Relax each at its pressure (ISIF = 3) before the single point; VASP only.")
+@click.option("-m", "--model", help="Model for --code model: a calculator, KIND:WEIGHTS, a training's folder.")
+@click.option("--potcars", type=click.Path(path_type=Path), help="POTCAR library.  [default: $PMG_VASP_PSP_DIR]")
+@click.option(
+    "--generation", type=click.IntRange(min=0), required=True, help="Generation of the search, or number of the cycle."
+)
+@click.option("--pressure", "-p", type=Finite(), help="Pressure of the search, GPa, where PLACES do not say it.")
+@click.option("--dataset", type=click.Path(path_type=Path), help="Dataset whose labelled structures are left out.")
+@click.option(
+    "--relax", is_flag=True, help="Relaxation of each at its pressure (ISIF = 3) before the single point; VASP only."
+)
 @click.option(
     "--estimate",
     metavar="MODEL",
-    help="Let a model estimate each structure's own pressure, for which its cutoff then is if that is higher.",
+    help="Model that estimates each structure's own pressure; the cutoff is for that pressure if it is higher.",
 )
 @CONFIG
 @q.JSON
@@ -149,9 +153,11 @@ def settings(code: str) -> None:
 
 @command.command(context_settings=q.CONTEXT)
 @LABELS
-@click.option("--command", "line", help="Run in each structure's folder, for VASP or GPAW.  [default: the settings']")
-@click.option("--python", type=click.Path(exists=True, path_type=Path), help="The Python that has gpaw, for GPAW.")
-@click.option("--retry", is_flag=True, help="Also what failed.")
+@click.option(
+    "--command", "line", help="Command for VASP or GPAW in each structure's folder.  [default: the settings']"
+)
+@click.option("--python", type=click.Path(exists=True, path_type=Path), help="Python that has gpaw.")
+@click.option("--retry", is_flag=True, help="Failed structures too.")
 @CONFIG
 def run(labels: Path, line: str | None, python: Path | None, retry: bool, config: Path | None) -> None:
     """Compute on this machine what is prepared in LABELS, one after the other; several of these share the work.
@@ -199,7 +205,7 @@ def status(labels: Path, stale: float, as_json: bool) -> None:
     """
     jobs = _inspect(labels, stale)
     if as_json:
-        click.echo(json.dumps([_row(job) for job in jobs], indent=1, ensure_ascii=False))
+        click.echo(json.dumps({"labels": [_row(job) for job in jobs]}, indent=1, ensure_ascii=False))
     else:
         click.echo(table(jobs))
         click.echo(f"{counted(len(jobs), 'structure')}: {_counts(jobs)}")

@@ -17,15 +17,17 @@ from uspex_bridge.base.words import counted
     "--record",
     type=click.Path(path_type=Path),
     default=Path("."),
-    help="A record (bridge.record), or the folder of the search that holds it (default: here).",
+    help="Record (bridge.record), or the folder of the search that holds it.  [default: here]",
 )
 @click.option(
     "--status",
     type=click.Choice(["converged", "unconverged", "rejected", "failed", "penalty"]),
-    help="Only entries with this status.",
+    help="Status of the entries.  [default: any]",
 )
-@click.option("-n", "--last", type=click.IntRange(min=1), help="Only the last N entries.")
-@click.option("--json", "as_json", is_flag=True, help="Print the entries whole, one JSON object a line.")
+@click.option(
+    "-n", "--last", type=click.IntRange(min=1), help="Largest number of entries, the last ones.  [default: all]"
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON of whole entries, one object a line.")
 def command(which: str | None, record: Path, status: str | None, last: int | None, as_json: bool) -> None:
     """Show what the bridge did: all entries, or those of WHICH.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import NoReturn
 
 import click
 
-from uspex_bridge.base.errors import BridgeError
+from uspex_bridge.base.errors import BridgeError, Interrupted, ModelError
 from uspex_bridge.base.version import version
 
 #: Command -> (module in this package, one line of help).
@@ -64,6 +65,13 @@ class _Lazy(click.Group):
             ctx.fail(f"no such command '{args[0]}'{nearest(args[0], COMMANDS)}")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; Ctrl-C ends it with a line that says how to go on."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted(interrupted(ctx.invoked_subcommand or "")) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
@@ -78,13 +86,41 @@ def command() -> None:
     """
 
 
+#: Package that a command needs -> the extra that installs it.
+EXTRAS = {
+    **dict.fromkeys(("chemiscope", "dscribe", "matplotlib", "pandas", "plotly", "pyarrow", "sklearn"), "analysis"),
+    **dict.fromkeys(("dask_jobqueue", "distributed"), "cluster"),
+    "dpdata": "deepmd",
+}
+#: Command -> how to go on after Ctrl-C; the others have written nothing.
+GO_ON = {
+    "relax": "the same command with --resume goes on",
+    "train": "the same command with --resume goes on from the last checkpoint",
+    **dict.fromkeys(("cycle", "evaluate", "label", "rescore", "screen"), "the same command goes on where it stopped"),
+}
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Console entry point; an error of ours is one line and its exit code."""
+    """Console entry point; an error of ours is one line and its exit code, and so are Ctrl-C and a missing extra."""
     try:
         command.main(args=argv, prog_name="uspex-bridge")
     except BridgeError as error:
-        click.echo(f"uspex-bridge: {error}", err=True)
-        sys.exit(error.exit_code)
+        _end(str(error), error.exit_code)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        _end(f"this needs {error.name}: pip install 'uspex_bridge[{extra}]'", ModelError.exit_code)
+
+
+def interrupted(name: str) -> str:
+    """Return what is said after Ctrl-C in a command."""
+    return f"interrupted; {GO_ON.get(name, 'what was complete is written, nothing half')}"
+
+
+def _end(message: str, code: int) -> NoReturn:
+    click.echo(f"uspex-bridge: {message}", err=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

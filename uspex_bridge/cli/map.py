@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     default=(Path("map.png"),),
     show_default="map.png",
-    help="PNG, SVG, PDF: figure; JSON, JSON.GZ: for chemiscope.org; HTML: with the viewer in it. Repeatable.",
+    help="File: PNG, SVG or PDF figure; JSON or JSON.GZ for chemiscope.org; HTML with the viewer in it. Repeatable.",
 )
 @click.option(
     "--colour",
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Colour by pressure, the share of each element, formation enthalpy, or distance to the hull.",
 )
-@click.option("--chosen", type=click.Path(), help="Ring the structures of this place (a part of PLACES).")
+@click.option("--chosen", type=click.Path(), help="Place whose structures are ringed (a part of PLACES).")
 @q.REFERENCES
 @q.LEVELS
 @q.RECORD

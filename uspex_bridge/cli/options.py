@@ -32,16 +32,16 @@ class Finite(click.FloatRange):
 CONFIG = click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help="Settings file; else $USPEX_BRIDGE_CONFIG, then the first bridge.toml from this folder upwards.",
+    help="Settings file.  [default: $USPEX_BRIDGE_CONFIG, then the first bridge.toml from this folder upwards]",
 )
 PROTOCOL = click.option("--protocol", help="Named protocol (paper, embedded, single, fast, auto) or a TOML file.")
-STAGES = click.option("--stages", help="Which stages of the protocol to run: 1, 2-3, robust, all.")
-DEVICE = click.option("--device", help="auto, cpu, cuda or cuda:N.")
-THREADS = click.option("--threads", type=click.IntRange(min=1), help="CPU threads.")
+STAGES = click.option("--stages", help="Stages of the protocol to run: 1, 2-3, robust, all.")
+DEVICE = click.option("--device", help="Device: auto, cpu, cuda or cuda:N.")
+THREADS = click.option("--threads", type=click.IntRange(min=1), help="Number of CPU threads.")
 TIME_LIMIT = click.option(
     "--time-limit",
     type=Finite(min=0, min_open=True, infinite=True),
-    help="Seconds; then the best geometry so far is returned.",
+    help="Time limit, s; then the best geometry so far is returned.",
 )
 SERVER = click.option(
     "--server",
@@ -52,14 +52,24 @@ SERVER = click.option(
 SOCKET = click.option(
     "--socket",
     metavar="PATH",
-    help="Socket of the service; else $USPEX_BRIDGE_SOCKET, else the one in /tmp.",
+    help="Socket of the service.  [default: $USPEX_BRIDGE_SOCKET, else the one in /tmp]",
 )
 WORKERS = click.option(
-    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes that share the structures."
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of processes that share the structures.",
 )
 SCHEDULER = click.option(
-    "--scheduler", metavar="ADDRESS", help="Let the workers of this Dask scheduler (or scheduler file) do them instead."
+    "--scheduler", metavar="ADDRESS", help="Dask scheduler (or scheduler file) whose workers do the work."
 )
+
+
+MODEL = click.option(
+    "-m", "--model", help="Model: a calculator's name, or KIND:WEIGHTS (mace:my.model).  [default: the protocol's]"
+)
+FORCE = click.option("--force", is_flag=True, help="Overwriting of what is there already; else nothing is.")
 
 
 def pressures_of(text: str) -> list[float]:

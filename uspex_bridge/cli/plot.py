@@ -68,7 +68,7 @@ def hull(places: tuple[str, ...], far: float, top: float | None, labels: int, **
     type=click.Choice(["formation", "above", "both"]),
     default="both",
     show_default=True,
-    help="By enthalpy of formation, by distance to the hull, or a map each.",
+    help="Colour by enthalpy of formation, by distance to the hull, or a map of each.",
 )
 @d.FAR
 @d.LABELS
@@ -190,7 +190,9 @@ def family(place: str, structure: str | None, **options: Any) -> None:
 @command.command(context_settings=q.CONTEXT)
 @click.argument("place")
 @q.within(0.05)
-@click.option("--top", type=Finite(), help="Upper end of the axis, eV/atom.")
+@click.option(
+    "--top", type=Finite(), help="Upper end of the axis, eV/atom.  [default: where 95 % of the structures are]"
+)
 @q.REFERENCES
 @q.HULL
 @q.RECORD

@@ -10,7 +10,7 @@ import click
 
 from uspex_bridge.cli import drawing as d
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import RUN_OPTIONS, pressures_of
+from uspex_bridge.cli.options import MODEL, RUN_OPTIONS, pressures_of
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Pool
@@ -21,14 +21,16 @@ _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 @click.command(context_settings=q.CONTEXT)
 @click.argument("places", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--to", "reference", help="Phase that the others are measured against.  [default: the first]")
-@click.option("--pressures", metavar="FROM:TO:STEP", help="Relax the structures here, at these pressures, GPa.")
-@click.option("--model", help="... with this: a calculator's name, or KIND:WEIGHTS (mace:my.model); else the protocol.")
+@click.option(
+    "-p", "--pressure", "pressures", metavar="FROM:TO:STEP", help="Pressures to relax the structures at here, GPa."
+)
+@MODEL
 @click.option(
     "--keep",
     type=click.Path(path_type=Path),
     default=Path("pressures"),
     show_default=True,
-    help="... and leave them in this folder; what it has already is not computed again.",
+    help="Folder for what is relaxed here; what it has already is not computed again.",
 )
 @RUN_OPTIONS
 @d.out("pressure")
@@ -43,12 +45,12 @@ def pressure(
     """Draw enthalpies of phases relative to one of them, against pressure.
 
     PLACES are files of structures that were relaxed at several pressures (extxyz with name and pressure_gpa, a table
-    of CIFs), or folders that relax left, one for each pressure. With --pressures they are one starting structure per
+    of CIFs), or folders that relax left, one for each pressure. With -p they are one starting structure per
     phase, named after its file, and are relaxed here with their symmetry kept, at rising and then at falling
     pressures; the lower enthalpy counts. Between pressures V dP is integrated. A transition is given with the pressures
     that surely enclose it, and is called unreliable beside a volume that falls by more than 20 %.
 
-    Example: uspex-bridge plot pressure fcc.vasp bcc.vasp sc.vasp --model chgnet --pressures 0:100:10
+    Example: uspex-bridge plot pressure fcc.vasp bcc.vasp sc.vasp -m chgnet -p 0:100:10
     """
     settings = {key: options.pop(key) for key in _SETTINGS}
     pool = _relaxed(places, pressures, model, keep, settings) if pressures else _opened(places, model)
@@ -72,7 +74,7 @@ def _opened(places: tuple[Path, ...], model: str | None) -> Pool:
     from uspex_bridge.results.pressure import open_phases
 
     if model:
-        raise ConfigError("--model relaxes structures; say at which --pressures, such as 0:100:10")
+        raise ConfigError("--model relaxes structures; say at which pressures: -p 0:100:10")
     return open_phases(places)
 
 

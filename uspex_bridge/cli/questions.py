@@ -35,15 +35,13 @@ LEVELS = settings(
         metavar="[PATH=]LABEL",
         help="Level of theory of what states none, or of one place or reference.",
     ),
-    click.option("--mix-levels", is_flag=True, help="Put several levels of theory on one hull all the same."),
+    click.option("--mix-levels", is_flag=True, help="One hull for several levels of theory."),
 )
-PRESSURE = click.option("--pressure", "-p", type=Finite(), help="GPa.  [default: the one all sources have]")
+PRESSURE = click.option("-p", "--pressure", type=Finite(), help="Pressure, GPa.  [default: the one all sources have]")
 COMPONENTS = click.option(
     "--components", help="Corners of the hull: Ca,Fe,Ni or MgO,SiO2.  [default: the elements, else the search's blocks]"
 )
-HOLES = click.option(
-    "--with-holes", is_flag=True, help="Let structures in holes of the model take part; else they are left out."
-)
+HOLES = click.option("--with-holes", is_flag=True, help="Structures in holes of the model too; else they are left out.")
 #: Which hull is meant.
 HULL = settings(PRESSURE, COMPONENTS, LEVELS, HOLES)
 STABILITY = click.option(
@@ -59,8 +57,8 @@ SYMPREC = click.option(
     show_default=True,
     help="Tolerance of space groups, Å.",
 )
-RECORD = click.option("--no-record", is_flag=True, help="Do not look structures up in the bridge's record (faster).")
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+RECORD = click.option("--no-record", is_flag=True, help="No look-up of structures in the bridge's record (faster).")
+JSON = click.option("--json", "as_json", is_flag=True, help="JSON with units instead of a table.")
 
 
 def within(default: float) -> Callable[..., Any]:
@@ -70,7 +68,7 @@ def within(default: float) -> Callable[..., Any]:
         type=Finite(min=0),
         default=default,
         show_default=True,
-        help="How far above the hull, eV/atom.",
+        help="Largest distance above the hull, eV/atom.",
     )
 
 
@@ -82,16 +80,28 @@ DUPLICATES = settings(
         type=click.Choice(["phase", "uspex", "none"]),
         default="phase",
         show_default=True,
-        help="What finds structures that are the same phase: the definition of docs/results.md, USPEX's fingerprint.",
+        help="Definition of the same phase: that of docs/results.md, USPEX's fingerprint, or none.",
     ),
-    click.option("--same-energy", type=Finite(), default=0.015, show_default=True, help="... within this, eV/atom."),
-    click.option("--same-volume", type=Finite(), default=0.05, show_default=True, help="... within this, relative."),
+    click.option(
+        "--same-energy",
+        type=Finite(),
+        default=0.015,
+        show_default=True,
+        help="Largest difference of enthalpies in the same phase, eV/atom.",
+    ),
+    click.option(
+        "--same-volume",
+        type=Finite(),
+        default=0.05,
+        show_default=True,
+        help="Largest relative difference of volumes in the same phase.",
+    ),
     click.option(
         "--same-distance",
         type=Finite(min=0, min_open=True),
         default=0.022,
         show_default=True,
-        help="... and with surroundings of the atoms within this, in units of (V/N)^(1/3).",
+        help="Largest difference of the surroundings of atoms in the same phase, in units of (V/N)^(1/3).",
     ),
 )
 
@@ -147,6 +157,19 @@ def tell_notes(notes: Iterable[str]) -> None:
         click.echo(f"note: {note}", err=True)
     if len(listed) > _SHOWN_NOTES:
         click.echo(f"note: and {len(listed) - _SHOWN_NOTES} more of this kind (results summary --notes)", err=True)
+
+
+def keep(*paths: Path | None, force: bool) -> None:
+    """Refuse to overwrite files, before anything is computed.
+
+    Raises:
+        ConfigError: one is there already and ``force`` is not set.
+    """
+    from uspex_bridge.base.errors import ConfigError
+
+    present = ", ".join(str(path) for path in paths if path is not None and path.is_file())
+    if present and not force:
+        raise ConfigError(f"{present}: there already; --force overwrites")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.base.words import counted
-from uspex_bridge.cli.options import PARALLEL, RUN_OPTIONS, Finite, pressures_of
+from uspex_bridge.cli.options import MODEL, PARALLEL, RUN_OPTIONS, Finite, pressures_of
 from uspex_bridge.cli.vasp import read_settings
 
 if TYPE_CHECKING:
@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 
 #: The options that go over bridge.toml; the others are the task's.
 _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
+
+
+#: Of the numbers in JSON; the rest is in docs/record.md.
+UNITS = {
+    "enthalpy": "eV per cell",
+    "energy": "eV per cell",
+    "volume": "Å³ per cell",
+    "pressure_gpa": "GPa",
+    "fmax": "eV/Å",
+    "forces": "eV/Å",
+    "stress": "eV/Å³",
+    "seconds": "s",
+}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,24 +42,32 @@ _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
     "pressures",
     default="0",
     show_default=True,
-    help="GPa; with several (0,20,50 or 0:100:10) each structure at each, in folders of --out such as 50GPa.",
+    help="Pressure, GPa, or several (0,20,50 or 0:100:10) for each structure, in folders of --out such as 50GPa.",
 )
 @RUN_OPTIONS
 @PARALLEL
-@click.option("--model", help="Use this one for every stage: a calculator's name, or KIND:WEIGHTS (mace:my.model).")
+@MODEL
 @click.option("--fmax", type=Finite(min=0, min_open=True), help="Force target of the last stage, eV/Å.")
-@click.option("--isif", type=click.IntRange(0, 8), default=3, show_default=True, help="What moves, as VASP's ISIF.")
-@click.option("--nsw", type=click.IntRange(0), default=5000, show_default=True, help="Most steps; 0 is a single point.")
-@click.option("--keep-symmetry", is_flag=True, help="Keep the starting structure's symmetry.")
-@click.option("--symprec", type=Finite(), default=0.1, show_default=True, help="Å, for the space groups in the table.")
+@click.option(
+    "--isif", type=click.IntRange(0, 8), default=3, show_default=True, help="Degrees of freedom, as VASP's ISIF."
+)
+@click.option(
+    "--nsw",
+    type=click.IntRange(0),
+    default=5000,
+    show_default=True,
+    help="Largest number of steps; 0 is a single point.",
+)
+@click.option("--keep-symmetry", is_flag=True, help="Fixed symmetry of the starting structure.")
+@click.option("--symprec", type=Finite(), default=0.1, show_default=True, help="Tolerance of space groups, Å.")
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default=Path("relaxed"), show_default=True, help="Folder."
 )
-@click.option("--trajectory", is_flag=True, help="Keep every step of every stage (extxyz).")
-@click.option("--resume", is_flag=True, help="Keep what --out has already, and add to it.")
-@click.option("--force", is_flag=True, help="Begin --out anew.")
-@click.option("--vasp-files", is_flag=True, help="Also write OUTCAR, OSZICAR, ... of each structure, in folders.")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead of a table.")
+@click.option("--trajectory", is_flag=True, help="Every step of every stage in a file (extxyz).")
+@click.option("--resume", is_flag=True, help="Continuation of --out; what it has already is kept.")
+@click.option("--force", is_flag=True, help="Overwriting of --out.")
+@click.option("--vasp-files", is_flag=True, help="OUTCAR, OSZICAR, ... of each structure, in folders.")
+@click.option("--json", "as_json", is_flag=True, help="JSON with units instead of a table.")
 def command(files: tuple[Path, ...], pressures: str, out: Path, as_json: bool, force: bool, **options: Any) -> None:
     """Relax every structure in FILES: POSCAR, CIF, extxyz, gatheredPOSCARS, anything ASE reads.
 
@@ -84,7 +105,8 @@ def command(files: tuple[Path, ...], pressures: str, out: Path, as_json: bool, f
     inputs = total // len(steps)
     results = [one for k in range(inputs) for one in results[k::inputs]]  # all pressures of an input together
     if as_json:
-        click.echo(json.dumps([one.to_dict() for one in results], indent=1, ensure_ascii=False))
+        document = {"units": UNITS, "structures": [one.to_dict() for one in results]}
+        click.echo(json.dumps(document, indent=1, ensure_ascii=False))
     else:
         click.echo(table(results))
         good = sum(not int(one.fields["exit"]) for one in results)

@@ -15,6 +15,7 @@ import click
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import drawing as d
 from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.options import FORCE
 
 if TYPE_CHECKING:
     from uspex_bridge.figures.diagram import Diagram
@@ -33,8 +34,14 @@ _NEW = 0.05
 @click.command(context_settings=q.CONTEXT)
 @click.argument("place")
 @click.option(
-    "--html", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True, help="The page."
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("report.html"),
+    show_default=True,
+    help="HTML file of the page.",
 )
+@FORCE
 @q.REFERENCES
 @click.option("--known", "known_files", multiple=True, type=click.Path(), help="Structures to recognise phases by.")
 @q.within(0.1)
@@ -43,20 +50,20 @@ _NEW = 0.05
     type=click.IntRange(min=1),
     default=15,
     show_default=True,
-    help="Without change so many in a row: it has converged.",
+    help="Number of generations in a row without change that make a search converged.",
 )
 @q.STABILITY
 @q.SYMPREC
 @q.HULL
 @q.DUPLICATES
 @q.RECORD
-def command(place: str, html: Path, generations: int, **options: Any) -> None:
+def command(place: str, out: Path, force: bool, generations: int, **options: Any) -> None:
     """Write a page about the search at PLACE: figures, phases with their crystals, convergence, failures, settings.
 
     The page is one file that needs no network; it holds a CIF of each phase. Of several results folders it is about
     the last.
 
-    Example: uspex-bridge report results1 --html report.html --known mp.json
+    Example: uspex-bridge report results1 -o report.html --known mp.json
     """
     from uspex_bridge import __version__
     from uspex_bridge.cli.hull import known_phases
@@ -64,6 +71,7 @@ def command(place: str, html: Path, generations: int, **options: Any) -> None:
     from uspex_bridge.results.outcomes import read_outcomes
     from uspex_bridge.results.stability import assess
 
+    q.keep(out, force=force)
     pool = q.open_pool([place], options)
     results = d.last_search(pool, place)
     question = q.ask(options)
@@ -77,10 +85,10 @@ def command(place: str, html: Path, generations: int, **options: Any) -> None:
         pictures=_pictures(results, answer),
         made=f"Made by uspex_bridge {__version__} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
     )
-    q.write_text(html, page(report))
+    q.write_text(out, page(report))
     q.warn(answer.warnings)
     q.tell_notes(pool.notes)
-    click.echo(f"{html}: {counted(len(answer.phases), 'phase')} within {question.within:g} eV/atom of the hull")
+    click.echo(f"{out}: {counted(len(answer.phases), 'phase')} within {question.within:g} eV/atom of the hull")
 
 
 def _history(results: Results, pool: Pool, question: Question, needed: int) -> Convergence | str:

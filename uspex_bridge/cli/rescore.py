@@ -12,7 +12,7 @@ import click
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import PARALLEL, RUN_OPTIONS, Finite
+from uspex_bridge.cli.options import MODEL, PARALLEL, RUN_OPTIONS, Finite
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Entry, Pool
@@ -26,11 +26,20 @@ _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default=Path("rescored"), show_default=True, help="Folder."
 )
-@click.option("--model", help="A calculator's name, or KIND:WEIGHTS (mace:my.model); else the protocol decides.")
-@click.option("--relax", is_flag=True, help="Relax every structure; else single points, cells as they are.")
-@click.option("--near", type=Finite(min=0), help="Only phases so far above the old hull, eV/atom.")
-@click.option("-n", "most", type=click.IntRange(min=1), help="Only so many, nearest the old hull first.")
-@click.option("--force", is_flag=True, help="Begin --out anew; else what it has already is kept.")
+@MODEL
+@click.option(
+    "--relax", is_flag=True, help="Relaxation of every structure.  [default: single points, cells as they are]"
+)
+@click.option(
+    "--near", type=Finite(min=0), help="Largest distance above the old hull, eV/atom.  [default: all structures]"
+)
+@click.option(
+    "-n",
+    "most",
+    type=click.IntRange(min=1),
+    help="Largest number of structures, nearest the old hull first.  [default: all]",
+)
+@click.option("--force", is_flag=True, help="Overwriting of --out; else what it has already is kept.")
 @q.within(0.1)
 @q.REFERENCES
 @q.HULL

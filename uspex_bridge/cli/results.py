@@ -11,7 +11,7 @@ import click
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import Finite
+from uspex_bridge.cli.options import FORCE, Finite
 
 if TYPE_CHECKING:
     from uspex_bridge.results.folder import Results
@@ -26,7 +26,9 @@ def command() -> None:
 @command.command(context_settings=q.CONTEXT)
 @click.argument("places", nargs=-1, required=True, type=click.Path(path_type=Path))
 @q.RECORD
-@click.option("--notes", "all_notes", is_flag=True, help="Read every structure and show all that could not be read.")
+@click.option(
+    "--notes", "all_notes", is_flag=True, help="All notes on what could not be read; every structure is read."
+)
 @q.JSON
 def summary(places: tuple[Path, ...], no_record: bool, all_notes: bool, as_json: bool) -> None:
     """Say what the results folders at PLACES hold.
@@ -134,7 +136,9 @@ def _counted(counts: dict[str, int]) -> str:
 
 @command.command(context_settings=q.CONTEXT)
 @q.PLACES
-@click.option("-n", "most", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
+@click.option(
+    "-n", "most", type=click.IntRange(min=1), default=20, show_default=True, help="Largest number of structures."
+)
 @q.within(0.05)
 @q.REFERENCES
 @q.HULL
@@ -166,8 +170,8 @@ def best(places: tuple[str, ...], most: int, as_json: bool, **options: Any) -> N
 @click.argument("place", type=click.Path(path_type=Path))
 @click.argument("ids", nargs=-1, required=True)
 @q.SYMPREC
-@click.option("--poscar", is_flag=True, help="Print the structures only, as POSCARs.")
-@click.option("--unrelaxed", is_flag=True, help="The structure as the operator made it.")
+@click.option("--poscar", is_flag=True, help="POSCARs of the structures alone.")
+@click.option("--unrelaxed", is_flag=True, help="Structures as the operators made them.")
 @q.JSON
 def show(place: Path, ids: tuple[str, ...], symprec: float, poscar: bool, unrelaxed: bool, as_json: bool) -> None:
     """Show structures IDS (7 or EA7) of the results folder PLACE: enthalpies, crystal, family, record.
@@ -274,12 +278,21 @@ def _detail(results: Results, entry: Entry, structure: Any, symprec: float) -> s
     "--format",
     "kind",
     type=click.Choice(["extxyz", "db", "cif", "poscar", "csv", "parquet"]),
-    help="Else by the ending of OUT.",
+    help="Format.  [default: by the ending of OUT]",
 )
-@click.option("-n", "most", type=click.IntRange(min=1), help="At most so many: nearest the hull first.")
-@click.option("--within", type=Finite(min=0), help="Only phases so far above the hull, eV/atom, without duplicates.")
-@click.option("--ids", help="Only these: 7,12,30-40.")
-@click.option("--unrelaxed", is_flag=True, help="The structures as the operators made them.")
+@click.option(
+    "-n",
+    "most",
+    type=click.IntRange(min=1),
+    help="Largest number of structures, nearest the hull first.  [default: all]",
+)
+@click.option(
+    "--within",
+    type=Finite(min=0),
+    help="Largest distance above the hull, eV/atom; duplicates are left out.  [default: all structures]",
+)
+@click.option("--ids", help="IDs of the structures: 7,12,30-40.  [default: all]")
+@click.option("--unrelaxed", is_flag=True, help="Structures as the operators made them.")
 @click.option(
     "--symprec",
     type=Finite(min=0),
@@ -290,8 +303,9 @@ def _detail(results: Results, entry: Entry, structure: Any, symprec: float) -> s
 @q.HULL
 @q.DUPLICATES
 @q.RECORD
+@FORCE
 def export(
-    places: tuple[str, ...], out: Path, kind: str | None, unrelaxed: bool, symprec: float, **options: Any
+    places: tuple[str, ...], out: Path, force: bool, kind: str | None, unrelaxed: bool, symprec: float, **options: Any
 ) -> None:
     """Write the structures of PLACES into OUT: extxyz, ASE database, CIF, POSCARs, CSV or Parquet.
 
@@ -305,6 +319,7 @@ def export(
 
     if kind is None and not out.is_dir():
         kind = format_of(out)
+    q.keep(out, force=force)
     pool = q.open_pool(places, options)
     entries = _chosen(pool, options)
     count = write(pool, entries, out, kind or "poscar", unrelaxed=unrelaxed, symprec=symprec)

@@ -29,27 +29,50 @@ FLAGS = ("short", "dense", "elongated", "far", "unconverged", "rejected", "outsi
     "models",
     multiple=True,
     required=True,
-    help="Two or more: a calculator's name in the settings, KIND:WEIGHTS (deepmd:sea.pb), or a folder of train.",
+    help="Models, two or more: a calculator's name in the settings, KIND:WEIGHTS (deepmd:sea.pb), a folder of train.",
 )
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default=Path("screened"), show_default=True, help="Folder."
 )
 @click.option("--pv", type=Finite(), default=0.04, show_default=True, help="Threshold of |ΔPV|, eV/atom; 0 for none.")
 @click.option("--energy", type=Finite(), help="Threshold of |ΔE|, eV/atom.  [default: none]")
-@click.option("--force", type=Finite(), help="Threshold of the largest |ΔF| of an atom, eV/Å.  [default: none]")
+@click.option(
+    "--forces", "force", type=Finite(), help="Threshold of the largest |ΔF| of an atom, eV/Å.  [default: none]"
+)
 @click.option(
     "--offsets",
     type=click.Choice(["auto", "on", "off"]),
     default="auto",
     show_default=True,
-    help="Fit the models' energy zeros to each other, per element; auto where they may differ.",
+    help="Fit of the models' energy zeros to each other, per element; auto where they may differ.",
 )
-@click.option("--min-ratio", default=0.5, show_default=True, help="short: a pair closer, in sums of covalent radii.")
-@click.option("--packing", default=0.25, show_default=True, help="dense: a smaller volume, in covalent spheres.")
-@click.option("--axis-ratio", default=3.0, show_default=True, help="elongated: longest over shortest lattice vector.")
-@click.option("--within", type=Finite(min=0), help="far: further above the hull, eV/atom.  [default: no limit]")
+@click.option(
+    "--min-ratio",
+    default=0.5,
+    show_default=True,
+    help="Distance below which a pair is short, in sums of covalent radii.",
+)
+@click.option(
+    "--packing", default=0.25, show_default=True, help="Volume below which a structure is dense, in covalent spheres."
+)
+@click.option(
+    "--axis-ratio",
+    default=3.0,
+    show_default=True,
+    help="Ratio of lattice vectors above which a structure is elongated.",
+)
+@click.option(
+    "--within",
+    type=Finite(min=0),
+    help="Largest distance above the hull, eV/atom; beyond it a structure is far.  [default: no limit]",
+)
 @click.option("--training", type=click.Path(path_type=Path), help="Training set: a dataset's folder, or a file.")
-@click.option("--novelty", default=1.0, show_default=True, help="outside: further from the training set than this.")
+@click.option(
+    "--novelty",
+    default=1.0,
+    show_default=True,
+    help="Distance from the training set above which a structure is outside.",
+)
 @click.option(
     "--also",
     multiple=True,
@@ -58,9 +81,13 @@ FLAGS = ("short", "dense", "elongated", "far", "unconverged", "rejected", "outsi
     show_default="failed, rejected",
     help="Flags that are a reason to compute a structure. Repeatable.",
 )
-@click.option("--failures", is_flag=True, help="Also what the searches of PLACES lost, as it began (from the record).")
-@click.option("--b-max", type=click.IntRange(min=0), help="Ask for retraining where the searches lost more than this.")
-@click.option("--since", default="", help="Failures: only those at this time or later (2026-11-29T08:00, UTC).")
+@click.option(
+    "--failures", is_flag=True, help="Lost structures of the searches in PLACES too, as they began (from the record)."
+)
+@click.option(
+    "--b-max", type=click.IntRange(min=0), help="Number of lost structures above which retraining is asked for."
+)
+@click.option("--since", default="", help="Earliest time of failures that count (2026-11-29T08:00, UTC).")
 @click.option(
     "--calibrate",
     type=click.Path(path_type=Path),
@@ -71,11 +98,18 @@ FLAGS = ("short", "dense", "elongated", "far", "unconverged", "rejected", "outsi
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.9,
     show_default=True,
-    help="Of that.",
+    help="Confidence of the calibrated threshold.",
 )
 @PARALLEL
-@click.option("--retry", is_flag=True, help="Ask a model again about structures it failed on.")
-@click.option("-n", "most", type=click.IntRange(min=0), default=20, show_default=True, help="Lines of the table.")
+@click.option("--retry", is_flag=True, help="Second try of structures that a model failed on.")
+@click.option(
+    "-n",
+    "most",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Largest number of structures in the table.",
+)
 @q.REFERENCES
 @q.LEVELS
 @CONFIG
@@ -90,7 +124,7 @@ def command(
 
     \b
     uspex-bridge screen results1 -m dpa3 -m sea
-    uspex-bridge screen results1 -m chgnet -m sevennet --pv 0.03 --force 1 --workers 4
+    uspex-bridge screen results1 -m chgnet -m sevennet --pv 0.03 --forces 1 --workers 4
 
     Energies, forces and PV (-V tr(stress)/3) of every structure as it is, by each model. The folder --out gets
     screen.csv, screen.json, screen.png, the list to compute as label.extxyz with reasons, and all answers: a run

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 @click.command(context_settings=q.CONTEXT)
 @q.PLACES
-@click.option("-n", "most", type=click.IntRange(min=1), help="At most so many, nearest the hull first.")
+@click.option(
+    "-n",
+    "most",
+    type=click.IntRange(min=1),
+    help="Largest number of structures, nearest the hull first.  [default: all]",
+)
 @q.within(0.1)
 @click.option(
     "--into",
@@ -28,17 +33,19 @@ if TYPE_CHECKING:
     show_default=True,
     help="Folder of the search that gets them; its elements and blocks decide what fits.",
 )
-@click.option("--anti", is_flag=True, help="Write AntiSeeds/POSCARS: structures the search is to keep away from.")
+@click.option("--anti", is_flag=True, help="AntiSeeds/POSCARS instead: structures that the search keeps away from.")
 @click.option(
     "--generation",
     type=click.IntRange(min=0),
-    help="For this generation, as that line of USPEX counts: the MATLAB line from 1, the Python line from 0.",
+    help="Generation that gets them, as that line of USPEX counts: the MATLAB line from 1, the Python line from 0.",
 )
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="Another file than those.")
 @click.option(
-    "--scale-to", type=Finite(), help="Scale every cell to the volume that --model gives it at this pressure, GPa."
+    "-o", "--out", type=click.Path(path_type=Path), help="File.  [default: the one that USPEX reads in --into]"
 )
-@click.option("--model", help="A calculator's name, or KIND:WEIGHTS (mace:my.model), for --scale-to.")
+@click.option(
+    "--scale-to", type=Finite(), help="Pressure to which --model scales every cell, GPa.  [default: cells as they are]"
+)
+@click.option("-m", "--model", help="Model for --scale-to: a calculator's name, or KIND:WEIGHTS (mace:my.model).")
 @q.REFERENCES
 @q.COMPONENTS
 @q.LEVELS
@@ -47,7 +54,7 @@ if TYPE_CHECKING:
 @CONFIG
 @DEVICE
 @THREADS
-@click.option("--force", is_flag=True, help="Overwrite the file.")
+@click.option("--force", is_flag=True, help="Overwriting of a file that is there.")
 def command(
     places: tuple[str, ...], most: int | None, into: Path, out: Path | None, force: bool, **options: Any
 ) -> None:

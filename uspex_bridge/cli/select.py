@@ -18,20 +18,26 @@ if TYPE_CHECKING:
 
 @click.command(context_settings=q.CONTEXT)
 @q.PLACES
-@click.option("-n", "--budget", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option(
+    "-n", "--budget", type=click.IntRange(min=1), default=100, show_default=True, help="Largest number of structures."
+)
 @click.option(
     "--near",
     type=Finite(0, 1),
     default=0.5,
     show_default=True,
-    help="Part of the budget that structures near the hull may take; the rest goes by distance.",
+    help="Fraction of the budget for structures near the hull; the rest goes by distance.",
 )
 @q.within(0.05)
 @click.option(
-    "--compositions", type=click.IntRange(min=1), help="Near the hull: only so many compositions, the lowest."
+    "--compositions", type=click.IntRange(min=1), help="Largest number of compositions near the hull, the lowest first."
 )
 @click.option(
-    "--each", type=click.IntRange(min=1), default=3, show_default=True, help="Near the hull: so many of a composition."
+    "--each",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Largest number of structures of one composition near the hull.",
 )
 @click.option(
     "--method",
@@ -39,19 +45,21 @@ if TYPE_CHECKING:
     type=click.Choice(["farthest", "clusters", "random"]),
     default="farthest",
     show_default=True,
-    help="The rest: furthest from all there is, one of each cluster (as in DIRECT), or at random.",
+    help="Choice of the rest: furthest from all there is, one of each cluster (as in DIRECT), or at random.",
 )
 @click.option(
-    "--with-outliers", is_flag=True, help="Also take what stands out far from all others in volume or enthalpy."
+    "--with-outliers", is_flag=True, help="Structures too that stand out far from all others in volume or enthalpy."
 )
 @q.HOLES
-@click.option("--max-atoms", type=click.IntRange(min=1), help="Only cells of at most so many atoms.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of what is random.")
-@click.option("--have", type=click.Path(path_type=Path), help="What is there already: a dataset's folder, or a file.")
+@click.option("--max-atoms", type=click.IntRange(min=1), help="Largest number of atoms in a cell.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random numbers.")
+@click.option(
+    "--have", type=click.Path(path_type=Path), help="Structures that are there already: a dataset's folder, or a file."
+)
 @click.option(
     "--holdout",
     type=click.Path(path_type=Path),
-    help="Never take these phases: structures, or names one a line (.txt).",
+    help="Phases that are never taken: structures, or names one a line (.txt).",
 )
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default=Path("selected"), show_default=True, help="Folder."

@@ -30,26 +30,34 @@ _LOG_BYTES, _LOG_FILES = 2_000_000, 3
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--daemon", is_flag=True, help="Go to the background once it listens.")
+@click.option("--daemon", is_flag=True, help="Background process once it listens.")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Structures at once; else one per CPU core and --threads, with --batch 32 per GPU.",
+    help="Number of structures at once.  [default: one per CPU core and --threads, with --batch 32 per GPU]",
 )
 @click.option(
-    "--batch/--no-batch", default=None, help="One process per device evaluates for all; else where there is a GPU."
+    "--batch/--no-batch",
+    default=None,
+    help="One process per device for all evaluations.  [default: where there is a GPU]",
 )
 @click.option(
-    "--idle-timeout", type=Finite(min=0, min_open=True, infinite=True), help="Seconds without a job; then it ends."
+    "--idle-timeout",
+    type=Finite(min=0, min_open=True, infinite=True),
+    help="Time without a job after which the service ends, s.",
 )
-@click.option("--socket", type=click.Path(path_type=Path), help="Else $USPEX_BRIDGE_SOCKET, else one in /tmp.")
+@click.option(
+    "--socket", type=click.Path(path_type=Path), help="Socket.  [default: $USPEX_BRIDGE_SOCKET, else one in /tmp]"
+)
 @click.option(
     "--scheduler",
     metavar="ADDRESS",
-    help="Let the workers of this Dask scheduler (or the one of a scheduler file, *.json) do the jobs.",
+    help="Dask scheduler (or scheduler file, *.json) whose workers do the jobs.",
 )
-@click.option("--log", type=click.Path(path_type=Path), help="Log file, rotated; else the socket's name with .log.")
-@click.option("--quiet", is_flag=True, hidden=True, help="Nothing on stderr once it listens.")
+@click.option(
+    "--log", type=click.Path(path_type=Path), help="Log file, rotated.  [default: the socket's name with .log]"
+)
+@click.option("--quiet", is_flag=True, hidden=True, help="Silence on stderr once it listens.")
 @CONFIG
 @THREADS
 def command(socket: Path | None, daemon: bool, quiet: bool, log: Path | None, **options: Any) -> None:

@@ -24,17 +24,21 @@ SOAP = settings(
         show_default=True,
         help="Descriptor: as in the paper for Ca-Fe-Ni, or with reach and width from the elements' radii.",
     ),
-    click.option("--r-cut", type=Finite(), help="Its reach, Å.  [default: 4.2]"),
-    click.option("--sigma", type=Finite(), help="Width of its Gaussians, Å.  [default: 0.52]"),
-    click.option("--n-max", type=click.IntRange(min=1), help="Its radial functions.  [default: 4]"),
-    click.option("--l-max", type=click.IntRange(min=0), help="Its largest angular momentum.  [default: 3]"),
+    click.option("--r-cut", type=Finite(), help="Reach of the descriptor, Å.  [default: 4.2]"),
+    click.option("--sigma", type=Finite(), help="Width of the descriptor's Gaussians, Å.  [default: 0.52]"),
+    click.option(
+        "--n-max", type=click.IntRange(min=1), help="Number of radial functions of the descriptor.  [default: 4]"
+    ),
+    click.option(
+        "--l-max", type=click.IntRange(min=0), help="Largest angular momentum of the descriptor.  [default: 3]"
+    ),
     click.option("--cross/--no-cross", default=False, show_default=True, help="Terms between different elements."),
     click.option(
         "--scaling",
         type=click.Choice(["standard", "none"]),
         default="standard",
         show_default=True,
-        help="Bring every feature to unit variance before the PCA, or leave them.",
+        help="Scaling of every feature to unit variance before the PCA.",
     ),
 )
 

@@ -9,7 +9,7 @@ from uspex_bridge.cli.options import SOCKET
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--now", is_flag=True, help="At once; calls that wait go on without it.")
+@click.option("--now", is_flag=True, help="Immediate end; calls that wait go on without it.")
 @SOCKET
 def command(socket: str | None, now: bool) -> None:
     """End the service once the jobs it has are done; it takes no new ones."""

@@ -20,34 +20,38 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path)
 _DATA = settings(
     click.argument("dataset", required=False, type=_PATH),
-    click.option("--generation", type=click.IntRange(0), help="Only labels up to this generation."),
-    click.option("--train-file", type=_PATH, help="Instead of DATASET: extxyz with energy, forces and stress."),
+    click.option("--generation", type=click.IntRange(0), help="Last generation of the labels.  [default: all]"),
+    click.option("--train-file", type=_PATH, help="Extxyz file with energy, forces and stress, instead of DATASET."),
     click.option("--valid-file", type=_PATH, help="Validation structures that belong to --train-file."),
 )
 _TRAINING = settings(
     click.option("-o", "--out", type=_PATH, required=True, help="Folder of the training and of the model."),
-    click.option("--settings", "settings_files", type=_PATH, multiple=True, help="TOML laid over the template."),
+    click.option("--settings", "settings_files", type=_PATH, multiple=True, help="TOML file laid over the template."),
     click.option(
         "--from",
         "parent",
         metavar="CHECKPOINT",
-        help="File, known name or training to start from; else random weights.",
+        help="File, known name or training to start from.  [default: random weights]",
     ),
-    click.option("--branch", "--head", help="Which head of a checkpoint with several."),
+    click.option("--branch", "--head", help="Head of a checkpoint with several."),
     click.option(
-        "--time-limit", type=Finite(min=0, min_open=True, infinite=True), help="Seconds; --resume then goes on."
+        "--time-limit", type=Finite(min=0, min_open=True, infinite=True), help="Time limit, s; --resume then goes on."
     ),
-    click.option("--resume", is_flag=True, help="Go on from the last checkpoint; a finished training is left alone."),
-    click.option("--dry-run", is_flag=True, help="Check everything and print the upstream input; train nothing."),
-    click.option("--python", help="Interpreter that has the trainer; else that of [calculators.KIND] in bridge.toml."),
+    click.option(
+        "--resume", is_flag=True, help="Continuation from the last checkpoint; a finished training is left alone."
+    ),
+    click.option("--dry-run", is_flag=True, help="Checks and the upstream input alone; no training."),
+    click.option(
+        "--python", help="Interpreter that has the trainer.  [default: that of [calculators.KIND] in bridge.toml]"
+    ),
     DEVICE,
-    click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."),
-    click.option("--seed", type=int, default=1, show_default=True),
+    click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Number of CPU threads."),
+    click.option("--seed", type=int, default=1, show_default=True, help="Seed of the random numbers."),
     CONFIG,
-    click.option("--json", "as_json", is_flag=True, help="Print the model's card as JSON."),
+    click.option("--json", "as_json", is_flag=True, help="JSON of the model's card on standard output."),
 )
-_STEPS = click.option("--steps", "length", type=click.IntRange(min=1), help="Training steps.")
-_EPOCHS = click.option("--epochs", "length", type=click.IntRange(min=1), help="Passes through the data.")
+_STEPS = click.option("--steps", "length", type=click.IntRange(min=1), help="Number of training steps.")
+_EPOCHS = click.option("--epochs", "length", type=click.IntRange(min=1), help="Number of passes through the data.")
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
@@ -93,7 +97,9 @@ def sea(**options: Any) -> None:
 @_DATA
 @_TRAINING
 @_EPOCHS
-@click.option("--replay", type=_PATH, help="extxyz of the foundation model's own training, to rehearse (multi-head).")
+@click.option(
+    "--replay", type=_PATH, help="Extxyz file of the foundation model's own training, to rehearse (multi-head)."
+)
 def mace(**options: Any) -> None:
     """MACE: multi-head replay fine-tuning, fine-tuning on the new labels alone, or from random weights.
 
@@ -134,11 +140,13 @@ def chgnet(**options: Any) -> None:
     type=click.Choice(["deepmd-sea", "deepmd-dpa3", "mace", "mattersim", "chgnet"]),
     default="deepmd-sea",
     show_default=True,
-    help="What is trained.",
+    help="Kind of model that is trained.",
 )
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes of the teacher.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Number of processes of the teacher."
+)
 @_TRAINING
-@click.option("--steps", "--epochs", "length", type=click.IntRange(min=1), help="Of the student's training.")
+@click.option("--steps", "--epochs", "length", type=click.IntRange(min=1), help="Length of the student's training.")
 def distill(teacher: str, places: tuple[str, ...], student: str, workers: int, **options: Any) -> None:
     """Let TEACHER label the structures of PLACES, and train a fast student on that.
 
@@ -182,7 +190,7 @@ def distill(teacher: str, places: tuple[str, ...], student: str, workers: int, *
 
 @command.command("list", context_settings=_CONTEXT)
 @click.argument("folder", type=_PATH)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="JSON with units instead of a table.")
 def stored(folder: Path, as_json: bool) -> None:
     """List the models in FOLDER and below it with what they were trained on.
 
@@ -191,18 +199,24 @@ def stored(folder: Path, as_json: bool) -> None:
     from uspex_bridge.learn.training.stored import list_table, stored_models
 
     models = stored_models(folder)
-    click.echo(json.dumps([one.row() for one in models], indent=1) if as_json else list_table(models))
+    click.echo(json.dumps({"models": [one.row() for one in models]}, indent=1) if as_json else list_table(models))
 
 
 @command.command("choose", context_settings=_CONTEXT)
 @click.argument("folder", type=_PATH)
 @click.argument("places", nargs=-1, required=True)
 @click.option("--second", metavar="MODEL", help="Second opinion where no two models were trained on the same labels.")
-@click.option("--pv", type=float, default=0.04, show_default=True, help="|ΔPV| from which a label is needed, eV/atom.")
+@click.option(
+    "--pv",
+    type=float,
+    default=0.04,
+    show_default=True,
+    help="Threshold of |ΔPV| from which a label is needed, eV/atom.",
+)
 @click.option("-o", "--out", type=_PATH, default=Path("chosen"), show_default=True, help="Folder that keeps answers.")
 @CONFIG
 @DEVICE
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="JSON with units instead of a table.")
 def choose(folder: Path, places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Say which of the models in FOLDER needs the fewest new labels for the structures of PLACES.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -78,7 +77,7 @@ def export(
         symprec: CIFs have the symmetry found within so many Å, and names of files its space group; 0 writes P1.
 
     Raises:
-        ConfigError: a package for this format is missing.
+        ModuleNotFoundError: a package for this format is missing.
         OutputError: the file cannot be written.
     """
     pairs = _structures(pool, entries, unrelaxed=unrelaxed)
@@ -224,8 +223,6 @@ def _write_csv(entries: Sequence[Entry], path: Path) -> int:
 
 
 def _write_parquet(entries: Sequence[Entry], path: Path) -> int:
-    if importlib.util.find_spec("pyarrow") is None:
-        raise ConfigError("Parquet needs the package pyarrow (pip install pyarrow); CSV needs nothing")
     import pyarrow
     import pyarrow.parquet
 

@@ -172,7 +172,7 @@ def curves(pool: Pool) -> list[EnthalpyCurve]:
     """
     if not any(entry.valid for entry in pool.entries):
         raise InputError(
-            "no structure has an energy; to relax starting structures here give --pressures, such as 0:100:10"
+            "no structure has an energy; to relax starting structures here say at which pressures: -p 0:100:10"
         )
     groups: dict[tuple[str, str], dict[float, Entry]] = defaultdict(dict)
     for entry in pool.entries:

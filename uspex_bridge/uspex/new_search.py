@@ -62,6 +62,7 @@ class Search:
         line: USPEX's MATLAB/Octave line (INPUT.txt), its Python line (input.uspex), USPEX 26, or CrySPY.
         elements: chemical symbols.
         counts: atoms of each element of a fixed composition; None varies the composition.
+        compounds: atoms of each element in each building block of a variable composition; none for the elements.
         atoms: smallest and largest cell of a variable composition.
         pressure: GPa.
         population, generations: structures per generation, and their number.
@@ -79,6 +80,7 @@ class Search:
     line: Line
     elements: tuple[str, ...]
     counts: tuple[int, ...] | None = None
+    compounds: tuple[tuple[int, ...], ...] = ()
     atoms: tuple[int, int] = (2, 24)
     pressure: float = 0.0
     population: int = 256
@@ -95,6 +97,8 @@ class Search:
     def __post_init__(self) -> None:
         if not math.isfinite(self.pressure):
             raise ConfigError(f"pressure {self.pressure} GPa is not a number")
+        if self.compounds and (why := _wrong_blocks(self.compounds, self.atoms[1])):
+            raise ConfigError(why)
         if self.counts is None and len(self.elements) < 2:
             raise ConfigError(
                 f"{self.elements[0]} alone has no composition to vary; give --composition {self.elements[0]}8"
@@ -122,6 +126,34 @@ def parse_elements(text: str) -> tuple[str, ...]:
     symbols = tuple(filter(None, re.split(r"[\s,;-]+", text.strip())))
     _check_symbols(symbols, text)
     return symbols
+
+
+def parse_blocks(text: str) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    """Read ``Ca,Fe,Ni``, or compounds such as ``MgO,SiO2``: the elements, and the atoms of each in each compound.
+
+    Elements alone have no compounds.
+
+    Raises:
+        ConfigError: a word is neither an element nor a formula, or an element is named twice.
+    """
+    words = list(filter(None, re.split(r"[\s,;]+", text.strip())))
+    if not any(re.search(r"\d|[A-Z].*[A-Z]", word) for word in words):
+        return parse_elements(text), ()
+    formulas = [parse_composition(word) for word in words]
+    elements = tuple(dict.fromkeys(symbol for formula in formulas for symbol in formula))
+    return elements, tuple(tuple(formula.get(symbol, 0) for symbol in elements) for formula in formulas)
+
+
+def _wrong_blocks(compounds: tuple[tuple[int, ...], ...], most: int) -> str:
+    """Return why building blocks span no composition space of their own, empty where they do."""
+    import numpy as np
+
+    if len(compounds) < 2 or int(np.linalg.matrix_rank(np.array(compounds))) < len(compounds):
+        return "compounds of --elements must be two or more, none of them a mixture of the others: MgO,SiO2"
+    largest = max(map(sum, compounds))
+    if largest > most:
+        return f"a compound of --elements has {largest} atoms and the largest cell {most}; raise --atoms"
+    return ""
 
 
 def parse_composition(text: str) -> dict[str, int]:
@@ -260,6 +292,8 @@ def blocks(search: Search) -> list[list[int]]:
     """Return the rows of numSpecies: atoms per element, one row per building block."""
     if search.counts is not None:
         return [list(search.counts)]
+    if search.compounds:
+        return [list(row) for row in search.compounds]
     size = len(search.elements)
     return [[int(i == j) for j in range(size)] for i in range(size)]
 
@@ -284,8 +318,8 @@ def variation(search: Search) -> str:
     """Return the lines of INPUT.txt that say how structures are made."""
     if search.counts is not None:
         return render("matlab/fixed.txt", {}).rstrip()
-    # USPEX's manual: 11 first compositions for two elements, about 30 for three.
-    first = 11 if len(search.elements) < 3 else 30
+    # USPEX's manual: 11 first compositions for two blocks, about 30 for three.
+    first = 11 if len(blocks(search)) < 3 else 30
     values = {"first": first, "min_atoms": search.atoms[0], "max_atoms": search.atoms[1]}
     return render("matlab/variable.txt", values).rstrip()
 
@@ -344,7 +378,7 @@ def _python(search: Search) -> list[Rendered]:
     exchange = "transmutation" if varies else "permutation"
     limits = ""
     if varies:
-        ranges = " ".join(f"[0 {high}]" for _ in search.elements)
+        ranges = " ".join(f"[0 {high // sum(row)}]" for row in blocks(search))
         limits = "".join(f"\n{' ' * 16}{line}" for line in (f"range: [{ranges}]", f"minAt: {low}", f"maxAt: {high}"))
     values = {
         "pressure": decimal(search.pressure),

@@ -40,6 +40,134 @@ def test_a_verb_that_is_none_is_told_the_nearest():
     assert (shown.exit_code, "did you mean 'hull'?" in shown.output) == (2, True)
 
 
+OPTIONS = [(words, p) for words, found in ALL for p in found.params if isinstance(p, click.Option)]
+#: Of each option that several verbs have: its short form, and the names that nothing else may take.
+SHORT = {"--out": "-o", "--pressure": "-p", "--model": "-m"}
+#: First words of a help that is no noun phrase.
+NO_NOUNS = {
+    "also",
+    "at",
+    "begin",
+    "bring",
+    "do",
+    "else",
+    "for",
+    "how",
+    "keep",
+    "leave",
+    "let",
+    "list",
+    "only",
+    "or",
+    "print",
+    "put",
+    "read",
+    "ring",
+    "say",
+    "seconds",
+    "show",
+    "take",
+    "the",
+    "what",
+    "where",
+    "which",
+    "who",
+    "with",
+    "without",
+    "write",
+}
+
+
+@pytest.mark.parametrize(("name", "short"), SHORT.items())
+def test_one_name_and_one_short_form_for_one_thing(name, short):
+    mine = [(words, p) for words, p in OPTIONS if name in p.opts or short in p.opts]
+    assert mine
+    for words, p in mine:
+        assert {name, short} <= set(p.opts), words
+
+
+def test_n_is_a_largest_number():
+    for words, p in OPTIONS:
+        if "-n" in p.opts:
+            assert (p.help or "").startswith("Largest number of"), words
+
+
+def test_force_overwrites_and_nothing_else():
+    forces = [(words, p) for words, p in OPTIONS if "--force" in p.opts]
+    assert {words for words, _ in forces} >= {
+        ("plot", "hull"),
+        ("report",),
+        ("hull",),
+        ("results", "export"),
+        ("relax",),
+    }
+    for words, p in forces:
+        assert p.is_flag, words
+        assert (p.help or "").startswith("Overwriting of"), words
+
+
+def test_within_and_duplicates_mean_the_same_everywhere():
+    for name, first in (("--within", "Largest distance above the hull, eV/atom"), ("--duplicates", "Definition of")):
+        mine = [(words, p) for words, p in OPTIONS if name in p.opts]
+        assert mine
+        for words, p in mine:
+            assert (p.help or "").startswith(first), words
+
+
+@pytest.mark.parametrize(
+    ("words", "option"), OPTIONS, ids=lambda one: " ".join(one) if isinstance(one, tuple) else one.name
+)
+def test_the_help_of_an_option_is_a_noun_phrase_with_unit_and_default(words, option):
+    text = option.help or ""
+    assert text.endswith((".", "]")), text
+    assert text.split()[0].lower().strip(".,:;") not in NO_NOUNS, text
+    assert "..." not in text[:4], text
+    assert not re.match(r"(Å|eV|GPa|s|h)[,;.]", text), f"a unit alone: {text}"
+    quantity = re.search(r"[Pp]ressure|[Ee]nthalp|[Dd]isplacement|[Tt]ime limit", text)
+    if quantity and not text.startswith("Number of") and isinstance(option.type, (click.FloatRange, click.IntRange)):
+        assert re.search(r"GPa|eV|Å|, s\b|relative", text), f"no unit: {text}"
+    if isinstance(option.default, (int, float)) and not isinstance(option.default, bool):
+        assert option.show_default or "[default" in text, f"no default: {text}"
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
+    from uspex_bridge.cli import main
+
+    def interrupt(*words, **options):
+        raise KeyboardInterrupt
+
+    for verb, said in (("relax", "--resume goes on"), ("screen", "the same command goes on")):
+        monkeypatch.setattr(command.get_command(click.Context(command), verb), "callback", interrupt)
+        words = {"relax": ["relax", __file__], "screen": ["screen", "x", "-m", "toy"]}[verb]
+        with pytest.raises(SystemExit) as end:
+            main.main(words)
+        assert end.value.code == 10
+        assert said in capsys.readouterr().err
+
+
+def test_a_missing_extra_names_itself(monkeypatch, capsys):
+    from uspex_bridge.cli import main
+
+    for package, extra in {"matplotlib.figure": "analysis", "distributed": "cluster"}.items():
+
+        def missing(*words, package=package, **options):
+            raise ModuleNotFoundError(f"No module named '{package}'", name=package)
+
+        monkeypatch.setattr(command.get_command(click.Context(command), "report"), "callback", missing)
+        with pytest.raises(SystemExit) as end:
+            main.main(["report", "results1"])
+        assert end.value.code == 5
+        assert f"pip install 'uspex_bridge[{extra}]'" in capsys.readouterr().err
+
+
+def test_doctor_answers_at_once_where_there_is_no_folder(capsys):
+    from uspex_bridge.cli import main
+
+    with pytest.raises(SystemExit) as end:
+        main.main(["doctor", "nonexist"])
+    assert (end.value.code, capsys.readouterr()) == (3, ("", "uspex-bridge: nonexist: there is no such folder\n"))
+
+
 def test_what_is_written_is_named_by_o_everywhere():
     outs = [p for _, found in ALL for p in found.params if "--out" in p.opts]
     assert outs

@@ -602,3 +602,25 @@ def test_protocol_file_is_found_from_the_new_folder(tmp_path, monkeypatch):
     Path("mine.toml").write_text('[[stage]]\nname = "a"\ncalculator = "toy"\nfmax = 0.1\n')
     run(["matlab", "search", "--composition", "Si8", "--protocol", "mine.toml"])
     assert read_config(Path("search/Specific/bridge.toml")).protocol == str(tmp_path / "mine.toml")
+
+
+@pytest.mark.parametrize("line", ["matlab", "python", "uspex26"])
+def test_compounds_are_building_blocks(tmp_path, line):
+    from uspex_bridge.results.settings import settings_of_input
+
+    done = run([line, tmp_path, "--elements", "MgO,SiO2", "-p", 25])
+    assert done.exit_code == 0
+    found = settings_of_input(tmp_path)
+    assert found.species == ("Mg", "O", "Si")
+    assert [tuple(block) for block in found.blocks] == [(1, 1, 0), (0, 2, 1)]
+
+
+def test_compounds_that_span_nothing_are_refused(tmp_path):
+    for words, said in (
+        (["--elements", "MgO,Mg2O2"], "none of them a mixture"),
+        (["--elements", "MgO,SiO2,MgSiO3"], "none of them a mixture"),
+        (["--elements", "MgSiO3"], "two or more"),
+        (["--elements", "MgO,Mg20Si20O60"], "raise --atoms"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            run(["matlab", tmp_path, *words])

@@ -118,7 +118,7 @@ def write_dataset(drawn: StructureMap, pool: Pool, path: Path, colour: Colour, s
     """Write the map as a chemiscope dataset or as a page with chemiscope in it, by the file's ending.
 
     Raises:
-        ConfigError: chemiscope is missing.
+        ModuleNotFoundError: chemiscope is missing.
         OutputError: the file cannot be written.
     """
     ending = path.suffix.lower()
@@ -134,12 +134,10 @@ def chemiscope_dataset(
     """Return the map as chemiscope's input: structures, coordinates, and all there is to colour by.
 
     Raises:
-        ConfigError: chemiscope is not installed.
+        ModuleNotFoundError: chemiscope is not installed.
     """
-    try:
-        import chemiscope
-    except ImportError:
-        raise ConfigError("JSON and HTML need the package chemiscope (pip install chemiscope)") from None
+    import chemiscope
+
     structures = {entry.name: to_ase(entry, structure) for entry, structure in pool.structures(drawn.entries)}
     properties: dict[str, Any] = {
         f"PC{k}": _property(column, f"{100 * drawn.space.explained[k - 1]:.1f} % of the variance")

@@ -109,7 +109,7 @@ def _screen(settings: CycleSettings, now: Standing) -> CycleStep:
     for name in settings.models:
         words += ["-m", current(name)]
     words += ["--pv", f"{limits.pv[min(now.number, len(limits.pv)) - 1]:g}", "--workers", str(limits.workers)]
-    for option, value in (("--energy", limits.energy), ("--force", limits.force)):
+    for option, value in (("--energy", limits.energy), ("--forces", limits.force)):
         words += [] if value is None else [option, f"{value:g}"]
     words += ["--failures"] if search.failures else []
     words += [] if search.b_max is None else ["--b-max", str(search.b_max)]

@@ -16,7 +16,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from uspex_bridge.base.data import Array
-from uspex_bridge.base.errors import BridgeError, ConfigError, InputError
+from uspex_bridge.base.errors import BridgeError, InputError
 from uspex_bridge.learn.data import vasp_output
 from uspex_bridge.learn.data.labels import Refused, identity_of, problem_of, read_frames
 
@@ -127,10 +127,8 @@ def _read_system(folder: Path, name: str, archive: Archive) -> None:
 
 
 def _system(folder: Path) -> Iterator[Atoms]:
-    try:
-        import dpdata
-    except ImportError:
-        raise ConfigError("DeePMD-kit's format needs the package dpdata: pip install dpdata") from None
+    import dpdata
+
     if not (folder / "type_map.raw").is_file():
         raise InputError("type_map.raw is missing, so that its elements are unknown")
     if (folder / "nopbc").is_file():

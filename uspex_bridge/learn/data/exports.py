@@ -60,10 +60,8 @@ def write_deepmd(frames: Sequence[Atoms], folder: Path, *, mixed: bool = False, 
         InputError: there is no frame, or one has no stress (DeePMD would train without virials and not say so).
         OutputError: the folder cannot be written.
     """
-    try:
-        import dpdata
-    except ImportError:
-        raise ConfigError("DeePMD's format needs the package dpdata: pip install dpdata") from None
+    import dpdata
+
     _some(frames, folder)
     if folder.exists() and any(folder.iterdir()) and not list(folder.rglob("type.raw")):
         raise ConfigError(f"{folder}: holds something else than DeePMD systems; name another folder")

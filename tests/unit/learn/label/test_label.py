@@ -451,7 +451,7 @@ def test_status_shows_every_state(vasp, tmp_path):
     output = cli("status", vasp).output
     assert "1 done, 1 failed" in output
     assert "convergence not reached" in output
-    rows = {row["formula"]: row for row in json.loads(cli("status", vasp, "--json").stdout)}
+    rows = {row["formula"]: row for row in json.loads(cli("status", vasp, "--json").stdout)["labels"]}
     assert rows["Ca2FeNi"]["state"] == "done"
     assert rows["Ca2FeNi"]["magmom"] == pytest.approx(10.0)
     assert rows["Fe2Ni"]["reason"].startswith("electronic convergence")
