@@ -51,7 +51,9 @@ def test_figures_of_a_search(run):
     tree = {point["id"]: point["parents"] for point in json.loads(out)["points"]}
     assert tree[21] == [14, 6]
     assert "EA14" in Path("tree.svg").read_text()
-    code, out, _ = run("plot", "progress", DATA / "301", "--json")
+    code, out, err = run("plot", "progress", DATA / "301", "--json")
+    assert (code, out, "progress.png: there already; --force overwrites" in err) == (4, "", True)
+    code, out, _ = run("plot", "progress", DATA / "301", "--json", "--force")
     operators = {one["operator"]: one["made"] for one in json.loads(out)["operators"]}
     assert operators["Random"] == 8
     assert not {"convexHull", "keptBest"} & set(operators)

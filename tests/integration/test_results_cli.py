@@ -119,7 +119,7 @@ def test_export(run, search):
     assert out == "near.csv: 3 structures\n"
     code, out, _ = run("results", "export", search, "some.vasp", "--ids", "1-3,EA7")
     assert len(read_structures(Path("some.vasp"))) == 4
-    code, _, err = run("results", "export", search, "some.vasp", "--ids", "x")
+    code, _, err = run("results", "export", search, "other.vasp", "--ids", "x")
     assert code == 4
     assert "'x' is neither an ID nor a range" in err
     code, _, err = run("results", "export", search, "none.cif", "--ids", "990-999")

@@ -56,7 +56,6 @@ NO_NOUNS = {
     "keep",
     "leave",
     "let",
-    "list",
     "only",
     "or",
     "print",
