@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import PARALLEL, RUN_OPTIONS, Finite, numbers_of
+from uspex_bridge.cli.options import MODEL, PARALLEL, RUN_OPTIONS, Finite, numbers_of
 
 _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 
@@ -42,7 +42,7 @@ _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
     show_default=True,
     help="Folder of the results; what it has is not computed again.",
 )
-@click.option("--model", help="A calculator's name, or KIND:WEIGHTS (mace:my.model); else the protocol decides.")
+@MODEL
 @click.option(
     "--min-image",
     type=Finite(min=0, min_open=True),
@@ -59,7 +59,7 @@ _SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 )
 @click.option("--keep-symmetry", is_flag=True, help="Symmetry kept at rest, for phases that only motion stabilises.")
 @click.option("--isotope", "isotopes", multiple=True, metavar="ELEMENT=MASS", help="Mass of an element, amu: H=2.014.")
-@click.option("--figures", is_flag=True, help="Also draw G and hulls against T, and phonons, into --out.")
+@click.option("--figures", is_flag=True, help="Figures of G and hulls against T, and of phonons, in --out.")
 @q.within(0.1)
 @q.REFERENCES
 @q.HULL

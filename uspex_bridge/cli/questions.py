@@ -48,7 +48,7 @@ STABILITY = click.option(
     "--stability",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="What free-energy left: phases with imaginary modes get the flag unstable, JSON and CSV the lowest frequency.",
+    help="Folder of free-energy: phases with imaginary modes get the flag unstable, JSON and CSV the frequency.",
 )
 SYMPREC = click.option(
     "--symprec",
