@@ -16,6 +16,8 @@ places = ["search.extxyz"]
 trainer = "mace"
 [models.b]
 trainer = "mace"
+[screen]
+calibrate = false
 [stop]
 """
 #: Calculators by the names of the models in use.

@@ -68,8 +68,8 @@ def pretended(tmp_path, monkeypatch):
 
 
 def start(fold: Path) -> subprocess.Popen:
-    command = Path(sys.executable).parent / "uspex-bridge-vasp"
-    return subprocess.Popen([command], cwd=fold, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, Path(sys.executable).parent / "uspex-bridge-vasp"]  # its shell part drops PYTHONPATH
+    return subprocess.Popen(command, cwd=fold, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def folders(tmp_path: Path, settings: str, number: int) -> list[Path]:

@@ -156,7 +156,7 @@ class Loop:
             facts = {}
         else:
             document = self._bridge(number, step)
-            if step.kind == "labels" and (left := _unfinished(document)):
+            if step.kind == "labels" and (left := _unfinished(document["labels"])):
                 detail = self._awaited(number, left)
                 self._note("waiting", cycle=number, step=step.name, detail=detail)
                 return f"cycle {number} waits for labels: {detail}"

@@ -123,7 +123,7 @@ def _labels(settings: CycleSettings, now: Standing) -> list[CycleStep]:
     number, chosen, label = now.number, settings.select, settings.label
     here, places = folder_of(number), settings.search.at(now.stage).places
     known = now.labelled or number > 0
-    augment = ["augment", f"{here}/selected/selected.extxyz", "-n", str(chosen.copies)]
+    augment = ["augment", f"{here}/selected/selected.extxyz", "--copies", str(chosen.copies)]
     augment += ["--seed", str(chosen.seed + number)]
     if chosen.volumes:
         augment += ["--volumes", ",".join(f"{volume:g}" for volume in chosen.volumes)]
