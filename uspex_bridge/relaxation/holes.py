@@ -98,7 +98,7 @@ def scan(
             continue
         there = [own[k] if own and ratio == 1.0 else values_of(next(answers), len(atoms)) for ratio in ratios[k]]
         values, volumes = np.array(there), np.array(ratios[k]) * atoms.get_volume() / len(atoms)
-        why = judged(volumes, values[:, 0], values[:, 1], target, atoms.get_volume() / len(atoms))
+        why = judged(volumes, values[:, 0], values[:, 1], target, atoms.get_volume() / len(atoms), real=real)
         verdicts.append(Verdict(why, full, *(tuple(column.tolist()) for column in (volumes, *values.T))))
     return verdicts
 
@@ -137,7 +137,7 @@ def scaled(atoms: Atoms, ratio: float) -> Atoms:
     return Atoms(atoms.numbers, scaled_positions=atoms.cell.scaled_positions(atoms.positions), cell=cell, pbc=True)
 
 
-def judged(volumes: Array, pressures: Array, energies: Array, target: float, own: float) -> str:
+def judged(volumes: Array, pressures: Array, energies: Array, target: float, own: float, *, real: bool = True) -> str:
     """Say what is wrong with a compression curve; return an empty string where nothing is.
 
     Args:
@@ -146,13 +146,14 @@ def judged(volumes: Array, pressures: Array, energies: Array, target: float, own
         energies: there, eV/atom.
         target: pressure at which the structure was relaxed, GPa; where that was not reached, the model's own counts.
         own: volume of the structure, Å³/atom.
+        real: whether the elements are real ones, of which none is stiffer than STIFFEST.
     """
     good = np.isfinite(pressures) & np.isfinite(energies)
     if good.sum() < 3:
         return f"the model fails around {own:.2f} Å³/atom"
     volumes, pressures, energies = volumes[good], pressures[good], energies[good]
     steepness = -np.diff(pressures) / np.diff(np.log(volumes))
-    if (stiff := float(steepness.max())) > STIFFEST + STIFFENING * max(target, 0.0):
+    if real and (stiff := float(steepness.max())) > STIFFEST + STIFFENING * max(target, 0.0):
         return f"P changes as in no crystal, a bulk modulus of {stiff:.0f} GPa, around {own:.2f} Å³/atom"
     tolerance = max(LEAST_RISE, RISE * abs(target))
     if rise := first_rise(volumes, pressures, tolerance):

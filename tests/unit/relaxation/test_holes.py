@@ -205,7 +205,7 @@ def test_elements_that_are_invented_have_no_known_size_but_no_holes_either():
     with pytest.raises(Rejected, match="of what its elements need"):
         run(13.0, symbol="Na")
     assert run(13.0, symbol="Na", identity={"invented": True}).flags == ()
-    with pytest.raises(Rejected, match="hole of the potential: P changes"):
+    with pytest.raises(Rejected, match="hole of the potential: P rises"):
         run(6.8, symbol="Na", identity={"invented": True})
     assert [kind for kind, card in cards().items() if card.invented] == ["toy"]
     assert load("toy", CalculatorSettings(kind="toy")).identity["invented"]
