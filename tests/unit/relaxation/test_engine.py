@@ -368,6 +368,7 @@ def test_a_refusal_names_the_setting_that_decides():
         lambda: check_values(copper, -90.0, still, np.zeros(6), GUARDS, "mp-pbe"),
         lambda: check_result(close, GUARDS),
         lambda: check_result(copper * (1, 1, 4), replace(GUARDS, axis="reject")),
+        lambda: check_result(copper, GUARDS, 1e5),
     ]
     seen = set()
     for refuse in refusals:
@@ -377,7 +378,7 @@ def test_a_refusal_names_the_setting_that_decides():
         assert setting in vars(GUARDS)
         seen.add(caught.value.code)
         assert f"`{setting}`" in settings[caught.value.code]
-    assert seen == set(settings) - {"code", "---", "not-finite", "unconverged"}
+    assert seen == set(settings) - {"code", "---", "not-finite", "unconverged", "vacuum", "a name of yours"}
 
 
 def test_cell_inflated_in_volume_comes_back_under_pressure():
