@@ -70,24 +70,24 @@ def candidate(atoms: int, seed: int) -> Atoms:
     return found
 
 
-def package_calculator(kind: str, model: str | None) -> Any:
+def package_calculator(kind: str, model: str | None, device: str = "cpu") -> Any:
     """Return a package's own ASE calculator, made as its manual says."""
     if kind == "chgnet":
         from chgnet.model.dynamics import CHGNetCalculator
 
-        return CHGNetCalculator(use_device="cpu", on_isolated_atoms="ignore")
+        return CHGNetCalculator(use_device=device, on_isolated_atoms="ignore")
     if kind == "sevennet":
         from sevenn.calculator import SevenNetCalculator
 
-        return SevenNetCalculator(model or "7net-0", device="cpu")
+        return SevenNetCalculator(model or "7net-0", device=device)
     if kind == "mace":
         from mace.calculators import MACECalculator
 
-        return MACECalculator(model_paths=model, device="cpu", default_dtype="float64")
+        return MACECalculator(model_paths=model, device=device, default_dtype="float64")
     if kind == "mattersim":
         from mattersim.forcefield import MatterSimCalculator
 
-        return MatterSimCalculator.from_checkpoint(model, device="cpu")
+        return MatterSimCalculator.from_checkpoint(model, device=device)
     from deepmd.calculator import DP
 
     return DP(model=model)

@@ -39,12 +39,12 @@ from overhead import BIN, table
 ROOT = Path(__file__).resolve().parents[1]
 PRESSURE, FMAX, STEPS = 50.0, 0.05, 500
 INCAR = f"IBRION = 2\nISIF = 3\nNSW = {STEPS}\nEDIFFG = -{FMAX}\nPSTRESS = {10 * PRESSURE:g}\n"
-SETTINGS = 'protocol = "single"\nthreads = 1\n[calculators.model]\nkind = "chgnet"\ndevice = "cpu"\n'
+SETTINGS = 'protocol = "single"\nthreads = 1\n[calculators.model]\nkind = "chgnet"\ndevice = "{device}"\n'
 SAME = 0.005
 THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
-def make_folders(top: Path, count: int) -> list[Path]:
+def make_folders(top: Path, count: int, device: str) -> list[Path]:
     """Make a CalcFold for each of the first candidates; vpmdk's settings and ours side by side."""
     sys.path.insert(0, str(ROOT / "tests"))
     from emulators.candidates import candidate
@@ -62,7 +62,7 @@ def make_folders(top: Path, count: int) -> list[Path]:
         (folder / "KPOINTS").write_text("EA\n0\nGamma\n 1 1 1\n")
         (folder / "BCAR").write_text("MLP=CHGNET\nDEVICE=cpu\n")
         folders.append(folder)
-    (top / "bridge.toml").write_text(SETTINGS)
+    (top / "bridge.toml").write_text(SETTINGS.format(device=device))
     return folders
 
 
@@ -258,11 +258,11 @@ def cpu_of_children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def measure(name: str, count: int, callers: int, vpmdk: Path | None) -> dict[str, Any]:
+def measure(name: str, count: int, callers: int, vpmdk: Path | None, device: str) -> dict[str, Any]:
     """Make one run."""
     top = Path(tempfile.mkdtemp(prefix="generation-", dir="/tmp"))
     try:
-        folders = make_folders(top / "search", count)
+        folders = make_folders(top / "search", count, device)
         before = cpu_of_children()
         wall = RUNS[name](top, folders, callers, vpmdk)
         cpu = cpu_of_children() - before
@@ -313,6 +313,7 @@ def rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @click.option("--few", default=16, show_default=True, help="Candidates for all but the service.")
 @click.option("--callers", default=16, show_default=True, help="CalcFolds at once.")
 @click.option("--only", multiple=True, type=click.Choice(list(RUNS)), help="These runs; else all.")
+@click.option("--device", default="cpu", show_default=True, help="Device of the service and of the one-shot calls.")
 @click.option("--vpmdk", type=click.Path(path_type=Path), help="Executable of vpmdk; else it is left out.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the table's numbers here.")
 @click.option("--loop", type=click.Choice(["ase", "torch-sim"]), hidden=True)
@@ -323,6 +324,7 @@ def main(
     few: int,
     callers: int,
     only: tuple[str, ...],
+    device: str,
     vpmdk: Path | None,
     json_path: Path | None,
     loop: str | None,
@@ -342,7 +344,7 @@ def main(
     for name, count in wanted:
         asked = (not only or name in only) and (vpmdk or not name.startswith("vpmdk"))
         if asked and (name, count, callers) not in have:
-            runs.append(measure(name, count, callers, vpmdk))
+            runs.append(measure(name, count, callers, vpmdk, device))
             with lines.open("a") as out:
                 print(json.dumps(runs[-1]), file=out)
     if runs:

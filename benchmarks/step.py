@@ -14,14 +14,13 @@ from typing import Any
 import click
 import numpy as np
 from ase import Atoms
-from ase.filters import FrechetCellFilter
 from evaluation import candidate
 
 from uspex_bridge.base.threads import limit_threads
-from uspex_bridge.base.units import gpa_to_ev_a3
 from uspex_bridge.models import backends
 from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.models.evaluate import Evaluator
+from uspex_bridge.relaxation.cell import movable
 from uspex_bridge.relaxation.trqn import TRQN
 
 
@@ -29,7 +28,7 @@ class Timed:
     """A model that adds up the CPU time of its evaluations."""
 
     def __init__(self, backend: backends.Backend) -> None:
-        self.backend, self.seconds = backend, []
+        self.backend, self.seconds = backend, list[float]()
 
     def __call__(self, atoms: Atoms) -> dict[str, Any]:
         """Evaluate one structure."""
@@ -52,7 +51,7 @@ def main(model: str, atoms: str, steps: int) -> None:
         for size in map(int, atoms.split(",")):
             structure, timed = candidate(size, seed=1), Timed(backend)
             structure.calc = Evaluator(timed)
-            optimizer = TRQN(FrechetCellFilter(structure, scalar_pressure=gpa_to_ev_a3(50)), logfile=None)
+            optimizer = TRQN(movable(structure, ions=True, cell="full", pressure_gpa=50.0), logfile=None)
             structure.get_forces()  # warm
             timed.seconds, start = [], time.process_time()
             optimizer.run(fmax=1e-9, steps=steps)
