@@ -24,7 +24,7 @@ HERE = Path(__file__).parent / "families"
 NEAR = replace(DOUBLE, step=1e-4)
 BENT = replace(NEAR, strain=1e-6)
 #: fairchem's rotations to each pair's frame are exact to single precision only.
-ROUGH = replace(DOUBLE, energy=1e-8, force=1e-7, stress=1e-8)
+ROUGH = replace(DOUBLE, energy=1e-8, force=1e-6, stress=1e-8)
 #: A kernel may add in another order, and in single precision.
 COARSE = replace(DOUBLE, energy=1e-5, force=1e-4, stress=1e-5)
 #: Name -> kind, the file that its script makes, the script's further arguments, settings, what else holds of it.
