@@ -23,8 +23,9 @@ Verified = Literal["published", "made", "not run"]
 
 
 def file_of_url(url: str) -> str:
-    """Return the file name that a URL ends in, without its query."""
-    return unquote(urlsplit(url).path.rsplit("/", 1)[-1])
+    """Return the file name that a URL ends in, without its query; an empty string for one that names no file here."""
+    name = unquote(urlsplit(url).path.rsplit("/", 1)[-1])
+    return "" if name in (".", "..") or "/" in name or not name.isprintable() else name
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from uspex_bridge.base.errors import ModelError
@@ -131,6 +131,7 @@ def _fetch_one(
     problems = []
     for url in urls:
         try:
+            _refuse_plain(url, expected)
             _download(url, target, expected, progress)
             return
         except (OSError, ValueError, http.client.HTTPException, ModelError) as error:
@@ -306,6 +307,26 @@ def _checked(weights: Weights, settings: CalculatorSettings) -> Weights:
     return weights
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirection, but not from HTTPS to plain HTTP."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        """Return the request that follows; raises ModelError."""
+        if req.full_url.startswith("https://"):
+            _refuse_plain(newurl, None)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _refuse_plain(url: str, expected: str | None) -> None:
+    """Refuse what could be changed on its way, unless a checksum follows.
+
+    Raises:
+        ModelError: it goes over plain HTTP.
+    """
+    if expected is None and not url.startswith(("https://", "file://")):
+        raise ModelError("plain HTTP can be changed on its way; use https, or set the sha256 that the file must have")
+
+
 def _download(url: str, target: Path, expected: str | None, progress: Progress | None) -> None:
     """Fetch ``url`` to ``target`` by way of a file beside it; a call after one that was cut off goes on with that."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -343,7 +364,7 @@ def _receive(url: str, stream: BinaryIO, tag: Path, progress: Progress | None) -
     request = urllib.request.Request(url, headers=headers)
     if (token := os.environ.get("HF_TOKEN")) and urlsplit(url).hostname == "huggingface.co":
         request.add_unredirected_header("Authorization", f"Bearer {token}")  # for its own host only
-    with urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT) as answer:
+    with urllib.request.build_opener(_Redirects).open(request, timeout=NETWORK_TIMEOUT) as answer:
         if answer.headers.get_content_type() == "text/html":
             raise ModelError("the answer is a web page, not a file")
         if getattr(answer, "status", None) != http.HTTPStatus.PARTIAL_CONTENT:

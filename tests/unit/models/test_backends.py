@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -308,7 +309,9 @@ def test_fetch_a_known_model(card, server, places):
 
 
 def test_fetch_by_way_of_a_mirror(card, server):
-    known = KnownModel("big", url=f"{server}/gone.bin", mirrors=(f"{server}/page.bin", f"{server}/right.bin"))
+    known = KnownModel(
+        "big", url=f"{server}/gone.bin", mirrors=(f"{server}/page.bin", f"{server}/right.bin"), sha256=RIGHT
+    )
     path = weights.fetch(Card(**{**vars(card), "models": (known,)}), "big")
     assert path.name == "gone.bin"
     assert hashlib.sha256(path.read_bytes()).hexdigest() == RIGHT
@@ -323,9 +326,10 @@ def test_fetch_a_url(card, server, places):
 @pytest.mark.parametrize(
     ("name", "sha256", "reason"),
     [
-        ("gone.bin", None, "404|Not Found"),
-        ("page.bin", None, "web page"),
-        ("short.bin", None, "10 of 15 bytes|more expected"),
+        ("gone.bin", RIGHT, "404|Not Found"),
+        ("page.bin", RIGHT, "web page"),
+        ("short.bin", RIGHT, "10 of 15 bytes|more expected"),
+        ("right.bin", None, "plain HTTP can be changed on its way.*sha256"),
         ("right.bin", "00" * 32, f"sha256 is {RIGHT}, not 00"),
     ],
 )
@@ -346,7 +350,23 @@ def test_fetch_replaces_a_wrong_file_only_by_a_right_one(card, server, places):
 
 def test_fetch_without_a_network(card):
     with pytest.raises(ModelError, match="could not fetch 'http://127.0.0.1:9/x.bin'.*refused"):
-        weights.fetch(card, "http://127.0.0.1:9/x.bin")
+        weights.fetch(card, "http://127.0.0.1:9/x.bin", RIGHT)
+
+
+def test_a_redirection_does_not_leave_https():
+    def follow(source: str, target: str) -> str:
+        request = urllib.request.Request(source)
+        return weights._Redirects().redirect_request(request, None, 302, "Found", {}, target).full_url
+
+    assert follow("https://a.org/x", "https://b.org/x") == "https://b.org/x"
+    with pytest.raises(ModelError, match="plain HTTP"):
+        follow("https://a.org/x", "http://b.org/x")
+
+
+@pytest.mark.parametrize("end", ["..%2F..%2Fx.bin", "%2Ftmp%2Fx.bin", "..", ".", "a%0Ab.bin", "a%00b", ""])
+def test_a_url_cannot_name_a_file_elsewhere(card, places, end):
+    with pytest.raises(ModelError, match="does not end in the name of a file"):
+        weights.fetch(card, f"https://127.0.0.1:9/{end}", RIGHT)
 
 
 def test_fetch_what_cannot_be():
