@@ -69,6 +69,18 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (ImportError, OSError, RuntimeError)) and any(words in said for words in _NO_MEMORY)
 
 
+def exhausted(error: BaseException) -> str:
+    """Return what to say where a limit of the system ended a run, an empty string where that is not the reason."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RuntimeError) and "new thread" in str(cause):
+            return "no thread can be started: a limit is reached (see ulimit -u and ulimit -v)"
+        if out_of_memory(cause):
+            return "memory ran out: this process may take no more of it (see ulimit -v, or the limit of the batch job)"
+        cause = cause.__cause__ or cause.__context__
+    return ""
+
+
 #: What libraries say of memory that they do not get.
 _NO_MEMORY = (
     "failed to map segment",

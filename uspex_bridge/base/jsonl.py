@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +20,7 @@ _WAIT, _LOOK = 60.0, 0.02
 
 
 def append(path: Path, *entries: dict[str, Any]) -> None:
-    """Append entries under the file's own lock; a half line left by a full disk is closed off first.
+    """Append entries under the file's own lock, all or none; a half line left by a kill is closed off first.
 
     Raises:
         OutputError: the file cannot be written, or is a link to somewhere else.
@@ -28,17 +29,28 @@ def append(path: Path, *entries: dict[str, Any]) -> None:
         raise OutputError(f"{path}: is a link out of its folder; nothing is written through it")
     lines = b"".join(map(_line, entries))
     try:
-        with path.open("a+b") as stream:
+        with path.open("a+b", buffering=0) as stream:
             _lock(stream)
-            if stream.seek(0, os.SEEK_END) > 0:
+            end = stream.seek(0, os.SEEK_END)
+            if end > 0:
                 stream.seek(-1, os.SEEK_END)
                 if stream.read(1) != b"\n":
                     lines = b"\n" + lines
-            stream.write(lines)
-            stream.flush()
-            os.fsync(stream.fileno())
+            try:
+                _write(stream, lines)
+            except OSError:
+                with suppress(OSError):
+                    stream.truncate(end)
+                raise
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error}") from error
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _write(stream: IO[bytes], data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[stream.write(left) :]
+    os.fsync(stream.fileno())
 
 
 def _lock(stream: IO[bytes]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from uspex_bridge.base.errors import BridgeError, BusyError, OutOfMemoryError, OutputError, out_of_memory
+from uspex_bridge.base.errors import BridgeError, BusyError, OutOfMemoryError, OutputError, exhausted
 from uspex_bridge.base.files import remove, writing
 from uspex_bridge.base.locks import held
 from uspex_bridge.base.logs import folder_log
@@ -102,18 +102,6 @@ def _refuse_too_little_memory() -> None:
             f"memory would run out: this process may take {limit >> 20} MB of it (see ulimit -v, or the limit of the "
             f"batch job); a run takes {LEAST_MEMORY >> 20} MB at least, with PyTorch 1500"
         )
-
-
-def exhausted(error: BaseException) -> str:
-    """Return what to say where a limit of the system ended a run, an empty string where that is not the reason."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, RuntimeError) and "new thread" in str(cause):
-            return "no thread can be started: a limit is reached (see ulimit -u and ulimit -v)"
-        if out_of_memory(cause):
-            return "memory ran out: this process may take no more of it (see ulimit -v, or the limit of the batch job)"
-        cause = cause.__cause__ or cause.__context__
-    return ""
 
 
 class SlotState:

@@ -170,10 +170,10 @@ def add(folder: Path, places: tuple[Path, ...], frames: str, as_json: bool, **op
     (also with REF_energy as MACE has it). What 'uspex-bridge label' has prepared goes in with 'label collect'.
     """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.learn.data.adding import offer
-    from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
+    from uspex_bridge.learn.data.dataset import Dataset, is_dataset
     from uspex_bridge.learn.data.labels import Added, Level, settings_hash
 
-    there = Dataset.open(folder) if (folder / MANIFEST).exists() else None
+    there = Dataset.open(folder) if is_dataset(folder) else None
     found = offer(
         places,
         code=options["code"],
@@ -187,7 +187,7 @@ def add(folder: Path, places: tuple[Path, ...], frames: str, as_json: bool, **op
     level = there.level if there and there.level and not options["settings"] else None
     if level is None or (level.code, level.functional) != (found.code, found.functional):
         level = Level(found.code, found.functional, words)
-    dataset = there or Dataset.create(folder, valid=options["valid"], test=options["test"])
+    dataset = there or Dataset.at(folder, valid=options["valid"], test=options["test"])
     added = dataset.add(found.frames, generation=options["generation"], level=level, split=options["split"])
     added = Added(added.labels, (*found.refused, *added.refused))
     if as_json:

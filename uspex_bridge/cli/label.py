@@ -226,13 +226,12 @@ def collect(labels: Path, dataset: Path, stale: float, valid: float, test: float
     Example: uspex-bridge label collect labels dataset
     """
     from uspex_bridge.cli.dataset import describe_added
-    from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
+    from uspex_bridge.learn.data.dataset import Dataset, is_dataset
     from uspex_bridge.learn.label.collect import collect as file_labels
 
-    there = (dataset / MANIFEST).exists()
-    opened = Dataset.open(dataset) if there else None
+    opened = Dataset.open(dataset) if is_dataset(dataset) else None
     jobs = _inspect(labels, stale)
-    opened = opened or Dataset.create(dataset, valid=valid, test=test)
+    opened = opened or Dataset.at(dataset, valid=valid, test=test)
     added = file_labels(jobs, opened)
     states = Counter(job.state for job in jobs)
     if as_json:

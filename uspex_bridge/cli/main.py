@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 import click
 
-from uspex_bridge.base.errors import BridgeError, Interrupted, ModelError
+from uspex_bridge.base.errors import BridgeError, Interrupted, ModelError, OutOfMemoryError, OutputError, exhausted
 from uspex_bridge.base.version import version
 
+#: Environment variable with which an unexpected failure shows where it happened.
+_TRACEBACK = "USPEX_BRIDGE_TRACEBACK"
 #: Command -> (module in this package, one line of help).
 COMMANDS = {
     "relax": ("relax", "Relax structures by hand."),
@@ -101,16 +105,31 @@ GO_ON = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Console entry point; an error of ours is one line and its exit code, and so are Ctrl-C and a missing extra."""
+    """Console entry point; whatever goes wrong is one line and its exit code, and so is Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):  # None, where the caller has closed it
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         command.main(args=argv, prog_name="uspex-bridge")
     except BridgeError as error:
         _end(str(error), error.exit_code)
-    except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
+    except Exception as error:
+        if os.environ.get(_TRACEBACK):
             raise
-        _end(f"this needs {error.name}: pip install 'uspex_bridge[{extra}]'", ModelError.exit_code)
+        _end(*_told(error))
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """Return what to say of an error that no command has foreseen, and the exit code."""
+    if reason := exhausted(error):
+        return reason, OutOfMemoryError.exit_code
+    if isinstance(error, OSError):
+        place = "the output" if error.filename is None else error.filename
+        return f"{place}: cannot be read or written: {error.strerror or error}", OutputError.exit_code
+    if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").partition(".")[0])):
+        return f"this needs {error.name}: pip install 'uspex_bridge[{extra}]'", ModelError.exit_code
+    said = " ".join(f"unexpected {type(error).__name__}: {error}".split())
+    return f"{said}; please report it with what {_TRACEBACK}=1 shows", BridgeError.exit_code
 
 
 def interrupted(name: str) -> str:
@@ -119,7 +138,15 @@ def interrupted(name: str) -> str:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    click.echo(f"uspex-bridge: {message}", err=True)
+    """Say what went wrong, as far as anything can be said, and exit."""
+    with suppress(OSError):
+        click.echo(f"uspex-bridge: {message}", err=True)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, AttributeError):  # what is left in its buffer would fail again when this process ends
+            with suppress(OSError, AttributeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
 
 

@@ -35,7 +35,7 @@ from uspex_bridge.learn.cycle.steps import (
     steps_of,
     training,
 )
-from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
+from uspex_bridge.learn.data.dataset import Dataset, is_dataset
 
 #: Name of the journal in a cycle's folder.
 JOURNAL = "cycle.jsonl"
@@ -288,7 +288,7 @@ class Loop:
             raise OutputError(f"{link}: cannot be moved: {error.strerror}; nothing has changed") from error
 
     def _has_labels(self) -> bool:
-        return (self.folder / self.settings.dataset / MANIFEST).is_file()
+        return is_dataset(self.folder / self.settings.dataset)
 
     def _held_out(self) -> str:
         if not self._has_labels():

@@ -8,8 +8,9 @@ of the same generation that arrive later go to ``generation-003.2.extxyz``. docs
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +20,8 @@ import numpy as np
 from ase import Atoms
 
 from uspex_bridge.base import jsonl
-from uspex_bridge.base.errors import ConfigError, InputError, OutputError
-from uspex_bridge.base.files import checksum, publish_files
+from uspex_bridge.base.errors import ConfigError, InputError
+from uspex_bridge.base.files import checksum, publish_files, writing
 from uspex_bridge.base.locks import held
 from uspex_bridge.base.schema import build
 from uspex_bridge.base.units import pressure_of
@@ -72,14 +73,30 @@ class Dataset:
         """
         if not (valid >= 0 and test >= 0 and valid + test < 1):
             raise ConfigError(f"valid = {valid} and test = {test}: fractions of families, together below 1")
-        if (path / MANIFEST).exists():
-            raise InputError(f"{path}: there is a dataset already; open it, or name another folder")
-        try:
+        dataset = cls(path, valid, test, {})
+        with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be made: {error.strerror}") from error
-        jsonl.append(path / MANIFEST, {"dataset": VERSION, "valid": valid, "test": test})
-        return cls(path, valid, test, {})
+        with dataset._alone():
+            if is_dataset(path):
+                raise InputError(f"{path}: there is a dataset already; open it, or name another folder")
+            head = {"dataset": VERSION, "valid": valid, "test": test}
+            publish_files(path, {MANIFEST: json.dumps(head) + "\n"})
+        return dataset
+
+    @classmethod
+    def at(cls, path: Path, *, valid: float = 0.1, test: float = 0.1) -> Dataset:
+        """Open a dataset; make an empty one where there is none, which another command may do at the same time.
+
+        Raises:
+            ConfigError, InputError, OutputError: see :meth:`create` and :meth:`open`.
+        """
+        if not is_dataset(path):
+            try:
+                return cls.create(path, valid=valid, test=test)
+            except InputError:
+                if not is_dataset(path):
+                    raise
+        return cls.open(path)
 
     @classmethod
     def open(cls, path: Path, *, verify: bool = True) -> Dataset:
@@ -335,6 +352,14 @@ class _Draft:
         jsonl.append(folder / MANIFEST, *(asdict(label) for label in labels))
         self.dataset.labels |= {label.id: label for label in labels}
         return Added(tuple(labels), tuple(self.refused))
+
+
+def is_dataset(path: Path) -> bool:
+    """Tell whether a folder holds a dataset; a manifest without a line beside no frames is what a kill left of none."""
+    manifest = path / MANIFEST
+    with suppress(OSError):
+        return manifest.is_file() and (any(path.glob("*.extxyz")) or next(jsonl.read(manifest), None) is not None)
+    return True
 
 
 def _read(path: Path) -> Dataset:

@@ -11,7 +11,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from uspex_bridge.base.atoms import to_atoms
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import CalculationError
-from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
+from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.labels import Added, Level, settings_hash
 from uspex_bridge.learn.data.predictions import find_predictor, predict_all, structure_key
 from uspex_bridge.models.cards import CalculatorSettings
@@ -66,6 +66,5 @@ def teach(
     if not frames:
         reason = next((answer.problem for answer in answers.values()), "there are no structures")
         raise CalculationError(f"{name}: labelled nothing: {reason}")
-    place = folder / "dataset"
-    dataset = Dataset.open(place) if (place / MANIFEST).is_file() else Dataset.create(place)
+    dataset = Dataset.at(folder / "dataset")
     return dataset.add(frames, generation=0, level=Level("model", model.title, settings_hash(model.key)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from click.testing import CliRunner
 from filelock import FileLock
 
-from uspex_bridge.base.errors import BusyError, ConfigError, InputError
+from uspex_bridge.base.errors import BusyError, ConfigError, InputError, OutputError
 from uspex_bridge.cli import main
 from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
 from uspex_bridge.learn.data.exports import IDS
@@ -226,17 +227,42 @@ def test_files_are_written_once_and_later_labels_get_their_own(dataset):
     assert len(list(Dataset.open(dataset.path).frames(generation=0))) == 7
 
 
-def test_two_processes_that_add_at_once_lose_nothing(tmp_path):
-    Dataset.create(tmp_path / "d")
+def test_two_processes_that_make_it_and_add_at_once_lose_nothing(tmp_path):
     code = (
         "import sys\nsys.path.insert(0, sys.argv[2])\nfrom test_dataset import *\n"
-        "d = Dataset.open(Path(sys.argv[1]))\nk = int(sys.argv[3])\n"
+        "d = Dataset.at(Path(sys.argv[1]))\nk = int(sys.argv[3])\n"
         "for n in range(5): d.add([labelled('CaFe', 100 * k + n), labelled('CaFe', 1)], generation=0, level=LEVEL)"
     ).replace("import sys\n", "import sys\nfrom pathlib import Path\n", 1)
     here = os.path.dirname(__file__)
     runs = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "d"), here, str(k)]) for k in (1, 2)]
     assert [run.wait() for run in runs] == [0, 0]
     assert len(Dataset.open(tmp_path / "d").labels) == 11
+
+
+@pytest.mark.parametrize("left", [b"", b'{"dataset":1,"val', b"\0" * 40])
+def test_a_manifest_that_holds_nothing_is_new_unless_there_are_frames(tmp_path, frames, left):
+    place = tmp_path / "d"
+    place.mkdir()
+    (place / MANIFEST).write_bytes(left)
+    assert len(Dataset.at(place).add(frames, generation=0, level=LEVEL).labels) == len(frames)
+    (place / MANIFEST).write_bytes(left)
+    with pytest.raises(InputError, match="manifest.jsonl: empty; take the dataset from a copy"):
+        Dataset.at(place)
+
+
+def test_a_full_disk_leaves_the_manifest_as_it_was(dataset, frames, monkeypatch):
+    before = (dataset.path / MANIFEST).read_bytes()
+
+    def full(stream, lines):
+        stream.write(lines[:100])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("uspex_bridge.base.jsonl._write", full)
+    with pytest.raises(OutputError, match="manifest.jsonl: cannot be written: No space left"):
+        dataset.add([labelled("Fe2", 90)], generation=2, level=LEVEL)
+    assert (dataset.path / MANIFEST).read_bytes() == before
+    monkeypatch.undo()
+    assert len(Dataset.open(dataset.path).add([labelled("Fe2", 90)], generation=2, level=LEVEL).labels) == 1
 
 
 def test_who_waits_in_vain_is_told(dataset, monkeypatch):
