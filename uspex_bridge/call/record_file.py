@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +119,14 @@ def _latest(path: Path, key: str) -> dict[str, Any] | None:
 
 
 def _tail(path: Path) -> bytes:
-    """Return the end of the record, which may begin within a line."""
-    if not path.is_file():
-        return b""
-    with path.open("rb") as stream:
-        stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, stream.tell() - _TAIL))
-        return stream.read()
+    """Return the end of the record, which may begin within a line; nothing of one that is not there or unreadable."""
+    with suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as stream:
+                stream.seek(0, os.SEEK_END)
+                stream.seek(max(0, stream.tell() - _TAIL))
+                return stream.read()
+    return b""
 
 
 def whereabouts(folder: Path, comment: str) -> dict[str, Any]:
@@ -145,8 +147,9 @@ def whereabouts(folder: Path, comment: str) -> dict[str, Any]:
     else:
         steps = _matching_steps(folder, search / "Specific") or _matching_steps(folder, search.parent / "calc_in")
         where |= {"step": steps[0]} if len(steps) == 1 else {"steps": steps} if steps else {}
-    if generations := [int(m[1]) for p in search.glob("results*/generation*") if (m := _GENERATION.search(str(p)))]:
-        where["generation"] = max(generations)
+    with suppress(OSError):
+        found = [int(m[1]) for p in search.glob("results*/generation*") if (m := _GENERATION.search(str(p)))]
+        where |= {"generation": max(found)} if found else {}
     return where
 
 
@@ -157,10 +160,11 @@ _GENERATION = re.compile(r"generation(\d+)$")
 def _matching_steps(folder: Path, specific: Path) -> list[str]:
     try:
         incar = read_text(folder / "INCAR")
-    except InputError:
+        paths = sorted(specific.glob("INCAR_*"))
+    except (InputError, OSError):
         return []
     steps = []
-    for path in sorted(specific.glob("INCAR_*")):
+    for path in paths:
         try:
             if incar.startswith(read_text(path)):
                 steps.append(path.name.removeprefix("INCAR_"))

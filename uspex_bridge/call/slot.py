@@ -43,6 +43,9 @@ def run_in_slot(folder: Path, outputs: tuple[str, ...], work: Callable[[logging.
             if reason := exhausted(error):
                 log.error("%s", reason)
                 return OutOfMemoryError.exit_code
+            if isinstance(error, OSError):
+                log.error("%s: cannot be read or written: %s", error.filename or folder, error.strerror or error)
+                return OutputError.exit_code
             log.error("unexpected %s: %s; please report it with bridge.log", type(error).__name__, error)
             log.debug("", exc_info=True)
             return BridgeError.exit_code

@@ -297,12 +297,14 @@ def _write_jobs(labels: Path, settings: LabelSettings) -> list[str]:
         "done": "grep -qs 'General timing' OUTCAR" if settings.code == "vasp" else f"[ -f {RESULT} ]",
     }
     values["body"] = render("labels/task.sh", values).rstrip("\n")
-    files = {f"jobs-{number}.txt": "".join(f"{name}\n" for name in made)}
-    files |= {f"{kind}-{number}.sh": render(f"labels/{kind}.sh", values) for kind in ("slurm", "pbs")}
+    shared = {}
     if settings.code == "vasp":
-        files[RUN_VASP] = render("labels/run_vasp.sh", {"command": job.command, "runs": settings.relax.runs})
+        shared[RUN_VASP] = render("labels/run_vasp.sh", {"command": job.command, "runs": settings.relax.runs})
     if settings.code == "gpaw":
-        files["run_gpaw.py"] = (TEMPLATES / "labels" / "run_gpaw.py").read_text(encoding="utf-8")
+        shared["run_gpaw.py"] = (TEMPLATES / "labels" / "run_gpaw.py").read_text(encoding="utf-8")
+    files = {name: text for name, text in shared.items() if not (labels / name).exists()}  # jobs that wait use them
+    files |= {f"{kind}-{number}.sh": render(f"labels/{kind}.sh", values) for kind in ("slurm", "pbs")}
+    files[f"jobs-{number}.txt"] = "".join(f"{name}\n" for name in made)  # last: what it names counts as having a job
     _publish(labels, files)
     return _names(number)
 

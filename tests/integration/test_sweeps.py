@@ -1,0 +1,55 @@
+"""Failed or killed at any file operation, no command leaves stale, half, foreign or lost results."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+#: In sweeps.py; with the number of cases that there are at least.
+NAMES = {
+    "executable": 400,
+    "adding": 150,
+    "making": 200,
+    "labels": 400,
+    "collecting": 200,
+    "preparing": 500,
+    "screening": 200,
+    "relaxing": 500,
+    "cycling": 1500,
+}
+
+
+def sweep(folder: Path, count: int, *names: str) -> dict[str, int]:
+    """Try cases of sweeps; return how many of each there were, and let the test fail with all that was wrong."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("sweeps.py")), str(folder), str(count), *names],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    wrong = [f"{name}: {each}" for name, (_, faults) in found.items() for each in faults]
+    assert not wrong, "\n".join(wrong)
+    return {name: tried for name, (tried, _) in found.items()}
+
+
+def test_a_few_cases_of_each(tmp_path):
+    tried = sweep(tmp_path, 8, *NAMES)
+    assert set(tried) == set(NAMES)
+    assert all(8 <= count <= 12 for count in tried.values()), tried
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_case(tmp_path, name):
+    tried = sweep(tmp_path, 0, name)
+    print(tried)
+    assert tried[name] >= NAMES[name]
