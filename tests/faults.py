@@ -1,7 +1,7 @@
 """Fail or end a process at its n-th file operation, so that tests can sweep over all of them.
 
-Python tells audit hooks of opening, renaming, removing and locking before they happen; writes and fsync, of which it does
-not, are wrapped. Only what concerns files below a folder counts, so that imports do not.
+Python tells audit hooks of opening, renaming, removing and locking before they happen; writes and fsync, of which it
+does not, are wrapped. Only what concerns files below a folder counts, so that imports do not.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Faults:
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
-            path, mode, flags = arguments
+            path, _, flags = arguments
             if path is not None and not isinstance(path, int):
                 writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
                 self.meet("write" if writes else "read", path)

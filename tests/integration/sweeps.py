@@ -1,8 +1,8 @@
 """Sweeps: a command is failed or killed at each of its file operations, and what it leaves is looked at.
 
 Run as a program by test_sweeps.py: ``sweeps.py FOLDER COUNT NAME...`` imports once and forks a process per case. COUNT
-cases of each sweep are tried, evenly spread over all, or all with 0. Prints JSON: for each the number of cases, and what
-was wrong in any.
+cases of each sweep are tried, evenly spread over all, or all with 0. Prints JSON: for each the number of cases, and
+what was wrong in any.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from uspex_bridge.learn.data.dataset import Dataset
 
 #: Seconds after which a case hangs.
 _PATIENCE = 60.0
+#: What is tried at every operation.
+_EVERYWHERE = ("KILL", "EIO", "ENOSPC", "ENOLCK")
 #: Exit codes that say what went wrong; 1 is a bug of ours, or a no of some commands.
 DOCUMENTED = {0, 3, 4, 5, 6, 7, 8, 9, 10, 11}
 TOYS = '[calculators.one]\nkind = "toy"\n[calculators.two]\nkind = "toy"\noptions = {epsilon = 0.52}\n'
@@ -131,7 +133,7 @@ class Sweep(ABC):
             sys.stdout.flush()
             if case is None:
                 (self.top / "seen").write_text(" ".join(faults.seen))
-        except BaseException:
+        except BaseException:  # noqa: BLE001 (the parent looks at it)
             import traceback
 
             traceback.print_exc()
@@ -141,17 +143,17 @@ class Sweep(ABC):
             os._exit(code)
 
     def cases(self) -> Iterator[Case]:
-        """Yield every case: kills and failures that pass at each operation, and those that stay."""
+        """Yield every case: kills, and failures that pass or stay; the rarer ones not at every operation."""
         self.prepare(Case("EIO", 0))
         end = self.run(None)
         assert end.code == 0, end
         seen = (self.top / "seen").read_text().split()
         for what, kinds in FAULTS.items():
             count = sum(kind in kinds for kind in seen)
-            for at in range(count):
+            for at in range(0, count, 1 if what in _EVERYWHERE else 3):
                 yield Case(what, at)
-            if what not in ("KILL", "TERM", "ENOLCK"):
-                for at in range(0, count, 2):
+            if what not in ("KILL", "TERM"):
+                for at in range(0, count, 4):
                     yield Case(what, at, stays=True)
 
     def sweep(self, count: int) -> tuple[int, list[str]]:
@@ -169,9 +171,7 @@ class Sweep(ABC):
                 again = self.run(None)
                 assert again.code == 0, f"the next call ends with {again}"
                 self.look_again(again)
-            except AssertionError as error:
-                wrong.append(f"{case}: {error}; {end}")
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 (what cannot be read is as wrong)
                 wrong.append(f"{case}: {error!r}; {end}")
         return len(cases), wrong
 
@@ -413,6 +413,12 @@ class Screening(Command):
         (folder / "bridge.toml").write_text(TOYS)
         ase.io.write(folder / "search.extxyz", learning.structures(4, seed=3))
 
+    def act(self) -> int:
+        from matplotlib.figure import Figure
+
+        Figure.savefig = lambda self, place, **more: Path(place).write_bytes(b"drawn")  # which takes long
+        return super().act()
+
     def look(self, case: Case, end: End) -> None:
         if end.code == 0:
             self.look_again(end)
@@ -424,7 +430,7 @@ class Screening(Command):
 class Relaxing(Command):
     """relax --resume: many structures into a folder."""
 
-    words = ("relax", "search.extxyz", "-p", "50", "--out", "relaxed", "--resume", "--protocol", "single")
+    words = ("relax", "search.extxyz", "-p", "50", "--out", "relaxed", "--resume", "--protocol", "single", "--nsw", "3")
 
     def make(self, folder: Path) -> None:
         (folder / "bridge.toml").write_text(TOY)

@@ -28,8 +28,7 @@ def sweep(folder: Path, count: int, *names: str) -> dict[str, int]:
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("sweeps.py")), str(folder), str(count), *names],
         env={**os.environ, "PYTHONPATH": str(TESTS)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )
