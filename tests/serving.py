@@ -19,6 +19,7 @@ from uspex_bridge.call.slot import LOCK
 from uspex_bridge.service import client, wire
 
 BIN = Path(sys.executable).parent
+TESTS = Path(__file__).parent
 STATIC = INCAR.replace("NSW = 400", "NSW = 0")
 
 

@@ -57,7 +57,10 @@ def run(path: Path, kind: Literal["vasp", "external"], options: dict[str, Any]) 
             log.debug("", exc_info=True)
             raise ModelError(f"the installation is broken: {error}; `uspex-bridge doctor` says more") from error
 
-    return run_in_slot(path, OUTPUTS[kind], work)
+    try:
+        return run_in_slot(path, OUTPUTS[kind], work)
+    finally:
+        halter.close()
 
 
 def read_settings(path: Path, options: dict[str, Any]) -> Config:
