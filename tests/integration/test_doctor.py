@@ -1,5 +1,6 @@
 """``uspex-bridge doctor`` as a process, with its trial relaxation; and its readers against files that are wrong."""
 
+import hashlib
 import json
 import os
 import re
@@ -400,7 +401,12 @@ def test_fetch(tmp_path, settings):
     weights.parent.mkdir()
     weights.write_bytes(b"weights")
     mine = tmp_path / "mine"
-    done = run("--fetch", f"mace:{weights.as_uri()}", cwd=tmp_path, USPEX_BRIDGE_MODELS=str(mine))
+    digest = hashlib.sha256(b"weights").hexdigest()
+    wanted = f"mace:{weights.as_uri()}#sha256="
+    wrong = run("--fetch", wanted + "0" * 64, cwd=tmp_path, USPEX_BRIDGE_MODELS=str(mine))
+    assert wrong.returncode == 5
+    assert f"sha256 is {digest}, not 000" in wrong.stderr
+    done = run("--fetch", wanted + digest, cwd=tmp_path, USPEX_BRIDGE_MODELS=str(mine))
     assert done.returncode == 0, done.stderr
     assert (mine / "mace" / "small.model").read_bytes() == b"weights"
     assert str(mine / "mace" / "small.model") in done.stdout
@@ -413,6 +419,7 @@ def test_fetch(tmp_path, settings):
         ("moce:small", 4, "mace"),
         ("mace:no-such-model", 5, "neither a URL nor a model"),
         ("mace:file:///nowhere/x.model", 5, "could not fetch"),
+        ("mace:http://127.0.0.1:9/x.model", 5, "plain HTTP can be changed on its way"),
         ("chgnet:0.3.0", 5, "nothing to fetch"),
     ],
 )

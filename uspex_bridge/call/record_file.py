@@ -19,6 +19,7 @@ from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.files import read_text
 from uspex_bridge.base.version import version
+from uspex_bridge.call import record_reading
 from uspex_bridge.call.config import uspex_folder
 
 #: Name of the record and version of its lines.
@@ -50,8 +51,8 @@ def places(path: Path) -> dict[str, int]:
     found, offset = {}, 0
     with path.open("rb") as stream:
         for line in stream:
-            if line.endswith(b"\n") and (match := _KEY.search(line)):
-                found[match[1].decode()] = offset
+            if line.endswith(b"\n") and _KEY.search(line) and (entry := next(record_reading.parse([line]), None)):
+                found[str(entry.get("key"))] = offset
             offset += len(line)
     return found
 
@@ -82,7 +83,7 @@ def latest_result(path: Path, step: str | None) -> dict[str, Any] | None:
     """Return the latest entry that names models, of a step of the search (None: not known), in the record's tail."""
     for line in reversed(_tail(path).splitlines()):
         if b'"models":{' in line:
-            entry = next(jsonl.parse([line]), None)
+            entry = next(record_reading.parse([line]), None)
             if entry and entry.get("models") and entry.get("step") == step:
                 return entry
     return None
@@ -101,7 +102,7 @@ def lowest_enthalpy(path: Path, formula: str, pressure_gpa: float, calculator: s
     found = []
     for line in _tail(path).splitlines():
         if wanted in line and b'"enthalpy_per_atom":' in line:
-            for entry in jsonl.parse([line]):
+            for entry in record_reading.parse([line]):
                 same = entry.get("pressure_gpa") == pressure_gpa and "hole" not in entry.get("flags", ())
                 if same and entry.get("stages") and entry["stages"][-1]["calculator"] == calculator:
                     at_rest = (entry.get("free_energy") or {}).get("enthalpy_at_rest")
@@ -115,7 +116,7 @@ def _latest(path: Path, key: str) -> dict[str, Any] | None:
     if at < 0:
         return None
     line = tail[tail.rfind(b"\n", 0, at) + 1 :].partition(b"\n")[0]
-    return next(jsonl.parse([line]), None)
+    return next(record_reading.parse([line]), None)
 
 
 def _tail(path: Path) -> bytes:

@@ -125,7 +125,7 @@ def _table(models: list[dict[str, Any]]) -> str:
 
 
 def _fetch(entry: str) -> None:
-    """Download the weights KIND:MODEL, with a line of progress.
+    """Download the weights KIND:MODEL, with a line of progress; a URL may end in ``#sha256=`` and the file's checksum.
 
     Raises:
         ConfigError: there is no such kind.
@@ -141,5 +141,6 @@ def _fetch(entry: str) -> None:
         share = f" of {total / 1e6:.1f}" if total else ""
         click.echo(f"\r{entry}: {done / 1e6:.1f}{share} MB", nl=False, err=True)
 
-    path = inventory.fetch(kind, model, progress=progress if sys.stderr.isatty() else None)
+    model, _, digest = model.partition("#sha256=")
+    path = inventory.fetch(kind, model, digest or None, progress=progress if sys.stderr.isatty() else None)
     click.echo(f"{entry}: {path}")

@@ -60,15 +60,21 @@ def command(which: str | None, record: Path, status: str | None, last: int | Non
 
 def detail(entry: dict[str, Any]) -> str:
     """Return an entry in a few lines: the summary, then a line per stage."""
+    from dataclasses import fields
+
+    from uspex_bridge.base.data import StageReport
     from uspex_bridge.results.lookup import summarise
 
     lines = [summarise(entry)]
-    for stage in entry.get("stages", []):
-        left = "" if stage["fmax"] is None else f"fmax {stage['fmax']:.4f}, stress left {stage['stress_gpa']:.3f} GPa"
+    for stage in entry.get("stages") or ():
+        if not {field.name for field in fields(StageReport)} <= {*stage, "detail"}:
+            continue  # no call has written it
+        measured = None not in (stage["fmax"], stage["stress_gpa"])
+        left = f"fmax {stage['fmax']:.4f}, stress left {stage['stress_gpa']:.3f} GPa" if measured else ""
         lines.append(
             f"    {stage['name']:<10} {stage['calculator']} {stage['model']} {stage['optimizer']}: {stage['outcome']} "
             f"after {stage['steps']} steps, {stage['evaluations']} evaluations, {stage['seconds']:.1f} s; "
-            + "; ".join(filter(None, (left, stage["detail"])))
+            + "; ".join(filter(None, (left, stage.get("detail"))))
         )
     return "\n".join(lines)
 

@@ -151,11 +151,10 @@ def _in_own_process(folder: Path, near: Path, explicit: Path | None) -> str:
 
 
 def _recorded(scratch: Path) -> dict[str, Any]:
-    from uspex_bridge.base import jsonl
-    from uspex_bridge.call import record_file
+    from uspex_bridge.call import record_file, record_reading
 
     path = record_file.in_folder(scratch)
-    for entry in jsonl.read(path) if path.exists() else ():
+    for entry in record_reading.read(path) if path.exists() else ():
         keys = ("name", "calculator", "model", "steps", "outcome", "evaluations")
         stages = [{key: stage[key] for key in keys} for stage in entry.get("stages", [])]
         return {"stages": stages, "models": entry.get("models", {}), "seconds": entry.get("seconds", 0.0)}

@@ -324,7 +324,9 @@ def _refuse_plain(url: str, expected: str | None) -> None:
         ModelError: it goes over plain HTTP.
     """
     if expected is None and not url.startswith(("https://", "file://")):
-        raise ModelError("plain HTTP can be changed on its way; use https, or set the sha256 that the file must have")
+        raise ModelError(
+            "plain HTTP can be changed on its way; use https, or end the URL in #sha256= and the checksum of the file"
+        )
 
 
 def _download(url: str, target: Path, expected: str | None, progress: Progress | None) -> None:

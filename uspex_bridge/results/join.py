@@ -19,6 +19,7 @@ import numpy as np
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.call import record_file
 from uspex_bridge.call.record_line import level_of
+from uspex_bridge.call.record_reading import is_sound
 from uspex_bridge.models.cards import model_name
 from uspex_bridge.results.model import NAN, Composition, Entry, Recorded, composition_of, original_of
 
@@ -114,7 +115,7 @@ def _recorded(fields: dict[str, Any], offset: int) -> Recorded:
         energy=float(fields.get("energy", NAN)),
         fmax=float(fields.get("fmax", NAN)),
         stress_left_gpa=float(fields.get("stress_left_gpa", NAN)),
-        steps=int(fields["steps"]) if "fmax" in fields else 0,
+        steps=fields.get("steps", 0) if "fmax" in fields else 0,
         seconds=float(fields.get("seconds", NAN)),
         offset=offset,
     )
@@ -191,7 +192,7 @@ def _read(path: Path, starts: _Starts) -> Iterator[Line]:
                 fields = json.loads(raw)
             except ValueError:
                 continue
-            if isinstance(fields, dict) and fields.get("status"):
+            if isinstance(fields, dict) and fields.get("status") and is_sound(fields):
                 yield line_of(fields, start, starts.find(fields.get("input") or {}) if _may_begin(fields) else ())
 
 

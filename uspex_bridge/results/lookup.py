@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from uspex_bridge.base import jsonl
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.call import record_file
+from uspex_bridge.call import record_file, record_reading
 
 Entry = dict[str, Any]
 
@@ -36,9 +38,9 @@ def find(place: Path, which: str | None = None) -> list[Entry]:
     if label is not None:
         number = int(label[1])
         return _of_structure(path, number) or [
-            e for e in jsonl.read(path) if e.get("id") == number or ("id" not in e and e.get("slot") == which)
+            e for e in record_reading.read(path) if e.get("id") == number or ("id" not in e and e.get("slot") == which)
         ]
-    entries = list(jsonl.read(path))
+    entries = list(record_reading.read(path))
     if which is None:
         return entries
     names = ("slot", "label", "formula")
@@ -65,11 +67,12 @@ def summarise(entry: Entry) -> str:
     """Return one entry on one line."""
     name = f"EA{entry['id']}" if "id" in entry else str(entry.get("slot") or entry.get("source", ""))
     step = f" step {entry['step']}" if "step" in entry else ""
+    number = defaultdict(lambda: math.nan, entry)
     head = f"{entry.get('time', '')}  {name}{step}  {entry.get('formula', ''):<12} {entry.get('pressure_gpa', 0):g} GPa"
     if "enthalpy_per_atom" in entry:
         flags = f"  [{' '.join(entry['flags'])}]" if entry.get("flags") else ""
         return (
-            f"{head}  {entry['status']}  H {entry['enthalpy_per_atom']:.4f} eV/atom  V {entry['volume']:.2f} Å³  "
-            f"fmax {entry['fmax']:.4f}  {entry['steps']} steps  {entry['seconds']:.1f} s{flags}"
+            f"{head}  {entry.get('status')}  H {number['enthalpy_per_atom']:.4f} eV/atom  V {number['volume']:.2f} Å³  "
+            f"fmax {number['fmax']:.4f}  {entry.get('steps', '?')} steps  {number['seconds']:.1f} s{flags}"
         )
     return f"{head}  {entry.get('status')} ({entry.get('code')}): {entry.get('reason')}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uspex_bridge.base import jsonl
+from uspex_bridge.call import record_reading
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def read_outcomes(path: Path) -> Outcomes:
     versions: Counter[str] = Counter()
     accepted: dict[str, None] = {}
     seconds = 0.0
-    for line in jsonl.read(path):
+    for line in record_reading.read(path):
         if not line.get("status"):
             continue
         status[line["status"]] += 1

@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
-from uspex_bridge.call import record_file
+from uspex_bridge.call import record_file, record_reading
 from uspex_bridge.call.structures import POSCAR_NAME, from_ase, read_images, read_structures
 from uspex_bridge.results.folder import Results, open_all
 from uspex_bridge.results.join import line_of
@@ -127,7 +126,7 @@ def read_relaxed(folder: Path, label: str | None = None) -> Loose:
     if not path.is_file():
         raise InputError(f"{folder}: there is no {record_file.FILENAME} in it")
     name = label or str(folder)
-    lines = [(k, f) for k, f in enumerate(jsonl.read(path), 1) if "enthalpy" in f and "output" in f]
+    lines = [(k, f) for k, f in enumerate(record_reading.read(path), 1) if "enthalpy" in f and "output" in f]
     ids = _uspex_ids([str(fields.get("label", "")) for _, fields in lines]) or [number for number, _ in lines]
     entries, held, names = [], {}, {}
     notes: list[str] = []
