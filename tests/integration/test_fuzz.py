@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
+import ase.io
 import pytest
 from ase.build import bulk
 from calling import INCAR, POSCAR, TOY, leave_stale_outputs, make_folder, potcar
@@ -16,6 +17,7 @@ from emulators.matlab_files import accept
 from fuzz import VALUES, damaged, damaged_record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from learning import structures
 from results_making import DATA, Made, write_matlab, write_python
 from serving import assert_no_result, has_result
 
@@ -24,9 +26,20 @@ from uspex_bridge.base.errors import BridgeError
 from uspex_bridge.base.templates import TEMPLATES
 from uspex_bridge.cli import main
 from uspex_bridge.cli.vasp import run
+from uspex_bridge.learn.cycle.loop import Loop
 from uspex_bridge.learn.cycle.settings import read_cycle_settings
 from uspex_bridge.learn.label.settings import read_label_settings
 
+LOOP = """dataset = "dataset"
+[search]
+places = ["search.extxyz"]
+[models.a]
+trainer = "mace"
+[models.b]
+trainer = "mace"
+[stop]
+cycles = 0
+"""
 STATIC = INCAR.replace("NSW = 400", "NSW = 3")
 CODES = {0, 3, 4, 5, 6, 7, 8, 9, 10, 11}
 TOML = f"""threads = 1
@@ -53,7 +66,7 @@ PROTOCOL = (TEMPLATES / "protocols" / "paper.toml").read_text()
 for _name in ("mace", "mattersim"):
     PROTOCOL = PROTOCOL.replace(f'"{_name}"', '"model"')
 #: Cases of each kind by default, and in the slow tests.
-FEW, MANY = 21, 430
+FEW, MANY = 20, 430
 _numbers = itertools.count()
 
 
@@ -223,7 +236,67 @@ def record(top: Path, data: st.DataObject) -> None:
         command("results", "summary", str(place / "search" / "results1"))
 
 
-KINDS = {"poscar": poscar, "incar": incar, "potcar": potcars, "toml": toml, "results": results, "record": record}
+def learning_files(top: Path, data: st.DataObject) -> None:
+    """A dataset's manifest, a loop's journal, a label."""
+    which = data.draw(st.sampled_from(["manifest", "journal", "label"]))
+    template = top / "learning"
+    with Places(top) as place:
+        shutil.copytree(template, place, dirs_exist_ok=True)
+        file = {
+            "manifest": place / "dataset" / "manifest.jsonl",
+            "journal": place / "cycle.jsonl",
+            "label": next(place.glob("labels/*/label.json")),
+        }[which]
+        file.write_bytes(data.draw(damaged_record(list(jsonl.read(file)))))
+        if which == "journal":
+            assert Loop(place).state.number in (0, 1)
+        elif which == "label":
+            command("label", "status", str(place / "labels"))
+            command("label", "collect", str(place / "labels"), str(place / "new"))
+        else:
+            command("dataset", "summary", str(place / "dataset"))
+            command("dataset", "check", str(place / "dataset"))
+
+
+@pytest.fixture(scope="module")
+def _learning(top) -> None:
+    """Labels of four structures, filed, and a loop that has ended."""
+    folder = top / "learning"
+    folder.mkdir()
+    (folder / "bridge.toml").write_text(TOY)
+    ase.io.write(folder / "chosen.extxyz", structures(4, seed=7))
+    with chdir(folder):
+        command(
+            "label", "prepare", "labels", "chosen.extxyz", *["--code", "model", "--model", "model", "--generation", "0"]
+        )
+        command("label", "run", "labels")
+        command("label", "collect", "labels", "dataset")
+    (folder / "cycle.toml").write_text(LOOP)
+    ase.io.write(folder / "search.extxyz", structures(4, seed=3))
+    facts = {"structures": 9, "to_compute": 5, "mean": {"delta_pv": 0.01}, "chosen": 2, "added": {}, "refused": 0}
+    steps = ("screen", "select", "collect", "train a", "train b", "evaluate", "promote")
+    done = [{"event": "done", "cycle": 0, "step": step, "seconds": 1.0, "facts": facts} for step in steps]
+    errors = dict.fromkeys(("energy", "forces", "pv"), 0.1)
+    kept = {"event": "promoted", "cycle": 0, "model": "a", "promote": True, "reasons": ["first"]}
+    jsonl.append(
+        folder / "cycle.jsonl",
+        {"event": "opened", "labelled": True},
+        *done,
+        kept | {"held_out": errors, "newest": {}},
+        {"event": "finished", "cycle": 0},
+        {"event": "ended", "cycle": 0, "detail": "0 cycles done"},
+    )
+
+
+KINDS = {
+    "poscar": poscar,
+    "incar": incar,
+    "potcar": potcars,
+    "toml": toml,
+    "results": results,
+    "record": record,
+    "learning": learning_files,
+}
 
 
 def fuzz(kind: str, top: Path, cases: int) -> None:
@@ -242,13 +315,15 @@ def fuzz(kind: str, top: Path, cases: int) -> None:
     check()
 
 
+@pytest.mark.usefixtures("search", "_learning")
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_few_cases(kind, top, search):
+def test_a_few_cases(kind, top):
     fuzz(kind, top, FEW)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+@pytest.mark.usefixtures("search", "_learning")
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_cases(kind, top, search):
+def test_many_cases(kind, top):
     fuzz(kind, top, MANY)

@@ -59,6 +59,8 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
     Raises:
         ConfigError: an unknown or missing key, or a value of the wrong type.
     """
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where}: {table!r} is no table")
     hints = _hints(cls)  # type: ignore[arg-type]
     declared = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     for key in table:

@@ -84,10 +84,30 @@ def state_of(entries: list[dict[str, Any]]) -> State:
     return state
 
 
+#: What events that decide how it goes on must say.
+_SAID: dict[str, dict[str, Any]] = {
+    "opened": {"labelled": bool},
+    "done": {"cycle": int, "step": str, "facts": dict},
+    "finished": {"cycle": int},
+    "stage": {"stage": int},
+    "promoted": {"cycle": int, "model": str, "promote": bool, "reasons": list, "held_out": dict, "newest": dict},
+}
+_SAID["kept"] = _SAID["promoted"]
+_ALWAYS: dict[str, Any] = {"cycle": int, "step": str, "detail": str, "seconds": (int, float)}
+
+
 def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """Return what a cycle's journal holds, nothing where there is none."""
+    """Return what a cycle's journal holds, nothing where there is none; what no loop has written is passed over."""
     path = folder / JOURNAL
-    return list(jsonl.read(path)) if path.is_file() else []
+    return [entry for entry in jsonl.read(path) if _is_event(entry)] if path.is_file() else []
+
+
+def _is_event(entry: dict[str, Any]) -> bool:
+    event = entry.get("event")
+    always = {name: kind for name, kind in _ALWAYS.items() if name in entry}
+    return isinstance(event, str) and all(
+        isinstance(entry.get(name), kind) for name, kind in (always | _SAID.get(event, {})).items()
+    )
 
 
 class Loop:

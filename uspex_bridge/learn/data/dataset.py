@@ -377,7 +377,8 @@ def _read(path: Path) -> Dataset:
         line.pop("schema", None)
         if head is None:
             head = line
-            if head.get("dataset") != VERSION:
+            fractions = head.get("valid"), head.get("test")
+            if head.get("dataset") != VERSION or not all(isinstance(one, (int, float)) for one in fractions):
                 raise InputError(f"{manifest}: not a dataset of version {VERSION}")
         elif "withdrawn" in line:
             labels.pop(str(line.get("id")), None)

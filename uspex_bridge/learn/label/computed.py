@@ -31,8 +31,12 @@ def read(folder: Path, task: LabelTask) -> Atoms:
     """
     try:
         found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return _labelled(found, task)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{RESULT} cannot be read: {error}") from None
+
+
+def _labelled(found: dict[str, Any], task: LabelTask) -> Atoms:
     if found.get("id") != task.id or found.get("key") != task.key:
         raise InputError(f"{RESULT} was computed from other input than {task.id}'s")
     if not found.get("converged"):

@@ -25,7 +25,7 @@ from ase import Atoms
 
 import uspex_bridge
 from uspex_bridge.base.data import Array
-from uspex_bridge.base.errors import ConfigError, Interrupted, OutputError
+from uspex_bridge.base.errors import ConfigError, InputError, Interrupted, OutputError
 from uspex_bridge.base.files import checksum, publish_files, replacing, writing
 from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.locks import held
@@ -148,7 +148,8 @@ def _same(place: Path, request: dict[str, Any], consequence: str) -> None:
     Raises:
         ConfigError: it is another one.
     """
-    old, new = json.loads(place.read_text())["request"], json.loads(json.dumps(request["request"]))
+    old, new = _document(place).get("request"), json.loads(json.dumps(request["request"]))
+    old = old if isinstance(old, dict) else {}
     different = [key for key in new if old.get(key) != new[key]]
     if different:
         raise ConfigError(
@@ -159,8 +160,20 @@ def _same(place: Path, request: dict[str, Any], consequence: str) -> None:
 
 def _finished(order: Order, request: dict[str, Any]) -> dict[str, Any]:
     _same(order.out / REQUEST, request, "it is finished")
-    card: dict[str, Any] = json.loads((order.out / CARD).read_text())
-    return card
+    return _document(order.out / CARD)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """Read one of a training's own files.
+
+    Raises:
+        InputError: it is not as it was written.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return dict(found)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}; was it edited? Train in another folder") from None
 
 
 class _Curve:
