@@ -223,14 +223,15 @@ def search(top) -> Path:
 
 
 def record(top: Path, data: st.DataObject) -> None:
-    """A damaged record costs no result, and is read as far as it can be."""
+    """A damaged record is read as far as it can be."""
     search = top / "search"
     lines = list(jsonl.read(search / "bridge.record"))
     text = data.draw(damaged_record(lines))
     with Places(top) as place:
         shutil.copytree(search, place / "search")
         (place / "search" / "bridge.record").write_bytes(text)
-        assert relax(place / "search" / "CalcFold1") == 0
+        # 4 and 6: a line that is sound and false may say that the search has other models, or refused this structure.
+        assert relax(place / "search" / "CalcFold1") in (0, 4, 6)
         for words in (("log",), ("log", "1"), ("log", "CalcFold1"), ("log", "--json")):
             command(*words, "--record", str(place / "search"))
         command("results", "summary", str(place / "search" / "results1"))

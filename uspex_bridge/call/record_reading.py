@@ -49,7 +49,8 @@ def is_sound(entry: dict[str, Any]) -> bool:
         and (flags is None or _are_words(flags))
         and (stages is None or (isinstance(stages, list) and all(map(_is_stage, stages))))
         and (models is None or (isinstance(models, dict) and all(map(_is_identity, models.values()))))
-        and isinstance(entry.get("versions") or {}, dict)
+        and isinstance(entry.get("versions", {}), dict)
+        and _is_free_energy(entry.get("free_energy"))
         and all(_is_geometry(entry[name]) for name in ("input", "output") if entry.get(name) is not None)
     )
 
@@ -90,6 +91,15 @@ def _is_stage(stage: Any) -> bool:
 def _is_identity(identity: Any) -> bool:
     """Tell whether this says which model it was."""
     return isinstance(identity, dict) and _typed(_known(identity, *_IDENTITY), _IDENTITY, (), ())
+
+
+def _is_free_energy(told: Any) -> bool:
+    """Tell whether this is none, or says at which temperature and by what method it was found."""
+    return told is None or (
+        isinstance(told, dict)
+        and {"temperature", "method"} <= told.keys()
+        and _typed(told, ("method",), ("temperature", "enthalpy_at_rest"), ())
+    )
 
 
 def _is_geometry(geometry: Any) -> bool:

@@ -62,6 +62,8 @@ def test_what_a_call_writes_is_sound(entry, tmp_path):
         ("output.scaled", [[0, 0, 0]]),
         ("output.scaled", [[0, 0, "x"]] * 4),
         ("output.symbols", [1, 2, 3, 4]),
+        ("free_energy", {"temperature": 300.0}),
+        ("free_energy", {"temperature": "300", "method": "scha"}),
     ],
 )
 def test_what_no_call_writes_is_passed_over(entry, path, value):
