@@ -474,11 +474,12 @@ class Cycling(Sweep):
         ase.io.write(folder / "search.extxyz", learning.structures(4, seed=3))
         (folder / "answers").write_text(ANSWERS)
         (folder / "answers").chmod(0o755)
-        rows = [{"family": f"f{k}", "name": f"s{k}", "energy": 1.0, "forces": 1.0, "pv": 1.0} for k in range(3)]
         models = []
         for name in ("a", "b"):
             for model, error in ((f"models/{name}/current", 0.2), (f"cycle-0/{name}", 0.2), (f"cycle-1/{name}", 0.1)):
                 total = {"label": "total", **{quantity: {"mae": error} for quantity in ("energy", "forces", "pv")}}
+                one = dict.fromkeys(("energy", "forces", "pv"), error) | {"split": "valid"}
+                rows = [{"family": f"f{k}", "name": f"s{k}"} | one for k in range(3)]
                 models.append({"name": model, "errors": [total], "by_structure": rows})
         (folder / "evaluation.json").write_text(json.dumps({"models": models}))
 
