@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from uspex_bridge.vibrations.supercell import Supercell, Symmetry
 _MOST_LINES, _MOST_PHONONS = 12, 12
 #: Points along the band path, and length of the mesh of the density of states, Å.
 _POINTS, _LENGTH = 200, 60.0
+#: Part of the path that two ticks must be apart for both to have a name.
+_APART = 0.04
 
 
 def save_all(answer: FreeEnergies, out: Path) -> Iterator[Path]:
@@ -169,9 +172,13 @@ def _axis(path: Any) -> tuple[Array, list[float], list[str]]:
     distances, places, words = path.get_linear_kpoint_axis()
     named: dict[float, str] = {}
     for place, word in zip(np.round(places, 9), words, strict=True):
-        name = "Γ" if word == "G" else str(word)
+        name = "Γ" if word == "G" else re.sub(r"(\d+)", r"$_{\1}$", str(word))
         named[float(place)] = f"{named[float(place)]}|{name}" if float(place) in named else name
-    return np.asarray(distances), list(named), list(named.values())
+    names, room = list(named.values()), _APART * float(distances[-1])
+    for k in range(1, len(names)):
+        if list(named)[k] - list(named)[k - 1] < room:
+            names[k] = ""  # it would stand on the one before
+    return np.asarray(distances), list(named), names
 
 
 def _density(dispersion: Dispersion, lattice: Supercell) -> tuple[Array, Array]:
