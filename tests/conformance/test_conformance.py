@@ -14,6 +14,7 @@ from uspex_bridge.testing import DOUBLE, SINGLE, SINGLE_TINY, Case, Conformance,
 CASES = {
     "toy": ("toy", None, {"tolerance": DOUBLE}, 95),
     "chgnet": ("chgnet", None, {"tolerance": SINGLE, "magmoms": True}, 94),
+    "chgnet-hp": ("chgnet-hp", None, {"tolerance": SINGLE}, 89),
     "sevennet": ("sevennet", None, {"tolerance": SINGLE}, 89),
     "mace": ("mace", "mace_model", {"tolerance": DOUBLE}, 3),
     "mattersim": ("mattersim", "mattersim_model", {"tolerance": SINGLE_TINY}, 94),
@@ -77,10 +78,12 @@ def own_calculator(kind: str, model: str | None) -> object:
         from sevenn.calculator import SevenNetCalculator
 
         return SevenNetCalculator("7net-0", device="cpu")
-    if kind == "chgnet":
+    if kind.startswith("chgnet"):
         from chgnet.model.dynamics import CHGNetCalculator
+        from chgnet.model.model import CHGNet
 
-        return CHGNetCalculator(use_device="cpu", on_isolated_atoms="ignore")
+        own = CHGNet.from_file(str(inventory.find_weights(kind, CalculatorSettings()).path))
+        return CHGNetCalculator(model=own, use_device="cpu", on_isolated_atoms="ignore")
     from deepmd.calculator import DP
 
     return DP(model=model)

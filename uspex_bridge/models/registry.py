@@ -19,9 +19,9 @@ from uspex_bridge.models.cards import Batch, BuildRequest, Card
 
 #: Kinds that come with the bridge and the modules they live in.
 BUILT_IN = {
-    kind: f"uspex_bridge.calculators.{kind}"
+    kind: f"uspex_bridge.calculators.{kind.replace('-', '_')}"
     for kind in (
-        *("mace", "mattersim", "deepmd", "sevennet", "chgnet"),
+        *("mace", "mattersim", "deepmd", "sevennet", "chgnet", "chgnet-hp"),
         *("orb", "nequip", "matgl", "fairchem", "upet", "grace", "nep", "toy"),
     )
 }

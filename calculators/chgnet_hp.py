@@ -1,0 +1,48 @@
+"""CHGNet trained on at high pressure: weights that come with the bridge, run by CHGNet's own package."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from uspex_bridge.calculators import chgnet
+from uspex_bridge.calculators.chgnet import batch
+from uspex_bridge.models.cards import BuildRequest, KnownModel
+
+__all__ = ["CARD", "batch", "build", "elements"]
+
+_FILE = "weights/chgnet-hp.pth.tar"
+#: Elements that CHGNet has numbers for and no DFT calculation at high pressure has.
+_UNKNOWN = frozenset({"Po", "At", "Rn", "Fr", "Ra"})
+
+CARD = replace(
+    chgnet.CARD,
+    kind="chgnet-hp",
+    title="CHGNet-hp",
+    keeper="uspex_bridge",
+    models=(
+        KnownModel(
+            "1",
+            size_mb=1.7,
+            licence="BSD-3-Clause",
+            in_wheel=True,
+            files=(f"calculators/{_FILE}",),
+            note="atoms within 6 Å; no magnetic moments",
+            data="MPtrj, then MatterSim's sets at high pressure and ACWF's equations of state",
+            functional="pbe",
+        ),
+    ),
+    magmoms=False,
+    pressure="0-300 GPa",
+)
+
+
+def build(request: BuildRequest) -> Any:
+    """Return the calculator; see :func:`uspex_bridge.calculators.chgnet.build`."""
+    return chgnet.build(replace(request, path=request.path or Path(__file__).parent / _FILE))
+
+
+def elements(calculator: Any) -> frozenset[str]:
+    """Return the 89 elements that it was trained on."""
+    return chgnet.elements(calculator) - _UNKNOWN
