@@ -34,7 +34,7 @@ CARD = replace(
         ),
     ),
     magmoms=False,
-    pressure="0-300 GPa",
+    pressure="0-120 GPa, rough above",
 )
 
 
