@@ -77,6 +77,7 @@ class Sweep(ABC):
         os.chdir(self.root)
         with suppress(SystemExit), redirect_stdout(io.StringIO()):
             self.act()  # imports all, so that the processes need not
+        os.chdir(self.top)  # the root comes and goes, and libraries do not load where there is no folder
 
     @abstractmethod
     def make(self, folder: Path) -> None:
