@@ -55,7 +55,7 @@ def hull(diagram: Diagram, *, far: float = 0.05, top: float | None = None) -> An
             mode="markers",
             name=series,
             marker=_marker(marks, k, far),
-            text=[_hover(mark) for mark in marks],
+            text=[_hover(diagram, mark) for mark in marks],
             hovertemplate="%{text}<extra></extra>",
         )
     for mark, group in diagram.labelled[: style.MOST_LABELS]:
@@ -97,12 +97,24 @@ def ternary(diagram: Diagram, *, far: float = 0.05) -> Any:
             mode="markers",
             name=series,
             marker=_marker(marks, k, far) | {"size": [11 if mark.vertex else 7 for mark in marks]},
-            text=[_hover(mark) for mark in marks],
+            text=[_hover(diagram, mark) for mark in marks],
             hovertemplate="%{text}<extra></extra>",
             cliponaxis=False,
         )
         values[0].append([mark.above for mark in marks])
         values[1].append([mark.formation for mark in marks])
+    named = [(mark, group) for mark, group in diagram.labelled if max(mark.fractions) < 1 - 1e-9][: style.MOST_LABELS]
+    figure.add_scatterternary(
+        a=[mark.fractions[2] for mark, _ in named],
+        b=[mark.fractions[0] for mark, _ in named],
+        c=[mark.fractions[1] for mark, _ in named],
+        mode="text",
+        text=[_name(mark, group) for mark, group in named],
+        textposition="top center",
+        hoverinfo="skip",
+        showlegend=False,
+        cliponaxis=False,
+    )
     low = min((mark.formation for mark in shown), default=0.0)
     scales = (_distance_scale(far), _scale(style.formation_colours(), low, max(0.1, -low), "formation"))
     traces = list(range(1, 1 + len(diagram.series)))
@@ -132,7 +144,7 @@ def volume(volumes: Volumes, *, quantity: Quantity = "formation", far: float = 0
             mode="markers",
             name=series,
             marker=_marker(marks, k, far),
-            text=[_hover(mark) for mark in marks],
+            text=[_hover(diagram, mark) for mark in marks],
             hovertemplate="%{text}<extra></extra>",
         )
     by_name = {mark.entry.name: mark for mark in volumes.marks}
@@ -144,7 +156,7 @@ def volume(volumes: Volumes, *, quantity: Quantity = "formation", far: float = 0
             mode="markers",
             name="outliers",
             marker={"symbol": "circle-open", "size": 14, "color": style.ALARM},
-            text=[f"{_hover(mark)}<br>{outlier.kind}" for mark, outlier in outliers],
+            text=[f"{_hover(diagram, mark)}<br>{outlier.kind}" for mark, outlier in outliers],
             hovertemplate="%{text}<extra></extra>",
         )
     figure.update_layout(_layout(diagram), showlegend=len(diagram.series) > 1 or bool(outliers))
@@ -186,15 +198,25 @@ def _marker(marks: Sequence[Mark], number: int, far: float) -> dict[str, Any]:
     }
 
 
-def _hover(mark: Mark) -> str:
+def _hover(diagram: Diagram, mark: Mark) -> str:
+    """Return what stands beside a point under the mouse: its numbers and what it decomposes into."""
     entry = mark.entry
     made = "" if entry.generation is None else f"<br>generation {entry.generation}, {escape(entry.origin)}"
     group = f"<br>space group {entry.symbol or entry.space_group}" if entry.symbol or entry.space_group else ""
     return (
         f"<b>{escape(entry.name)}  {entry.formula}</b><br>{mark.above:.4f} eV/atom above the hull<br>"
         f"formation {mark.formation:.4f} eV/atom<br>H {entry.enthalpy_per_atom:.4f} eV/atom<br>"
-        f"V {entry.volume_per_atom:.3f} Å³/atom{group}{made}" + (f"<br>{', '.join(entry.marks)}" if entry.marks else "")
+        f"V {entry.volume_per_atom:.3f} Å³/atom{group}{_decomposition(diagram, mark)}{made}"
+        + (f"<br>{', '.join(entry.marks)}" if entry.marks else "")
     )
+
+
+def _decomposition(diagram: Diagram, mark: Mark) -> str:
+    """Return the phases that a structure above the hull decomposes into, with their shares of the atoms."""
+    if mark.vertex:
+        return ""
+    parts = (f"{share:.2f} {style.reduced(one.entry.composition)}" for one, share in diagram.products(mark))
+    return f"<br>decomposes into {' + '.join(parts)} (atom fractions)"
 
 
 def _name(mark: Mark, group: str) -> str:

@@ -252,3 +252,22 @@ def test_a_disk_that_fills_leaves_the_figure_that_was_there(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_a_page_names_stable_phases_and_says_what_decomposes_into_what():
+    from uspex_bridge.figures import interactive
+
+    three = loose(
+        entry(1, {"Ca": 1}, 0.0),
+        entry(2, {"Fe": 1}, 0.0),
+        entry(3, {"Ni": 1}, 0.0),
+        entry(4, {"Ca": 1, "Fe": 1}, -0.3),
+        entry(5, {"Ca": 1, "Fe": 1, "Ni": 2}, -0.1),
+    )
+    made = made_diagram(three)
+    (above,) = [mark for mark in made.marks if mark.entry.id == 5]
+    assert {one.entry.id: share for one, share in made.products(above)} == pytest.approx({3: 0.5, 4: 0.5})
+    page = interactive.ternary(made)
+    texts = [text for trace in page.data if trace.text is not None for text in trace.text]
+    assert any("decomposes into" in text and "0.50 CaFe" in text for text in texts)
+    assert any(text.startswith("CaFe ") or text == "CaFe" for text in texts)
