@@ -103,14 +103,15 @@ def ternary(diagram: Diagram, *, far: float = 0.05) -> Any:
         )
         values[0].append([mark.above for mark in marks])
         values[1].append([mark.formation for mark in marks])
-    named = [(mark, group) for mark, group in diagram.labelled if max(mark.fractions) < 1 - 1e-9][: style.MOST_LABELS]
+    inner = [(mark, group) for mark, group in diagram.labelled if max(mark.fractions) < 1 - 1e-9]
+    named = hull_figure.gathered(inner[: style.MOST_LABELS])  # phases of one composition share a label
     figure.add_scatterternary(
-        a=[mark.fractions[2] for mark, _ in named],
-        b=[mark.fractions[0] for mark, _ in named],
-        c=[mark.fractions[1] for mark, _ in named],
+        a=[marks[0][0].fractions[2] for marks in named],
+        b=[marks[0][0].fractions[0] for marks in named],
+        c=[marks[0][0].fractions[1] for marks in named],
         mode="text",
-        text=[_name(mark, group) for mark, group in named],
-        textposition="top center",
+        text=["<br>".join(_name(mark, group) for mark, group in marks) for marks in named],
+        textposition="middle right",
         hoverinfo="skip",
         showlegend=False,
         cliponaxis=False,
