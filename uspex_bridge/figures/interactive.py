@@ -223,7 +223,8 @@ def _decomposition(diagram: Diagram, mark: Mark) -> str:
 def _name(mark: Mark, group: str) -> str:
     said = ", ".join([*(["tie"] if is_tie(mark) else []), *mark.entry.marks])
     formula = re.sub(r"(\d+)", r"<sub>\1</sub>", style.reduced(mark.entry.composition))
-    return f"{formula} {style.group_html(group)}{f' ({said})' if said else ''}"
+    symbol = "" if group == "?" else f" {style.group_html(group)}"
+    return f"{formula}{symbol}{f' ({said})' if said else ''}"
 
 
 def _layout(diagram: Diagram) -> dict[str, Any]:
