@@ -25,6 +25,8 @@ _SAME_G = 0.5
 _REUSED_STRAIN, _GRUNEISEN = 0.02, 2.0
 #: A surrogate helps where it leaves less than this share of the variance of configurations that it has not seen.
 _USEFUL = 0.5
+#: Largest factor between the stiffnesses of fitted force constants and the Gaussian's, for the mesh correction.
+_SOFTEST = 3.0
 #: Where force constants explain this share of the forces, they are precise without a surrogate.
 _HARMONIC = 0.9
 #: Equations per unknown from which on a surrogate is fitted to the configurations that it helps with.
@@ -120,15 +122,16 @@ class Estimates:
         """
         lattice, density = self.lattice(state), self.density(state.phi)
 
-        def between(phi: Array) -> float:
-            energies = np.maximum(Modes.of(phi, self.masses).energies, 1e-6)
-            held = free_energies(energies, self.settings.temperature).sum() / lattice.cells
+        def between(asked: Array) -> float:
+            phi = Change.between(density, asked).step(
+                1.0, _SOFTEST
+            )  # few configurations may ask for negative curvature
+            held = free_energies(Modes.of(phi, self.masses).energies, self.settings.temperature).sum() / lattice.cells
             return Dispersion(phi, lattice).on(mesh).free_energy(self.settings.temperature) - float(held)
 
         sample = state.current
         assert sample is not None
         fitted = self.ask(state, density, lattice).phi
-        sound = Modes.of(fitted, self.masses).energies[0] > 0.0
         half = len(sample) // 4
         order = np.arange(len(sample)).reshape(2, -1)
         halves = [order[:, :half].ravel(), order[:, half:].ravel()]
@@ -136,7 +139,7 @@ class Estimates:
             between(self.crystal.regression.fit(sample.displacements[k], sample.forces[k], prior=density.phi).phi)
             for k in halves
         )
-        return Value(between(fitted if sound else density.phi), 0.5 * abs(one - two))
+        return Value(between(fitted), 0.5 * abs(one - two))
 
     def _surrogate(self, state: State) -> Surrogate | None:
         """Return the surrogate fitted to all earlier populations, which knows nothing of the present one."""
