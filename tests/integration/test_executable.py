@@ -304,5 +304,5 @@ def test_incar_merged_by_a_missing_newline(tmp_path):
 def test_potcar_alone_names_the_elements(tmp_path):
     fold = make_folder(tmp_path, symbols=("Ni", "Ca", "Fe"))
     call(fold)
-    assert json.loads((tmp_path / "bridge.record").read_text())["formula"] == "NiCa2Fe"
+    assert json.loads((tmp_path / "bridge.record").read_text())["formula"] == "Ca2FeNi"
     assert potcar("Ni") in (fold / "POTCAR").read_text()

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from calling import INCAR, call, make_folder, record
+from calling import INCAR, make_folder, record
 
 from uspex_bridge.base import private
 
@@ -100,8 +100,9 @@ def test_runs_on_the_cpu_do_not_wait(pretended, tmp_path):
     holder = start(hog)
     until(lambda: (tmp_path / "times").exists())
     (tmp_path / "run" / "bridge.toml").write_text('protocol = "single"\n' + pretended(device='"cpu"', sleep=0.0))
-    done = call(others[0])
-    assert (done.returncode, done.stderr) == (0, "")
+    other = start(others[0])
+    _, err = other.communicate(timeout=240)
+    assert (other.returncode, err) == (0, "")
     holder.kill()
     holder.communicate()
 

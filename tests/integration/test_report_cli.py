@@ -103,7 +103,7 @@ def test_failures_come_from_the_record(run):
     assert set(row[3].split(", ")) == {"CaNi", "CaNi5"}
     assert row[4] == "Ca1-Ni2 <1 Å> apart"
     record.unlink()
-    run("report", "search")
+    run("report", "search", "--force")
     assert "There is no record of the bridge" in Path("report.html").read_text()
 
 

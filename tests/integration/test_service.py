@@ -92,7 +92,7 @@ def test_the_time_limit_counts_from_the_start_of_the_job(own, tmp_path):
     assert first.wait(60) == 0
     assert done.returncode == 0, done.stderr
     entries = {entry["slot"]: entry for entry in record(fold)}
-    assert entries["CalcFold1"]["reason"] == "time limit reached"
+    assert entries["CalcFold1"]["reason"] == "time limit reached in stage 'accurate'"
     assert entries["CalcFold2"]["stages"]
 
 
