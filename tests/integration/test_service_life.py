@@ -94,7 +94,8 @@ def test_new_weights_are_picked_up_between_jobs_never_within_one(own, tmp_path):
         (tmp_path / name / "model").write_text(epsilon)
     current = tmp_path / "current"
     current.symlink_to("one")
-    settings = f'[calculators.model]\nkind = "weighty:build"\nmodel = "{current}/model"\n[calculators.model.options]\n'
+    settings = 'on_change = "accept"\n[calculators.model]\nkind = "weighty:build"\n'
+    settings += f'model = "{current}/model"\n[calculators.model.options]\n'
     service = own("--workers", "1", env={"PYTHONPATH": str(tmp_path)})
     fold = make_folder(tmp_path / "run", settings=settings)
     slow = make_folder(tmp_path / "slow", settings=settings + "sleep = 0.1\n")
