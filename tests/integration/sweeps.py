@@ -454,7 +454,7 @@ case $1 in
 screen) echo '{"structures": 9, "to_compute": 5, "mean": {"delta_pv": 0.01}}' ;;
 select) echo '{"chosen": 2}' ;;
 label) case $2 in
-    status) echo '[{"state": "done"}, {"state": "done"}]' ;;
+    status) echo '{"labels": [{"state": "done"}, {"state": "done"}]}' ;;
     collect) echo '{"added": {"train": 2}, "refused": [], "states": {"done": 2}}' ;;
     *) echo '{}' ;;
     esac ;;
