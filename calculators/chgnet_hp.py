@@ -34,7 +34,7 @@ CARD = replace(
         ),
     ),
     magmoms=False,
-    pressure="0-120 GPa, rough above",
+    pressure="0-120 GPa, with holes (Ca, light elements)",
 )
 
 
