@@ -351,7 +351,7 @@ def distances(*rows):
             "minAt 40 is more than maxAt",
         ),
         (
-            lambda f: replace(f, "INPUT.txt", "301", "300"),
+            lambda f: replace(f, "INPUT.txt", "301 :", "300 :"),
             "error",
             "INPUT.txt",
             "2 rows of numSpecies in a search of fixed",
@@ -421,7 +421,7 @@ def test_windows_line_ends_in_the_input_are_harmless(make):
 
 def test_molecular_searches_count_molecules(make):
     folder = make(counts=(1, 3))
-    replace(folder, "INPUT.txt", "300", "310")
+    replace(folder, "INPUT.txt", "300 :", "310 :")
     replace(folder, "INPUT.txt", "\n1 3\n", "\n4\n")
     (folder / "MOL_1").touch()
     assert check_setup(folder) == []
@@ -449,7 +449,7 @@ def test_metadynamics_takes_its_elements_from_its_first_structure(make):
 @pytest.mark.parametrize("kind", ["200", "201", "-200", "000"])
 def test_searches_with_fixed_cells_may_keep_them(make, kind):
     folder = make(counts=(1, 3))
-    replace(folder, "INPUT.txt", "300", kind)
+    replace(folder, "INPUT.txt", "300 :", f"{kind} :")
     for path in (folder / "Specific").glob("INCAR_*"):
         path.write_text(re.sub(r"ISIF *= *\d", "ISIF = 2", path.read_text()))
     assert not [f for f in check_setup(folder) if "ISIF" in f.message]
