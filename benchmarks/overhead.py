@@ -95,7 +95,8 @@ def peak_memory(command: list[str], folder: Path, environment: dict[str, str]) -
             script.write_text(command[2])
             interpreter, rest = command[0], command[3:]
         else:
-            interpreter, rest = script.read_text().splitlines()[0].removeprefix("#!"), command[1:]
+            first, rest = script.read_text().splitlines()[0].removeprefix("#!"), command[1:]
+            interpreter = str(BIN / "python") if first == "/bin/sh" else first  # the bridge's own begin as shell
         measure([interpreter, "-c", PROBE, str(script), str(out), *rest], folder, environment)
         return int(out.read_text()) / 1024
 
