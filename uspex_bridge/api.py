@@ -430,30 +430,28 @@ def free_energies(
         ConfigError, ModelError: nothing can be computed with these settings.
         OutputError: ``out`` cannot be written.
     """
-    from uspex_bridge.call.many import RelaxTask
     from uspex_bridge.call.model_names import with_model
     from uspex_bridge.call.thermal import FreeEnergyTask
-    from uspex_bridge.results.free_energy import FMAX, pressure_of_pool
     from uspex_bridge.results.free_energy import free_energies as compute
+    from uspex_bridge.results.free_energy import pressure_of_pool
 
     settings = _settings(config, protocol=protocol)
     settings = settings if model is None else with_model(settings, model)
     pool = open_results(*places).pool
-    at = pressure_of_pool(pool, pressure)
-    shared: dict[str, Any] = {"workers": workers, "scheduler": scheduler, "keep_models": True}
-    relax_task = RelaxTask(settings, Path(out), at, fmax=FMAX, keep_symmetry=keep_symmetry, resume=True, **shared)
     task = FreeEnergyTask(
         settings,
         Path(out),
-        at,
+        pressure_of_pool(pool, pressure),
         tuple(map(float, temperatures)),
         min_image=min_image,
         g_error=g_error,
         isotopes=dict(isotopes or {}),
-        **shared,
+        workers=workers,
+        scheduler=scheduler,
+        keep_models=True,
     )
     asked = Question(within=within, **question)
-    return compute(pool, asked, relax_task, task, method=method, promote=promote, most=most)
+    return compute(pool, asked, task, keep_symmetry=keep_symmetry, method=method, promote=promote, most=most)
 
 
 def screen(

@@ -84,28 +84,24 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
     temperatures = tuple(numbers_of(options["temperatures"], "temperatures", "K"))
     config = read_settings(Path.cwd(), {key: options[key] for key in _SETTINGS})
     limit_threads(config.threads)
-    from uspex_bridge.call.many import RelaxTask
     from uspex_bridge.call.thermal import FreeEnergyTask
-    from uspex_bridge.results.free_energy import FMAX, free_energies, pressure_of_pool
+    from uspex_bridge.results.free_energy import free_energies, pressure_of_pool
     from uspex_bridge.results.free_energy_tables import document, report
 
     config = with_model(config, options["model"]) if options["model"] else config
     pool = q.open_pool(places, options)
-    pressure = pressure_of_pool(pool, options["pressure"])
-    parallel: dict[str, Any] = {"workers": options["workers"], "scheduler": options["scheduler"]}
     out: Path = options["out"]
-    parallel["keep_models"] = True
-    kept = options["keep_symmetry"]
-    relax = RelaxTask(config=config, out=out, pressure=pressure, fmax=FMAX, keep_symmetry=kept, resume=True, **parallel)
     task = FreeEnergyTask(
         config,
         out,
-        pressure,
+        pressure_of_pool(pool, options["pressure"]),
         temperatures,
         min_image=options["min_image"],
         g_error=options["g_error"],
         isotopes=_masses(options["isotopes"]),
-        **parallel,
+        workers=options["workers"],
+        scheduler=options["scheduler"],
+        keep_models=True,
     )
     with click.progressbar(length=0, label="computing", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
 
@@ -117,8 +113,8 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
         answer = free_energies(
             pool,
             q.ask(options),
-            relax,
             task,
+            keep_symmetry=options["keep_symmetry"],
             method=options["approximation"],
             promote=options["promote"],
             most=options["most"],

@@ -20,11 +20,10 @@ from uspex_bridge.results.rescore import Again, again_of
 from uspex_bridge.results.stability import Question, assess, blocks_of, without_holes
 
 if TYPE_CHECKING:
-    from uspex_bridge.call.many import RelaxTask
     from uspex_bridge.call.thermal import FreeEnergyTask, Method
 
 #: eV/Å, forces left at rest before phonons are computed.
-FMAX = 0.005
+_FMAX = 0.005
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,9 +111,9 @@ class FreeEnergies:
 def free_energies(
     pool: Pool,
     question: Question,
-    relax: RelaxTask,
     task: FreeEnergyTask,
     *,
+    keep_symmetry: bool = False,
     method: Method = "harmonic",
     promote: float = 0.05,
     most: int | None = None,
@@ -125,8 +124,8 @@ def free_energies(
     Args:
         pool: a search, or structures without energies, all of which are taken then.
         question: window and definition of a phase.
-        relax: how phases are relaxed at rest; what its folder has is kept.
-        task: free energies.
+        task: free energies; phases are relaxed at rest with its settings first, and what its folder has is kept.
+        keep_symmetry: symmetry kept at rest, for phases that only motion stabilises.
         method: ``harmonic`` for all; ``qha`` or ``scha`` for those within ``promote`` of a harmonic hull, ``scha``
             also for those with imaginary modes.
         promote: eV/atom.
@@ -138,7 +137,7 @@ def free_energies(
         ConfigError, ModelError, OutputError: see :func:`uspex_bridge.call.thermal.free_energies`.
     """
     chosen, warnings = _chosen(pool, question, most)
-    done = list(_relaxed(pool, chosen, relax, observe))
+    done = list(_relaxed(pool, chosen, task, keep_symmetry, observe))
     failed = tuple(again for again, _ in done if again.after is None)
     rest = {again.after.name: (again.after, s) for again, s in done if again.after is not None and s is not None}
     if not rest:
@@ -191,17 +190,28 @@ def _chosen(pool: Pool, question: Question, most: int | None) -> tuple[list[Entr
 
 
 def _relaxed(
-    pool: Pool, entries: Sequence[Entry], task: RelaxTask, observe: Callable[[str], None]
+    pool: Pool, entries: Sequence[Entry], task: FreeEnergyTask, keep_symmetry: bool, observe: Callable[[str], None]
 ) -> Iterator[tuple[Again, Structure | None]]:
     """Relax entries, and yield each with its structure at rest, None where there is none."""
-    from uspex_bridge.call.many import relax_all
+    from uspex_bridge.call.many import RelaxTask, relax_all
 
+    at_rest = RelaxTask(
+        task.config,
+        task.out,
+        task.pressure,
+        fmax=_FMAX,
+        keep_symmetry=keep_symmetry,
+        resume=True,
+        workers=task.workers,
+        scheduler=task.scheduler,
+        keep_models=task.keep_models,
+    )
     wanted = {(str(Path(entry.run)), entry.id): entry for entry in entries}
     jobs = (
         (Path(entry.run), entry.id, replace(structure, comment=f"EA{entry.id} {entry.formula} {entry.run}"))
         for entry, structure in pool.structures(entries)
     )
-    for done in relax_all(jobs, task):
+    for done in relax_all(jobs, at_rest):
         again = again_of(wanted[done.fields["source"], done.fields["index"]], done)
         observe("relaxed")
         output = done.fields.get("output")
