@@ -433,7 +433,7 @@ def free_energies(
     from uspex_bridge.call.model_names import with_model
     from uspex_bridge.call.thermal import FreeEnergyTask
     from uspex_bridge.results.free_energy import free_energies as compute
-    from uspex_bridge.results.free_energy import pressure_of_pool
+    from uspex_bridge.results.rescore import common_pressure
 
     settings = _settings(config, protocol=protocol)
     settings = settings if model is None else with_model(settings, model)
@@ -441,7 +441,7 @@ def free_energies(
     task = FreeEnergyTask(
         settings,
         Path(out),
-        pressure_of_pool(pool, pressure),
+        common_pressure(pool.entries, pressure),
         tuple(map(float, temperatures)),
         min_image=min_image,
         g_error=g_error,

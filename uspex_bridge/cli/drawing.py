@@ -140,6 +140,17 @@ def tell_unnamed(diagram: Diagram, labels: int) -> None:
         click.echo(f"note: {left} of {len(diagram.labelled)} stable phases are not named (--labels)", err=True)
 
 
+def keep_outs(name: str, options: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Return the pictures to write; what takes long asks before it begins, since none is overwritten unasked.
+
+    Raises:
+        ConfigError: a file is there already.
+    """
+    outs: tuple[Path, ...] = options["outs"] or (Path(f"{name}.png"),)
+    q.keep(*outs, options["csv_file"], force=options["force"])
+    return outs
+
+
 def finish(
     name: str,
     options: Mapping[str, Any],
@@ -165,9 +176,8 @@ def finish(
     from uspex_bridge.figures import style
 
     width = {"width": options["width"]} if options["width"] else {}
-    figure, outs = None, options["outs"] or (Path(f"{name}.png"),)
-    q.keep(*outs, options["csv_file"], force=options["force"])
-    for path in outs:
+    figure = None
+    for path in keep_outs(name, options):
         if path.suffix.lower() == ".html":
             if page is None:
                 raise ConfigError(f"{path}: this figure has no interactive form; take {', '.join(style.FORMATS)}")

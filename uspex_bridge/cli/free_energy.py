@@ -10,9 +10,7 @@ from typing import Any
 import click
 
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import MODEL, PARALLEL, RUN_OPTIONS, Finite, numbers_of
-
-_SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
+from uspex_bridge.cli.options import MODEL, PARALLEL, RUN_OPTIONS, RUN_SETTINGS, Finite, numbers_of
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -82,11 +80,12 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
     from uspex_bridge.cli.vasp import read_settings
 
     temperatures = tuple(numbers_of(options["temperatures"], "temperatures", "K"))
-    config = read_settings(Path.cwd(), {key: options[key] for key in _SETTINGS})
+    config = read_settings(Path.cwd(), {key: options[key] for key in RUN_SETTINGS})
     limit_threads(config.threads)
     from uspex_bridge.call.thermal import FreeEnergyTask
-    from uspex_bridge.results.free_energy import free_energies, pressure_of_pool
+    from uspex_bridge.results.free_energy import free_energies
     from uspex_bridge.results.free_energy_tables import document, report
+    from uspex_bridge.results.rescore import common_pressure
 
     config = with_model(config, options["model"]) if options["model"] else config
     pool = q.open_pool(places, options)
@@ -94,7 +93,7 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
     task = FreeEnergyTask(
         config,
         out,
-        pressure_of_pool(pool, options["pressure"]),
+        common_pressure(pool.entries, options["pressure"]),
         temperatures,
         min_image=options["min_image"],
         g_error=options["g_error"],

@@ -120,5 +120,7 @@ def settings(*options: Callable[..., Any]) -> Callable[..., Any]:
 
 
 RUN_OPTIONS = settings(CONFIG, PROTOCOL, STAGES, DEVICE, THREADS, TIME_LIMIT)
+#: The names of their values.
+RUN_SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 #: Who does the work of a command that has many structures.
 PARALLEL = settings(WORKERS, SCHEDULER)

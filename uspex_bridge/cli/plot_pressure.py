@@ -10,12 +10,10 @@ import click
 
 from uspex_bridge.cli import drawing as d
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import MODEL, RUN_OPTIONS, pressures_of
+from uspex_bridge.cli.options import MODEL, RUN_OPTIONS, RUN_SETTINGS, pressures_of
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Pool
-
-_SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -52,8 +50,13 @@ def pressure(
 
     Example: uspex-bridge plot pressure fcc.vasp bcc.vasp sc.vasp -m chgnet -p 0:100:10
     """
-    settings = {key: options.pop(key) for key in _SETTINGS}
-    pool = _relaxed(places, pressures, model, keep, settings) if pressures else _opened(places, model)
+    settings = {key: options.pop(key) for key in RUN_SETTINGS}
+    if pressures:
+        steps = pressures_of(pressures)
+        d.keep_outs("pressure", options)
+        pool = _relaxed(places, steps, model, keep, settings)
+    else:
+        pool = _opened(places, model)
     from uspex_bridge.results.pressure import curves, doubts, transitions
 
     found = curves(pool)
@@ -78,14 +81,15 @@ def _opened(places: tuple[Path, ...], model: str | None) -> Pool:
     return open_phases(places)
 
 
-def _relaxed(places: tuple[Path, ...], pressures: str, model: str | None, keep: Path, options: dict[str, Any]) -> Pool:
+def _relaxed(
+    places: tuple[Path, ...], steps: list[float], model: str | None, keep: Path, options: dict[str, Any]
+) -> Pool:
     """Relax the structures at every pressure and open what is left."""
     from uspex_bridge.base.errors import ConfigError
     from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.call.model_names import with_model
     from uspex_bridge.cli.vasp import read_settings
 
-    steps = pressures_of(pressures)
     config = read_settings(Path.cwd(), options)
     limit_threads(config.threads)
     from uspex_bridge.call.many import RelaxTask

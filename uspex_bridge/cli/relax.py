@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.base.words import counted
-from uspex_bridge.cli.options import MODEL, PARALLEL, RUN_OPTIONS, Finite, pressures_of
+from uspex_bridge.cli.options import MODEL, PARALLEL, RUN_OPTIONS, RUN_SETTINGS, Finite, pressures_of
 from uspex_bridge.cli.vasp import read_settings
 
 if TYPE_CHECKING:
     from uspex_bridge.call.relaxed import Relaxed
-
-#: The options that go over bridge.toml; the others are the task's.
-_SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 
 
 #: Of the numbers in JSON; the rest is in docs/record.md.
@@ -80,7 +77,7 @@ def command(files: tuple[Path, ...], pressures: str, out: Path, as_json: bool, f
     from uspex_bridge.base.threads import limit_threads
 
     steps = pressures_of(pressures)
-    config = read_settings(Path.cwd(), {key: options.pop(key) for key in _SETTINGS})
+    config = read_settings(Path.cwd(), {key: options.pop(key) for key in RUN_SETTINGS})
     limit_threads(config.threads)
     from uspex_bridge.api import relax
     from uspex_bridge.base.errors import InputError

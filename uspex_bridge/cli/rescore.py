@@ -12,13 +12,11 @@ import click
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import MODEL, PARALLEL, RUN_OPTIONS, Finite
+from uspex_bridge.cli.options import MODEL, PARALLEL, RUN_OPTIONS, RUN_SETTINGS, Finite
 
 if TYPE_CHECKING:
     from uspex_bridge.results.model import Entry, Pool
     from uspex_bridge.results.rescore import Again, Reranking
-
-_SETTINGS = ("config", "protocol", "stages", "device", "threads", "time_limit")
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -71,17 +69,17 @@ def command(
     from uspex_bridge.call.model_names import with_model
     from uspex_bridge.cli.vasp import read_settings
 
-    config = read_settings(Path.cwd(), {key: options[key] for key in _SETTINGS})
+    config = read_settings(Path.cwd(), {key: options[key] for key in RUN_SETTINGS})
     limit_threads(config.threads)
     from uspex_bridge.call.many import RelaxTask
-    from uspex_bridge.results.rescore import compare_rankings
+    from uspex_bridge.results.rescore import common_pressure, compare_rankings
 
     config = with_model(config, model) if model else config
     pool = q.open_pool(places, options)
     entries = _chosen(pool, options, near, most)
     if not entries:
         raise InputError("there is nothing to compute again; a wider --near takes more")
-    pressure = _pressure(entries, options["pressure"])
+    pressure = common_pressure(entries, options["pressure"])
     parallel = {"workers": options["workers"], "scheduler": options["scheduler"]}
     task = RelaxTask(config=config, out=out, pressure=pressure, nsw=5000 if relax else 0, resume=not force, **parallel)
     results = _compute(pool, entries, task)
@@ -105,17 +103,6 @@ def _chosen(pool: Pool, options: dict[str, Any], near: float | None, most: int |
     answer = assess(pool, question)
     q.warn(answer.warnings)
     return [phase.entry for phase in answer.phases][:most]
-
-
-def _pressure(entries: list[Entry], asked: float | None) -> float:
-    from uspex_bridge.base.errors import ConfigError
-
-    if asked is not None:
-        return asked
-    known = {entry.pressure_gpa for entry in entries}
-    if len(known) != 1 or None in known:
-        raise ConfigError("the sources do not agree on a pressure, or do not say it: give --pressure")
-    return float(known.pop() or 0.0)
 
 
 def _compute(pool: Pool, entries: list[Entry], task: Any) -> list[Again]:

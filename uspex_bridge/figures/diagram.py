@@ -104,11 +104,6 @@ class Diagram:
         shown = said if drawn in (None, total) else f"{drawn} of {said}"
         return (*standing(self.pressure_gpa, self.levels), shown)
 
-    @property
-    def doubts(self) -> list[str]:
-        """Flags that put enthalpies in doubt, each once."""
-        return list(dict.fromkeys(flag for mark in self.marks for flag in mark.entry.marks))
-
     def products(self, mark: Mark) -> list[tuple[Mark, float]]:
         """Return the phases that a structure decomposes into, each with its share of the atoms."""
         hull = self.hulls[mark.hull]

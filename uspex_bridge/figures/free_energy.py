@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -172,7 +171,7 @@ def _axis(path: Any) -> tuple[Array, list[float], list[str]]:
     distances, places, words = path.get_linear_kpoint_axis()
     named: dict[float, str] = {}
     for place, word in zip(np.round(places, 9), words, strict=True):
-        name = "Γ" if word == "G" else re.sub(r"(\d+)", r"$_{\1}$", str(word))
+        name = "Γ" if word == "G" else style.subscripts(str(word))
         named[float(place)] = f"{named[float(place)]}|{name}" if float(place) in named else name
     names, room = list(named.values()), _APART * float(distances[-1])
     for k in range(1, len(names)):

@@ -188,7 +188,11 @@ def _phase(report: Page, phase: Phase, columns: Sequence[str], groups: PhaseGrou
         "Wyckoff sites": (_sites(crystal), "sites", str(len(crystal.sites)) if crystal else ""),
         "known as": (escape(str(known)), "", None),
         "found": (str(phase.found), "number", None),
-        "ID": (" ".join([_identity(report, phase, structure), *map(escape, entry.flags)]), "plain", str(entry.id)),
+        "ID": (
+            " ".join([_identity(report, phase, structure, crystal), *map(escape, entry.flags)]),
+            "plain",
+            str(entry.id),
+        ),
         "made by": (escape(made), "", None),
     }
     written, units = [], dict(_HEADINGS)
@@ -200,14 +204,14 @@ def _phase(report: Page, phase: Phase, columns: Sequence[str], groups: PhaseGrou
     return f"<tr class='{'stable' if point.above <= TIE else 'near'}'>{''.join(written)}</tr>"
 
 
-def _identity(report: Page, phase: Phase, structure: Structure | None) -> str:
+def _identity(report: Page, phase: Phase, structure: Structure | None, crystal: Crystal | None) -> str:
     """Return the ID of a phase as a link to its CIF, which the page holds."""
     name = escape(short_name(report.answer, phase))
     if structure is None:
         return name
     symprec = report.answer.question.symprec
     stem = file_stem(report.answer.pool, phase.entry, structure, symprec)
-    data = base64.b64encode(cif_text(structure, stem, symprec).encode()).decode()
+    data = base64.b64encode(cif_text(structure, stem, symprec, crystal).encode()).decode()
     return f"<a download='{escape(stem)}.cif' href='data:chemical/x-cif;base64,{data}'>{name}</a>"
 
 

@@ -11,10 +11,10 @@ from matplotlib.patches import Patch
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.figures import style
-from uspex_bridge.figures.diagram import UNSTATED, levels_text
+from uspex_bridge.figures.diagram import levels_text
+from uspex_bridge.figures.marks import DASHES
 from uspex_bridge.results.pressure import EnthalpyCurve, Span, Transition, differences, sequence
 
-_DASHES = ("-", "--", ":", "-.")
 #: Points of a line between its lowest and its highest pressure.
 _STEPS = 200
 #: Colour of the pressures that a transition lies between.
@@ -51,7 +51,7 @@ def draw(
     colours = {phase: style.PALETTE[k % len(style.PALETTE)] for k, phase in enumerate(phases)}
     ends = []
     for line, points in zip(differences(found, reference, _STEPS), differences(found, reference), strict=True):
-        dashes, colour = _DASHES[levels.index(line.level) % len(_DASHES)], colours[line.phase]
+        dashes, colour = DASHES[levels.index(line.level) % len(DASHES)], colours[line.phase]
         axes.plot(line.pressures, [1000 * value for value in line.differences], ls=dashes, color=colour, zorder=3)
         meV = [1000 * value for value in points.differences]
         marker = style.MARKERS[phases.index(line.phase) % len(style.MARKERS)]
@@ -116,8 +116,8 @@ def _legend(axes: Axes, levels: Sequence[str], changes: Sequence[Transition]) ->
     made: list[Any] = []
     if len(levels) > 1:
         for k, level in enumerate(levels):
-            name = levels_text([level]) if level else UNSTATED
-            made += axes.plot([], [], color=style.INK, ls=_DASHES[k % len(_DASHES)], label=name)
+            name = levels_text([level])
+            made += axes.plot([], [], color=style.INK, ls=DASHES[k % len(DASHES)], label=name)
     else:
         for doubtful, colour, name in ((False, _BRACKET, "transition lies here"), (True, style.ALARM, "not reliable")):
             if any(bool(change.doubt) is doubtful for change in changes):

@@ -166,11 +166,11 @@ def colour_bar(figure: Figure, drawn: ScalarMappable, axes: Axes, label: str, **
     return bar
 
 
-def doubtful(axes: Axes, places: Sequence[tuple[float, float]], size: float = 22.0) -> None:
+def doubtful(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
     """Put a cross over points whose enthalpies are in doubt."""
     if places:
         x, y = zip(*places, strict=True)
-        axes.scatter(x, y, marker="x", s=size, color=ALARM, linewidths=0.8, zorder=6)
+        axes.scatter(x, y, marker="x", s=22.0, color=ALARM, linewidths=0.8, zorder=6)
 
 
 def doubt_handle(flags: Iterable[str]) -> Line2D:

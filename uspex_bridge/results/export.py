@@ -15,7 +15,7 @@ from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.base.symmetry import SYMPREC, find_group
 from uspex_bridge.base.tables import as_csv
 from uspex_bridge.results.convert import to_ase, to_pymatgen
-from uspex_bridge.results.crystal import describe
+from uspex_bridge.results.crystal import Crystal, describe
 from uspex_bridge.results.folder import Results
 from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.seeds import format_poscar
@@ -167,12 +167,15 @@ def _atoms(pool: Pool, entry: Entry, structure: Structure, *, forces: bool) -> A
     return atoms
 
 
-def cif_text(structure: Structure, name: str, symprec: float = SYMPREC) -> str:
-    """Return a CIF with the symmetry found within ``symprec`` Å, in P1 where there is none or it is 0."""
+def cif_text(structure: Structure, name: str, symprec: float = SYMPREC, crystal: Crystal | None = None) -> str:
+    """Return a CIF with the symmetry found within ``symprec`` Å, in P1 where there is none or it is 0.
+
+    ``crystal`` is what :func:`uspex_bridge.results.crystal.describe` says of the structure, where that is known.
+    """
     from pymatgen.io.cif import CifWriter
 
     block = "".join(c if c.isalnum() else "_" for c in name)
-    if symprec > 0 and (crystal := describe(structure, symprec)) is not None:
+    if symprec > 0 and (crystal := crystal or describe(structure, symprec)) is not None:
         return crystal.cif(block)
     text = str(CifWriter(to_pymatgen(structure)))
     return text.replace(text[text.index("data_") :].split("\n", 1)[0], f"data_{block}", 1) + "\n"

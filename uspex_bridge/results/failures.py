@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.call import record_file
+from uspex_bridge.call import record_file, record_reading
 from uspex_bridge.results.folder import results_folders
 from uspex_bridge.results.join import record_of
 from uspex_bridge.results.model import NAN, Entry, Recorded, composition_of
@@ -60,7 +59,8 @@ def read_failures(places: Sequence[str], since: str = "") -> Failures:
     counts: Counter[str] = Counter()
     sources = []
     for path in records:
-        last = {str(fields.get("key")): fields for fields in jsonl.read(path) if str(fields.get("time", "")) >= since}
+        lines = record_reading.read(path)
+        last = {str(fields.get("key")): fields for fields in lines if str(fields.get("time", "")) >= since}
         lost = [fields for fields in last.values() if fields.get("status") in LOST and fields.get("input")]
         counts.update(str(fields.get("code") or fields["status"]) for fields in lost)
         counts.update(str(fields["status"]) for fields in last.values() if fields.get("status") == "unconverged")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.symmetry import find_group
 from uspex_bridge.results.hull import Hull, build_hull
 from uspex_bridge.results.model import Composition, Entry, Pool
-from uspex_bridge.results.rescore import Again, again_of
+from uspex_bridge.results.rescore import Again, each_again
 from uspex_bridge.results.stability import Question, assess, blocks_of, without_holes
 
 if TYPE_CHECKING:
@@ -40,11 +41,10 @@ class ThermalPhase:
     structure: Structure
     lines: Mapping[tuple[str, float], dict[str, Any]]
 
-    @property
+    @cached_property
     def group(self) -> str:
         """Space group at rest."""
-        found = find_group(self.structure, 0.1)
-        return "?" if found is None else str(found)
+        return str(find_group(self.structure) or "?")
 
     @property
     def lowest_thz(self) -> float:
@@ -193,7 +193,7 @@ def _relaxed(
     pool: Pool, entries: Sequence[Entry], task: FreeEnergyTask, keep_symmetry: bool, observe: Callable[[str], None]
 ) -> Iterator[tuple[Again, Structure | None]]:
     """Relax entries, and yield each with its structure at rest, None where there is none."""
-    from uspex_bridge.call.many import RelaxTask, relax_all
+    from uspex_bridge.call.many import RelaxTask
 
     at_rest = RelaxTask(
         task.config,
@@ -206,13 +206,7 @@ def _relaxed(
         scheduler=task.scheduler,
         keep_models=task.keep_models,
     )
-    wanted = {(str(Path(entry.run)), entry.id): entry for entry in entries}
-    jobs = (
-        (Path(entry.run), entry.id, replace(structure, comment=f"EA{entry.id} {entry.formula} {entry.run}"))
-        for entry, structure in pool.structures(entries)
-    )
-    for done in relax_all(jobs, at_rest):
-        again = again_of(wanted[done.fields["source"], done.fields["index"]], done)
+    for again, done in each_again(pool, entries, at_rest):
         observe("relaxed")
         output = done.fields.get("output")
         if again.after is None or output is None:
@@ -292,27 +286,14 @@ def with_stability(pool: Pool, folder: Path) -> Pool:
                 ("lowest_thz", round(float(line["lowest_harmonic_thz"]), 4)),
                 ("unstable", unstable),
             )
+    places = {run: Path(run).resolve() for run in pool.sources}
     entries = [
-        replace(entry, properties=(*entry.properties, *found.get((Path(entry.run).resolve(), str(entry.id)), ())))
+        replace(entry, properties=(*entry.properties, *found.get((places[entry.run], str(entry.id)), ())))
         for entry in pool.entries
     ]
     if all(one.properties == other.properties for one, other in zip(entries, pool.entries, strict=True)):
         raise InputError(f"{path}: it has phonons of none of these structures; name the places as free-energy had them")
     return pool.only(entries)
-
-
-def pressure_of_pool(pool: Pool, asked: float | None) -> float:
-    """Return the pressure to work at: the one asked for, else the one that all entries have, GPa.
-
-    Raises:
-        ConfigError: they do not agree on one.
-    """
-    if asked is not None:
-        return asked
-    known = {entry.pressure_gpa for entry in pool.entries if entry.valid}
-    if len(known) != 1 or None in known:
-        raise ConfigError("the sources do not agree on a pressure, or do not say it: give --pressure")
-    return float(known.pop() or 0.0)
 
 
 def reduced_formula(composition: Composition) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from uspex_bridge.base.data import Structure
+from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.units import pressure_of
 from uspex_bridge.results.hull import Hull, at_pressure, build_hull
 from uspex_bridge.results.join import line_of
@@ -39,6 +40,20 @@ class Again:
     pressure_gpa: float = NAN
 
 
+def common_pressure(entries: Iterable[Entry], asked: float | None) -> float:
+    """Return the pressure to work at: the one asked for, else the one that all valid entries have, GPa.
+
+    Raises:
+        ConfigError: they do not agree on one.
+    """
+    if asked is not None:
+        return asked
+    known = {entry.pressure_gpa for entry in entries if entry.valid}
+    if len(known) != 1 or None in known:
+        raise ConfigError("the sources do not agree on a pressure, or do not say it: give --pressure")
+    return float(known.pop() or 0.0)
+
+
 def rescore(pool: Pool, entries: Sequence[Entry], task: RelaxTask) -> Iterator[Again]:
     """Compute entries again with ``task`` (its folder keeps what is done; with ``resume`` that is not done twice).
 
@@ -48,20 +63,25 @@ def rescore(pool: Pool, entries: Sequence[Entry], task: RelaxTask) -> Iterator[A
     Raises:
         ConfigError, ModelError, OutputError: see :func:`uspex_bridge.call.many.relax_all`.
     """
+    return (again for again, _ in each_again(pool, entries, task))
+
+
+def each_again(pool: Pool, entries: Sequence[Entry], task: RelaxTask) -> Iterator[tuple[Again, Relaxed]]:
+    """Yield what :func:`rescore` does, each with what the relaxation left."""
     from uspex_bridge.call.many import relax_all
 
     wanted = {(entry.run, entry.id): entry for entry in entries}
     jobs = ((Path(entry.run), entry.id, _titled(entry, s)) for entry, s in pool.structures(list(wanted.values())))
     keys = {(str(Path(run)), number): entry for (run, number), entry in wanted.items()}
     for done in relax_all(jobs, task):
-        yield again_of(keys[done.fields["source"], done.fields["index"]], done)
+        yield _again(keys[done.fields["source"], done.fields["index"]], done), done
 
 
 def _titled(entry: Entry, structure: Structure) -> Structure:
     return replace(structure, comment=f"EA{entry.id} {entry.formula} {entry.run}")
 
 
-def again_of(before: Entry, done: Relaxed) -> Again:
+def _again(before: Entry, done: Relaxed) -> Again:
     """Return a structure computed again with what became of it."""
     fields: dict[str, Any] = done.fields
     if "enthalpy" not in fields:

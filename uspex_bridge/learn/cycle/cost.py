@@ -9,7 +9,7 @@ from uspex_bridge.base import jsonl
 from uspex_bridge.base.words import counted
 from uspex_bridge.learn.cycle.loop import read_journal
 from uspex_bridge.learn.cycle.settings import CycleSettings
-from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
+from uspex_bridge.learn.data.dataset import Dataset, is_dataset
 from uspex_bridge.results.failures import records_of
 
 
@@ -68,7 +68,7 @@ def cost_of(folder: Path, settings: CycleSettings) -> Cost:
     )
     dataset = folder / settings.dataset
     hours = []
-    if (dataset / MANIFEST).is_file():
+    if is_dataset(dataset):
         known = Dataset.open(dataset, verify=False).labels.values()
         hours = [float(label.provenance["core_hours"]) for label in known if "core_hours" in label.provenance]
     trained = sum(entry.get("seconds", 0.0) for entry in done if entry["step"].startswith("train "))
