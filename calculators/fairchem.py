@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from uspex_bridge.base.errors import ConfigError, ModelError
+from uspex_bridge.base.neighbours import split
 from uspex_bridge.models.cards import Batch, BuildRequest, Card, KnownModel
 
 
@@ -98,7 +97,7 @@ def batch(calculator: Any) -> Batch | None:
         energies, forces, stresses = (
             found[name].detach().cpu().double().numpy() for name in ("energy", "forces", "stress")
         )
-        own = np.split(forces, np.cumsum([len(atoms) for atoms in structures])[:-1])
+        own = split(forces, [len(atoms) for atoms in structures])
         return [
             {"energy": energy, "forces": force, "stress": stress}
             for energy, force, stress in zip(energies.reshape(-1), own, stresses.reshape(-1, 3, 3), strict=True)

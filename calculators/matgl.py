@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from uspex_bridge.base.neighbours import split
 from uspex_bridge.models.cards import Batch, BuildRequest, Card, KnownModel, constructor_options
 
 #: What MatGL saves a potential as.
@@ -77,11 +78,8 @@ def batch(calculator: Any) -> Batch | None:
     import torch
     from torch_geometric.data import Batch as Graphs
 
+    @_precision(calculator.bridge_dtype)
     def evaluate(structures: Sequence[Any]) -> list[dict[str, Any]]:
-        with _precision(calculator.bridge_dtype):
-            return together(structures)
-
-    def together(structures: Sequence[Any]) -> list[dict[str, Any]]:
         graphs, lattices, states = [], [], []
         for atoms in structures:
             inside = atoms.copy()
@@ -94,7 +92,7 @@ def batch(calculator: Any) -> Batch | None:
             )
         found = calculator.potential(Graphs.from_data_list(graphs), torch.cat(lattices), torch.stack(states))
         energies, forces, stresses = (values.detach().cpu().double().numpy() for values in found[:3])
-        own = np.split(forces, np.cumsum([len(atoms) for atoms in structures])[:-1])
+        own = split(forces, [len(atoms) for atoms in structures])
         return [
             {"energy": energy, "forces": force, "stress": stress * calculator.conversion_factor}
             for energy, force, stress in zip(energies.reshape(-1), own, stresses.reshape(-1, 3, 3), strict=True)

@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from uspex_bridge.base.errors import ConfigError, ModelError
+from uspex_bridge.base.neighbours import split
 from uspex_bridge.models.cards import Batch, BuildRequest, Card, constructor_options
 
 #: The published models lie on nequip.net, from where ``nequip-compile nequip.net:GROUP/MODEL:VERSION FILE`` takes them.
@@ -83,7 +82,7 @@ def batch(calculator: Any) -> Batch | None:
             found[key].detach().cpu().numpy()
             for key in (AtomicDataDict.TOTAL_ENERGY_KEY, AtomicDataDict.FORCE_KEY, AtomicDataDict.STRESS_KEY)
         )
-        own = np.split(forces, np.cumsum([len(atoms) for atoms in structures])[:-1])
+        own = split(forces, [len(atoms) for atoms in structures])
         return [
             {
                 "energy": energy * energy_unit,

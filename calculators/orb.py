@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from uspex_bridge.base.errors import ConfigError, ModelError
+from uspex_bridge.base.neighbours import split
 from uspex_bridge.base.schema import nearest
 from uspex_bridge.models.cards import Batch, BuildRequest, Card, KnownModel, constructor_options
 
@@ -109,13 +110,11 @@ def batch(calculator: Any) -> Batch:
         energies, forces, stresses = (
             found[name].detach().cpu().double().numpy() for name in ("energy", forces_name, stress_name)
         )
-        ends = [0]
-        for atoms in structures:
-            ends.append(ends[-1] + len(atoms))
+        own = split(forces, [len(atoms) for atoms in structures])
         return [
-            {"energy": energy, "forces": forces[start:end], "stress": stress}
-            for energy, start, end, stress in zip(
-                energies.reshape(-1), ends, ends[1:], stresses.reshape(len(structures), 6), strict=False
+            {"energy": energy, "forces": force, "stress": stress}
+            for energy, force, stress in zip(
+                energies.reshape(-1), own, stresses.reshape(len(structures), 6), strict=True
             )
         ]
 

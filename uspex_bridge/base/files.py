@@ -81,6 +81,16 @@ def _decompressed(path: Path, data: bytes) -> bytes:
     return data
 
 
+def user_data() -> Path:
+    """Return the folder of this package's data in the user's own."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "uspex_bridge"
+
+
+def user_cache() -> Path:
+    """Return the folder of the user's caches."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
 def split_lines(text: str) -> list[str]:
     """Return the lines of a text as VASP and USPEX see them: only a newline ends one, with a carriage return or not.
 

@@ -128,7 +128,12 @@ class Graph:
 
     def split(self, values: Array) -> list[Array]:
         """Return an array over atoms (N, ...) in parts, one for each structure."""
-        return np.split(values, np.cumsum(self.sizes)[:-1])
+        return split(values, self.sizes)
+
+
+def split(values: Array, sizes: Sequence[int] | Whole) -> list[Array]:
+    """Return an array over the atoms of structures (N, ...) in parts, one for each structure."""
+    return np.split(values, np.cumsum(sizes)[:-1])
 
 
 def graph(structures: Sequence[Any], cutoff: float) -> Graph:

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, TypeVar
 
 from uspex_bridge.base.errors import BridgeError, CalculationError, Interrupted, ModelError, ServiceError
+from uspex_bridge.base.words import ending
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -149,7 +150,7 @@ class _Process:
         """
         self._process.join()
         code = self._process.exitcode or 0
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        how = ending(code)
         if not self._ready:
             raise ModelError(f"worker processes do not start: one {how}")
         if code == Interrupted.exit_code:

@@ -11,6 +11,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else many}"
 
 
+def ending(code: int) -> str:
+    """Return how a process ended, by its exit code as :mod:`subprocess` gives it."""
+    return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
 def duration(seconds: float) -> str:
     """Return seconds in words."""
     minutes, left = divmod(int(seconds), 60)

@@ -36,12 +36,13 @@ def families() -> list[dict[str, Any]]:
 def known_models() -> Iterator[dict[str, Any]]:
     """Describe all weights that go by a name: where they lie, or how to get them."""
     for kind, card in inventory.cards().items():
+        installed = registry.package_version(card)
         for known in card.models:
             yield {
                 "kind": kind,
                 "model": known.name,
                 "package": card.package,
-                "installed": registry.package_version(card),
+                "installed": installed,
                 "install": card.install,
                 "size_mb": known.size_mb,
                 "licence": known.licence or card.licence,

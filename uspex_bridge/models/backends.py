@@ -267,21 +267,23 @@ def _build(maker: Maker, request: BuildRequest) -> Any:
             return maker.build(request)
     except BridgeError:
         raise
-    except ImportError as error:
-        if out_of_memory(error):
-            raise OutOfMemoryError(f"{card.title} cannot be loaded: memory ran out ({error}); see ulimit -v") from error
-        if missing := _missing_of_weights(error, card):
-            raise ModelError(
-                f"{request.path or request.model}: the weights need the Python module '{missing}', which is not "
-                "installed; they were saved by code that this environment lacks"
-            ) from error
-        raise ModelError(f"{card.title} is installed but cannot be imported: {error}; try: {card.install}") from error
     except Exception as error:  # torch, pickle and the models' own code raise anything on wrong weights
         if out_of_memory(error):
             raise OutOfMemoryError(f"{card.title} cannot be loaded: memory ran out ({error}); see ulimit -v") from error
+        if isinstance(error, ImportError):
+            raise _not_imported(error, card, request) from error
         what = f"{request.path or request.model or card.kind}"
         reason = " ".join(str(error).split())[:500] or "no message"
         raise ModelError(f"{what}: cannot be used as {card.title} weights: {type(error).__name__}: {reason}") from error
+
+
+def _not_imported(error: ImportError, card: Card, request: BuildRequest) -> ModelError:
+    if missing := _missing_of_weights(error, card):
+        return ModelError(
+            f"{request.path or request.model}: the weights need the Python module '{missing}', which is not "
+            "installed; they were saved by code that this environment lacks"
+        )
+    return ModelError(f"{card.title} is installed but cannot be imported: {error}; try: {card.install}")
 
 
 def _missing_of_weights(error: ImportError, card: Card) -> str:

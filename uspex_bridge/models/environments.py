@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from uspex_bridge.base.errors import ConfigError, ModelError
-from uspex_bridge.base.files import replacing
+from uspex_bridge.base.files import replacing, user_data
 from uspex_bridge.base.schema import nearest
 from uspex_bridge.base.templates import TEMPLATES
 from uspex_bridge.models.cards import CalculatorSettings, Card
@@ -134,8 +134,7 @@ def pins(kind: str) -> dict[str, str]:
 
 def home() -> Path:
     """Return the folder that environments are made in: ``environments`` in the user's data folder."""
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return data / "uspex_bridge" / "environments"
+    return user_data() / "environments"
 
 
 def environment(kind: str, folder: Path | None = None) -> Environment:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from uspex_bridge.base.errors import ModelError
-from uspex_bridge.base.files import checksum
+from uspex_bridge.base.files import checksum, user_cache, user_data
 from uspex_bridge.base.schema import nearest
 from uspex_bridge.models.cards import CalculatorSettings, Card, KnownModel, file_of_url
 
@@ -180,17 +180,15 @@ def is_url(model: str) -> bool:
 def _named_folders() -> list[Path]:
     """Folders of $USPEX_BRIDGE_MODELS, then the user's data folder."""
     listed = [Path(entry).expanduser() for entry in os.environ.get(VARIABLE, "").split(os.pathsep) if entry]
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return [*listed, data / "uspex_bridge" / "models"]
+    return [*listed, user_data() / "models"]
 
 
 def _folders(card: Card) -> list[Path]:
     """Return every folder in which weights of this kind may lie, in the order of the search."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     package = package_folder(card.module)
     folders = [place for folder in _named_folders() for place in (folder / card.kind, folder)]
     kept = (entry for entry in card.search if "{package}" not in entry or package is not None)
-    return [*folders, *(Path(entry.format(cache=cache, package=package)).expanduser() for entry in kept)]
+    return [*folders, *(Path(entry.format(cache=user_cache(), package=package)).expanduser() for entry in kept)]
 
 
 def _lying(card: Card, names: tuple[str, ...]) -> Path | None:
@@ -210,8 +208,7 @@ def _hub_cache() -> Path:
     """Return the folder that Hugging Face's own client keeps its downloads in."""
     if named := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(named).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(os.environ.get("HF_HOME") or Path(cache) / "huggingface").expanduser() / "hub"
+    return Path(os.environ.get("HF_HOME") or user_cache() / "huggingface").expanduser() / "hub"
 
 
 def _cached_by_hub(card: Card, known: KnownModel) -> Path | None:

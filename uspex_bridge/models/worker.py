@@ -22,6 +22,7 @@ from typing import Any
 import uspex_bridge
 from uspex_bridge.base import errors
 from uspex_bridge.base.lines import LineSocket, MessageError
+from uspex_bridge.base.words import ending
 from uspex_bridge.models import messages
 from uspex_bridge.models.cards import CalculatorSettings
 
@@ -152,7 +153,7 @@ class ModelProcess:
         """Say how it died, with the last lines it printed."""
         self.close()
         code = self._process.returncode
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        how = ending(code)
         said = f"; it last said: {' | '.join(list(self._tail)[-3:])}" if self._tail else ""
         return f"{self} {how} during a request{said}"
 
@@ -186,10 +187,13 @@ class ProcessModel:
             raise errors.CalculationError(f"{error}, for the second time with this structure") from None
 
     def _evaluate(self, atoms: Any) -> dict[str, Any]:
+        return messages.results_of(self._ask(messages.question(atoms), self._settings.timeout))
+
+    def _ask(self, message: dict[str, Any], timeout: float) -> dict[str, Any]:
         if self._worker is None or not self._worker.alive:
             self._start()
         assert self._worker is not None
-        return messages.results_of(self._worker.request(messages.question(atoms), self._settings.timeout))
+        return self._worker.request(message, timeout)
 
     def evaluate_many(self, structures: Sequence[Any]) -> list[dict[str, Any] | errors.CalculationError]:
         """Evaluate structures together, as :meth:`uspex_bridge.models.backends.Backend.evaluate_many` does.
@@ -201,11 +205,8 @@ class ProcessModel:
             ModelError: the worker cannot be started again.
         """
         try:
-            if self._worker is None or not self._worker.alive:
-                self._start()
-            assert self._worker is not None
             limit = self._settings.timeout * len(structures)
-            return messages.results_of_many(self._worker.request(messages.question_of_many(structures), limit))
+            return messages.results_of_many(self._ask(messages.question_of_many(structures), limit))
         except errors.OutOfMemoryError:
             raise
         except errors.CalculationError as error:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from uspex_bridge.base import lines
+from uspex_bridge.base.words import ending
 
 #: Seconds that a process that was let go may take before it is killed.
 PATIENCE = 30.0
@@ -124,8 +125,7 @@ class ChildProcess:
 
     def how(self, code: int) -> str:
         """Say how it ended, with the last lines that it printed."""
-        way = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return way + (f"; it last said: {' | '.join(self.tail)}" if self.tail else "")
+        return ending(code) + (f"; it last said: {' | '.join(self.tail)}" if self.tail else "")
 
     async def _complaints(self) -> None:
         """Put what libraries print into the log."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.templates import render
 from uspex_bridge.base.units import gpa_to_kbar
-from uspex_bridge.uspex.new_search import Rendered, Search, blocks, decimal, incars, settings_text, stub, variation
+from uspex_bridge.uspex.new_search import Rendered, Search, decimal, incars, input_values, settings_text, stub
 from uspex_bridge.vasp.incar import parse_incar
 
 
@@ -17,16 +17,8 @@ def uspex26(search: Search) -> list[Rendered]:
 
     Both lie in the search's own folder: USPEX 26 makes Specific anew.
     """
-    values = {
-        "type": "301" if search.counts is None else "300",
-        "symbols": " ".join(search.elements),
-        "blocks": "\n".join(" ".join(map(str, row)) for row in blocks(search)),
-        "pressure": decimal(search.pressure),
-        "population": search.population,
-        "generations": search.generations,
-        "variation": variation(search),
+    values = input_values(search) | {
         "codes": " ".join(["20"] * search.steps),
-        "parallel": search.parallel,
         "command": f"{search.command} > bridge.out 2>&1",
     }
     asked = [parse_incar(text) for text in incars(search.steps)]

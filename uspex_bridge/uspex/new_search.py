@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.files import writing
@@ -288,7 +288,7 @@ def decimal(value: float) -> str:
     return text + "0" if text.endswith(".") else text
 
 
-def blocks(search: Search) -> list[list[int]]:
+def _blocks(search: Search) -> list[list[int]]:
     """Return the rows of numSpecies: atoms per element, one row per building block."""
     if search.counts is not None:
         return [list(search.counts)]
@@ -314,30 +314,35 @@ def _header(search: Search) -> str:
     return "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
 
 
-def variation(search: Search) -> str:
+def _variation(search: Search) -> str:
     """Return the lines of INPUT.txt that say how structures are made."""
     if search.counts is not None:
         return render("matlab/fixed.txt", {}).rstrip()
     # USPEX's manual: 11 first compositions for two blocks, about 30 for three.
-    first = 11 if len(blocks(search)) < 3 else 30
+    first = 11 if len(_blocks(search)) < 3 else 30
     values = {"first": first, "min_atoms": search.atoms[0], "max_atoms": search.atoms[1]}
     return render("matlab/variable.txt", values).rstrip()
 
 
-def _matlab(search: Search) -> list[Rendered]:
-    varies = search.counts is None
-    wrapper = "bash ../Specific/background.sh "
-    values = {
-        "type": "301" if varies else "300",
+def input_values(search: Search) -> dict[str, Any]:
+    """Return what every INPUT.txt says of a search, whatever relaxes its structures."""
+    return {
+        "type": "301" if search.counts is None else "300",
         "symbols": " ".join(search.elements),
-        "blocks": "\n".join(" ".join(map(str, row)) for row in blocks(search)),
+        "blocks": "\n".join(" ".join(map(str, row)) for row in _blocks(search)),
         "pressure": decimal(search.pressure),
         "population": search.population,
         "generations": search.generations,
-        "variation": variation(search),
+        "variation": _variation(search),
+        "parallel": search.parallel,
+    }
+
+
+def _matlab(search: Search) -> list[Rendered]:
+    wrapper = "bash ../Specific/background.sh "
+    values = input_values(search) | {
         "codes": " ".join(["1"] * search.steps),
         "kresol": " ".join([str(_KRESOL)] * search.steps),
-        "parallel": search.parallel,
         "cluster": 0 if search.scheduler == "local" else 1,
         "command": wrapper + search.command if search.background else f"{search.command} > bridge.out 2>&1",
     }
@@ -378,12 +383,12 @@ def _python(search: Search) -> list[Rendered]:
     exchange = "transmutation" if varies else "permutation"
     limits = ""
     if varies:
-        ranges = " ".join(f"[0 {high // sum(row)}]" for row in blocks(search))
+        ranges = " ".join(f"[0 {high // sum(row)}]" for row in _blocks(search))
         limits = "".join(f"\n{' ' * 16}{line}" for line in (f"range: [{ranges}]", f"minAt: {low}", f"maxAt: {high}"))
     values = {
         "pressure": decimal(search.pressure),
         "symbols": " ".join(search.elements),
-        "blocks": " ".join(f"[{' '.join(map(str, row))}]" for row in blocks(search)),
+        "blocks": " ".join(f"[{' '.join(map(str, row))}]" for row in _blocks(search)),
         "limits": limits,
         "population": search.population,
         "exchange": f"\n{' ' * 16}{exchange}: (0.05 1.0 0.1)" if len(search.elements) > 1 else "",

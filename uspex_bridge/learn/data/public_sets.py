@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from ase import Atoms
 
 from uspex_bridge.base.errors import InputError, ModelError
-from uspex_bridge.base.files import checksum, replacing
+from uspex_bridge.base.files import checksum, replacing, user_data
 from uspex_bridge.learn.data.identity import Split
 from uspex_bridge.learn.data.labels import read_frames
 
@@ -61,7 +61,7 @@ def folder() -> Path:
     """Return the folder of the sets: $USPEX_BRIDGE_SETS, else one in the user's data folder."""
     if named := os.environ.get(VARIABLE):
         return Path(named).expanduser()
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "uspex_bridge" / "sets"
+    return user_data() / "sets"
 
 
 def is_public(name: str) -> bool:
