@@ -121,8 +121,9 @@ def export(folder: Path, target: Path, kind: str, split: Any) -> None:
     from uspex_bridge.learn.data.public_sets import is_public, read_set
 
     if is_public(str(folder)):
-        frames = read_set(str(folder), split)
-        elements = sorted({symbol for atoms in read_set(str(folder)) for symbol in atoms.symbols})
+        everything = read_set(str(folder))
+        frames = [atoms for atoms in everything if split in (None, atoms.info["split"])]
+        elements = sorted({symbol for atoms in everything for symbol in atoms.symbols})
     else:
         dataset = Dataset.open(folder)
         frames, elements = list(dataset.frames(split)), dataset.elements

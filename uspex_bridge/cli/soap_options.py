@@ -59,13 +59,11 @@ def elements_of(pool: Pool) -> list[str]:
     return sorted({symbol for entry in pool.entries for symbol, _ in entry.composition})
 
 
-def describe(
-    pool: Pool, options: Mapping[str, Any], references: Iterable[str] = (), more: Iterable[str] = ()
-) -> StructureMap:
-    """Make the map of everything in ``pool``, with a progress bar; ``more`` are elements to tell apart besides."""
+def describe(pool: Pool, options: Mapping[str, Any], references: Iterable[str] = ()) -> StructureMap:
+    """Make the map of everything in ``pool``, with a progress bar."""
     from uspex_bridge.learn.choose.structure_map import make_map
 
-    elements = sorted({*elements_of(pool), *more})
+    elements = elements_of(pool)
     with progress("describing", len(pool.entries)) as step:
         return make_map(
             pool,

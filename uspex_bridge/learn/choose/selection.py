@@ -256,6 +256,9 @@ def _phases(training: Sequence[Structure]) -> Callable[[Structure], bool]:
             for other in known
             if abs(other.structure.volume / len(other.structure) - volume) <= (tolerances.volume or 0.0) * volume
         ]
-        return bool(near) and any(same_phase(other, Surroundings(structure), tolerances.distance) for other in near)
+        if not near:
+            return False
+        mine = Surroundings(structure)
+        return any(same_phase(other, mine, tolerances.distance) for other in near)
 
     return there

@@ -100,8 +100,8 @@ def decide(evidence: Evidence, new: str, old: str | None, gates: Gates) -> Promo
     else:
         against += [said for name in QUANTITIES if (said := _worse(name, mine, theirs, gates.tolerance))]
     against += _probes(evidence.held_out, new, old)
-    predicted = _errors(evidence.newest, old)
-    fresh, before = _unseen(_errors(evidence.newest, new)), _unseen(_errors(evidence.newest, new), predicted)
+    predicted, latest = _errors(evidence.newest, old), _errors(evidence.newest, new)
+    fresh, before = _unseen(latest), _unseen(latest, predicted)
     better = ["none of the newest labels is unseen by both"]
     if fresh and before:
         gains = sum(fresh[name] < before[name] for name in QUANTITIES)

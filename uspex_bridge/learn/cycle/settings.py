@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -248,7 +248,7 @@ def read_cycle_settings(folder: Path) -> CycleSettings:
     if not isinstance(later, list):
         raise ConfigError(f"{path}: [search] then is a list of tables: [[search.then]]")
     given["search"]["then"] = tuple(build(NextSearch, one, f"{path}: [[search.then]]") for one in later)
-    made = {name: _built(kind, given[name], f"{path}: [{name}]") for name, kind in _PARTS.items()}
+    made = {name: build(kind, given[name], f"{path}: [{name}]") for name, kind in _PARTS.items()}
     settings = CycleSettings(
         models={name: build(ModelSettings, entry, f"{path}: [models.{name}]") for name, entry in models.items()},
         dataset=str(table.get("dataset", "dataset")),
@@ -256,13 +256,6 @@ def read_cycle_settings(folder: Path) -> CycleSettings:
     )
     _check(settings, path)
     return settings
-
-
-def _built(kind: Any, table: dict[str, Any], where: str) -> Any:
-    """Build a part of the settings; what is built already is put in afterwards."""
-    then = table.pop("then", None)
-    made = build(kind, table, where)
-    return made if then is None else replace(made, then=then)
 
 
 def _check(settings: CycleSettings, path: Path) -> None:

@@ -65,9 +65,10 @@ class Families:
 
     def _load(self, formula: str) -> None:
         """Put one structure of each family of a composition into the catalogue, once."""
-        waiting = self._waiting.pop(formula, {})
-        for label, atoms in ((label, self._read([label])[label.id]) for label in waiting.values()):
-            self._catalogue.add(label.family, atoms)
+        waiting = list(self._waiting.pop(formula, {}).values())
+        read = self._read(waiting)
+        for label in waiting:
+            self._catalogue.add(label.family, read[label.id])
 
 
 def twins(labels: Sequence[Label], frames: Mapping[str, Atoms]) -> list[tuple[Label, Label]]:

@@ -241,6 +241,11 @@ class VaspRunFiles:
         """What OUTCAR says, None without the file."""
         return outcar_of(self.files["OUTCAR"]) if "OUTCAR" in self.files else None
 
+    @cached_property
+    def images(self) -> list[Atoms]:
+        """Geometries of OUTCAR with forces and stresses."""
+        return _images(self.files["OUTCAR"])
+
     @property
     def facts(self) -> dict[str, Any]:
         """What VASP was given, for a label's provenance."""
@@ -288,15 +293,17 @@ def functional_of(tags: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     return name + ("+U" if said("LDAU") else "") + (f"+IVDW{said('IVDW')}" if said("IVDW") else "")
 
 
-def runs_below(place: Path) -> list[VaspRunFiles]:
-    """Return the runs in a folder and all folders below it; a single file is a run without the other one."""
+def runs_below(place: Path) -> Iterator[VaspRunFiles]:
+    """Yield the runs in a folder and all folders below it; a single file is a run without the other one."""
     if place.is_file():
-        return [VaspRunFiles(place.parent, {_plain(place): place})]
+        yield VaspRunFiles(place.parent, {_plain(place): place})
+        return
     found: dict[Path, dict[str, Path]] = {}
     for path in sorted(place.rglob("*")):
         if _plain(path) in _NAMES and path.is_file():
             found.setdefault(path.parent, {}).setdefault(_plain(path), path)
-    return [VaspRunFiles(folder, files) for folder, files in found.items()]
+    for folder, files in found.items():
+        yield VaspRunFiles(folder, files)
 
 
 def is_output(path: Path) -> bool:
@@ -334,7 +341,7 @@ def steps_of(run: VaspRunFiles, every: int = 0) -> list[Step]:
     """
     if run.outcar is not None and not run.outcar.ended:
         raise InputError("OUTCAR ends in the middle; the run was stopped")
-    total = len(run.vasprun.ionic_steps) if run.vasprun is not None else len(_images(run.files["OUTCAR"]))
+    total = len(run.vasprun.ionic_steps) if run.vasprun is not None else len(run.images)
     if not total:
         raise InputError("no ionic step is complete")
     numbers = [total - 1] if every == 0 else sorted(range(total - 1, -1, -every))
@@ -386,7 +393,7 @@ def _atoms(step: dict[str, Any], page: Page | None, nelm: int, pstress_gpa: floa
 
 def _from_outcar(run: VaspRunFiles, numbers: Sequence[int]) -> Iterator[Step]:
     assert run.outcar is not None
-    images, pages = _images(run.files["OUTCAR"]), run.outcar.pages
+    images, pages = run.images, run.outcar.pages
     nelm = int(run.outcar.tag("NELM").rstrip(";") or 60)
     for k in numbers:
         atoms, page = images[k], pages[k] if len(pages) == len(images) else None

@@ -19,7 +19,7 @@ from uspex_bridge.learn.data.identity import SPLITS, Split
 from uspex_bridge.learn.data.predictions import Predictor, find_predictor, predict_all, structure_key
 from uspex_bridge.learn.data.public_sets import NAMES, SETS, is_public, read_set
 from uspex_bridge.learn.judge import metrics
-from uspex_bridge.learn.judge.cases import Case, Values, case_of, values_of
+from uspex_bridge.learn.judge.cases import Case, Error, Values, case_of, values_of
 from uspex_bridge.models.cards import CalculatorSettings
 
 Offsets = Literal["auto", "on", "off"]
@@ -274,7 +274,7 @@ def _remarks(one: Judged, cases: Sequence[Case], answers: Mapping[int, Values], 
     else:
         own = [cases[k] for k in answers]
         moved = metrics.without_offsets(own, one.answers, metrics.offsets(own, dict(enumerate(one.answers))))
-        left = metrics.rows(own, moved)[-1].energy.rmse
+        left = Error.of(a.energy - c.reference.energy for c, a in zip(own, moved, strict=True)).rmse
         if left < 0.5 * (raw := one.total.energy.rmse):
             notes.append(
                 f"{one.name}: one energy per element would take the RMSE of E from {1000 * raw:.3g} to "

@@ -114,10 +114,11 @@ class Lines:
         """Return each line's label and the places of its structures; those of no line are left out."""
         edges = self.edges(cases)
         if edges is not None:
-            found: dict[str, list[int]] = {label: [] for label in _window_labels(edges)}
+            labels = _window_labels(edges)
+            found: dict[str, list[int]] = {label: [] for label in labels}
             for k, case in enumerate(cases):
                 if case.own_pressure_gpa <= edges[-1]:
-                    found[_window_labels(edges)[int(np.searchsorted(edges, case.own_pressure_gpa))]].append(k)
+                    found[labels[int(np.searchsorted(edges, case.own_pressure_gpa))]].append(k)
         else:
             found = {_pressure_label(pressure): [] for pressure in pressures_of(cases)}
             for k, case in enumerate(cases):

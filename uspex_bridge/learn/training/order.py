@@ -122,7 +122,9 @@ def from_public(name: str) -> Data:
         InputError: it is not on this machine.
     """
     source = {"public_set": name, **{f"{one}_sha256": SETS[one].sha256 for one in NAMES[name]}}
-    return Data(source, read_set(name, "train"), read_set(name, "valid"))
+    frames = read_set(name)
+    train, valid = ([atoms for atoms in frames if atoms.info["split"] == split] for split in ("train", "valid"))
+    return Data(source, train, valid)
 
 
 def from_files(train: Path, valid: Path | None = None) -> Data:

@@ -6,7 +6,7 @@ import json
 import os
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -24,6 +24,16 @@ from uspex_bridge.models.worker import command_in
 #: The settings of each trainer, as files to read and copy.
 SETTINGS = TEMPLATES / "training"
 _LAUNCH = "uspex_bridge.learn.training.trainers.launch"
+
+
+def refuse_own(given: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Refuse settings that follow from elsewhere.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if mine := [key for key in names if key in given]:
+        raise ConfigError(f"settings: {', '.join(mine)} follow from the command line and the dataset; leave them out")
 
 
 @dataclass(frozen=True)

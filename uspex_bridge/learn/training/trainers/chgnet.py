@@ -10,7 +10,7 @@ from typing import Any
 from uspex_bridge.base import jsonl
 from uspex_bridge.base.errors import CalculationError, ConfigError
 from uspex_bridge.learn.data.exports import write_extxyz
-from uspex_bridge.learn.training.trainers.base import Trainer, Training, whole
+from uspex_bridge.learn.training.trainers.base import Trainer, Training, refuse_own, whole
 from uspex_bridge.learn.training.trainers.chgnet_launch import BEST, CURVE, LAST, SHIFTS
 from uspex_bridge.learn.training.watch import CurvePoint, Run
 
@@ -35,10 +35,7 @@ class Chgnet(Trainer):
         """See the base class: ``data`` for the loader, ``trainer`` for the package's Trainer."""
         given = {key: dict(value) if isinstance(value, dict) else value for key, value in job.settings.input.items()}
         options = given.setdefault("trainer", {})
-        if mine := [key for key in _OURS if key in options]:
-            raise ConfigError(
-                f"settings: {', '.join(mine)} follow from the command line and the dataset; leave them out"
-            )
+        refuse_own(options, _OURS)
         if not options.get("stress_loss_ratio"):
             raise ConfigError("settings: stress_loss_ratio must not be 0: without stresses there is no PV")
         assert job.parent is not None

@@ -14,7 +14,7 @@ from ase import Atoms
 from uspex_bridge.base.errors import CalculationError, ConfigError
 from uspex_bridge.base.units import ev_a3_to_gpa
 from uspex_bridge.learn.data.exports import write_extxyz
-from uspex_bridge.learn.training.trainers.base import Trainer, Training, log_of, whole
+from uspex_bridge.learn.training.trainers.base import Trainer, Training, log_of, refuse_own, whole
 from uspex_bridge.learn.training.watch import CurvePoint, Run
 
 _NAME = "model"
@@ -37,10 +37,7 @@ class Mace(Trainer):
     def input(self, job: Training) -> dict[str, Any]:
         """See the base class."""
         given = dict(job.settings.input)
-        if mine := [key for key in (*_OURS, *_MADE) if key in given]:
-            raise ConfigError(
-                f"settings: {', '.join(mine)} follow from the command line and the dataset; leave them out"
-            )
+        refuse_own(given, (*_OURS, *_MADE))
         if not given.get("compute_stress"):
             raise ConfigError("settings: compute_stress must be true: without stresses there is no PV")
         if job.replay and job.parent is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from uspex_bridge.base.errors import CalculationError, ConfigError
 from uspex_bridge.learn.data.exports import write_extxyz
-from uspex_bridge.learn.training.trainers.base import Trainer, Training, log_of, whole
+from uspex_bridge.learn.training.trainers.base import Trainer, Training, log_of, refuse_own, whole
 from uspex_bridge.learn.training.watch import CurvePoint, Run
 
 _NUMBER = r"([-+\d.einfNaA]+)"
@@ -34,10 +34,7 @@ class MatterSim(Trainer):
     def input(self, job: Training) -> dict[str, Any]:
         """See the base class."""
         given = dict(job.settings.input)
-        if mine := [key for key in (*_OURS, "cutoff", "threebody_cutoff") if key in given]:
-            raise ConfigError(
-                f"settings: {', '.join(mine)} follow from the command line and the dataset; leave them out"
-            )
+        refuse_own(given, (*_OURS, "cutoff", "threebody_cutoff"))
         if not given.get("include_stresses"):
             raise ConfigError("settings: include_stresses must be true: without stresses there is no PV")
         assert job.parent is not None
