@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from uspex_bridge.learn.choose.screening import Screened
     from uspex_bridge.learn.choose.selection import Selected
     from uspex_bridge.results.free_energy import FreeEnergies
+    from uspex_bridge.results.phase_diagram import PhaseDiagram
 
     #: What can be relaxed: ASE atoms, a pymatgen Structure, the bridge's own, or a file.
     Crystal = Atoms | PymatgenStructure | Structure | str | Path
@@ -383,10 +384,14 @@ def read_record(place: str | Path = ".", which: str | int | None = None) -> list
     return find(Path(place), None if which is None else str(which))
 
 
+@overload
+def free_energies(*places: str | Path, pressure: float | None = ..., **options: Any) -> FreeEnergies: ...
+@overload
+def free_energies(*places: str | Path, pressure: Sequence[float], **options: Any) -> PhaseDiagram: ...
 def free_energies(
     *places: str | Path,
     temperatures: Sequence[float] = (300.0,),
-    pressure: float | None = None,
+    pressure: float | Sequence[float] | None = None,
     method: Method = "harmonic",
     within: float = 0.1,
     promote: float = 0.05,
@@ -402,13 +407,13 @@ def free_energies(
     workers: int = 1,
     scheduler: str | None = None,
     **question: Any,
-) -> FreeEnergies:
+) -> FreeEnergies | PhaseDiagram:
     """Compute free energies of the phases near the hull, as ``uspex-bridge free-energy`` does (docs/free_energy.md).
 
     Args:
         places: results folders, or files of structures.
         temperatures: K.
-        pressure: GPa; None takes the one that all sources have.
+        pressure: GPa; None takes the one that all sources have; several give a phase diagram.
         method: ``harmonic``, ``qha`` or ``scha``.
         within: distance to the hull of enthalpies, eV/atom.
         promote: distance to a harmonic hull up to which ``qha`` or ``scha`` is done, eV/atom.
@@ -431,27 +436,29 @@ def free_energies(
         OutputError: ``out`` cannot be written.
     """
     from uspex_bridge.call.model_names import with_model
-    from uspex_bridge.call.thermal import FreeEnergyTask
-    from uspex_bridge.results.free_energy import free_energies as compute
+    from uspex_bridge.call.thermal import FreeEnergyTask, asked_of
+    from uspex_bridge.results import free_energy, phase_diagram
     from uspex_bridge.results.rescore import common_pressure
 
     settings = _settings(config, protocol=protocol)
     settings = settings if model is None else with_model(settings, model)
     pool = open_results(*places).pool
+    several, one = ([], pressure) if pressure is None or isinstance(pressure, float | int) else (sorted(pressure), None)
     task = FreeEnergyTask(
         settings,
         Path(out),
-        common_pressure(pool.entries, pressure),
-        tuple(map(float, temperatures)),
-        min_image=min_image,
-        g_error=g_error,
-        isotopes=dict(isotopes or {}),
+        several[0] if several else common_pressure(pool.entries, one),
+        tuple(sorted(set(map(float, temperatures)))),
+        asked_of(min_image=min_image, g_error=g_error, isotopes=dict(isotopes or {})),
         workers=workers,
         scheduler=scheduler,
         keep_models=True,
     )
     asked = Question(within=within, **question)
-    return compute(pool, asked, task, keep_symmetry=keep_symmetry, method=method, promote=promote, most=most)
+    how: dict[str, Any] = {"keep_symmetry": keep_symmetry, "method": method, "promote": promote, "most": most}
+    if several:
+        return phase_diagram.phase_diagram(pool, asked, task, several, **how)
+    return free_energy.free_energies(pool, asked, task, **how)
 
 
 def screen(

@@ -22,7 +22,7 @@ def place(tmp_path_factory) -> Path:
     """A folder with hcp and fcc nickel, fcc iron and FeNi3, and a toy potential."""
     folder = tmp_path_factory.mktemp("free-energy")
     alloy = bulk("Ni", "fcc", a=3.5, cubic=True)
-    alloy.symbols[0] = "Fe"
+    alloy.symbols[3] = "Fe"  # nickel first: formulas have their own order
     named = {
         "hcp": bulk("Ni", "hcp", a=2.5, c=4.1),
         "fcc": bulk("Ni", "fcc", a=3.5),
@@ -90,6 +90,7 @@ def test_the_table_fits_a_terminal_and_names_what_is_stable(place, harmonic, mon
     assert max(map(len, text.splitlines())) <= 80
     assert "4 phases at 10 GPa, toy, harmonic" in text
     assert "stable at 1000 K:" in text
+    assert "FeNi3" in text  # one formula for one phase, whatever order the file has
 
 
 def test_scha_has_error_bars_and_figures_are_drawn(place, harmonic, monkeypatch):
@@ -168,11 +169,43 @@ def test_python_does_what_the_command_does(place, harmonic, monkeypatch):
     assert [entry.name for entry in found.stable(300.0)] == harmonic["stable"]["300"]
 
 
+def test_several_pressures_give_a_phase_diagram(place, harmonic, monkeypatch):
+    """A folder for each; what one pressure alone gives stands in it; Python does what the command does."""
+    from uspex_bridge import api
+
+    monkeypatch.chdir(place)
+    words = ["structures.extxyz", "--min-image", "4.5", "-T", "0,300,1000", "-p", "10,40", "-o", "diagram"]
+    found = json.loads(run(*words, "--json"))
+    low, high = found["pressures"]
+    assert (low["pressure_gpa"], high["pressure_gpa"]) == (10.0, 40.0)
+    for name in ("EA1", "EA2", "EA4"):
+        for temperature in (0.0, 1000.0):
+            assert free(low, name, temperature)["g"] == pytest.approx(free(harmonic, name, temperature)["g"], abs=2e-6)
+    assert (place / "diagram" / "40GPa" / "free-energy.jsonl").is_file()
+    text = run(*words, "--figures")
+    assert max(map(len, text.partition("results in")[0].splitlines())) <= 80
+    assert "Ni: phase of lowest G" in text
+    lowest = [min(("EA1", "EA2"), key=lambda name: free(one, name, 1000.0)["g"]) for one in (low, high)]
+    grid = text[text.index("Ni: phase of lowest G") :]
+    row = next(line for line in grid.splitlines() if line.startswith("1000 K")).split()
+    assert row[2:] == lowest
+    drawn = {path.stem.rpartition("-")[2] for path in (place / "diagram").glob("phase-diagram-*.png")}
+    assert drawn == {line.partition(":")[0] for line in text.splitlines() if ": phase of lowest G" in line}
+    assert {"Fe", "Ni"} <= drawn
+    diagram = api.free_energies(
+        "structures.extxyz", pressure=[40, 10], temperatures=(0, 300, 1000), min_image=4.5, out="diagram"
+    )
+    values, errors = diagram.surface(low["phases"][0]["name"])
+    assert values[:, 1] == pytest.approx([free(one, low["phases"][0]["name"], 300.0)["g"] for one in (low, high)])
+    assert not errors.any()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["-T", "warm"], "temperatures warm"),
         (["-T", "300", "--isotope", "H2.0"], "--isotope H2.0"),
+        (["-T", "-5"], "temperature"),
         (["-T", "300", "--isotope", "Xx=2.0"], "isotopes: Xx"),
     ],
 )

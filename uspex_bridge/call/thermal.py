@@ -35,6 +35,18 @@ Method = Literal["harmonic", "qha", "scha"]
 LINES, PHONONS, STATES = "free-energy.jsonl", "phonons", "state"
 
 
+def asked_of(**settings: Any) -> FreeEnergyStep:
+    """Return what is asked of free energies, from settings of ``[free_energy]``.
+
+    Raises:
+        ConfigError: one is impossible.
+    """
+    try:
+        return FreeEnergyStep(**settings)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 @dataclass(frozen=True)
 class FreeEnergyTask:
     """What to compute of every structure.
@@ -44,8 +56,7 @@ class FreeEnergyTask:
         out: folder of the results; what it has already is not computed again.
         pressure: GPa.
         temperatures: K.
-        supercell, min_image, g_error, isotopes, seed: see
-            :class:`uspex_bridge.relaxation.protocol.FreeEnergyStep`.
+        asked: supercell, errors, masses and seed; method and temperature come from elsewhere.
         workers, scheduler: see :class:`uspex_bridge.call.many.RelaxTask`.
         keep_models: leaves this process's models loaded for the next call.
     """
@@ -54,11 +65,7 @@ class FreeEnergyTask:
     out: Path
     pressure: float
     temperatures: tuple[float, ...]
-    supercell: tuple[int, int, int] | None = None
-    min_image: float = 6.0
-    g_error: float = 0.002
-    isotopes: dict[str, float] = field(default_factory=dict)
-    seed: int = 0
+    asked: FreeEnergyStep = field(default_factory=FreeEnergyStep)
     workers: int = 1
     scheduler: str | None = None
     keep_models: bool = False
@@ -67,20 +74,9 @@ class FreeEnergyTask:
         """Return what is asked at one temperature.
 
         Raises:
-            ConfigError: a setting is impossible.
+            ConfigError: the temperature is impossible.
         """
-        try:
-            return FreeEnergyStep(
-                temperature=temperature,
-                method=method,
-                supercell=self.supercell,
-                min_image=self.min_image,
-                g_error=self.g_error,
-                isotopes=self.isotopes,
-                seed=self.seed,
-            )
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        return asked_of(**vars(self.asked) | {"method": method, "temperature": temperature})
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import MODEL, PARALLEL, RUN_OPTIONS, RUN_SETTINGS, Finite, numbers_of
+from uspex_bridge.cli.options import MODEL, PARALLEL, RUN_OPTIONS, RUN_SETTINGS, Finite, numbers_of, pressures_of
+
+if TYPE_CHECKING:
+    from uspex_bridge.results.free_energy import FreeEnergies
+    from uspex_bridge.results.phase_diagram import PhaseDiagram
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -57,10 +62,20 @@ from uspex_bridge.cli.options import MODEL, PARALLEL, RUN_OPTIONS, RUN_SETTINGS,
 )
 @click.option("--keep-symmetry", is_flag=True, help="Symmetry kept at rest, for phases that only motion stabilises.")
 @click.option("--isotope", "isotopes", multiple=True, metavar="ELEMENT=MASS", help="Mass of an element, amu: H=2.014.")
-@click.option("--figures", is_flag=True, help="Figures of G and hulls against T, and of phonons, in --out.")
+@click.option(
+    "--figures", is_flag=True, help="Figures of G and hulls against T, of phonons, and the phase diagram, in --out."
+)
 @q.within(0.1)
+@click.option(
+    "-p",
+    "--pressure",
+    "pressures",
+    help="Pressure, GPa, or several (0,20,50 or 0:100:10) for a phase diagram.  [default: the one all sources have]",
+)
 @q.REFERENCES
-@q.HULL
+@q.COMPONENTS
+@q.LEVELS
+@q.HOLES
 @q.DUPLICATES
 @RUN_OPTIONS
 @PARALLEL
@@ -70,7 +85,8 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
 
     PLACES are results folders of USPEX or files of structures; of files without energies every structure is taken.
     Phases within --within of the hull are relaxed at rest, then their phonons are computed. --out keeps everything, and
-    a run that was stopped goes on where it was. The exit code is 7 if the model failed on a structure, which is named.
+    a run that was stopped goes on where it was. Several pressures have a folder each in --out and give a phase diagram.
+    The exit code is 7 if the model failed on a structure, which is named.
 
     Example: uspex-bridge free-energy results1 -T 0,300,1000 --model chgnet
     """
@@ -80,28 +96,32 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
     from uspex_bridge.cli.vasp import read_settings
 
     temperatures = tuple(numbers_of(options["temperatures"], "temperatures", "K"))
+    pressures = pressures_of(options["pressures"]) if options["pressures"] else []
     config = read_settings(Path.cwd(), {key: options[key] for key in RUN_SETTINGS})
     limit_threads(config.threads)
-    from uspex_bridge.call.thermal import FreeEnergyTask
-    from uspex_bridge.results.free_energy import free_energies
-    from uspex_bridge.results.free_energy_tables import document, report
+    from uspex_bridge.call.thermal import FreeEnergyTask, asked_of
+    from uspex_bridge.results import free_energy, free_energy_tables, phase_diagram, phase_diagram_tables
     from uspex_bridge.results.rescore import common_pressure
 
     config = with_model(config, options["model"]) if options["model"] else config
     pool = q.open_pool(places, options)
-    out: Path = options["out"]
     task = FreeEnergyTask(
         config,
-        out,
-        common_pressure(pool.entries, options["pressure"]),
+        options["out"],
+        pressures[0] if pressures else common_pressure(pool.entries, None),
         temperatures,
-        min_image=options["min_image"],
-        g_error=options["g_error"],
-        isotopes=_masses(options["isotopes"]),
+        asked_of(min_image=options["min_image"], g_error=options["g_error"], isotopes=_masses(options["isotopes"])),
         workers=options["workers"],
         scheduler=options["scheduler"],
         keep_models=True,
     )
+    how = {
+        "keep_symmetry": options["keep_symmetry"],
+        "method": options["approximation"],
+        "promote": options["promote"],
+        "most": options["most"],
+    }
+    question = q.ask(options)
     with click.progressbar(length=0, label="computing", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
 
         def observe(what: str) -> None:
@@ -109,32 +129,38 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
             bar.length = bar.pos + 1
             bar.update(1)
 
-        answer = free_energies(
-            pool,
-            q.ask(options),
-            task,
-            keep_symmetry=options["keep_symmetry"],
-            method=options["approximation"],
-            promote=options["promote"],
-            most=options["most"],
-            observe=observe,
-        )
-    q.warn(answer.warnings)
+        if len(pressures) > 1:
+            diagram = phase_diagram.phase_diagram(pool, question, task, pressures, observe=observe, **how)
+            answers = diagram.answers
+        else:
+            diagram, answers = None, (free_energy.free_energies(pool, question, task, observe=observe, **how),)
+    q.warn(dict.fromkeys(line for answer in answers for line in answer.warnings))
     if as_json:
-        click.echo(json.dumps(document(answer), indent=1, ensure_ascii=False))
+        plain = free_energy_tables.document(answers[0]) if diagram is None else phase_diagram_tables.document(diagram)
+        click.echo(json.dumps(plain, indent=1, ensure_ascii=False))
     else:
-        click.echo(report(answer))
-        click.echo(f"results in {out}/")
+        click.echo(free_energy_tables.report(answers[0]) if diagram is None else phase_diagram_tables.report(diagram))
+        click.echo(f"results in {task.out}/")
     if figures:
-        from uspex_bridge.figures.free_energy import save_all
-
-        for path in save_all(answer, out):
-            click.echo(str(path), err=as_json)
+        _draw(answers, diagram, task.out, err=as_json)
     q.tell_notes(pool.notes)
-    broken = [one.reason for one in answer.failed]
-    broken += [line["code"] for phase in answer.phases for line in phase.lines.values() if line["status"] == "failed"]
+    broken = [one.reason for answer in answers for one in answer.failed]
+    lines = [line for answer in answers for phase in answer.phases for line in phase.lines.values()]
+    broken += [line["code"] for line in lines if line["status"] == "failed"]
     if any(reason.startswith(CalculationError.__name__) for reason in broken):
         sys.exit(CalculationError.exit_code)
+
+
+def _draw(answers: Sequence[FreeEnergies], diagram: PhaseDiagram | None, out: Path, *, err: bool) -> None:
+    """Draw all figures and print their paths."""
+    from uspex_bridge.figures import free_energy, phase_diagram
+
+    for answer in answers:
+        for path in free_energy.save_all(answer, out if diagram is None else out / f"{answer.pressure_gpa:g}GPa"):
+            click.echo(str(path), err=err)
+    if diagram is not None:
+        for path in phase_diagram.save_all(diagram, out):
+            click.echo(str(path), err=err)
 
 
 def _masses(words: tuple[str, ...]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.figures import style
-from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase, reduced_formula
+from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase
 from uspex_bridge.vibrations.dispersion import Dispersion, Mesh
 from uspex_bridge.vibrations.modes import THZ_PER_EV
 from uspex_bridge.vibrations.supercell import Supercell, Symmetry
@@ -37,7 +37,7 @@ def save_all(answer: FreeEnergies, out: Path) -> Iterator[Path]:
     yield path
     chosen = [phase for phase in _nearest(answer) if _files(phase, answer, out)][:_MOST_PHONONS]
     for phase in chosen:
-        path = out / f"phonons-EA{phase.entry.id}-{reduced_formula(phase.entry.composition)}.png"
+        path = out / f"phonons-EA{phase.entry.id}-{phase.formula}.png"
         style.save(draw_phonons(phase, _files(phase, answer, out)), path)
         yield path
 
@@ -79,7 +79,7 @@ def draw(answer: FreeEnergies, *, width: float = style.PAGE) -> Figure:
             ms=3,
             lw=0.9,
             capsize=1.5,
-            label=f"{style.subscripts(reduced_formula(phase.entry.composition))} {style.group_text(phase.group)}",
+            label=f"{style.subscripts(phase.formula)} {style.group_text(phase.group)}",
         )
     left.set_xlabel("temperature (K)")
     left.set_ylabel("above the hull of $G$ (meV/atom)")
@@ -161,7 +161,7 @@ def draw_phonons(phase: ThermalPhase, files: dict[str, Path], *, width: float = 
     states.set_xlim(left=0.0)
     if len(files) > 1:
         bands.legend(loc="upper right")
-    title = f"{style.subscripts(reduced_formula(phase.entry.composition))} {style.group_text(phase.group)}"
+    title = f"{style.subscripts(phase.formula)} {style.group_text(phase.group)}"
     figure.suptitle(title, fontsize=7.5)
     return figure
 

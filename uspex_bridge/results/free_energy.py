@@ -14,9 +14,10 @@ import numpy as np
 from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError
+from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.base.symmetry import find_group
 from uspex_bridge.results.hull import Hull, build_hull
-from uspex_bridge.results.model import Composition, Entry, Pool
+from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.rescore import Again, each_again
 from uspex_bridge.results.stability import Question, assess, blocks_of, without_holes
 
@@ -45,6 +46,11 @@ class ThermalPhase:
     def group(self) -> str:
         """Space group at rest."""
         return str(find_group(self.structure) or "?")
+
+    @property
+    def formula(self) -> str:
+        """Formula of the composition, as hulls and figures write it."""
+        return formula_of(self.entry.reduced)
 
     @property
     def lowest_thz(self) -> float:
@@ -117,6 +123,7 @@ def free_energies(
     method: Method = "harmonic",
     promote: float = 0.05,
     most: int | None = None,
+    entries: Sequence[Entry] | None = None,
     observe: Callable[[str], None] = lambda what: None,
 ) -> FreeEnergies:
     """Relax the phases of a pool near its hull, compute their free energies, and build a hull at each temperature.
@@ -130,14 +137,15 @@ def free_energies(
             also for those with imaginary modes.
         promote: eV/atom.
         most: at most so many phases, nearest the hull first.
+        entries: the phases to compute in place of those that :func:`chosen` finds.
         observe: called with a word after every structure.
 
     Raises:
         InputError: there is nothing to compute.
         ConfigError, ModelError, OutputError: see :func:`uspex_bridge.call.thermal.free_energies`.
     """
-    chosen, warnings = _chosen(pool, question, most)
-    done = list(_relaxed(pool, chosen, task, keep_symmetry, observe))
+    found, warnings = (entries, []) if entries is not None else chosen(pool, question, [task.pressure], most)
+    done = list(_relaxed(pool, found, task, keep_symmetry, observe))
     failed = tuple(again for again, _ in done if again.after is None)
     rest = {again.after.name: (again.after, s) for again, s in done if again.after is not None and s is not None}
     if not rest:
@@ -181,12 +189,27 @@ def free_energies(
     )
 
 
-def _chosen(pool: Pool, question: Question, most: int | None) -> tuple[list[Entry], list[str]]:
-    """Return the phases within the window, or all structures where nothing says their enthalpies; and warnings."""
+def chosen(
+    pool: Pool, question: Question, pressures: Sequence[float], most: int | None = None
+) -> tuple[list[Entry], list[str]]:
+    """Return the phases to compute, nearest a hull of enthalpies first, and warnings.
+
+    Those within the window of the hull at the pool's own pressure, or at any of ``pressures``, GPa, where H is taken
+    as E + PV at the geometry at hand; all structures where nothing says their enthalpies.
+    """
     if not any(entry.valid for entry in pool.entries):
         return list(pool.entries)[:most], []
-    answer = assess(pool, replace(question, pressure_gpa=None))
-    return [phase.entry for phase in answer.phases][:most], list(answer.warnings)
+    own = assess(pool, replace(question, pressure_gpa=None))
+    others = [at for at in pressures if any(e.pressure_gpa not in (None, at) for e in pool.entries if e.valid)]
+    answers = [own, *(assess(pool, replace(question, pressure_gpa=at)) for at in others)]
+    nearest: dict[str, float] = {}
+    for answer in answers:
+        for phase in answer.phases:
+            name = phase.entry.name
+            nearest[name] = min(answer.hull.by_name[name].above, nearest.get(name, math.inf))
+    entries = {entry.name: entry for entry in pool.entries}
+    names = sorted(nearest, key=lambda name: nearest[name])
+    return [entries[name] for name in names][:most], list(own.warnings)
 
 
 def _relaxed(
@@ -294,9 +317,3 @@ def with_stability(pool: Pool, folder: Path) -> Pool:
     if all(one.properties == other.properties for one, other in zip(entries, pool.entries, strict=True)):
         raise InputError(f"{path}: it has phonons of none of these structures; name the places as free-energy had them")
     return pool.only(entries)
-
-
-def reduced_formula(composition: Composition) -> str:
-    """Return the formula unit in the order given."""
-    divisor = math.gcd(*(n for _, n in composition))
-    return "".join(f"{symbol}{n // divisor if n > divisor else ''}" for symbol, n in composition)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.base.tables import layout
 from uspex_bridge.base.words import counted, short_names
-from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase, reduced_formula
+from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase
 from uspex_bridge.results.model import Entry
 from uspex_bridge.results.tables import wrapped
 
@@ -17,11 +19,7 @@ _SIDE_BY_SIDE = 4
 
 def report(answer: FreeEnergies) -> str:
     """Return the answer as text of 80 columns: distances to the hulls, what changed, and what has no free energy."""
-    names = short_names({phase.entry.run for phase in answer.phases})
-
-    def called(entry: Entry) -> str:
-        return f"EA{entry.id}" if len(names) == 1 else f"{names[entry.run]}:EA{entry.id}"
-
+    called = names_of(answer.phases)
     levels = ", ".join(dict.fromkeys(phase.entry.level for phase in answer.phases))
     lines = [
         wrapped(
@@ -48,7 +46,13 @@ def report(answer: FreeEnergies) -> str:
     return "\n".join(lines)
 
 
-def _table(answer: FreeEnergies, temperatures: tuple[float, ...], called: Any) -> str:
+def names_of(phases: Iterable[ThermalPhase]) -> Callable[[Entry], str]:
+    """Return what gives an entry's short name: ``EA12``, with the end of its run's name where there are several."""
+    names = short_names({phase.entry.run for phase in phases})
+    return lambda entry: f"EA{entry.id}" if len(names) == 1 else f"{names[entry.run]}:EA{entry.id}"
+
+
+def _table(answer: FreeEnergies, temperatures: tuple[float, ...], called: Callable[[Entry], str]) -> str:
     headings = [("", ""), ("formula", ""), ("space group", ""), ("at rest", "")]
     headings += [(f"{temperature:g} K", "") for temperature in temperatures]
     headings += [("lowest", "THz"), ("", "")]
@@ -60,7 +64,7 @@ def _table(answer: FreeEnergies, temperatures: tuple[float, ...], called: Any) -
         lowest = "" if math.isnan(phase.lowest_thz) else f"{phase.lowest_thz:.2f}"
         symbol = phase.group.partition(" ")[0]
         mark = "unstable" if phase.unstable else ""
-        rows.append([called(entry), reduced_formula(entry.composition), symbol, *cells, lowest, mark])
+        rows.append([called(entry), phase.formula, symbol, *cells, lowest, mark])
     return layout(headings, rows)
 
 
@@ -76,7 +80,7 @@ def _with_error(answer: FreeEnergies, phase: ThermalPhase, temperature: float) -
     return text if error is None or text == "-" else f"{text}±{1000 * error:.1f}"
 
 
-def _changes(answer: FreeEnergies, called: Any) -> list[str]:
+def _changes(answer: FreeEnergies, called: Callable[[Entry], str]) -> list[str]:
     said = []
     before = {entry.name: entry for entry in answer.stable(None)}
     for temperature in answer.temperatures:
@@ -84,9 +88,9 @@ def _changes(answer: FreeEnergies, called: Any) -> list[str]:
             said.append(f"no hull at {temperature:g} K: {answer.problems.get(temperature, 'nothing to build it from')}")
             continue
         now = {entry.name: entry for entry in answer.stable(temperature)}
-        came = [f"{called(e)} {reduced_formula(e.composition)}" for name, e in now.items() if name not in before]
-        went = [f"{called(e)} {reduced_formula(e.composition)}" for name, e in before.items() if name not in now]
-        listed = ", ".join(f"{called(e)} {reduced_formula(e.composition)}" for e in now.values())
+        came = [f"{called(e)} {formula_of(e.reduced)}" for name, e in now.items() if name not in before]
+        went = [f"{called(e)} {formula_of(e.reduced)}" for name, e in before.items() if name not in now]
+        listed = ", ".join(f"{called(e)} {formula_of(e.reduced)}" for e in now.values())
         text = f"stable at {temperature:g} K: {listed}"
         if came or went:
             text += f" (new against rest: {', '.join(came) or 'none'}; no longer: {', '.join(went) or 'none'})"
@@ -96,7 +100,7 @@ def _changes(answer: FreeEnergies, called: Any) -> list[str]:
     return said
 
 
-def _flagged(answer: FreeEnergies, called: Any) -> list[str]:
+def _flagged(answer: FreeEnergies, called: Callable[[Entry], str]) -> list[str]:
     """Return what puts single free energies in doubt, and why others are missing."""
     said: dict[str, None] = {}
     for phase in answer.phases:

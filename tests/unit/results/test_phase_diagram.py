@@ -1,0 +1,119 @@
+"""Phase diagrams: where phases cross, what is said of it, and the picture."""
+
+import numpy as np
+import pytest
+
+from uspex_bridge.base.data import Structure
+from uspex_bridge.figures import phase_diagram as figure
+from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase
+from uspex_bridge.results.hull import build_hull
+from uspex_bridge.results.model import Entry
+from uspex_bridge.results.phase_diagram import PhaseDiagram, crossings
+from uspex_bridge.results.phase_diagram_tables import document, report
+
+NOTHING = np.zeros(3)
+PRESSURES, TEMPERATURES = (0.0, 50.0, 100.0), (0.0, 500.0, 1000.0)
+
+
+def g_of(number: int, pressure: float, temperature: float) -> float:
+    """Three phases of one element: the third wins under pressure, the second where it is hot; 1 is unstable there."""
+    if number == 1 and pressure > 60.0:
+        return np.nan
+    slope, entropy, start = {1: (0.010, 1e-4, 0.0), 2: (0.0105, 3e-4, 0.11), 3: (0.009, 1e-4, 0.04)}[number]
+    return start + slope * pressure - entropy * temperature - 1e-7 * temperature**2
+
+
+def diagram() -> PhaseDiagram:
+    cubic = Structure(("Si",), 2.5 * np.eye(3), np.zeros((1, 3)))
+    answers = []
+    for p in PRESSURES:
+        phases, hulls = [], {}
+        for number in (1, 2, 3):
+            entry = Entry("run", number, (("Si", 1),), 0.01 * number, 15.0, pressure_gpa=p, level="toy")
+            lines = {
+                ("harmonic", t): {"g": g_of(number, p, t), "status": "converged", "reason": "harmonic"}
+                for t in TEMPERATURES
+                if np.isfinite(g_of(number, p, t))
+            }
+            phases.append(ThermalPhase(entry, cubic, lines))
+        for t in TEMPERATURES:
+            named = [(one.entry, one.g("harmonic", t)) for one in phases]
+            entries = [
+                Entry("run", e.id, e.composition, g, 15.0, pressure_gpa=p, level="toy")
+                for e, g in named
+                if np.isfinite(g)
+            ]
+            hulls[t] = build_hull(entries, None, ())
+        at_rest = build_hull([one.entry for one in phases], None, ())
+        answers.append(FreeEnergies("harmonic", p, TEMPERATURES, tuple(phases), at_rest, hulls, {}, (), (), ()))
+    return PhaseDiagram(tuple(answers))
+
+
+def test_the_lowest_phase_is_told_for_every_pressure_and_temperature():
+    made = diagram()
+    assert made.compositions == ((("Si", 1),),)
+    grid = [[made.lowest(made.compositions[0], answer, t)[0][-3:] for answer in made.answers] for t in TEMPERATURES]
+    assert grid == [["EA1", "EA3", "EA3"], ["EA2", "EA3", "EA3"], ["EA2", "EA2", "EA3"]]
+    (found,) = made.with_pressure((("Si", 1),), 0.0)
+    assert (found.before, found.after) == ("run:EA1", "run:EA3")
+    assert found.at == pytest.approx(40.0)
+    (hot,) = made.with_temperature((("Si", 1),), 0.0)
+    assert hot.at == pytest.approx(550.0)
+    assert np.isnan(made.surface("run:EA1")[0][2]).all()
+
+
+def test_the_table_and_the_values_say_the_same():
+    text = report(diagram())
+    assert max(map(len, text.splitlines())) <= 80
+    rows = [line.split() for line in text[text.index("Si: phase of lowest G") :].splitlines()]
+    assert ["at", "rest", "EA1", "EA1", "EA1"] in rows
+    assert ["1000", "K", "EA2", "EA2", "EA3"] in rows
+    assert "at 0 K: EA1 to EA3 at 40.0 GPa (computed at 0 and 50)" in text
+    plain = document(diagram())
+    assert {"formula": "Si", "temperature": 0.0, "from": "run:EA1", "to": "run:EA3"}.items() <= plain["transitions"][
+        0
+    ].items()
+    assert plain["transitions"][0]["pressure_gpa"] == pytest.approx(40.0)
+    assert len(plain["pressures"]) == 3
+
+
+def test_the_picture_names_every_phase():
+    drawn = figure.draw(diagram(), (("Si", 1),))
+    (axes,) = drawn.axes
+    legend = [text.get_text() for text in axes.get_legend().get_texts()] if axes.get_legend() else []
+    names = [text.get_text() for text in axes.texts] + legend
+    assert sorted(name[:3] for name in names if name.startswith("EA")) == ["EA1", "EA2", "EA3"]
+    assert axes.get_xlim() == (0.0, 100.0)
+
+
+def test_lines_cross_where_they_are_equal():
+    """G = 10 x and 4 + 2 x cross at 0.5, whatever curve both have in common."""
+    x = np.array([0.0, 0.25, 1.0])
+    common = 3.0 * x**2
+    (found,) = crossings(x, {"a": (10 * x + common, NOTHING), "b": (4 + 2 * x + common, NOTHING)})
+    assert (found.before, found.after, found.error) == ("a", "b", 0.0)
+    assert found.at == pytest.approx(0.5)
+    assert found.between == (0.25, 1.0)
+
+
+def test_a_phase_between_two_others_is_found():
+    x = np.array([0.0, 1.0])
+    two = np.zeros(2)
+    found = crossings(x, {"a": (np.array([0.0, 3.0]), two), "b": (np.array([1.0, 1.0]), two), "c": (3 - 3 * x, two)})
+    assert [(one.before, one.after) for one in found] == [("a", "b"), ("b", "c")]
+    assert [one.at for one in found] == pytest.approx([1 / 3, 2 / 3])
+
+
+def test_the_error_is_that_of_the_difference_over_its_slope():
+    """ΔG falls by 2 over 10 K with errors of 0.3 and 0.4: ±0.5 / 0.2 K."""
+    first, second = (np.zeros(2), np.array([0.3, 0.3])), (np.array([1.0, -1.0]), np.array([0.4, 0.4]))
+    (found,) = crossings((0.0, 10.0), {"a": first, "b": second})
+    assert found.at == pytest.approx(5.0)
+    assert found.error == pytest.approx(2.5 * np.sqrt(0.5))  # both ends are sampled on their own
+
+
+def test_twins_and_gaps_have_no_crossing():
+    x, two = (0.0, 1.0), np.zeros(2)
+    assert not crossings(x, {"a": (np.array([0.0, 1e-5]), two), "b": (np.array([1e-5, 0.0]), two)})
+    assert not crossings(x, {"a": (np.array([0.0, 1.0]), two), "b": (np.array([1.0, np.nan]), two)})
+    assert not crossings(x, {"a": (np.array([np.nan, np.nan]), two)})
