@@ -124,6 +124,7 @@ class Mace(Trainer):
         """Return the model of the best epoch; where training was ended early, let MACE write it."""
         model = job.work / f"{_NAME}.model"
         if not whole(model):
+            self._drop_broken(job.work)
             best = self.checkpoint(job.work)
             if best is None:
                 raise CalculationError(f"{job.work}: MACE left no checkpoint; see {job.work / 'train.log'}")
