@@ -22,6 +22,8 @@ from uspex_bridge.learn.training.trainers.base import launched
 from uspex_bridge.models import backends
 from uspex_bridge.models.cards import CalculatorSettings
 
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
