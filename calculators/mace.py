@@ -29,7 +29,7 @@ CARD = Card(
     title="MACE",
     package="mace-torch==0.3.16",
     module="mace",
-    install="pip install --no-deps mace-torch==0.3.16 (with e3nn==0.5.1 beside MatterSim: docs/install.md)",
+    install="pip install --no-deps mace-torch==0.3.16 (with e3nn==0.5.1 beside MatterSim: uspex-bridge docs install)",
     models=(
         _known(
             "medium-mpa-0",

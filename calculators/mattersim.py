@@ -33,7 +33,7 @@ CARD = Card(
     title="MatterSim",
     package="mattersim==1.2.3",
     module="mattersim",
-    install="pip install --no-deps mattersim==1.2.3 (with e3nn==0.5.1 beside MACE: docs/install.md)",
+    install="pip install --no-deps mattersim==1.2.3 (with e3nn==0.5.1 beside MACE: uspex-bridge docs install)",
     models=(
         _known("5M", note="the larger and more accurate one"),
         _known("1M", note="smaller, faster; mattersim's own default"),

@@ -124,7 +124,7 @@ def test_another_user_is_turned_away(shared):
     for path, mode in modes:
         path.chmod(mode & 0o7777)
     assert done.stdout.strip() == "b''", done.stderr
-    assert "another user was turned away" in Path(f"{shared.path}.log").read_text()
+    assert "another user was refused" in Path(f"{shared.path}.log").read_text()
 
 
 def test_a_folder_that_is_another_one_where_the_service_runs(shared, tmp_path):

@@ -181,8 +181,10 @@ def test_a_wheel_installs_one_top_level_name_and_all_templates(tmp_path):
     assert scripts == {"uspex-bridge-external", "uspex-bridge-vasp"}
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name and ".data/scripts/" not in name}
     assert tops == {"uspex_bridge"}
-    for needed in ("calculators/mace.py", "templates/protocols/paper.toml", "relaxation/elements.json", "py.typed"):
-        assert f"uspex_bridge/{needed}" in names
+    needed = ["calculators/mace.py", "templates/protocols/paper.toml", "relaxation/elements.json", "py.typed"]
+    needed += [f"calculators/weights/{path.name}" for path in (ROOT / "calculators" / "weights").iterdir()]
+    needed += [f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")]
+    assert [name for name in needed if f"uspex_bridge/{name}" not in names] == []
     templates = {
         str(p.relative_to(ROOT))
         for p in (ROOT / "templates").rglob("*")

@@ -38,7 +38,7 @@ def not_private(path: str) -> str:
         return f"{path} belongs to another user"
     if stat.S_IMODE(state.st_mode) & 0o077:
         wanted = "700" if stat.S_ISDIR(state.st_mode) else "600"
-        return f"{path} must be mode {wanted}, so that no other user gets in: chmod {wanted} {path}"
+        return f"{path} must be mode {wanted}, closed to other users: chmod {wanted} {path}"
     return ""
 
 

@@ -65,8 +65,8 @@ def command(
     """Write a ready search into FOLDER (default: here).
 
     matlab is USPEX 9.4-10.x (INPUT.txt), python the line of 2021-2023 (input.uspex), uspex26 is USPEX 25-26, cryspy
-    a random search of CrySPY. The POTCARs written are stubs that tell the bridge the elements. docs/uspex_setup.md
-    says what each file is for.
+    a random search of CrySPY. The POTCARs written are stubs that tell the bridge the elements. Each file is described
+    by uspex-bridge docs uspex_setup.
 
     Example: uspex-bridge init matlab search --elements Ca,Fe,Ni --pressure 50
     """

@@ -55,7 +55,7 @@ def command() -> None:
     "--generation", type=click.IntRange(min=0), required=True, help="Generation of the search, or number of the cycle."
 )
 @click.option("--pressure", "-p", type=Finite(), help="Pressure of the search, GPa, where PLACES do not say it.")
-@click.option("--dataset", type=click.Path(path_type=Path), help="Dataset whose labelled structures are left out.")
+@click.option("--dataset", type=click.Path(path_type=Path), help="Dataset; structures with labels in it are left out.")
 @click.option(
     "--relax", is_flag=True, help="Relaxation of each at its pressure (ISIF = 3) before the single point; VASP only."
 )
@@ -221,7 +221,7 @@ def status(labels: Path, stale: float, as_json: bool) -> None:
 def collect(labels: Path, dataset: Path, stale: float, valid: float, test: float, as_json: bool) -> None:
     """File what is done in LABELS in the dataset DATASET, each label once, and say why not the others.
 
-    Only converged, complete single points are taken: see docs/learning.md for what is looked at.
+    Only converged, complete single points are taken. uspex-bridge docs learning lists the checks.
 
     Example: uspex-bridge label collect labels dataset
     """

@@ -20,6 +20,7 @@ COMMANDS = {
     "relax": ("relax", "Relax structures by hand."),
     "init": ("init", "Write a ready USPEX folder."),
     "doctor": ("doctor", "Say whether this set-up will work."),
+    "docs": ("docs", "Show a page of the documentation."),
     "env": ("env", "Make an environment for a kind of model."),
     "serve": ("serve", "Keep models warm for the executables."),
     "status": ("status", "Say what the service does."),

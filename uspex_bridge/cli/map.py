@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Colour by pressure, the share of each element, formation enthalpy, or distance to the hull.",
 )
-@click.option("--chosen", type=click.Path(), help="Place whose structures are ringed (a part of PLACES).")
+@click.option("--chosen", type=click.Path(), help="Subset of PLACES, ringed in the map.")
 @q.REFERENCES
 @q.LEVELS
 @q.RECORD

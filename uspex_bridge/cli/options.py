@@ -62,7 +62,7 @@ WORKERS = click.option(
     help="Number of processes that share the structures.",
 )
 SCHEDULER = click.option(
-    "--scheduler", metavar="ADDRESS", help="Dask scheduler (or scheduler file) whose workers do the work."
+    "--scheduler", metavar="ADDRESS", help="Address or file of a Dask scheduler; its workers do the work."
 )
 
 

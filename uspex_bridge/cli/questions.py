@@ -80,7 +80,7 @@ DUPLICATES = settings(
         type=click.Choice(["phase", "uspex", "none"]),
         default="phase",
         show_default=True,
-        help="Definition of the same phase: that of docs/results.md, USPEX's fingerprint, or none.",
+        help="Definition of the same phase: the bridge's, USPEX's fingerprint, or none.",
     ),
     click.option(
         "--same-energy",

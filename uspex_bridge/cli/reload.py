@@ -12,7 +12,7 @@ from uspex_bridge.cli.options import SOCKET
 def command(socket: str | None) -> None:
     """Read models anew: workers are replaced, those at work after their structure.
 
-    Weights whose file or link changed are noticed without this; it is for a changed package or environment.
+    A changed file or link of weights is noticed without this command; it is for a changed package or environment.
     """
     from uspex_bridge.base.words import counted
     from uspex_bridge.service.local import reach

@@ -91,7 +91,7 @@ FLAGS = ("short", "dense", "elongated", "far", "unconverged", "rejected", "outsi
 @click.option(
     "--calibrate",
     type=click.Path(path_type=Path),
-    help="Dataset whose labels that no model was trained on tell what |ΔPV| says about the error of PV.",
+    help="Dataset for the error of PV at given |ΔPV|; only labels outside all training sets are used.",
 )
 @click.option(
     "--confidence",

@@ -52,7 +52,7 @@ _LOG_BYTES, _LOG_FILES = 2_000_000, 3
 @click.option(
     "--scheduler",
     metavar="ADDRESS",
-    help="Dask scheduler (or scheduler file, *.json) whose workers do the jobs.",
+    help="Address or file (*.json) of a Dask scheduler; its workers do the jobs.",
 )
 @click.option(
     "--log", type=click.Path(path_type=Path), help="Log file, rotated.  [default: the socket's name with .log]"
@@ -61,10 +61,11 @@ _LOG_BYTES, _LOG_FILES = 2_000_000, 3
 @CONFIG
 @THREADS
 def command(socket: Path | None, daemon: bool, quiet: bool, log: Path | None, **options: Any) -> None:
-    """Keep models loaded, so that a call of uspex-bridge-vasp costs little more than the relaxation itself.
+    """Keep models loaded for the calls of uspex-bridge-vasp.
 
-    Calls find it by themselves. It takes the settings of the table [service] in bridge.toml; those of a relaxation
-    come from each call. SIGTERM ends it after the jobs it has, a second one at once.
+    A call then costs little more than the relaxation itself. Calls find the service automatically. Its settings are
+    those of the table [service] in bridge.toml; settings of the relaxation come from each call. SIGTERM ends it after
+    the jobs it has, a second one at once.
 
     Example: uspex-bridge serve --daemon --workers 8
     """

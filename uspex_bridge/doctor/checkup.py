@@ -175,7 +175,9 @@ def _gpus() -> Iterator[Item]:
         yield Item("machine", "ok", f"GPU {number}: {name}, {free} of {total} free")
     if not cuda and _version("torch"):
         yield Item(
-            "machine", "bad", "PyTorch is a CPU build and cannot use the GPU; see TORCH_INDEX in docs/install.md"
+            "machine",
+            "bad",
+            "PyTorch is a CPU build and cannot use the GPU; uspex-bridge docs install shows how to install another",
         )
 
 
@@ -380,4 +382,4 @@ def _setup(report: Checkup, folder: Path, of_26: bool) -> Iterator[Item]:
             continue
         yield Item("set-up", "bad" if finding.severity == "error" else "note", str(finding))
     if not report.findings:
-        yield Item("set-up", "ok", f"{folder}: nothing to say against it")
+        yield Item("set-up", "ok", f"{folder}: no mistake found")

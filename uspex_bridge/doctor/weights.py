@@ -86,7 +86,7 @@ def said(kinds: list[dict[str, Any]], models: list[dict[str, Any]]) -> Iterator[
             more = f" ({len(own) - 1} more: --models)" if len(own) > 1 else ""
             yield "note", f"{title}: no known weights are here; get {describe(first)}{more}: {first['get']}"
         else:
-            yield "note", f"{title}: weights are yours to name in bridge.toml"
+            yield "note", f"{title}: name your weights in bridge.toml"
     if any(model["problem"] for model in models):
         yield "note", f"weights are looked for in {models_folder()}/KIND first, then where the packages keep them"
     for get in dict.fromkeys(kind["get"] for kind in absent if not _by_env(kind)):

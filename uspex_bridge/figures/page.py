@@ -150,7 +150,7 @@ def _phases(report: Page) -> str:
         f"{report.answer.question.symprec:g} Å; {rule}. An ID downloads the phase's CIF."
     )
     if report.known is None:
-        said += " No known structures were given (--known, --reference), so that none is called new."
+        said += " Without known structures (--known, --reference) no phase is marked as new."
     head = "".join(
         f"<th scope='col'><button type='button'>{name}</button>{f'<small>{unit}</small>' if unit else ''}</th>"
         for name, unit in headings

@@ -118,7 +118,7 @@ def _python(folder: Path, generation: int | None) -> Place:
     if generation not in named:
         numbers, names = " ".join(map(str, folders)), " ".join(f"'{name}'" for name in folders.values())
         block = f"seeds: {{generations: [{numbers}] seedsFolders: [{names}]}}"
-        notes.append(f"{path}: the target needs {block} to read them (docs/results.md)")
+        notes.append(f"{path}: the target needs {block} to read them (uspex-bridge docs results)")
     if others := sorted(p.name for p in place.glob("*") if p.is_file() and p.name != "POSCARS"):
         notes.append(f"{place}: USPEX reads every file of it as seeds, {', '.join(others)} too")
     return Place(place / "POSCARS", tuple(notes))

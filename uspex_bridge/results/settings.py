@@ -48,7 +48,7 @@ class SearchSettings:
     def no_hull(self) -> str:
         """Why enthalpies per atom mean nothing in this search, empty where they do."""
         if self.surfaces:
-            return f"a search for surfaces (calculationType {self.calculation}), whose enthalpies hold the substrate"
+            return f"a search for surfaces (calculationType {self.calculation}); its enthalpies include the substrate"
         if self.method not in ("USPEX", "META", "PSO"):
             return f"{self.method} makes paths or trajectories, not a set of relaxed structures"
         return ""

@@ -139,7 +139,7 @@ class Daemon:
         """Serve a caller, if it is of this user."""
         peer = Peer(reader, writer)
         if private.user_of(writer.get_extra_info("socket")) not in (None, os.getuid()):
-            self.log.warning("a caller of another user was turned away")
+            self.log.warning("a call of another user was refused")
             return await peer.close()
         peer.tell(wire.greeting() | {"pid": os.getpid()})
         return await self._attend(peer)

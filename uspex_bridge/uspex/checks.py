@@ -186,7 +186,11 @@ def _check_settings(setup: Setup) -> Iterator[Finding]:
             yield Finding("error", name, None, f"protocol {protocol.name} needs {status.name}: {status.problem}")
     if math.isinf(config.time_limit) and any(not step.queued for step in steps):
         yield Finding(
-            "warning", name, None, "no time_limit, and USPEX waits for a step for ever", "time_limit = 3600 (seconds)"
+            "warning",
+            name,
+            None,
+            "no time_limit; USPEX waits for a step without end",
+            "time_limit = 3600 (seconds)",
         )
     for step in steps:
         yield from _check_stages(step, setup, protocol.stage, config.stages)

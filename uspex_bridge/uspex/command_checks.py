@@ -63,7 +63,7 @@ def _check_line(setup: Setup, step: SearchStep, command: str) -> Iterator[Findin
     try:
         words = shlex.split(command)
     except ValueError as error:
-        yield Finding("error", name, step.line, f"commandExecutable '{command}': {error}", "mend the quotes")
+        yield Finding("error", name, step.line, f"commandExecutable '{command}': {error}", "correct the quotes")
         return
     for word in _programs(words):
         if not _is_found(word, setup.work):

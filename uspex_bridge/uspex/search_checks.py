@@ -135,7 +135,7 @@ def _check_distances(setup: Setup, text: InputTxt) -> Iterator[Finding]:
                 rows[0].line,
                 f"spheres of IonDistances would fill {100 * filled:.0f} % of {formula}: "
                 + (
-                    "no structure keeps them, and USPEX tries for ever"
+                    "no structure satisfies them, and USPEX tries without end"
                     if hopeless
                     else "few random structures keep them"
                 ),

@@ -22,7 +22,7 @@ def test_a_kind_that_is_not_installed():
 def test_a_kind_in_its_environment_is_installed():
     there = {"environment": "/e/orb"}
     assert lines(there, MODEL) == [("ok", "Orb, in its environment: v3 (12.5 MB, Apache-2.0)")]
-    assert lines(there) == [("note", "Orb, in its environment: weights are yours to name in bridge.toml")]
+    assert lines(there) == [("note", "Orb, in its environment: name your weights in bridge.toml")]
 
 
 def test_weights_that_are_not_here():

@@ -95,7 +95,7 @@ MISTAKES = {
     "nothing runs the bridge": ("matlab", "INPUT.txt", "uspex-bridge-vasp", "vasp_std", "warning", "INPUT.txt", "no step runs the bridge"),
     "not found": ("matlab", "INPUT.txt", "uspex-bridge-vasp", "other/uspex-bridge-vasp", "error", "INPUT.txt", "is not found on PATH"),
     "several copies": ("matlab", "INPUT.txt", "% commandExecutable\n", "% commandExecutable\nmpirun -np 4 ", "warning", "INPUT.txt", "several copies"),
-    "odd quotes": ("matlab", "INPUT.txt", "bridge.out", "'bridge.out", "error", "INPUT.txt", "mend the quotes"),
+    "odd quotes": ("matlab", "INPUT.txt", "bridge.out", "'bridge.out", "error", "INPUT.txt", "correct the quotes"),
     "output USPEX removes": ("matlab", "INPUT.txt", "bridge.out", "USPEX.out", "error", "INPUT.txt", "USPEX deletes"),
     "output over OUTCAR": ("matlab", "INPUT.txt", "bridge.out", "OUTCAR", "error", "INPUT.txt", "needs that name"),
     "too few commands": ("matlab", "INPUT.txt", "% EndExecutable", "vasp_std > out\n% EndExecutable", "warning", "INPUT.txt", "2 commands for 5 steps"),
@@ -109,7 +109,7 @@ MISTAKES = {
     "no element": ("python", "input.uspex", "symbols: [Ca Ni]", "symbols: [Ca Nu]", "error", "input.uspex", "'Nu' is not an element"),
     "unknown key": ("matlab", "Specific/bridge.toml", "time_limit", "time_limt", "error", "bridge.toml", "did you mean 'time_limit'"),
     "no protocol": ("matlab", "Specific/bridge.toml", "toy.toml", "tuy.toml", "error", "bridge.toml", "tuy.toml: cannot be read"),
-    "no time limit": ("python", "Specific/bridge.toml", "time_limit = 3600", "time_limit = inf", "warning", "bridge.toml", "for ever"),
+    "no time limit": ("python", "Specific/bridge.toml", "time_limit = 3600", "time_limit = inf", "warning", "bridge.toml", "without end"),
 }  # fmt: skip
 
 
@@ -358,7 +358,7 @@ def distances(*rows):
         ),
         (lambda f: replace(f, "INPUT.txt", "50.0 :", "500 kbar :"), "error", "INPUT.txt", "is 500 GPa to USPEX"),
         (lambda f: add(f, "20 or so : numGenerations2\n"), None, "", ""),
-        (lambda f: add(f, distances("5.0 5.0", "5.0 5.0")), "error", "INPUT.txt", "no structure keeps them"),
+        (lambda f: add(f, distances("5.0 5.0", "5.0 5.0")), "error", "INPUT.txt", "no structure satisfies them"),
         (lambda f: add(f, distances("3.6 2.0", "0.0 1.2")), "warning", "INPUT.txt", "few random structures"),
         (lambda f: add(f, distances("2.0 1.5", "0.0 1.2")), None, "", ""),
         (lambda f: add(f, distances("2.0 1.5")), "error", "INPUT.txt", "1 rows of 2 numbers for 2 elements"),

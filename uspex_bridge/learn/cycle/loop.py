@@ -247,7 +247,7 @@ class Loop:
             if code == Interrupted.exit_code:
                 raise Interrupted(f"cycle {number}, {step.name}: {last}; run again to go on")
             raise CalculationError(
-                f"cycle {number}, {step.name}: exit code {code}: {last} (see {err}); mend that and run again: "
+                f"cycle {number}, {step.name}: exit code {code}: {last} (see {err}); correct this and run again: "
                 "what is done stays done"
             )
         return out.read_text()
@@ -270,7 +270,7 @@ class Loop:
             self._note("failed", cycle=number, step="collect", detail=detail)
             raise CalculationError(
                 f"cycle {number}: {detail}; `uspex-bridge label status {self.folder / folder_of(number)}/labels` says "
-                "why. Mend those and run again, or lower accept in [label]"
+                "why. Correct these runs and call again, or lower accept in [label]"
             )
 
     def _promote(self, number: int) -> dict[str, Any]:

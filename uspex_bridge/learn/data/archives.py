@@ -130,7 +130,7 @@ def _system(folder: Path) -> Iterator[Atoms]:
     import dpdata
 
     if not (folder / "type_map.raw").is_file():
-        raise InputError("type_map.raw is missing, so that its elements are unknown")
+        raise InputError("type_map.raw is missing; the elements are unknown")
     if (folder / "nopbc").is_file():
         raise InputError("not periodic")
     if any(folder.glob("set.*/real_atom_types.npy")):
