@@ -32,7 +32,7 @@ def test_every_page_has_its_title_and_loads_nothing_from_elsewhere(site):
 
 def test_the_reference_has_every_command_and_function(site):
     commands = (site / "reference" / "cli.html").read_text()
-    assert [name for name in COMMANDS if f'id="{name}"' not in commands] == []
+    assert [name for name in COMMANDS if f'id="uspex-bridge-{name}"' not in commands] == []
     assert "--pressure" in commands
     functions = (site / "reference" / "api.html").read_text()
     assert [
