@@ -168,7 +168,7 @@ def test_docs_lists_and_shows_pages():
 def test_packaging_files_agree_with_setup_cfg():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    recipe = (ROOT / "packaging" / "conda" / "meta.yaml").read_text()
+    recipe = (ROOT / ".ci" / "packaging" / "conda" / "meta.yaml").read_text()
     assert f'set version = "{version().partition("+")[0]}"' in recipe
     plain = yaml.safe_load(re.sub(r"\{\{.*?\}\}", "x", re.sub(r"\{%.*?%\}", "", recipe)))
     needed = {line.strip() for line in setup["options"]["install_requires"].splitlines() if line.strip()}
@@ -177,15 +177,15 @@ def test_packaging_files_agree_with_setup_cfg():
     assert str(citation["version"]) == version().partition("+")[0]
     extras = set(setup["options.extras_require"])
     for name in ("Dockerfile", "apptainer.def"):
-        text = (ROOT / "packaging" / name).read_text()
+        text = (ROOT / ".ci" / "packaging" / name).read_text()
         (asked,) = re.findall(r"EXTRAS=([\w,]+)", text)
         assert set(asked.split(",")) <= extras
 
 
 def test_shell_parts_of_the_container_files_are_valid():
-    docker = (ROOT / "packaging" / "Dockerfile").read_text().replace("\\\n", " ")
+    docker = (ROOT / ".ci" / "packaging" / "Dockerfile").read_text().replace("\\\n", " ")
     parts = re.findall(r"^RUN (.+)$", docker, re.MULTILINE)
-    image = (ROOT / "packaging" / "apptainer.def").read_text()
+    image = (ROOT / ".ci" / "packaging" / "apptainer.def").read_text()
     parts += re.findall(r"^%(?:post|runscript|environment|test)\n((?:    .*\n|\n)+)", image + "\n", re.MULTILINE)
     assert len(parts) == 5
     for part in parts:
