@@ -402,6 +402,7 @@ def free_energies(
     g_error: float = 0.002,
     isotopes: Mapping[str, float] | None = None,
     keep_symmetry: bool = False,
+    follow: bool = False,
     out: str | Path = "free-energy",
     config: Config | str | Path | None = None,
     workers: int = 1,
@@ -424,6 +425,7 @@ def free_energies(
         g_error: standard error of G that ``scha`` samples for, eV/atom.
         isotopes: masses in amu in place of the elements' means.
         keep_symmetry: symmetry kept at rest, for phases that only motion stabilises.
+        follow: phases of lower symmetry too, down the imaginary modes of unstable ones.
         out: folder that keeps every result, so that a repeated call computes only what is missing.
         config: settings, or the path of a bridge.toml.
         workers: processes that share the structures.
@@ -450,6 +452,7 @@ def free_energies(
         several[0] if several else common_pressure(pool.entries, one),
         tuple(sorted(set(map(float, temperatures)))),
         asked_of(min_image=min_image, g_error=g_error, isotopes=dict(isotopes or {})),
+        follow=follow,
         workers=workers,
         scheduler=scheduler,
         keep_models=True,

@@ -11,6 +11,7 @@ from calling import TOY
 from click.testing import CliRunner
 
 from uspex_bridge.base.errors import ConfigError, InputError
+from uspex_bridge.base.units import pv_energy
 from uspex_bridge.cli.free_energy import command
 
 PROTOCOL = '[[stage]]\nname = "accurate"\ncalculator = "model"\nfmax = 0.01\n'
@@ -155,6 +156,32 @@ def test_a_hull_shows_what_is_dynamically_unstable(tmp_path, monkeypatch):
     assert "unstable" in by_id[1]["flags"]
     assert by_id[1]["lowest_thz"] < -0.2
     assert "unstable" not in (by_id[2]["flags"] or "")
+
+
+def test_an_imaginary_mode_leads_to_a_stable_phase(tmp_path, monkeypatch):
+    """Simple cubic nickel slides down to a phase that has phonons and a place on the hull; the file can be read."""
+    write(tmp_path / "sc.extxyz", [bulk("Ni", "sc", a=2.2)])
+    (tmp_path / "bridge.toml").write_text('protocol = "kept.toml"\n' + TOY)
+    (tmp_path / "kept.toml").write_text(PROTOCOL)
+    monkeypatch.chdir(tmp_path)
+    words = ["sc.extxyz", "-p", "10", "--min-image", "3.5", "-T", "300", "--keep-symmetry"]
+    assert "followed" not in run(*words)
+    found = json.loads(run(*words, "--follow", "--json"))
+    first = found["followed"][0]
+    assert first["from"] == "sc.extxyz:EA1"
+    assert first["gain"] > 0.01
+    by_name = {phase["name"]: phase for phase in found["phases"]}
+    last = next(one["to"] for one in reversed(found["followed"]) if one["to"])
+    assert not by_name[last]["unstable"]
+    assert by_name[last]["above_hull_at_rest"] == 0.0
+    assert by_name["sc.extxyz:EA1"]["unstable"]
+    image = read("free-energy/followed.extxyz", "-1")
+    assert image.get_potential_energy() + pv_energy(10.0, image.get_volume()) == pytest.approx(
+        len(image) * by_name[last]["enthalpy_per_atom"], abs=1e-4
+    )
+    text = " ".join(run(*words, "--follow").split())
+    assert "followed sc.extxyz:EA1: to followed.extxyz:EA1 Ni P6_3/mmc" in text
+    assert "meV/atom lower at rest" in text
 
 
 def test_python_does_what_the_command_does(place, harmonic, monkeypatch):

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import numpy as np
 import spglib
-from ase.data import atomic_numbers
+from ase.data import atomic_numbers, chemical_symbols
 
 from uspex_bridge.base.data import Array, Structure
 
@@ -58,6 +59,25 @@ def _operations(hall_number: int) -> int:
 def space_group(symbols: Sequence[str], cell: Array, scaled: Array, symprec: float = SYMPREC) -> str:
     """Return international symbol and number, e.g. ``Pm-3m (221)``, or ``?`` where spglib finds none."""
     return str(find_group(Structure(tuple(symbols), cell, scaled), symprec) or "?")
+
+
+def primitive(structure: Structure, symprec: float = 0.01) -> Structure:
+    """Return the primitive cell of a structure, itself where spglib finds no symmetry; no atom moves by more."""
+    numbers = [atomic_numbers[symbol] for symbol in structure.symbols]
+    try:
+        found = spglib.standardize_cell(
+            (structure.cell.tolist(), structure.scaled.tolist(), numbers),
+            to_primitive=True,
+            no_idealize=True,
+            symprec=symprec,
+        )
+    except spglib.SpglibError:
+        return structure
+    if found is None:
+        return structure
+    cell, scaled, kinds = found
+    symbols = tuple(chemical_symbols[k] for k in kinds)
+    return Structure(symbols, np.array(cell), np.array(scaled), structure.comment)
 
 
 def is_symmetric(symbols: Sequence[str], cell: Array, scaled: Array, symprec: float = 1e-4) -> bool:

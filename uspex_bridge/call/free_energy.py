@@ -17,6 +17,7 @@ from uspex_bridge.models.batcher import gpu_of
 from uspex_bridge.models.passes import Budget
 from uspex_bridge.relaxation.cell import largest_force, motion
 from uspex_bridge.relaxation.protocol import FreeEnergyStep, Plan
+from uspex_bridge.vibrations.downhill import downhill
 from uspex_bridge.vibrations.harmonic import Harmonic, harmonic
 from uspex_bridge.vibrations.report import FreeEnergy
 from uspex_bridge.vibrations.scha import CONVERGED, scha
@@ -103,6 +104,19 @@ def harmonic_of(rest: Structure, model: Backend, asked: FreeEnergyStep, halt: Ca
         )
     except Stopped as stop:
         raise Interrupted(f"{stop} before the phonons were done; there is no free energy") from None
+
+
+def downhill_of(phonons: Harmonic, model: Backend, halt: Callable[[], Why | None]) -> Structure | None:
+    """Return an unstable crystal displaced along its lowest mode, None where nothing there lies lower.
+
+    Raises:
+        Interrupted: told to stop.
+        CalculationError: the model failed.
+    """
+    try:
+        return downhill(phonons, evaluator(model, halt))
+    except Stopped as stop:
+        raise Interrupted(f"{stop} before the lowest mode was followed") from None
 
 
 def scha_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,8 +22,8 @@ from uspex_bridge.base.units import pv_energy
 from uspex_bridge.call import record_file
 from uspex_bridge.call.choice import choose_protocol
 from uspex_bridge.call.config import Config
-from uspex_bridge.call.free_energy import harmonic_of, refuse_imaginary, scha_of, spectrum
-from uspex_bridge.call.many import close_models, kept_models
+from uspex_bridge.call.free_energy import downhill_of, harmonic_of, refuse_imaginary, scha_of, spectrum
+from uspex_bridge.call.many import RelaxTask, close_models, kept_models
 from uspex_bridge.call.record_line import weights_state
 from uspex_bridge.call.run import Models, relax_structure
 from uspex_bridge.models.cards import model_name
@@ -33,6 +33,8 @@ from uspex_bridge.vibrations.qha import at_volumes, quasi_harmonic
 Method = Literal["harmonic", "qha", "scha"]
 #: Lines of what was computed, and folders of phonons and of what a calculation goes on from, in the task's folder.
 LINES, PHONONS, STATES = "free-energy.jsonl", "phonons", "state"
+#: eV/Å, forces left at rest before phonons are computed.
+_FMAX = 0.005
 
 
 def asked_of(**settings: Any) -> FreeEnergyStep:
@@ -57,6 +59,7 @@ class FreeEnergyTask:
         pressure: GPa.
         temperatures: K.
         asked: supercell, errors, masses and seed; method and temperature come from elsewhere.
+        follow: also displaces crystals with imaginary modes along the lowest one.
         workers, scheduler: see :class:`uspex_bridge.call.many.RelaxTask`.
         keep_models: leaves this process's models loaded for the next call.
     """
@@ -66,6 +69,7 @@ class FreeEnergyTask:
     pressure: float
     temperatures: tuple[float, ...]
     asked: FreeEnergyStep = field(default_factory=FreeEnergyStep)
+    follow: bool = False
     workers: int = 1
     scheduler: str | None = None
     keep_models: bool = False
@@ -77,6 +81,20 @@ class FreeEnergyTask:
             ConfigError: the temperature is impossible.
         """
         return asked_of(**vars(self.asked) | {"method": method, "temperature": temperature})
+
+    def at_rest(self, *, keep_symmetry: bool) -> RelaxTask:
+        """Return the relaxation that free energies begin with; what the folder has of it is kept."""
+        return RelaxTask(
+            self.config,
+            self.out,
+            self.pressure,
+            fmax=_FMAX,
+            keep_symmetry=keep_symmetry,
+            resume=True,
+            workers=self.workers,
+            scheduler=self.scheduler,
+            keep_models=self.keep_models,
+        )
 
 
 @dataclass(frozen=True)
@@ -121,7 +139,7 @@ def free_energies(structures: Iterable[Rest], method: Method, task: FreeEnergyTa
             for temperatures in together:
                 job = _Job(rest, method, temperatures, task, plan)
                 done = [before.get((job.key, t)) for t in temperatures]
-                if all(line is not None for line in done):
+                if all(line is not None and job.told_by(line) for line in done):
                     known.extend(line | {"name": rest.name} for line in done if line is not None)
                 else:
                     yield job
@@ -171,6 +189,10 @@ class _Job:
         model = weights_state(self.calculator, self.task.config)
         return record_file.job_key(self.rest.structure, (self.method, what, round(self.task.pressure, 6), model))
 
+    def told_by(self, line: Mapping[str, Any]) -> bool:
+        """Tell whether a line that is there already says all that is asked."""
+        return not (self.task.follow and line.get("code") == "unstable") or "downhill" in line
+
 
 @dataclass(frozen=True)
 class _Outcome:
@@ -215,6 +237,9 @@ def _harmonic(job: _Job, model: Any, halter: Halter) -> _Outcome:
         refuse_imaginary(phonons)
     except Rejected as refusal:
         lines = [line | summary for line in _failed(job, refusal)]
+        if job.task.follow:
+            lower = downhill_of(phonons, model, halter)
+            lines = [line | {"downhill": None if lower is None else _geometry(lower)} for line in lines]
     else:
         flags = ["imaginary-between"] if phonons.imaginary_between else []
         for temperature in job.temperatures:

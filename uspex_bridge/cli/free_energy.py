@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     help="Standard error of G that scha samples for, eV/atom.",
 )
 @click.option("--keep-symmetry", is_flag=True, help="Symmetry kept at rest, for phases that only motion stabilises.")
+@click.option("--follow", is_flag=True, help="Phases of lower symmetry too, down the imaginary modes of unstable ones.")
 @click.option("--isotope", "isotopes", multiple=True, metavar="ELEMENT=MASS", help="Mass of an element, amu: H=2.014.")
 @click.option(
     "--figures", is_flag=True, help="Figures of G and hulls against T, of phonons, and the phase diagram, in --out."
@@ -111,6 +112,7 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
         pressures[0] if pressures else common_pressure(pool.entries, None),
         temperatures,
         asked_of(min_image=options["min_image"], g_error=options["g_error"], isotopes=_masses(options["isotopes"])),
+        follow=options["follow"],
         workers=options["workers"],
         scheduler=options["scheduler"],
         keep_models=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.base.symmetry import find_group
+from uspex_bridge.results.following import Followed, follow
 from uspex_bridge.results.hull import Hull, build_hull
 from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.rescore import Again, each_again
@@ -24,8 +25,8 @@ from uspex_bridge.results.stability import Question, assess, blocks_of, without_
 if TYPE_CHECKING:
     from uspex_bridge.call.thermal import FreeEnergyTask, Method
 
-#: eV/Å, forces left at rest before phonons are computed.
-_FMAX = 0.005
+#: Times that modes of what was found by following modes are followed again.
+_ROUNDS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +88,7 @@ class FreeEnergies:
         hulls: at each temperature; those that cannot be built are left out.
         problems: why a hull cannot be built, by temperature; None is the one at rest.
         left: names of the phases that ``promote`` kept out of the self-consistent calculations.
+        followed: what the lowest modes of unstable phases lead to, where that was asked.
         failed: structures that could not be relaxed.
         warnings: what must be known before believing it.
     """
@@ -99,6 +101,7 @@ class FreeEnergies:
     hulls: Mapping[float, Hull]
     problems: Mapping[float | None, str]
     left: tuple[str, ...]
+    followed: tuple[Followed, ...]
     failed: tuple[Again, ...]
     warnings: tuple[str, ...]
 
@@ -162,8 +165,22 @@ def free_energies(
             problems[at] = str(error)
             return None
 
-    at_rest = hull([phase.entry for phase in phases.values()], None)
     phases = _with(phases, list(phases), "harmonic", task, observe)
+    followed: list[Followed] = []
+    fresh = phases
+    for _ in range(_ROUNDS if task.follow else 0):
+        if not (starts := _downhill(fresh.values())):
+            break
+        count = sum(one.after is not None for one in followed)
+        found_below = follow(starts, task, count, observe)
+        below = [
+            (one.after, one.structure) for one in found_below if one.after is not None and one.structure is not None
+        ]
+        fresh = {entry.name: ThermalPhase(entry, structure, {}) for entry, structure in below}
+        fresh = _with(fresh, list(fresh), "harmonic", task, observe)
+        followed += found_below
+        phases |= fresh
+    at_rest = hull([phase.entry for phase in phases.values()], None)
     hulls = _hulls(phases, "harmonic", task.temperatures, hull)
     left: tuple[str, ...] = ()
     if method != "harmonic":
@@ -184,6 +201,7 @@ def free_energies(
         hulls=hulls,
         problems=problems,
         left=left,
+        followed=tuple(followed),
         failed=failed,
         warnings=(*warnings, *left_out),
     )
@@ -216,27 +234,29 @@ def _relaxed(
     pool: Pool, entries: Sequence[Entry], task: FreeEnergyTask, keep_symmetry: bool, observe: Callable[[str], None]
 ) -> Iterator[tuple[Again, Structure | None]]:
     """Relax entries, and yield each with its structure at rest, None where there is none."""
-    from uspex_bridge.call.many import RelaxTask
-
-    at_rest = RelaxTask(
-        task.config,
-        task.out,
-        task.pressure,
-        fmax=_FMAX,
-        keep_symmetry=keep_symmetry,
-        resume=True,
-        workers=task.workers,
-        scheduler=task.scheduler,
-        keep_models=task.keep_models,
-    )
-    for again, done in each_again(pool, entries, at_rest):
+    for again, done in each_again(pool, entries, task.at_rest(keep_symmetry=keep_symmetry)):
         observe("relaxed")
         output = done.fields.get("output")
         if again.after is None or output is None:
             yield again, None
         else:
-            cell, scaled = np.array(output["cell"]), np.array(output["scaled"])
-            yield again, Structure(tuple(output["symbols"]), cell, scaled, again.before.name)
+            yield again, replace(structure_of(output), comment=again.before.name)
+
+
+def _downhill(phases: Iterable[ThermalPhase]) -> list[tuple[Entry, Structure | None]]:
+    """Return unstable phases with their supercells displaced along the lowest mode."""
+    found = []
+    for phase in phases:
+        line = next((line for line in phase.lines.values() if "downhill" in line), None)
+        if line is not None:
+            place = line["downhill"]
+            found.append((phase.entry, None if place is None else structure_of(place)))
+    return found
+
+
+def structure_of(values: Mapping[str, Any]) -> Structure:
+    """Return a structure from plain values: ``symbols``, ``cell`` in Å, ``scaled``."""
+    return Structure(tuple(values["symbols"]), np.array(values["cell"]), np.array(values["scaled"]))
 
 
 def _with(

@@ -9,6 +9,7 @@ from typing import Any
 from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.base.tables import layout
 from uspex_bridge.base.words import counted, short_names
+from uspex_bridge.results.following import Followed
 from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase
 from uspex_bridge.results.model import Entry
 from uspex_bridge.results.tables import wrapped
@@ -37,6 +38,7 @@ def report(answer: FreeEnergies) -> str:
     if unstable:
         said = "no harmonic free energy (imaginary modes): " + ", ".join(unstable)
         lines.append(wrapped(said + ("" if answer.method == "scha" else "; --method scha may find them stable")))
+    lines += [wrapped(_followed(one, called)) for one in answer.followed]
     if answer.left:
         left = counted(len(answer.left), "phase")
         lines.append(f"{left} too far from every harmonic hull, or unstable, for {answer.method} (--promote)")
@@ -50,6 +52,13 @@ def names_of(phases: Iterable[ThermalPhase]) -> Callable[[Entry], str]:
     """Return what gives an entry's short name: ``EA12``, with the end of its run's name where there are several."""
     names = short_names({phase.entry.run for phase in phases})
     return lambda entry: f"EA{entry.id}" if len(names) == 1 else f"{names[entry.run]}:EA{entry.id}"
+
+
+def _followed(one: Followed, called: Callable[[Entry], str]) -> str:
+    if one.after is None:
+        return f"followed {called(one.before)}: {one.reason}"
+    below = f"{called(one.after)} {formula_of(one.after.reduced)} {one.after.symbol.partition(' ')[0]}"
+    return f"followed {called(one.before)}: to {below}, {1000 * one.gain:.1f} meV/atom lower at rest"
 
 
 def _table(answer: FreeEnergies, temperatures: tuple[float, ...], called: Callable[[Entry], str]) -> str:
@@ -122,6 +131,7 @@ def document(answer: FreeEnergies) -> dict[str, Any]:
     return {
         "units": {
             "g": "eV/atom",
+            "gain": "eV/atom",
             "g_error": "eV/atom",
             "enthalpy_per_atom": "eV/atom",
             "above_hull": "eV/atom",
@@ -170,6 +180,15 @@ def document(answer: FreeEnergies) -> dict[str, Any]:
             for phase in answer.phases
         ],
         "not_promoted": list(answer.left),
+        "followed": [
+            {
+                "from": one.before.name,
+                "to": None if one.after is None else one.after.name,
+                "gain": number(one.gain),
+                "reason": one.reason,
+            }
+            for one in answer.followed
+        ],
         "failed": {one.before.name: one.reason for one in answer.failed},
         "warnings": list(answer.warnings),
     }

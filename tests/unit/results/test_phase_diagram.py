@@ -45,7 +45,7 @@ def diagram() -> PhaseDiagram:
             ]
             hulls[t] = build_hull(entries, None, ())
         at_rest = build_hull([one.entry for one in phases], None, ())
-        answers.append(FreeEnergies("harmonic", p, TEMPERATURES, tuple(phases), at_rest, hulls, {}, (), (), ()))
+        answers.append(FreeEnergies("harmonic", p, TEMPERATURES, tuple(phases), at_rest, hulls, {}, (), (), (), ()))
     return PhaseDiagram(tuple(answers))
 
 
