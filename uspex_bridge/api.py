@@ -403,6 +403,9 @@ def free_energies(
     isotopes: Mapping[str, float] | None = None,
     keep_symmetry: bool = False,
     follow: bool = False,
+    correct: str | None = None,
+    harvest: str | Path | None = None,
+    on: int = 20,
     out: str | Path = "free-energy",
     config: Config | str | Path | None = None,
     workers: int = 1,
@@ -426,6 +429,9 @@ def free_energies(
         isotopes: masses in amu in place of the elements' means.
         keep_symmetry: symmetry kept at rest, for phases that only motion stabilises.
         follow: phases of lower symmetry too, down the imaginary modes of unstable ones.
+        correct: a second model, or a file of structures with energies, that free energies of ``scha`` are corrected to.
+        harvest: file (extxyz) for configurations to label.
+        on: number of configurations of each free energy for ``correct`` and ``harvest``.
         out: folder that keeps every result, so that a repeated call computes only what is missing.
         config: settings, or the path of a bridge.toml.
         workers: processes that share the structures.
@@ -440,6 +446,7 @@ def free_energies(
     from uspex_bridge.call.model_names import with_model
     from uspex_bridge.call.thermal import FreeEnergyTask, asked_of
     from uspex_bridge.results import free_energy, phase_diagram
+    from uspex_bridge.results.correcting import second_of, write_harvest
     from uspex_bridge.results.rescore import common_pressure
 
     settings = _settings(config, protocol=protocol)
@@ -459,9 +466,12 @@ def free_energies(
     )
     asked = Question(within=within, **question)
     how: dict[str, Any] = {"keep_symmetry": keep_symmetry, "method": method, "promote": promote, "most": most}
-    if several:
-        return phase_diagram.phase_diagram(pool, asked, task, several, **how)
-    return free_energy.free_energies(pool, asked, task, **how)
+    how["correct"] = None if correct is None else second_of(correct, settings, on)
+    diagram = phase_diagram.phase_diagram(pool, asked, task, several, **how) if several else None
+    answers = diagram.answers if diagram is not None else (free_energy.free_energies(pool, asked, task, **how),)
+    if harvest is not None:
+        write_harvest(answers, task.out, Path(harvest), on)
+    return diagram or answers[0]
 
 
 def screen(

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from calling import TOY
 from click.testing import CliRunner
 
+from uspex_bridge import load_model
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
 from uspex_bridge.cli.free_energy import command
@@ -112,6 +114,41 @@ def test_scha_has_error_bars_and_figures_are_drawn(place, harmonic, monkeypatch)
     drawn = list((place / "free-energy").glob("*.png"))
     assert {"free-energy.png"} < {path.name for path in drawn}
     assert len([path for path in drawn if path.name.startswith("phonons-")]) == 4
+
+
+def test_scha_is_corrected_to_a_second_model_and_to_labels(place, harmonic, monkeypatch):
+    """To the same model: nothing changes. To labels that lie 0.1 eV/atom higher, of the harvest alone: G does too."""
+    monkeypatch.chdir(place)
+    words = [*ASKED, "-T", "300", "--method", "scha", "--promote", "0.02", "--g-error", "0.001"]
+    text = run(*words, "--correct", "model", "--on", "8", "--harvest", "wanted.extxyz", "--json", "--force")
+    same = json.loads(text[: text.rindex("}") + 1])
+    assert same["method"] == "corrected"
+    for name in ("EA1", "EA2", "EA3"):
+        g = [free(same, name, 300.0, method)["g"] for method in ("scha", "corrected")]
+        assert g[1] == pytest.approx(g[0], abs=2e-6)
+        assert free(same, name, 300.0, "corrected")["above_hull"] is not None
+    wanted = read("wanted.extxyz", ":")
+    assert len(wanted) == 3 * 8
+    assert all(atoms.calc is None for atoms in wanted)  # nothing that could be taken for a label
+    labels = []
+    for atoms in wanted:
+        if len(atoms) != len(wanted[0]):
+            continue  # one phase alone is labelled
+        energy = load_model("model", config="bridge.toml").evaluate_many([atoms])[0]["energy"]
+        turned = atoms[np.argsort(atoms.numbers, kind="stable")]
+        turned.positions += turned.cell[0]  # as another program may wrap it
+        turned.calc = SinglePointCalculator(turned, energy=energy + 0.1 * len(atoms))
+        labels.append(turned)
+    write("labels.extxyz", labels)
+    labelled = json.loads(run(*words, "--correct", "labels.extxyz", "--json"))
+    (name,) = {"EA1", "EA2", "EA3"} - {
+        name for name in ("EA1", "EA2", "EA3") if free(labelled, name, 300.0, "corrected")["status"] == "rejected"
+    }
+    one = free(labelled, name, 300.0, "corrected")
+    assert one["g"] == pytest.approx(free(labelled, name, 300.0, "scha")["g"] + 0.1, abs=1e-5)
+    assert "8.0 of them count" in one["reason"]
+    with pytest.raises(ConfigError, match="only free energies of scha"):
+        run(*ASKED, "-T", "300", "--correct", "model")
 
 
 def test_quasi_harmonic_crystals_expand(place, harmonic, monkeypatch):

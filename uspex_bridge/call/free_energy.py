@@ -282,3 +282,9 @@ def spectrum(phi: Any, lattice: Any) -> dict[str, Any]:
         "masses": lattice.masses,
         "repeats": np.array(lattice.repeats),
     }
+
+
+def configurations(found: FreeEnergy) -> dict[str, Any]:
+    """Return what a file keeps of the configurations that a self-consistent free energy is averaged over."""
+    drawn = found.ensemble
+    return spectrum(found.phi, found.lattice) | {"displacements": drawn.displacements, "energies": drawn.energies}

@@ -22,7 +22,7 @@ from uspex_bridge.base.units import pv_energy
 from uspex_bridge.call import record_file
 from uspex_bridge.call.choice import choose_protocol
 from uspex_bridge.call.config import Config
-from uspex_bridge.call.free_energy import downhill_of, harmonic_of, refuse_imaginary, scha_of, spectrum
+from uspex_bridge.call.free_energy import configurations, downhill_of, harmonic_of, refuse_imaginary, scha_of, spectrum
 from uspex_bridge.call.many import RelaxTask, close_models, kept_models
 from uspex_bridge.call.record_line import weights_state
 from uspex_bridge.call.run import Models, relax_structure
@@ -33,6 +33,8 @@ from uspex_bridge.vibrations.qha import at_volumes, quasi_harmonic
 Method = Literal["harmonic", "qha", "scha"]
 #: Lines of what was computed, and folders of phonons and of what a calculation goes on from, in the task's folder.
 LINES, PHONONS, STATES = "free-energy.jsonl", "phonons", "state"
+#: Folder of the configurations that ``scha`` averaged over.
+CONFIGURATIONS = "configurations"
 #: eV/Å, forces left at rest before phonons are computed.
 _FMAX = 0.005
 
@@ -126,7 +128,7 @@ def free_energies(structures: Iterable[Rest], method: Method, task: FreeEnergyTa
         OutputError: the folder cannot be written.
     """
     with writing(task.out):
-        for name in (PHONONS, STATES):
+        for name in (PHONONS, STATES, CONFIGURATIONS):
             (task.out / name).mkdir(parents=True, exist_ok=True)
     protocol, _ = choose_protocol(task.config)
     plan = make_plan(replace(protocol, free_energy=None), Intent(pressure_gpa=task.pressure), task.config.stages)
@@ -149,9 +151,10 @@ def free_energies(structures: Iterable[Rest], method: Method, task: FreeEnergyTa
             yield from known
             known.clear()
             outcome = _Outcome(_failed(job, found)) if isinstance(found, BridgeError) else found
-            if outcome.phonons:
-                with replacing(task.out / PHONONS / f"{job.key}.npz") as draft:
-                    draft.write_bytes(outcome.phonons)
+            for folder, content in ((PHONONS, outcome.phonons), (CONFIGURATIONS, outcome.configurations)):
+                if content:
+                    with replacing(task.out / folder / f"{job.key}.npz") as draft:
+                        draft.write_bytes(content)
             jsonl.append(task.out / LINES, *outcome.lines)
             yield from outcome.lines
         yield from known
@@ -191,15 +194,18 @@ class _Job:
 
     def told_by(self, line: Mapping[str, Any]) -> bool:
         """Tell whether a line that is there already says all that is asked."""
+        if self.method == "scha" and "g" in line:
+            return (self.task.out / CONFIGURATIONS / f"{self.key}.npz").is_file()
         return not (self.task.follow and line.get("code") == "unstable") or "downhill" in line
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Lines of a job, and the file of its phonons where it has any."""
+    """Lines of a job, and the files of its phonons and configurations where it has any."""
 
     lines: list[dict[str, Any]]
     phonons: bytes = b""
+    configurations: bytes = b""
 
 
 def _compute(job: _Job) -> _Outcome:
@@ -251,7 +257,7 @@ def _harmonic(job: _Job, model: Any, halter: Halter) -> _Outcome:
                 | summary
                 | {"status": "converged", "reason": "harmonic", "flags": flags, "g": g, "g_error": None, "f": f}
             )
-    return _Outcome(lines, _packed(phonons.phi, phonons.lattice))
+    return _Outcome(lines, _packed(spectrum(phonons.phi, phonons.lattice)))
 
 
 def _quasi_harmonic(job: _Job, models: Models, halter: Halter) -> _Outcome:
@@ -300,7 +306,8 @@ def _scha(job: _Job, model: Any, halter: Halter) -> _Outcome:
             state.unlink()
     line = _base(job, temperature) | found.summary() | {"structure": _geometry(found.structure)}
     line |= {"status": "converged" if found.converged else "unconverged"}
-    return _Outcome([line | ({"stopped": stopped[0]} if stopped else {})], _packed(found.phi, found.lattice))
+    line |= {"stopped": stopped[0]} if stopped else {}
+    return _Outcome([line], _packed(spectrum(found.phi, found.lattice)), _packed(configurations(found)))
 
 
 def _base(job: _Job, temperature: float) -> dict[str, Any]:
@@ -331,7 +338,7 @@ def _geometry(structure: Structure) -> dict[str, Any]:
     }
 
 
-def _packed(phi: Any, lattice: Any) -> bytes:
+def _packed(arrays: dict[str, Any]) -> bytes:
     stream = io.BytesIO()
-    np.savez(stream, **spectrum(phi, lattice))
+    np.savez_compressed(stream, **arrays)
     return stream.getvalue()

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import MODEL, PARALLEL, RUN_OPTIONS, RUN_SETTINGS, Finite, numbers_of, pressures_of
+from uspex_bridge.cli.options import FORCE, MODEL, PARALLEL, RUN_OPTIONS, RUN_SETTINGS, Finite, numbers_of, pressures_of
 
 if TYPE_CHECKING:
     from uspex_bridge.results.free_energy import FreeEnergies
@@ -62,6 +63,22 @@ if TYPE_CHECKING:
 )
 @click.option("--keep-symmetry", is_flag=True, help="Symmetry kept at rest, for phases that only motion stabilises.")
 @click.option("--follow", is_flag=True, help="Phases of lower symmetry too, down the imaginary modes of unstable ones.")
+@click.option(
+    "--correct",
+    metavar="MODEL|FILE",
+    help="Second model, or file of structures with energies, that the free energies of scha are corrected to.",
+)
+@click.option(
+    "--on",
+    "number",
+    type=click.IntRange(min=8),
+    default=20,
+    show_default=True,
+    help="Number of configurations of each free energy for --correct and --harvest.",
+)
+@click.option(
+    "--harvest", type=click.Path(path_type=Path, dir_okay=False), help="File (extxyz) for configurations to label."
+)
 @click.option("--isotope", "isotopes", multiple=True, metavar="ELEMENT=MASS", help="Mass of an element, amu: H=2.014.")
 @click.option(
     "--figures", is_flag=True, help="Figures of G and hulls against T, of phonons, and the phase diagram, in --out."
@@ -80,6 +97,7 @@ if TYPE_CHECKING:
 @q.DUPLICATES
 @RUN_OPTIONS
 @PARALLEL
+@FORCE
 @q.JSON
 def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: Any) -> None:
     """Compute free energies of the phases of PLACES and build the hull at each temperature.
@@ -102,10 +120,13 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
     limit_threads(config.threads)
     from uspex_bridge.call.thermal import FreeEnergyTask, asked_of
     from uspex_bridge.results import free_energy, free_energy_tables, phase_diagram, phase_diagram_tables
+    from uspex_bridge.results.correcting import second_of, write_harvest
     from uspex_bridge.results.rescore import common_pressure
 
     config = with_model(config, options["model"]) if options["model"] else config
     pool = q.open_pool(places, options)
+    if options["harvest"] is not None:
+        q.keep(options["harvest"], force=options["force"])
     task = FreeEnergyTask(
         config,
         options["out"],
@@ -121,6 +142,7 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
         "keep_symmetry": options["keep_symmetry"],
         "method": options["approximation"],
         "promote": options["promote"],
+        "correct": None if (second := options["correct"]) is None else second_of(second, config, options["number"]),
         "most": options["most"],
     }
     question = q.ask(options)
@@ -143,6 +165,9 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
     else:
         click.echo(free_energy_tables.report(answers[0]) if diagram is None else phase_diagram_tables.report(diagram))
         click.echo(f"results in {task.out}/")
+    if options["harvest"] is not None:
+        count = write_harvest(answers, task.out, options["harvest"], options["number"])
+        click.echo(f"{counted(count, 'configuration')} to label in {options['harvest']}", err=as_json)
     if figures:
         _draw(answers, diagram, task.out, err=as_json)
     q.tell_notes(pool.notes)

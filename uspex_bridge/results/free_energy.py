@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from uspex_bridge.results.rescore import Again, each_again
 from uspex_bridge.results.stability import Question, assess, blocks_of, without_holes
 
 if TYPE_CHECKING:
+    from uspex_bridge.call.correction import Second
     from uspex_bridge.call.thermal import FreeEnergyTask, Method
 
 #: Times that modes of what was found by following modes are followed again.
@@ -80,7 +81,7 @@ class FreeEnergies:
     """The answer.
 
     Attributes:
-        method: of the hulls.
+        method: of the hulls; ``corrected`` is that of ``scha`` corrected to a second model or to labels.
         pressure_gpa: GPa.
         temperatures: K.
         phases: by distance to the hull at rest.
@@ -93,7 +94,7 @@ class FreeEnergies:
         warnings: what must be known before believing it.
     """
 
-    method: Method
+    method: Method | Literal["corrected"]
     pressure_gpa: float
     temperatures: tuple[float, ...]
     phases: tuple[ThermalPhase, ...]
@@ -125,6 +126,7 @@ def free_energies(
     keep_symmetry: bool = False,
     method: Method = "harmonic",
     promote: float = 0.05,
+    correct: Second | None = None,
     most: int | None = None,
     entries: Sequence[Entry] | None = None,
     observe: Callable[[str], None] = lambda what: None,
@@ -139,14 +141,18 @@ def free_energies(
         method: ``harmonic`` for all; ``qha`` or ``scha`` for those within ``promote`` of a harmonic hull, ``scha``
             also for those with imaginary modes.
         promote: eV/atom.
+        correct: a second model, or labels, that the free energies of ``scha`` are corrected to.
         most: at most so many phases, nearest the hull first.
         entries: the phases to compute in place of those that :func:`chosen` finds.
         observe: called with a word after every structure.
 
     Raises:
         InputError: there is nothing to compute.
+        ConfigError: a correction of another method than ``scha``.
         ConfigError, ModelError, OutputError: see :func:`uspex_bridge.call.thermal.free_energies`.
     """
+    if correct is not None and method != "scha":
+        raise ConfigError(f"only free energies of scha can be corrected, not those of {method}")
     found, warnings = (entries, []) if entries is not None else chosen(pool, question, [task.pressure], most)
     done = list(_relaxed(pool, found, task, keep_symmetry, observe))
     failed = tuple(again for again, _ in done if again.after is None)
@@ -190,10 +196,13 @@ def free_energies(
             problems.pop(key, None)
         phases = _with(phases, wanted, method, task, observe)
         hulls = _hulls(phases, method, task.temperatures, hull)
+    if correct is not None:
+        phases = _corrected(phases, correct, task, observe)
+        hulls = _hulls(phases, "corrected", task.temperatures, hull)
     order = {name: k for k, name in enumerate(at_rest.by_name)} if at_rest is not None else {}
     listed = sorted(phases.values(), key=lambda phase: order.get(phase.entry.name, len(order)))
     return FreeEnergies(
-        method=method,
+        method=method if correct is None else "corrected",
         pressure_gpa=task.pressure,
         temperatures=task.temperatures,
         phases=tuple(listed),
@@ -277,9 +286,28 @@ def _with(
     return {name: replace(phase, lines={**phase.lines, **found[name]}) for name, phase in phases.items()}
 
 
+def _corrected(
+    phases: Mapping[str, ThermalPhase], second: Second, task: FreeEnergyTask, observe: Callable[[str], None]
+) -> dict[str, ThermalPhase]:
+    """Return phases with their free energies of ``scha`` corrected."""
+    from uspex_bridge.call.correction import corrections
+
+    made = {name: dict(phase.lines) for name, phase in phases.items()}
+    for line in corrections(sampled(phases.values()), second, task):
+        made[line["name"]]["corrected", line["temperature"]] = line
+        observe("corrected")
+    return {name: replace(phase, lines=made[name]) for name, phase in phases.items()}
+
+
+def sampled(phases: Iterable[ThermalPhase]) -> list[dict[str, Any]]:
+    """Return the lines of the free energies of ``scha``."""
+    lines = (line for phase in phases for (method, _), line in phase.lines.items() if method == "scha")
+    return [line for line in lines if "g" in line]
+
+
 def _hulls(
     phases: Mapping[str, ThermalPhase],
-    method: Method,
+    method: str,
     temperatures: Sequence[float],
     hull: Callable[[Sequence[Entry], float | None], Hull | None],
 ) -> dict[float, Hull]:
@@ -290,7 +318,7 @@ def _hulls(
         for phase in phases.values():
             line = phase.lines.get((method, temperature), {})
             if "g" in line:
-                level = f"{phase.entry.level}, G at {temperature:g} K {method}"
+                level = f"{line['level']}, G at {temperature:g} K {method}"
                 entries.append(replace(phase.entry, enthalpy=line["g"], volume=line["volume"], level=level))
         if (built := hull(entries, temperature)) is not None:
             made[temperature] = built

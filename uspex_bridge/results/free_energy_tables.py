@@ -21,14 +21,8 @@ _SIDE_BY_SIDE = 4
 def report(answer: FreeEnergies) -> str:
     """Return the answer as text of 80 columns: distances to the hulls, what changed, and what has no free energy."""
     called = names_of(answer.phases)
-    levels = ", ".join(dict.fromkeys(phase.entry.level for phase in answer.phases))
-    lines = [
-        wrapped(
-            f"{counted(len(answer.phases), 'phase')} at {answer.pressure_gpa:g} GPa, {levels}, {answer.method}: "
-            "distance to the hull of G = F + PV, meV/atom"
-        ),
-        "",
-    ]
+    where = f"{counted(len(answer.phases), 'phase')} at {answer.pressure_gpa:g} GPa, {_levels(answer)}"
+    lines = [wrapped(f"{where}: distance to the hull of G = F + PV, meV/atom"), ""]
     steps = range(0, len(answer.temperatures), _SIDE_BY_SIDE)
     tables = [_table(answer, answer.temperatures[k : k + _SIDE_BY_SIDE], called) for k in steps]
     lines.append("\n\n".join(tables))
@@ -52,6 +46,15 @@ def names_of(phases: Iterable[ThermalPhase]) -> Callable[[Entry], str]:
     """Return what gives an entry's short name: ``EA12``, with the end of its run's name where there are several."""
     names = short_names({phase.entry.run for phase in phases})
     return lambda entry: f"EA{entry.id}" if len(names) == 1 else f"{names[entry.run]}:EA{entry.id}"
+
+
+def _levels(answer: FreeEnergies) -> str:
+    """Return the levels of theory and the method."""
+    levels = ", ".join(dict.fromkeys(phase.entry.level for phase in answer.phases))
+    if answer.method != "corrected":
+        return f"{levels}, {answer.method}"
+    lines = [line for phase in answer.phases for line in phase.lines.values() if "first_level" in line]
+    return f"{levels}, scha corrected to {', '.join(dict.fromkeys(line['level'] for line in lines)) or 'nothing'}"
 
 
 def _followed(one: Followed, called: Callable[[Entry], str]) -> str:
@@ -132,6 +135,7 @@ def document(answer: FreeEnergies) -> dict[str, Any]:
         "units": {
             "g": "eV/atom",
             "gain": "eV/atom",
+            "second_order": "eV/atom",
             "g_error": "eV/atom",
             "enthalpy_per_atom": "eV/atom",
             "above_hull": "eV/atom",
@@ -170,6 +174,9 @@ def document(answer: FreeEnergies) -> dict[str, Any]:
                         "volume": line.get("volume") if "g" in line else None,
                         "above_hull": number(answer.above(phase.entry.name, temperature))
                         if method == answer.method
+                        else None,
+                        "second_order": number(line["second_order"] / phase.entry.natoms)
+                        if "second_order" in line
                         else None,
                         "supercell": line.get("supercell"),
                         "evaluations": line.get("evaluations"),

@@ -1,0 +1,61 @@
+"""What free energies are corrected to, and the configurations that labels for it are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.files import writing
+from uspex_bridge.call.config import Config
+from uspex_bridge.call.correction import Second, harvest
+from uspex_bridge.call.model_names import with_model
+from uspex_bridge.results.free_energy import FreeEnergies, sampled
+from uspex_bridge.results.sources import open_sources
+
+
+def second_of(name: str, config: Config, number: int) -> Second:
+    """Return a second model, or the labels of a file.
+
+    Args:
+        name: a model as ``--model`` takes it, or a file of structures with energies.
+        config: settings.
+        number: configurations that a model evaluates, of each free energy.
+
+    Raises:
+        ConfigError, ModelError: it is no model that can be used.
+        InputError: its structures have no energies.
+    """
+    if not Path(name).is_file():
+        return Second(with_model(config, name), number=number)
+    pool = open_sources([name], record=False)
+    labels = [(s, e.energy, e.level) for e, s in pool.structures(list(pool.entries)) if math.isfinite(e.energy)]
+    if not labels:
+        raise InputError(f"{name}: no structure has an energy")
+    return Second(labels=tuple(labels))
+
+
+def write_harvest(answers: Sequence[FreeEnergies], out: Path, path: Path, number: int) -> int:
+    """Write configurations of free energies of ``scha`` to label, and return how many.
+
+    Args:
+        answers: one for each pressure.
+        out: folder of the free energies.
+        path: extxyz file; it is not written where there are none.
+        number: of configurations, of each free energy.
+
+    Raises:
+        InputError: a file of configurations cannot be read.
+        OutputError: the file cannot be written.
+    """
+    import ase.io
+
+    found = []
+    for answer in answers:
+        folder = out if len(answers) == 1 else out / f"{answer.pressure_gpa:g}GPa"
+        found += harvest(sampled(answer.phases), folder, number)
+    if found:
+        with writing(path):
+            ase.io.write(path, found)
+    return len(found)
