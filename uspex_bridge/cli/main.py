@@ -87,7 +87,7 @@ class _Lazy(click.Group):
 def command() -> None:
     """Foundation-model relaxations in the place where USPEX expects VASP.
 
-    The executables for USPEX itself are uspex-bridge-vasp (abinitioCode 1) and uspex-bridge-external (99).
+    The executables for USPEX itself are uspex-bridge-vasp (abinitioCode 1) and uspex-bridge-external (20, 99).
     """
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
-from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.files import replacing, writing
 from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.base.symmetry import SYMPREC, find_group
@@ -79,10 +79,11 @@ def export(
     Raises:
         ModuleNotFoundError: a package for this format is missing.
         OutputError: the file cannot be written.
+        InputError: there is nothing to write; no file is made.
     """
     pairs = _structures(pool, entries, unrelaxed=unrelaxed)
     if kind in ("cif", "poscar") and path.is_dir():
-        return _write_each(pool, pairs, path, kind, symprec)
+        return _any(_write_each(pool, pairs, path, kind, symprec))
     writers: dict[str, Callable[[Path], int]] = {
         "csv": lambda draft: _write_csv(entries, draft),
         "parquet": lambda draft: _write_parquet(entries, draft),
@@ -92,7 +93,13 @@ def export(
         "poscar": lambda draft: _write_text(draft, (format_poscar(s, s.comment) for _, s in pairs)),
     }
     with replacing(path) as draft:
-        return writers[kind](draft)
+        return _any(writers[kind](draft))
+
+
+def _any(count: int) -> int:
+    if not count:
+        raise InputError("there is no structure to write")
+    return count
 
 
 def _structures(pool: Pool, entries: Sequence[Entry], *, unrelaxed: bool) -> Pairs:

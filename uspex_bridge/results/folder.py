@@ -196,7 +196,7 @@ def open_results(path: Path, label: str | None = None, *, record: bool = True) -
     notes: Notes = []
     individuals = path / "Individuals"
     try:
-        with individuals.open(encoding="utf-8", errors="replace") as stream:
+        with individuals.open(encoding="utf-8-sig", errors="replace") as stream:
             first = next((line for line in stream if line.strip() and not line.lstrip().startswith("#")), "")
     except OSError as error:
         raise InputError(f"{individuals}: {error.strerror}; a results folder of USPEX has one") from None
@@ -216,11 +216,14 @@ def open_results(path: Path, label: str | None = None, *, record: bool = True) -
         settings = replace(settings, species=settings.species or _species(rows, relaxed))
     elif line == "uspex26":
         rows, best = _rows_of_26(path, relaxed, notes)
-        settings = replace(settings, species=settings.species or uspex26.species_of(rows, relaxed))
+        settings = replace(settings, species=uspex26.species_of(rows, relaxed, settings.species, notes))
     else:
         rows, best = _python_rows(path, notes)
-    if not rows and (unread := [note for note in notes if note.startswith(f"{individuals}, line")]):
-        raise InputError(f"{unread[0]}; no line of it can be read")
+    if not rows:
+        if unread := [note for note in notes if note.startswith(f"{individuals}, line")]:
+            raise InputError(f"{unread[0]}; no line of it can be read")
+        if line == "matlab" and first and "ID" not in first.split():
+            raise InputError(f"{individuals}: not a table of any USPEX; its first line is '{first.strip()[:40]}'")
     entries = _entries(rows, name, settings, relaxed, notes)
     found = record_of(path) if record else None
     if found is not None:

@@ -56,7 +56,7 @@ class Ranked:
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines of a text file with their numbers from 1."""
-    with path.open(encoding="utf-8", errors="replace") as stream:
+    with path.open(encoding="utf-8-sig", errors="replace") as stream:
         yield from enumerate((line.rstrip("\n") for line in stream), 1)
 
 

@@ -18,7 +18,7 @@ from uspex_bridge.results.model import Composition
 from uspex_bridge.vasp.structure import ELEMENTS, parse_poscar
 
 #: USPEX's first line of a structure: ``EA12 ...``, in one of its files ``Structure_12 ...``, of USPEX 26 ``number=12``.
-_LABEL = re.compile(rb"^[ \t]*(?:EA|Structure_|number=)[ \t]*(\d+)\b.*$", re.MULTILINE)
+_LABEL = re.compile(rb"^[ \t]*(?:EA|Structure_|number[ \t]*=)[ \t]*(\d+)\b.*$", re.MULTILINE)
 _MESSAGE_LINE = re.compile(r", line (\d+):")
 
 
@@ -82,7 +82,7 @@ class PoscarFile:
                 index.notes.append(f"{path}, line {last}: the file ends within a line; EA{number} is left out")
                 continue
             if number in index.blocks:
-                index.notes.append(f"{path}, line {line}: EA{number} a second time; the last one is used")
+                index.notes.append(_twice(path, line, number))
                 index.others.setdefault(number, []).append(index.blocks[number])
             head = data[mark.end() : end].split(b"\n", 7)
             index.blocks[number] = Block(number, start, end, line, _composition(head), _volume(head))
@@ -93,6 +93,8 @@ class PoscarFile:
         if number not in self.others or not math.isfinite(volume):
             return
         places = [*self.others.pop(number), self.blocks[number]]
+        told = {_twice(self.path, place.line, number) for place in places}
+        self.notes[:] = [note for note in self.notes if note not in told]
         self.blocks[number] = min(places, key=lambda block: abs((block.volume or math.inf) - volume))
 
     def read(self, ids: Sequence[int]) -> Iterator[tuple[int, Structure]]:
@@ -132,6 +134,10 @@ class PoscarFile:
         lines = split_lines(text)
         numeric = len(lines) > 5 and re.fullmatch(r"[\s\d]+", lines[5])
         return self.species if numeric and self.species else None
+
+
+def _twice(path: Path, line: int, number: int) -> str:
+    return f"{path}, line {line}: EA{number} a second time; the last one is used"
 
 
 def _composition(lines: Sequence[bytes]) -> Composition | None:

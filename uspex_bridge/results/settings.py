@@ -108,7 +108,7 @@ def _from_input_txt(path: Path) -> SearchSettings:
     """Read pressure (0 by default), atomType and numSpecies as USPEX does."""
     given = InputTxt.read(path)
     pressure = given.keyword("ExternalPressure")
-    species = [word for value in given.block("atomType", "EndAtomType") for word in value.text.split()]
+    species = given.elements()
     blocks = [value.text.split() for value in given.block("numSpecies", "EndNumSpecies")]
     numeric = all(word.isdigit() for block in blocks for word in block)
     whole = tuple(tuple(int(word) for word in block) for block in blocks) if numeric else ()
@@ -120,7 +120,7 @@ def _from_input_txt(path: Path) -> SearchSettings:
     method, calculation = (given.keyword(name) for name in ("calculationMethod", "calculationType"))
     return SearchSettings(
         gpa,
-        tuple(species),
+        species,
         whole if right else (),
         method.text if method is not None and method.text else "USPEX",
         calculation.text if calculation is not None else "",

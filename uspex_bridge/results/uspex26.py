@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from uspex_bridge.base.words import counted
 from uspex_bridge.results.matlab import Notes, Ranked, number, numbered_lines
 from uspex_bridge.results.model import NAN
 from uspex_bridge.results.poscars import PoscarFile
@@ -34,6 +35,9 @@ _COLUMNS = {
 _WORDS = {"origin": "origin", "space_group_symbol": "symbol"}
 #: Columns that say what no entry keeps, or that are read by other means.
 _OTHERS = ("generation", "number", "num_atoms_all", "parents", "space_group", "expected_origin")
+
+#: Fewer structures do not speak against the order of the elements in the search's input.
+_ENOUGH = 3
 
 Rows = list[dict[str, Any]]
 
@@ -57,7 +61,7 @@ def read_table(path: Path, notes: Notes) -> Iterator[tuple[int, dict[str, str]]]
         if is_table(line):
             names = line.lower().split()
             continue
-        cells = _CELL.findall(line)
+        cells = _with_parents(_CELL.findall(line), names)
         brackets = all(cell.endswith("]") for cell in cells if cell.startswith("["))
         if len(cells) != len(names) or not brackets or (line_number == len(lines) and not whole):
             notes.append(f"{path}, line {line_number}: cut short or not a row of the table; it is left out")
@@ -65,14 +69,28 @@ def read_table(path: Path, notes: Notes) -> Iterator[tuple[int, dict[str, str]]]
         yield line_number, dict(zip(names, cells, strict=True))
 
 
+def _with_parents(cells: list[str], names: list[str]) -> list[str]:
+    """Return the cells of a row with empty parents where it has nothing in their place."""
+    place = names.index("parents") if "parents" in names else len(names)
+    if len(cells) + 1 != len(names) or place >= len(cells) or cells[place].startswith("["):
+        return cells
+    return [*cells[:place], "[]", *cells[place:]]
+
+
 def read_individuals(path: Path, notes: Notes) -> Rows:
-    """Read Individuals or BESTIndividuals: one dictionary per row, ``counts`` per species in the search's order."""
+    """Read Individuals or BESTIndividuals: one dictionary per row, ``counts`` per species in the search's order.
+
+    A value that should be a number and is none counts as not computed, and becomes a note.
+    """
     rows: Rows = []
     for line_number, cells in read_table(path, notes):
+        place = f"{path}, line {line_number}"
         try:
             rows.append(_row(cells))
         except ValueError as error:
-            notes.append(f"{path}, line {line_number}: {error}; it is left out")
+            notes.append(f"{place}: {error}; it is left out")
+            continue
+        notes += [f"{place}: {name} {cells[name]} is no number" for name in _COLUMNS if not _is_value(cells, name)]
     return rows
 
 
@@ -80,9 +98,11 @@ def _row(cells: dict[str, str]) -> dict[str, Any]:
     """Return a row's values under the names of an entry's attributes.
 
     Raises:
-        ValueError: a number that a structure cannot do without is none.
+        ValueError: what a structure cannot do without is missing or wrong.
     """
-    row: dict[str, Any] = {"enthalpy": NAN, "origin": ""}
+    if "energy" not in cells:
+        raise ValueError("the table has no column called energy")
+    row: dict[str, Any] = {"origin": ""}
     row["generation"], row["id"] = (_whole(cells, name) for name in ("generation", "number"))
     row["counts"] = _list(cells["num_atoms_all"])
     if not any(row["counts"]):
@@ -90,7 +110,7 @@ def _row(cells: dict[str, str]) -> dict[str, Any]:
     row["parents"] = tuple(n for n in _list(cells.get("parents", "[]")) if n)
     for name, key in _COLUMNS.items():
         if name in cells:
-            row[key] = _value(cells, name)
+            row[key] = number(cells[name])
     for name, key in _WORDS.items():
         if cells.get(name, "None").lower() not in _NOTHING:
             row[key] = cells[name]
@@ -103,17 +123,14 @@ def _row(cells: dict[str, str]) -> dict[str, Any]:
 
 
 def _whole(cells: dict[str, str], name: str) -> int:
-    if not cells[name].isdigit():
+    if not (match := re.fullmatch(r"(\d+)(\.0*)?", cells[name])):
         raise ValueError(f"{name} {cells[name]} is no whole number")
-    return int(cells[name])
+    return int(match[1])
 
 
-def _value(cells: dict[str, str], name: str) -> float:
-    word = cells[name]
-    value = number(word)
-    if value != value and word.lower() not in _NOTHING:
-        raise ValueError(f"{name} {word} is no number")
-    return value
+def _is_value(cells: dict[str, str], name: str) -> bool:
+    word = cells.get(name, "nan")
+    return word.lower() in _NOTHING or number(word) == number(word)
 
 
 def _list(cell: str) -> tuple[int, ...]:
@@ -132,26 +149,66 @@ def unique(rows: Rows, relaxed: PoscarFile | None, path: Path, notes: Notes) -> 
         by_id.setdefault(row["id"], []).append(row)
     kept = []
     for _, same in sorted(by_id.items()):
-        row = min(same, key=lambda one: np.nan_to_num(one["enthalpy"], nan=np.inf))
+        row = min(same, key=lambda one: one["enthalpy"] if np.isfinite(one["enthalpy"]) else np.inf)
         kept.append(row)
         if relaxed is not None:
             relaxed.choose(row["id"], row.get("volume", NAN))
     if len(kept) < len(rows):
-        notes.append(f"{path}: {len(rows) - len(kept)} rows have an ID that others have too; the lowest energy is used")
+        many = sum(len({row["counts"] for row in same}) > 1 for same in by_id.values())
+        other = f" ({counted(many, 'ID')} of several compositions: rows of two searches?)" if many else ""
+        notes.append(
+            f"{path}: {counted(len(rows) - len(kept), 'row')} more than IDs; the lowest energy of each is used{other}"
+        )
     return kept
 
 
-def species_of(rows: Rows, relaxed: PoscarFile | None) -> tuple[str, ...]:
-    """Find which element each place of ``num_atoms_all`` stands for: the order in which most structures fit.
+def species_of(rows: Rows, relaxed: PoscarFile | None, given: Sequence[str], notes: Notes) -> tuple[str, ...]:
+    """Find which element each place of ``num_atoms_all`` stands for.
 
-    Columns that no structure decides are called ``?1``, ``?2``, ...
+    It is the order that is ``given``, unless the structures fit another one and hardly any fits this one.
+    """
+    pairs = _pairs(rows, relaxed)
+    if given and 2 * _fitting(pairs, given) >= len(pairs):
+        return tuple(given)
+    found = _order_of(pairs, [row["counts"] for row in rows])
+    if given and (len(pairs) < _ENOUGH or _fitting(pairs, found) < len(pairs)):
+        return tuple(given)
+    if given and relaxed is not None:
+        notes.append(
+            f"{relaxed.path}: its structures fit {' '.join(found)} as the order of num_atoms_all, not that "
+            f"of atomType, {' '.join(given)}"
+        )
+    return found
+
+
+Pairs = list[tuple[tuple[int, ...], dict[str, int]]]
+
+
+def _pairs(rows: Rows, relaxed: PoscarFile | None) -> Pairs:
+    """Return what a row and its structure say of the atoms, of each row whose structure says it."""
+    known = {} if relaxed is None else {number: block.composition for number, block in relaxed.blocks.items()}
+    return [(row["counts"], dict(known[row["id"]] or ())) for row in rows if known.get(row["id"])]
+
+
+def _fitting(pairs: Pairs, species: Sequence[str]) -> int:
+    """Return how many structures have the atoms that their rows name."""
+    return sum(
+        len(counts) == len(species) and {s: n for s, n in zip(species, counts, strict=True) if n} == held
+        for counts, held in pairs
+    )
+
+
+def _order_of(pairs: Pairs, rows: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
+    """Return the order in which most structures fit.
+
+    Columns that no structure decides are called ``?1``, ``?2``, ...; so are two that would fit as well the other way
+    round, where ``rows`` have different numbers in them.
     """
     from scipy.optimize import linear_sum_assignment
 
-    width = max((len(row["counts"]) for row in rows), default=0)
+    width = max(map(len, rows), default=0)
+    rows = [row for row in rows if len(row) == width]
     names = [f"?{k}" for k in range(1, width + 1)]
-    known = {} if relaxed is None else {number: block.composition for number, block in relaxed.blocks.items()}
-    pairs = [(row["counts"], dict(known[row["id"]] or ())) for row in rows if known.get(row["id"])]
     pairs = [(counts, held) for counts, held in pairs if len(counts) == width]
     elements = list(dict.fromkeys(symbol for _, held in pairs for symbol in held))
     if not elements:
@@ -162,8 +219,13 @@ def species_of(rows: Rows, relaxed: PoscarFile | None) -> tuple[str, ...]:
             for k in range(width)
         ]
     )
-    for column, element in zip(*linear_sum_assignment(-fits), strict=True):
-        names[column] = elements[element]
+    fits = np.hstack([fits, np.zeros((width, max(0, width - len(elements))), dtype=int)])  # columns of no element
+    columns, chosen = linear_sum_assignment(-fits)
+    for column, element in zip(columns, chosen, strict=True):
+        swapped = fits[:, element] + fits[column, chosen] - fits[columns, chosen]
+        even = [k for k in columns[swapped == fits[column, element]] if any(row[k] != row[column] for row in rows)]
+        if element < len(elements) and not even:
+            names[column] = elements[element]
     return tuple(names)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.files import read_text, split_lines
+from uspex_bridge.vasp.structure import ELEMENTS
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,21 @@ class InputTxt:
             if end.lower() in line.lower():
                 return [Value(self.lines[i].strip(), i + 1) for i in range(first or number, number)]
         return []
+
+    def elements(self) -> tuple[str, ...]:
+        """Return atomType as symbols; it may name elements by symbol, atomic number or name."""
+        words = " ".join(value.text for value in self.block("atomType", "EndAtomType")).split()
+        return tuple(map(_symbol, words))
+
+
+def _symbol(word: str) -> str:
+    if word in ELEMENTS:
+        return word
+    from ase.data import atomic_names, chemical_symbols
+
+    if word.isdigit():
+        return chemical_symbols[int(word)] if 0 < int(word) < len(chemical_symbols) else word
+    return dict(zip(map(str.lower, atomic_names), chemical_symbols, strict=False)).get(word.lower(), word)
 
 
 _TOKEN = re.compile(

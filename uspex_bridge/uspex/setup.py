@@ -168,7 +168,7 @@ def read_matlab(path: Path, *, of_26: bool = False) -> Setup:
     of_26 = of_26 or "20" in codes or (path.parent / "Calculation").is_dir()
     commands = text.block("commandExecutable", "EndExecutable")
     blocks = tuple(_whole(row, path) for row in text.block("numSpeci", "EndNumSpeci") if row.text)
-    elements = " ".join(value.text for value in text.block("atomType", "EndAtomType")).split()
+    elements = text.elements()
     if meta and not elements:
         elements = _elements_of_metadynamics(path.parent)
     where = cluster.text if cluster and cluster.text.lower() != "nonparallel" else "0"
@@ -182,7 +182,7 @@ def read_matlab(path: Path, *, of_26: bool = False) -> Setup:
         "uspex26" if of_26 else "matlab",
         path,
         tuple(_matlab_step(work, path.parent, n, codes, commands, queued=where != "0") for n in numbers_of_steps),
-        elements=tuple(_symbol(name) for name in elements),
+        elements=elements,
         blocks=blocks,
         varies=varies,
         pressure=number("ExternalPressure", 0.0),
@@ -196,14 +196,14 @@ def read_matlab(path: Path, *, of_26: bool = False) -> Setup:
     )
 
 
-def _elements_of_metadynamics(folder: Path) -> list[str]:
+def _elements_of_metadynamics(folder: Path) -> tuple[str, ...]:
     """Return the elements that POSCAR_1 names, which metadynamics begins with, else those of the POTCAR files."""
     try:
         symbols = parse_poscar(read_text(folder / "POSCAR_1"), "POSCAR_1").symbols
     except InputError:
         potcars = (folder / "Specific").glob("POTCAR_*")
-        return sorted(name for path in potcars if not (name := path.name.removeprefix("POTCAR_")).isdigit())
-    return list(dict.fromkeys(symbols))
+        return tuple(sorted(n for path in potcars if not (n := path.name.removeprefix("POTCAR_")).isdigit()))
+    return tuple(dict.fromkeys(symbols))
 
 
 def _codes(text: InputTxt) -> list[str]:
@@ -237,15 +237,6 @@ def _whole(row: Value, path: Path) -> tuple[int, ...]:
         return tuple(int(word) for word in row.text.split())
     except ValueError:
         raise InputError(f"{path}, line {row.line}: '{row.text}' should be numbers of atoms") from None
-
-
-def _symbol(name: str) -> str:
-    """Return the symbol of an element given by symbol or atomic number."""
-    if name.isdigit():
-        from ase.data import chemical_symbols
-
-        return chemical_symbols[int(name)] if int(name) < len(chemical_symbols) else name
-    return name
 
 
 def read_python(path: Path) -> Setup:

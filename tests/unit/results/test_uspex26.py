@@ -117,7 +117,7 @@ def test_an_id_that_occurs_more_than_once_keeps_its_lowest_energy_and_that_struc
     assert results.by_id[5].enthalpy == -8.0
     volumes = {entry.id: structure.volume for entry, structure in results.structures()}
     assert volumes[4] == pytest.approx(3.7**3)
-    assert any("3 rows have an ID that others have too" in note for note in results.notes)
+    assert any("3 rows more than IDs" in note for note in results.notes)
 
 
 def test_the_order_of_the_elements_comes_from_the_structures(tmp_path):
@@ -195,3 +195,82 @@ def test_two_layouts_in_one_file(tmp_path):
 def test_a_search_that_has_just_begun(tmp_path):
     folder = write_26(tmp_path / "results1", [], SPECIES)
     assert open_results(folder).entries == ()
+
+
+def test_what_is_no_number_counts_as_not_computed(tmp_path):
+    folder = write_26(tmp_path / "results1", made_search(), SPECIES)
+    individuals = folder / "Individuals"
+    text = individuals.read_text()
+    assert text.count(" nan  None  nan ") == 1
+    individuals.write_text(text.replace(" nan  None  nan ", " null  None  nan ").replace("1  1  [", "1.0  1.0  ["))
+    results = open_results(folder)
+    assert len(results.entries) == 6
+    assert not results.by_id[5].valid
+    assert results.notes == [f"{individuals}, line 6: energy null is no number"]
+
+
+def test_parents_may_be_nothing_at_all_and_a_file_may_begin_with_a_mark_of_its_encoding(tmp_path):
+    folder = write_26(tmp_path / "results1", made_search(), SPECIES)
+    text = (folder / "Individuals").read_text()
+    (folder / "Individuals").write_text("\ufeff" + text.replace("[]", ""))
+    results = open_results(folder)
+    assert results.notes == []
+    assert [entry.parents for entry in results.entries] == [(), (), (), (1, 3), (2, 3), (4,)]
+    assert results.by_id[3].quasi_entropy == 0.1
+
+
+def test_a_table_without_energies_and_a_file_of_no_known_kind_are_refused(tmp_path):
+    columns = [name for name in COLUMNS_OF_26 if name != "energy"]
+    folder = write_26(tmp_path / "results1", made_search(), SPECIES, columns)
+    with pytest.raises(InputError, match="line 2: the table has no column called energy"):
+        open_results(folder)
+    (folder / "Individuals").write_text("energies of last night\n")
+    with pytest.raises(InputError, match="not a table of any USPEX"):
+        open_results(folder)
+
+
+@pytest.mark.parametrize("given", ["Ti O H", "Mg Al", "22 1 8"])
+def test_structures_that_all_fit_another_order_than_atomtype_decide(tmp_path, given):
+    folder = write_26(tmp_path / "results1", made_search(), ("H", "Ti", "O"))
+    (folder / "Parameters.txt").write_text(f"% atomType\n{given}\n% EndAtomType\n")
+    results = open_results(folder)
+    assert results.settings.species == ("H", "Ti", "O")
+    assert all(entry.valid for entry in results.entries if entry.id != 5)
+    assert ["fit H Ti O as the order" in note for note in results.notes] == [True]
+
+
+@pytest.mark.parametrize("given", ["Ti O H", "22 8 1", "titanium Oxygen H"])
+def test_a_pair_that_contradicts_atomtype_is_refused(tmp_path, given):
+    structures = made_search()
+    folder = write_26(tmp_path / "results1", structures, SPECIES)
+    (folder / "Parameters.txt").write_text(f"% atomType\n{given}\n% EndAtomType\n")
+    text = (folder / "Individuals").read_text()
+    (folder / "Individuals").write_text(text.replace("1  3  [1, 0, 1]", "1  3  [1, 1, 0]"))
+    results = open_results(folder)
+    assert results.settings.species == SPECIES
+    assert [entry.id for entry in results.entries if not entry.valid] == [3, 5]
+    assert ["EA3 is TiO in Individuals and TiH there" in note for note in results.notes] == [True]
+
+
+def test_an_order_that_no_structure_decides_is_not_guessed(tmp_path):
+    """TiH and Ti2H2 fit both orders; TiH3, whose structure is not there, would be Ti3H in the other."""
+    structures = [made for made in made_search() if made.id in (3, 4)]
+    folder = write_26(tmp_path / "results1", structures, ("Ti", "H"))
+    assert open_results(folder).settings.species == ("Ti", "H")
+    more = table_of_26([Made(6, cell("TiH3", 3.4), -9.0, 2, "Heredity")], ("Ti", "H"))
+    with (folder / "Individuals").open("a") as stream:
+        stream.write(more.splitlines(keepends=True)[1])
+    results = open_results(folder)
+    assert results.settings.species == ("?1", "?2")
+    assert [entry.formula for entry in results.entries][:2] == ["TiH", "Ti2H2"]
+
+
+def test_ids_of_two_searches_in_one_file_are_told(tmp_path):
+    folder = write_26(tmp_path / "results1", made_search(), SPECIES)
+    with (folder / "Individuals").open("a") as stream:
+        stream.write(table_of_26([Made(3, cell("TiO", 2.9), -7.0)], SPECIES))
+    with (folder / "gatheredPOSCARS").open("a") as stream:
+        stream.write(poscar(cell("TiO", 2.8), SPECIES, "number = 3"))
+    results = open_results(folder)
+    assert ["1 row more than IDs" in note and "two searches?" in note for note in results.notes][:1] == [True]
+    assert not any("the last one is used" in note for note in results.notes)
