@@ -1,5 +1,6 @@
 """The installed executables: foreign environments, broken installations, several processes in one folder."""
 
+import itertools
 import json
 import os
 import shutil
@@ -116,21 +117,31 @@ def installed(tmp_path: Path) -> Path:
     return top
 
 
-@pytest.mark.parametrize("broken", ["click.py", "numpy.py", "uspex_bridge/cli/entry.py", "uspex_bridge/cli/vasp.py"])
+@pytest.mark.parametrize("broken", ["click.py", "uspex_bridge/cli/entry.py", "uspex_bridge/cli/vasp.py", "numpy.py"])
 def test_a_broken_installation_is_one_line_and_leaves_nothing_old(tmp_path, broken):
+    """Whether the folder's one process is told so by a launcher of many or not."""
     top = installed(tmp_path)
     (site,) = top.glob("lib/python*/site-packages")
-    (site / broken).write_text("raise ImportError('half of it is missing')\n")
-    fold = make_folder(tmp_path)
-    leave_stale_outputs(fold)
-    done = subprocess.run(
-        [top / "bin" / "uspex-bridge-vasp"], cwd=fold, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 5, done.stderr
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("uspex-bridge: the installation is broken")
-    assert "half of it is missing" in line
-    assert not [name for name in OUTPUTS if (fold / name).exists()]
+    kinds = ("ImportError",) if broken == "numpy.py" else ("ImportError", "ValueError")
+    ranks = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "3"}
+    for case, (kind, launcher) in enumerate(itertools.product(kinds, ({}, ranks))):
+        (site / broken).write_text(f"raise {kind}('half of it is missing')\n")
+        fold = make_folder(tmp_path, name=f"CalcFold{case}")
+        leave_stale_outputs(fold)
+        done = subprocess.run(
+            [top / "bin" / "uspex-bridge-vasp"],
+            cwd=fold,
+            env=environment(**launcher),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 5, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("uspex-bridge: the installation is broken")
+        assert "half of it is missing" in line
+        assert not [name for name in OUTPUTS if (fold / name).exists()]
 
 
 def test_an_interpreter_that_is_gone(tmp_path):

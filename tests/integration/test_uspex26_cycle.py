@@ -168,6 +168,7 @@ def test_thirty_candidates_by_each_code(tmp_path, run, codes):
 def test_thirty_candidates_with_chgnet_in_a_service(tmp_path, run, monkeypatch):
     """The service that the first call starts is as free of USPEX's Python as the call is."""
     monkeypatch.setenv("USPEX_BRIDGE_SOCKET", str(tmp_path / "socket"))
+    reference = independent.calculator("chgnet")  # which prints
     settings = 'protocol = "embedded"\n'
     service = '[service]\nmode = "start"\nworkers = 2\n'
     faults = {(3, 1): FAULTS[3, 1], (5, 1): "timeout -s KILL 0.3 {}", (10, 1): "timeout -s TERM 0.3 {}"}
@@ -177,5 +178,5 @@ def test_thirty_candidates_with_chgnet_in_a_service(tmp_path, run, monkeypatch):
         assert run("status")[0] == 0, "the service that was started still runs"
     finally:
         run("stop")
-    check_search(line, reports, independent.calculator("chgnet"))
+    check_search(line, reports, reference)
     check_results(line, reports, run)

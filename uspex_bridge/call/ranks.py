@@ -16,12 +16,15 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from uspex_bridge.base.errors import OutputError
 from uspex_bridge.base.files import OUTPUTS
 from uspex_bridge.base.locks import NO_LOCKS
+from uspex_bridge.call.slot import clear_slot
 
 FILENAME = ".bridge.ranks"
 #: What the executables read, by kind: who asks for something else is no part of the same call.
@@ -110,6 +113,8 @@ def one_of_many(kind: str, folder: str, argv: list[str], work: Callable[[], int]
         if _is_ours(told, rank, asked) and _still_there(kind, place, told["exit"]):
             return _leave(rank, told)
         _write(board, rank, asked, None)
+        with suppress(OutputError):  # the run says it
+            clear_slot(place, OUTPUTS[kind])  # where one process is started, its shell part has done so
         code = work()
         _write(board, rank, asked, code)
         return code

@@ -56,11 +56,12 @@ def _here(kind: str, argv: list[str]) -> int:
         else:
             from uspex_bridge.cli.external import main
         main(argv)
-    except ImportError as error:
-        print(f"uspex-bridge: the installation is broken: {error}; `uspex-bridge doctor` says more", file=sys.stderr)
-        return 5
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
+    except Exception as error:  # noqa: BLE001 (errors of the run itself do not come here)
+        what = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        print(f"uspex-bridge: the installation is broken: {what}; `uspex-bridge doctor` says more", file=sys.stderr)
+        return 5
     return 0
 
 
