@@ -9,11 +9,17 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+from uspex_bridge.base.words import one_line
+
 
 class BridgeError(Exception):
     """Base class: an unexpected failure inside the bridge."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """Return the message; of an error with several arguments one line each."""
+        return "\n".join(one_line(str(line)) for line in self.args)
 
 
 class InputError(BridgeError):

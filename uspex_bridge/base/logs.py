@@ -12,6 +12,8 @@ from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+from uspex_bridge.base.words import one_line
+
 FILENAME = "bridge.log"
 #: A longer log is moved to bridge.log.1, bytes.
 _MOST = 2_000_000
@@ -27,7 +29,7 @@ def folder_log(folder: Path, level: int = logging.DEBUG) -> Iterator[logging.Log
     log = logging.Logger(f"uspex_bridge.call.run{next(_runs)}", level)
     screen = logging.StreamHandler(sys.stderr)
     screen.setLevel(logging.WARNING)
-    screen.setFormatter(logging.Formatter("uspex-bridge: %(message)s"))
+    screen.setFormatter(_OneLine("uspex-bridge: %(message)s"))
     handlers: list[logging.Handler] = [screen]
     with suppress(OSError):
         handlers.append(_LogFile(folder / FILENAME))
@@ -40,6 +42,12 @@ def folder_log(folder: Path, level: int = logging.DEBUG) -> Iterator[logging.Log
             handler.close()
 
 
+class _OneLine(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+
 class _LogFile(RotatingFileHandler):
     """A file that is rotated, is no link, and of which nothing more is heard once it cannot be written.
 
@@ -49,7 +57,7 @@ class _LogFile(RotatingFileHandler):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=_MOST, backupCount=1, encoding="utf-8", errors="backslashreplace")
-        self.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)-7s %(message)s"))
+        self.setFormatter(_OneLine("%(asctime)s %(process)d %(levelname)-7s %(message)s"))
 
     def _open(self) -> TextIOWrapper:
         def no_link(path: str, flags: int) -> int:

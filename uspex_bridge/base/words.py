@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+#: Control characters, all that end a line among them, but the tab.
+_CONTROLS = {
+    code: chr(code).encode("unicode_escape").decode()
+    for code in (*range(9), *range(10, 32), *range(0x7F, 0xA0), 0x2028, 0x2029)
+}
+
+
+def one_line(text: str) -> str:
+    """Return a text with an escape in the place of each control character: names of files and keys may hold any."""
+    return text.translate(_CONTROLS)
+
 
 def counted(count: int, noun: str) -> str:
     """Return ``1 structure``, ``2 structures``, ``3 entries``."""

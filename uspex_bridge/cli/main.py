@@ -12,6 +12,7 @@ import click
 
 from uspex_bridge.base.errors import BridgeError, Interrupted, ModelError, OutOfMemoryError, OutputError, exhausted
 from uspex_bridge.base.version import version
+from uspex_bridge.base.words import one_line
 
 #: Environment variable with which an unexpected failure shows where it happened.
 _TRACEBACK = "USPEX_BRIDGE_TRACEBACK"
@@ -126,7 +127,7 @@ def _told(error: Exception) -> tuple[str, int]:
         return reason, OutOfMemoryError.exit_code
     if isinstance(error, OSError):
         place = "the output" if error.filename is None else error.filename
-        return f"{place}: cannot be read or written: {error.strerror or error}", OutputError.exit_code
+        return one_line(f"{place}: cannot be read or written: {error.strerror or error}"), OutputError.exit_code
     if isinstance(error, ModuleNotFoundError) and (extra := EXTRAS.get((error.name or "").partition(".")[0])):
         return f"this needs {error.name}: pip install 'uspex_bridge[{extra}]'", ModelError.exit_code
     said = " ".join(f"unexpected {type(error).__name__}: {error}".split())

@@ -49,7 +49,7 @@ def check(folder: Path, settings: CycleSettings, *, promoted: bool) -> None:
             except BridgeError as error:
                 problems.append(f"  {where}: {error}")
     if problems:
-        raise ConfigError("\n".join([f"{folder / FILENAME}: the loop could not go through:", *problems]))
+        raise ConfigError(f"{folder / FILENAME}: the loop could not go through:", *problems)
 
 
 def _looks(settings: CycleSettings, config: Config, *, promoted: bool) -> Iterator[_Look]:
