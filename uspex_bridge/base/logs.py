@@ -60,10 +60,10 @@ class _LogFile(RotatingFileHandler):
         self.setFormatter(_OneLine("%(asctime)s %(process)d %(levelname)-7s %(message)s"))
 
     def _open(self) -> TextIOWrapper:
-        def no_link(path: str, flags: int) -> int:
-            return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+        def plain(path: str, flags: int) -> int:  # no link; of a pipe that nobody reads, an error instead of waiting
+            return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
-        return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=no_link)
+        return open(self.baseFilename, "a", encoding=self.encoding, errors=self.errors, opener=plain)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Ignore a full disk."""

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from uspex_bridge.base.errors import OutputError
-from uspex_bridge.base.files import OUTPUTS
+from uspex_bridge.base.errors import InputError, OutputError
+from uspex_bridge.base.files import OUTPUTS, regular_bytes
 from uspex_bridge.base.locks import NO_LOCKS
 from uspex_bridge.call.slot import clear_slot
 
@@ -151,8 +151,8 @@ def _asked(kind: str, folder: Path, argv: list[str]) -> str:
     digest = hashlib.sha256(json.dumps([kind, argv]).encode())
     for name in _INPUTS[kind]:
         try:
-            digest.update(name.encode() + (folder / name).read_bytes())
-        except OSError:
+            digest.update(name.encode() + regular_bytes(folder / name))
+        except InputError:
             continue
     return digest.hexdigest()
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from uspex_bridge.base.errors import BridgeError, BusyError, OutOfMemoryError, OutputError, exhausted
-from uspex_bridge.base.files import remove, writing
+from uspex_bridge.base.errors import BridgeError, BusyError, InputError, OutOfMemoryError, OutputError, exhausted
+from uspex_bridge.base.files import regular_bytes, remove, writing
 from uspex_bridge.base.locks import held
 from uspex_bridge.base.logs import folder_log
 
@@ -164,7 +164,7 @@ class SlotState:
         digests: dict[str, bytes | None] = {}
         for name in self._inputs:
             try:
-                digests[name] = hashlib.sha256((self._folder / name).read_bytes()).digest()
-            except OSError:
+                digests[name] = hashlib.sha256(regular_bytes(self._folder / name)).digest()
+            except InputError:
                 digests[name] = None
         return digests

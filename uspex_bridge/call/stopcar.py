@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.files import regular_bytes
 from uspex_bridge.vasp.incar import stop_asked
 
 FILENAME = "STOPCAR"
@@ -25,8 +27,8 @@ class Stopcar:
         if why := self._halter():
             return why
         try:
-            self._obeyed = stop_asked(self._path.read_text(encoding="utf-8", errors="replace"))
-        except OSError:
+            self._obeyed = stop_asked(regular_bytes(self._path).decode("utf-8", "replace"))
+        except InputError:
             return None
         return "file" if self._obeyed else None
 

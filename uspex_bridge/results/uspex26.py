@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from uspex_bridge.base.files import split_lines
 from uspex_bridge.base.words import counted
-from uspex_bridge.results.matlab import Notes, Ranked, number, numbered_lines
+from uspex_bridge.results.matlab import Notes, Ranked, number
 from uspex_bridge.results.model import NAN
 from uspex_bridge.results.poscars import PoscarFile
 
@@ -53,9 +54,9 @@ def read_table(path: Path, notes: Notes) -> Iterator[tuple[int, dict[str, str]]]
     A row that is cut short, as the last one of a running search may be, becomes a note.
     """
     names: list[str] = []
-    whole = path.read_bytes().endswith(b"\n")
-    lines = list(numbered_lines(path))
-    for line_number, line in lines:
+    text = path.read_bytes().decode("utf-8-sig", errors="replace")  # at once, since it may grow
+    lines, whole = split_lines(text), text.endswith("\n")
+    for line_number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         if is_table(line):

@@ -143,21 +143,24 @@ class Run:
             log.seek(self.began)
             whole = log.read().decode(errors="replace")
         tail = [line.rstrip() for line in whole[-8000:].splitlines() if line.strip()][-TAIL:]
-        text = "\n".join(f"    {line}" for line in tail) or "    (it said nothing)"
+        lines = [f"    {line}" for line in tail] or ["    (it said nothing)"]
+        text = "\n".join(lines)
         how = f"signal {-status} ({signal.Signals(-status).name})" if status < 0 else f"status {status}"
-        said = f"the end of its log, {self.log}, is:\n{text}"
+        said = f"the end of its log, {self.log}, is:"
         if _FULL.search(whole) or shutil.disk_usage(self.folder).free < _ROOM:
             return OutputError(
-                f"{self.title} ended with {how}: the disk is full (or its quota); make room, then --resume. {said}"
+                f"{self.title} ended with {how}: the disk is full (or its quota); make room, then --resume. {said}",
+                *lines,
             )
         if "ModuleNotFoundError" in text:
-            return ModelError(f"{self.title} ended with {how}: its environment lacks a package; {said}")
+            return ModelError(f"{self.title} ended with {how}: its environment lacks a package; {said}", *lines)
         if re.search(r"[Nn]on-?finite|\bNaN\b", text):
             return CalculationError(
-                f"{self.title} diverged (NaN) and ended with {how}; lower the learning rate and begin again. {said}"
+                f"{self.title} diverged (NaN) and ended with {how}; lower the learning rate and begin again. {said}",
+                *lines,
             )
         hint = "; it ran out of memory, or something killed it" if status == -signal.SIGKILL else ""
-        return CalculationError(f"{self.title} ended with {how}{hint}; {said}")
+        return CalculationError(f"{self.title} ended with {how}{hint}; {said}", *lines)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
