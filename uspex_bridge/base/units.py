@@ -47,6 +47,11 @@ def pv_energy(pressure_gpa: float, volume: float) -> float:
     return gpa_to_ev_a3(pressure_gpa) * volume
 
 
+def own_pv(stress: ArrayLike, volume: float) -> float:
+    """Return PV in eV of a cell of ``volume`` Å³ at the pressure of its own stress (6,), -V tr(stress)/3."""
+    return pv_energy(pressure_of(stress), volume)
+
+
 def stress_to_vasp(stress: ArrayLike) -> NDArray[np.float64]:
     """Convert a stress (6,) in eV/Å³, ASE's sign and order, to kB, VASP's sign and order (XX YY ZZ XY YZ ZX).
 

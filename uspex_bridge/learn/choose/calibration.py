@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.learn.data.predictions import Prediction, Predictor, predict_all, structure_key
+from uspex_bridge.base.units import own_pv
+from uspex_bridge.learn.data.predictions import Predictor, predict_frames
 
 #: Two models that agree to this are not right to this, eV/atom.
 FLOOR = 0.005
@@ -101,21 +101,13 @@ def calibrate_on(
         InputError: too few of them.
         ModelError: a model cannot be loaded.
     """
-    structures = [to_structure(atoms) for atoms in frames]
-    keys = [structure_key(structure) for structure in structures]
-    asked = dict(zip(keys, structures, strict=True))
-    answers = [predict_all(model, asked, folder, progress=progress) for model in models]
+    answers = [predict_frames(model, frames, folder, progress=progress) for model in models]
     errors, apart = [], []
-    for key, atoms in zip(keys, frames, strict=True):
-        found = [_pv(one[key], atoms) for one in answers]
+    for atoms, said in zip(frames, zip(*answers, strict=True), strict=True):
+        volume, natoms = atoms.get_volume(), len(atoms)
+        found = [answer.pv(volume, natoms) for answer in said]
         if all(map(math.isfinite, found)):
-            true = -atoms.get_volume() * float(atoms.get_stress()[:3].mean()) / len(atoms)
+            true = own_pv(atoms.get_stress(), volume) / natoms
             errors.append(max(abs(value - true) for value in found))
             apart.append(max(found) - min(found))
     return calibrate(np.array(errors), np.array(apart), confidence)
-
-
-def _pv(answer: Prediction, atoms: Atoms) -> float:
-    if answer.stress is None:
-        return math.nan
-    return -float(atoms.get_volume()) * float(answer.stress[:3].mean()) / len(atoms)

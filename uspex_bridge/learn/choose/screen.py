@@ -186,7 +186,7 @@ def screen(
         also: flags that are a reason to compute a structure.
     """
     energies = np.array([[_energy(one, answer) for answer in one.answers] for one in seen])
-    pv = np.array([[_pv(one, answer) for answer in one.answers] for one in seen])
+    pv = np.array([[a.pv(one.structure.volume, len(one.structure)) for a in one.answers] for one in seen])
     shifts, notes = [], []
     entries = [one.entry for one in seen]
     for k in range(1, len(models) if offsets else 1):
@@ -224,13 +224,6 @@ def fit_offsets(entries: Sequence[Entry], differences: Array) -> tuple[dict[str,
 
 def _energy(one: Seen, answer: Prediction) -> float:
     return answer.energy / len(one.structure)
-
-
-def _pv(one: Seen, answer: Prediction) -> float:
-    """Return -V tr(stress)/3 per atom, eV."""
-    if answer.stress is None:
-        return NAN
-    return -one.structure.volume * float(answer.stress[:3].mean()) / len(one.structure)
 
 
 def _force_pairs(seen: Sequence[Seen]) -> Array:

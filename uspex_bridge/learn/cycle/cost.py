@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from uspex_bridge.base import jsonl
 from uspex_bridge.base.words import counted
+from uspex_bridge.call import record_reading
 from uspex_bridge.learn.cycle.loop import read_journal
 from uspex_bridge.learn.cycle.settings import CycleSettings
 from uspex_bridge.learn.data.dataset import Dataset, is_dataset
@@ -61,11 +61,8 @@ def cost_of(folder: Path, settings: CycleSettings) -> Cost:
     """
     journal = read_journal(folder)
     done = [entry for entry in journal if entry["event"] == "done"]
-    labels = sum(
-        sum(entry["facts"]["added"].values()) + int(entry["facts"]["refused"])
-        for entry in done
-        if entry["step"] == "collect"
-    )
+    collected = [entry["facts"] for entry in done if entry["step"] == "collect"]
+    labels = sum(sum(facts.get("added", {}).values()) + facts.get("refused", 0) for facts in collected)
     dataset = folder / settings.dataset
     hours = []
     if is_dataset(dataset):
@@ -77,7 +74,7 @@ def cost_of(folder: Path, settings: CycleSettings) -> Cost:
     ]
     evaluations = candidates = 0
     for record in records_of(places):
-        for line in jsonl.read(record):
-            evaluations += sum(int(stage["evaluations"]) for stage in line.get("stages") or ())
+        for line in record_reading.read(record):
+            evaluations += sum(stage.get("evaluations", 0) for stage in line.get("stages") or ())
             candidates += 1
     return Cost(labels, sum(hours), len(hours), evaluations, candidates, trained / 3600)

@@ -70,12 +70,12 @@ def cycles_of(folder: Path) -> list[Cycle]:
 
 def _take(cycle: Cycle, step: str, facts: dict[str, Any]) -> None:
     if step == "screen":
-        cycle.screened, cycle.flagged = facts["structures"], facts["to_compute"]
-        cycle.mean_pv = facts["mean"]["delta_pv"]
+        cycle.screened, cycle.flagged = facts.get("structures"), facts.get("to_compute")
+        cycle.mean_pv = facts.get("mean", {}).get("delta_pv")
     elif step == "select":
-        cycle.chosen = facts["chosen"]
+        cycle.chosen = facts.get("chosen")
     elif step == "collect":
-        cycle.labels, cycle.refused = sum(facts["added"].values()), facts["refused"]
+        cycle.labels, cycle.refused = sum(facts.get("added", {}).values()), facts.get("refused")
 
 
 def rows(cycles: list[Cycle]) -> list[dict[str, Any]]:

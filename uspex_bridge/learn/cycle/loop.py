@@ -93,6 +93,15 @@ _SAID: dict[str, dict[str, Any]] = {
     "promoted": {"cycle": int, "model": str, "promote": bool, "reasons": list, "held_out": dict, "newest": dict},
 }
 _SAID["kept"] = _SAID["promoted"]
+#: What they may say, in the event and in the facts of a step that is done.
+_FACTS: dict[str, Any] = {
+    "structures": int,
+    "to_compute": int,
+    "mean": dict,
+    "chosen": int,
+    "added": dict,
+    "refused": int,
+}
 _ALWAYS: dict[str, Any] = {"cycle": int, "step": str, "detail": str, "seconds": (int, float)}
 
 
@@ -104,10 +113,17 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
 
 def _is_event(entry: dict[str, Any]) -> bool:
     event = entry.get("event")
-    always = {name: kind for name, kind in _ALWAYS.items() if name in entry}
-    return isinstance(event, str) and all(
-        isinstance(entry.get(name), kind) for name, kind in (always | _SAID.get(event, {})).items()
-    )
+    if not isinstance(event, str) or not _has(entry, _within(entry, _ALWAYS) | _SAID.get(event, {})):
+        return False
+    return event != "done" or _has(entry["facts"], _within(entry["facts"], _FACTS))
+
+
+def _within(fields: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:
+    return {name: kind for name, kind in kinds.items() if name in fields}
+
+
+def _has(fields: dict[str, Any], kinds: dict[str, Any]) -> bool:
+    return all(isinstance(fields.get(name), kind) for name, kind in kinds.items())
 
 
 class Loop:

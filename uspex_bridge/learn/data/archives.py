@@ -32,13 +32,11 @@ class Archive:
         frames: labelled structures; ``info`` has origin, and of VASP's runs family, pressure_gpa and provenance.
         refused: what cannot be used.
         code: what computed the labels, where the files say it.
-        functionals: those that the files name.
     """
 
     frames: list[Atoms] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     code: str = ""
-    functionals: set[str] = field(default_factory=set)
 
     def take(self, atoms: Atoms, name: str) -> None:
         """Add a frame, or refuse it."""
@@ -98,21 +96,17 @@ def _read_run(run: vasp_output.VaspRunFiles, name: str, every: int, archive: Arc
     except InputError as error:
         archive.refused.append(Refused(name, str(error)))
         return
-    functional = facts.pop("functional")
     good = [step.atoms for step in steps if step.atoms is not None]
     for step in steps:
         title = name if len(steps) == 1 else f"{name}, step {step.number}"
         if step.atoms is None:
             archive.refused.append(Refused(title, step.problem))
             continue
-        info: dict[str, Any] = {"family": identity_of(good[-1]), "provenance": {**facts, "functional": functional}}
+        info: dict[str, Any] = {"family": identity_of(good[-1]), "provenance": dict(facts)}
         if pressure:
             info["pressure_gpa"] = pressure
         step.atoms.info = info
-        before = len(archive.frames)
         archive.take(step.atoms, title)
-        if len(archive.frames) > before:
-            archive.functionals.add(functional)
 
 
 def _read_system(folder: Path, name: str, archive: Archive) -> None:

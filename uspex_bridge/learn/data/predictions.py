@@ -12,7 +12,7 @@ import math
 import platform
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from uspex_bridge.base import jsonl
-from uspex_bridge.base.atoms import to_atoms
+from uspex_bridge.base.atoms import to_atoms, to_structure
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import BridgeError, CalculationError, InputError, ModelError, OutOfMemoryError
 from uspex_bridge.base.parallel import spread
+from uspex_bridge.base.units import own_pv
 from uspex_bridge.call import record_file
 from uspex_bridge.models import backends, inventory
 from uspex_bridge.models.cards import CalculatorSettings, model_name
@@ -50,6 +51,10 @@ class Prediction:
     forces: Array | None = None
     stress: Array | None = None
     problem: str = ""
+
+    def pv(self, volume: float, natoms: int) -> float:
+        """Return PV of the model's own pressure in a cell of ``volume`` Å³, eV/atom; NaN without an answer."""
+        return math.nan if self.stress is None else own_pv(self.stress, volume) / natoms
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,26 @@ def find_predictor(name: str, settings: CalculatorSettings) -> Predictor:
 def structure_key(structure: Structure) -> str:
     """Return a structure's key: equal where atoms, their order and the cell's orientation are (to 1e-5)."""
     return record_file.job_key(structure, "")
+
+
+def predict_frames(
+    model: Predictor,
+    frames: Sequence[Atoms],
+    folder: Path,
+    *,
+    workers: int = 1,
+    progress: Callable[[int], None] = lambda count: None,
+) -> list[Prediction]:
+    """Ask a model about structures as ASE has them; see :func:`predict_all`.
+
+    Returns:
+        an answer for each, in their order.
+    """
+    structures = [to_structure(atoms) for atoms in frames]
+    keys = [structure_key(structure) for structure in structures]
+    asked = dict(zip(keys, structures, strict=True))
+    answers = predict_all(model, asked, folder, workers=workers, progress=progress)
+    return [answers[key] for key in keys]
 
 
 def read_predictions(folder: Path, model: Predictor, keys: Mapping[str, Any]) -> dict[str, Prediction]:

@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 
 from uspex_bridge.base.data import Array
-from uspex_bridge.base.units import gpa_to_ev_a3, pressure_of
+from uspex_bridge.base.units import own_pv, pressure_of, pv_energy
 from uspex_bridge.base.words import counted
 from uspex_bridge.learn.data.labels import Label
 
@@ -116,7 +116,7 @@ def _point(atoms: Atoms) -> _Point:
     results, n = atoms.calc.results, len(atoms)
     symbols = list(atoms.symbols)
     e0 = float(atoms.info.get("e0", results["energy"]))
-    pv = gpa_to_ev_a3(pressure_of(results["stress"])) * atoms.get_volume() / n
+    pv = own_pv(results["stress"], atoms.get_volume()) / n
     return _Point({symbol: symbols.count(symbol) / n for symbol in set(symbols)}, e0 / n, pv)
 
 
@@ -124,5 +124,5 @@ def _known(label: Label) -> _Point | None:
     if label.volume is None:
         return None
     counts, n = label.counts, label.natoms
-    pv = gpa_to_ev_a3(label.own_pressure_gpa) * label.volume / n
+    pv = pv_energy(label.own_pressure_gpa, label.volume) / n
     return _Point({symbol: count / n for symbol, count in counts.items()}, label.e0 / n, pv)

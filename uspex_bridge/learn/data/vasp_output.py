@@ -47,14 +47,6 @@ def ended(folder: Path) -> bool:
         return False
 
 
-def core_hours(path: Path) -> float | None:
-    """Return the core-hours that a run took by its OUTCAR, None where it does not say."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    cores = re.search(r"running on +(\d+) total cores", text)
-    seconds = re.search(r"Elapsed time \(sec\): +([\d.]+)", text)
-    return round(int(cores[1]) * float(seconds[1]) / 3600, 4) if cores and seconds else None
-
-
 def vasprun_of(path: Path) -> Any:
     """Read vasprun.xml with pymatgen, every ionic step.
 

@@ -9,14 +9,13 @@ from typing import Any, Literal, get_args
 
 from ase import Atoms
 
-from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.errors import CalculationError, InputError
 from uspex_bridge.base.units import pressure_of
 from uspex_bridge.base.words import counted, short_names
 from uspex_bridge.learn.data.archives import read_archive
 from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
 from uspex_bridge.learn.data.identity import SPLITS, Split
-from uspex_bridge.learn.data.predictions import Predictor, find_predictor, predict_all, structure_key
+from uspex_bridge.learn.data.predictions import Predictor, find_predictor, predict_frames
 from uspex_bridge.learn.data.public_sets import NAMES, SETS, is_public, read_set
 from uspex_bridge.learn.judge import metrics
 from uspex_bridge.learn.judge.cases import Case, Error, Values, case_of, values_of
@@ -216,14 +215,10 @@ class _Asking:
 
     def __call__(self, frames: Sequence[Atoms], cases: Sequence[Case]) -> tuple[dict[int, Values], dict[str, str]]:
         """Return answers by place, and why there is none by name of the structure."""
-        structures = [to_structure(atoms) for atoms in frames]
-        keys = [structure_key(structure) for structure in structures]
-        asked = dict(zip(keys, structures, strict=True))
-        found = predict_all(self.model, asked, self.cache, workers=self.workers, progress=self.progress)
+        found = predict_frames(self.model, frames, self.cache, workers=self.workers, progress=self.progress)
         answers: dict[int, Values] = {}
         failed: dict[str, str] = {}
-        for k, (key, case) in enumerate(zip(keys, cases, strict=True)):
-            answer = found[key]
+        for k, (answer, case) in enumerate(zip(found, cases, strict=True)):
             if answer.problem or answer.forces is None or answer.stress is None:
                 failed[case.name] = answer.problem
             else:

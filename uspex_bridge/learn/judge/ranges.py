@@ -8,9 +8,8 @@ from typing import Any
 
 from ase import Atoms
 
-from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.errors import CalculationError
-from uspex_bridge.learn.data.predictions import find_predictor, predict_all, structure_key
+from uspex_bridge.learn.data.predictions import find_predictor, predict_frames
 from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.models.inventory import card_of
 from uspex_bridge.relaxation.reach import Limit, limits
@@ -56,12 +55,7 @@ class _Asked:
         self.model, self.cache = find_predictor(name, settings), cache
 
     def __call__(self, cells: Sequence[Atoms]) -> list[Any]:
-        structures = [to_structure(atoms) for atoms in cells]
-        keys = [structure_key(structure) for structure in structures]
-        answers = predict_all(self.model, dict(zip(keys, structures, strict=True)), self.cache)
         return [
-            CalculationError(answers[key].problem)
-            if answers[key].problem
-            else {"energy": answers[key].energy, "stress": answers[key].stress}
-            for key in keys
+            CalculationError(answer.problem) if answer.problem else {"energy": answer.energy, "stress": answer.stress}
+            for answer in predict_frames(self.model, cells, self.cache)
         ]

@@ -19,7 +19,6 @@ from uspex_bridge.learn.data.vasp_output import (
     array_of,
     check_energies,
     check_pressure,
-    core_hours,
     ended,
     steps_of,
     stress_of,
@@ -73,8 +72,9 @@ def _single_point(folder: Path, task: LabelTask, structure: Structure) -> Atoms:
     atoms.set_cell(structure.cell)
     atoms.set_scaled_positions(structure.scaled)
     atoms.info["provenance"] |= {"version": f"vasp {run.vasp_version}", "potentials": titles_of(run)}
-    if (hours := core_hours(folder / "OUTCAR")) is not None:
-        atoms.info["provenance"]["core_hours"] = hours
+    cores, seconds = outcar.run_stats.get("cores"), outcar.run_stats.get("Elapsed time (sec)")
+    if cores and seconds:
+        atoms.info["provenance"]["core_hours"] = round(cores * seconds / 3600, 4)
     results: dict[str, Any] = {"energy": e0, "free_energy": free, "forces": forces, "stress": stress}
     moments = [row.get("tot", 0.0) for row in outcar.magnetization or ()]
     if len(moments) == len(atoms):

@@ -7,7 +7,7 @@ is taken that has to learn least, and only then is it trained further.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,6 @@ def fitness_of(
     *,
     second: str | None = None,
     pv: float = 0.04,
-    progress: Callable[[int], None] = lambda count: None,
 ) -> list[Fitness]:
     """Say how many new labels each stored model would need, the fewest first.
 
@@ -122,7 +121,6 @@ def fitness_of(
         cache: folder of answers.
         second: a further model, as ``evaluate`` names it.
         pv: |ΔPV| from which a structure needs a label, eV/atom.
-        progress: called with the number of structures that were just done.
 
     Raises:
         InputError: there is one model and no second opinion.
@@ -131,8 +129,8 @@ def fitness_of(
     wanted = {symbol for structure in structures for symbol in structure.symbols}
     asked = {structure_key(structure): structure for structure in structures}
     usable = [one for one in models if wanted <= one.elements]
-    answers = {str(one.folder): _pv(str(one.folder), config, asked, cache, progress) for one in usable}
-    extra = _pv(second, config, asked, cache, progress) if second is not None else None
+    answers = {str(one.folder): _pv(str(one.folder), config, asked, cache) for one in usable}
+    extra = _pv(second, config, asked, cache) if second is not None else None
     found = [Fitness(one, tuple(sorted(wanted - one.elements)), len(structures), np.inf, "") for one in models]
     for k, one in enumerate(models):
         if one not in usable:
@@ -160,16 +158,10 @@ def _second(
         return np.nanmedian([answers[str(other.folder)] for other in others], axis=0), "the others"
 
 
-def _pv(
-    name: str, config: Config, asked: Mapping[str, Structure], cache: Path, progress: Callable[[int], None]
-) -> Array:
+def _pv(name: str, config: Config, asked: Mapping[str, Structure], cache: Path) -> Array:
     """Return a model's PV per atom of every structure, eV; NaN where it failed."""
-    found = predict_all(find_predictor(name, settings_for(name, config)), asked, cache, progress=progress)
-    values = []
-    for key, structure in asked.items():
-        stress = found[key].stress
-        values.append(np.nan if stress is None else -structure.volume * stress[:3].mean() / len(structure))
-    return np.array(values)
+    found = predict_all(find_predictor(name, settings_for(name, config)), asked, cache)
+    return np.array([found[key].pv(structure.volume, len(structure)) for key, structure in asked.items()])
 
 
 def list_table(models: Sequence[Stored]) -> str:

@@ -321,9 +321,11 @@ def test_the_next_pressure_begins_with_seeds_of_those_before(tmp_path):
 
 
 def test_what_a_loop_has_cost(tmp_path):
-    record = {"key": "k", "status": "converged", "stages": [{"evaluations": 40}, {"evaluations": 60}]}
+    record = {"key": "k", "status": "converged", "stages": [{"calculator": "m", "evaluations": n} for n in (40, 60)]}
     (tmp_path / "s").mkdir()
-    (tmp_path / "s" / record_file.FILENAME).write_text("".join(json.dumps(record) + "\n" for _ in range(20)))
+    foreign = {"key": "k", "stages": [{"calculator": "m", "evaluations": "many"}]}
+    lines = [*[record] * 20, foreign]
+    (tmp_path / "s" / record_file.FILENAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
     settings = replace(SETTINGS, search=SearchSettings(("s", "gone")))
     entries = [
         {
@@ -334,6 +336,8 @@ def test_what_a_loop_has_cost(tmp_path):
             "facts": {"added": {"train": 15, "test": 3}, "refused": 2},
         },
         {"event": "done", "cycle": 0, "step": "train a", "seconds": 1800.0, "facts": {}},
+        {"event": "done", "cycle": 1, "step": "collect", "facts": {"added": "all", "refused": 0}},
+        {"event": "done", "cycle": 1, "step": "collect", "facts": {}},
     ]
     (tmp_path / JOURNAL).write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     cost = cost_of(tmp_path, settings)

@@ -46,7 +46,7 @@ def models(tmp_path, monkeypatch):
     (tmp_path / "m" / "half" / "model.json").write_text("{")
     said = {"old-a": 0.0, "old-b": 0.3, "new-a": 0.0, "new-b": 0.02, "second": 0.5}
 
-    def pv(name, config, asked, cache, progress):
+    def pv(name, config, asked, cache):
         import numpy as np
 
         return np.full(len(asked), said[name.rpartition("/")[2]])
