@@ -62,7 +62,9 @@ def check(folder: Path, accept: bool, twins: bool) -> None:
     for line in changes:
         click.echo(f"changed: {line}")
     for name in dataset.strangers():
-        click.echo(f"not in the manifest: {name} (left by an addition that was interrupted, or put there); not used")
+        click.echo(
+            f"not in the manifest: {name} (left by an addition that was interrupted, put there, or the manifest is not whole); not used"
+        )
     if changes and not accept:
         raise InputError(
             f"{folder}: {counted(len(changes), 'file')} changed; put them back, or accept them with --accept"

@@ -254,9 +254,11 @@ def choose(folder: Path, places: tuple[str, ...], out: Path, as_json: bool, **op
 def _train(trainer: str, options: dict[str, Any]) -> None:
     as_json, dry_run = options.pop("as_json"), options.pop("dry_run")
     order = _order(trainer, options)
+    from uspex_bridge.cli.questions import warn
     from uspex_bridge.learn.training.order import plan
     from uspex_bridge.learn.training.run import train
 
+    warn(order.data.notes)
     if dry_run:
         chosen, job, _ = plan(order)
         click.echo(json.dumps(chosen.input(job), indent=2))

@@ -61,6 +61,8 @@ def read_archive(place: Path, every: int = 0) -> Archive:
     archive = Archive()
     if place.is_file() and not vasp_output.is_output(place):
         _read_frames(place, place.name, archive)
+        if not archive.frames and not archive.refused:
+            raise InputError(f"{place}: no structures in it")
         return archive
     if not place.exists():
         raise InputError(f"{place}: there is no such file or folder")
@@ -69,7 +71,10 @@ def read_archive(place: Path, every: int = 0) -> Archive:
     for system in sorted({path.parent for path in place.rglob(_TYPES)}) if place.is_dir() else ():
         _read_system(system, _name(system, place), archive)
     for path in sorted([*place.rglob("*.extxyz"), *place.rglob("*.xyz")]) if place.is_dir() else ():
-        _read_frames(path, _name(path, place), archive)
+        try:
+            _read_frames(path, _name(path, place), archive)
+        except InputError as error:
+            archive.refused.append(Refused(_name(path, place), str(error).removeprefix(f"{path}: ")))
     if not archive.frames and not archive.refused:
         raise InputError(
             f"{place}: no labels in it or below it: no OUTCAR, no vasprun.xml, no {_TYPES} of DeePMD-kit, no extxyz"

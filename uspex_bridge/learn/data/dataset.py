@@ -240,8 +240,17 @@ class Dataset:
         return found
 
     def strangers(self) -> list[str]:
-        """Return extxyz files in the folder that the manifest does not name: left by an addition that was killed."""
-        return sorted(path.name for path in self.path.glob("*.extxyz") if path.name not in self.files)
+        """Return extxyz files in the folder, and how many frames of a file, that the manifest does not name.
+
+        They were left by an addition that was killed, or only a part of the manifest was copied.
+        """
+        found, known = [], self.files
+        for path in sorted(self.path.glob("*.extxyz")):
+            if path.name not in known:
+                found.append(path.name)
+            elif (more := repair.count_frames(path) - len(known[path.name])) > 0:
+                found.append(f"{path.name} ({counted(more, 'frame')})")
+        return found
 
     def accept(self) -> list[str]:
         """Take the files as they are now and return what that changed; the manifest keeps the old lines.

@@ -18,6 +18,7 @@ from ase.formula import Formula
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from uspex_bridge.base.data import Array
+from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.units import pressure_of
 from uspex_bridge.call.structures import read_images
 from uspex_bridge.learn.data.identity import SPLITS, Split, content_id
@@ -200,9 +201,15 @@ def read_frames(path: Path) -> list[Atoms]:
     """Read every frame of an extxyz file, labels also under the names of :data:`_PREFIXES`.
 
     Raises:
-        InputError: it is missing, not extxyz, or a site is disordered.
+        InputError: it is missing, not extxyz, a site is disordered, or a label is none.
     """
-    return [_with_named_labels(atoms) for atoms in read_images(path, "extxyz")]
+    found = []
+    for number, atoms in enumerate(read_images(path, "extxyz"), 1):
+        try:
+            found.append(_with_named_labels(atoms))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}, frame {number}: its label cannot be read: {error}") from None
+    return found
 
 
 def _with_named_labels(atoms: Atoms) -> Atoms:

@@ -18,6 +18,17 @@ from uspex_bridge.base.units import pressure_of
 from uspex_bridge.learn.data.labels import Label, free_energy, identity_of, problem_of, read_frames
 
 
+def count_frames(path: Path) -> int:
+    """Return how many whole headers of frames an extxyz file has, without reading the frames."""
+    count = 0
+    with path.open("rb") as stream:
+        while (line := stream.readline().strip()).isdigit():
+            count += 1
+            for _ in range(int(line) + 1):
+                stream.readline()
+    return count
+
+
 def differences(path: Path, labels: Sequence[Label]) -> list[str]:
     """Return what of a file's frames is not what their labels say."""
     try:

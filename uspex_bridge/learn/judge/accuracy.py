@@ -141,7 +141,8 @@ def open_labelled(place: str, split: str | None = None, generation: int | None =
     if not chosen:
         named = f"{path}: no labels of the split {split or 'all'}"
         raise InputError(named + (f", generation {generation}" if generation is not None else ""))
-    return Labelled(chosen, _for_zeros(list(dataset.frames())) if split == "test" else ())
+    notes = [f"{path}: not in the manifest and left out: {name}" for name in dataset.strangers()]
+    return Labelled(chosen, _for_zeros(list(dataset.frames())) if split == "test" else (), notes=notes)
 
 
 def _for_zeros(frames: Sequence[Atoms]) -> list[Atoms]:

@@ -47,11 +47,13 @@ class Data:
     Attributes:
         source: where it is from, for the card: path and checksum.
         train, valid: labelled structures.
+        notes: what is not among them.
     """
 
     source: dict[str, Any]
     train: Sequence[Atoms]
     valid: Sequence[Atoms]
+    notes: tuple[str, ...] = ()
 
     @property
     def elements(self) -> tuple[str, ...]:
@@ -112,7 +114,8 @@ def from_dataset(path: Path, *, generation: int | None = None) -> Data:
     chosen = range(last + 1 if generation is None else generation + 1)
     parts = {s: [a for a in dataset.frames(s) if a.info["generation"] in chosen] for s in ("train", "valid")}
     source = {"path": str(path.resolve()), "manifest_sha256": checksum(path / MANIFEST), "generation": chosen[-1]}
-    return _sound(Data(source, parts["train"], parts["valid"]), str(path))
+    notes = tuple(f"{path}: not in the manifest and not trained on: {name}" for name in dataset.strangers())
+    return _sound(Data(source, parts["train"], parts["valid"], notes), str(path))
 
 
 def from_public(name: str) -> Data:

@@ -103,6 +103,9 @@ def test_a_tree_is_read_and_what_is_broken_in_it_is_said(tmp_path):
     (tree / "half" / "vasprun.xml").write_text(xml[: len(xml) * 2 // 3])
     (tree / "empty").mkdir()
     (tree / "empty" / "OUTCAR").touch()
+    (tree / "molecule.xyz").write_bytes(b"\xfa\x00 no text")
+    ase.io.write(tree / "copied.extxyz", [labelled(cell("CaFe2", 1)), labelled(cell("CaNi", 2))])
+    (tree / "copied.extxyz").write_text((tree / "copied.extxyz").read_text()[:-60])
     archive = read_archive(tree, every=1)
     assert len(archive.frames) == 5 + 1 + 4
     reasons = {one.name.removeprefix("archive/"): one.reason for one in archive.refused}
@@ -111,7 +114,9 @@ def test_a_tree_is_read_and_what_is_broken_in_it_is_said(tmp_path):
     assert "convergence not reached" in reasons["scf, step 5"]
     assert "a model's, not DFT's" in reasons["model"]
     assert "ends in the middle" in reasons["empty"]
-    assert len(reasons) == 5
+    assert reasons["molecule.xyz"].startswith("ASE cannot read it")
+    assert reasons["copied.extxyz"].startswith("ASE cannot read it")
+    assert len(reasons) == 7
 
 
 def test_files_of_two_runs_are_refused(tmp_path):
@@ -228,6 +233,31 @@ def test_nothing_and_nonsense(tmp_path):
         offer([tmp_path / "f.extxyz"])
     assert "--frames" in str(cli("add", tmp_path / "d", tmp_path, "--generation", 0, "--frames", "x", code=4).exception)
     assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("energy", "abc"), ("stress", np.zeros(5)), ("virial", np.zeros((2, 2))), ("virial", "none")]
+)
+def test_a_label_that_is_none_is_said_with_its_frame(tmp_path, name, value):
+    frames = []
+    for k in range(2):
+        atoms = cell("CaFe2", k)
+        atoms.info |= {"REF_energy": -7.0, "REF_stress" if name != "virial" else "REF_virial": np.zeros((3, 3))}
+        atoms.arrays["REF_forces"] = np.zeros((3, 3))
+        frames.append(atoms)
+    frames[1].info[f"REF_{name}"] = value
+    ase.io.write(tmp_path / "f.extxyz", frames)
+    with pytest.raises(InputError, match=r"f\.extxyz, frame 2: its label cannot be read"):
+        read_archive(tmp_path / "f.extxyz")
+
+
+def test_a_file_without_structures_is_no_archive(tmp_path):
+    (tmp_path / "f.extxyz").touch()
+    with pytest.raises(InputError, match="no structures in it"):
+        read_archive(tmp_path / "f.extxyz")
+    assert "no structures in it" in str(
+        cli("add", tmp_path / "d", tmp_path / "f.extxyz", "--generation", 0, code=3).exception
+    )
 
 
 def lj(count: int, pressure_sign: float = 1.0) -> list[Atoms]:

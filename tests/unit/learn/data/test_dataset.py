@@ -25,6 +25,8 @@ from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
 from uspex_bridge.learn.data.exports import IDS
 from uspex_bridge.learn.data.identity import content_id, split_of
 from uspex_bridge.learn.data.labels import Level, identity_of, read_frames
+from uspex_bridge.learn.judge.accuracy import open_labelled
+from uspex_bridge.learn.training.order import from_dataset
 
 LEVEL = Level("toy", "LJ", "0123456789ab")
 
@@ -295,6 +297,19 @@ def test_an_interrupted_addition_is_pointed_out(dataset):
 def edit(dataset: Dataset, change) -> None:
     path = dataset.path / "generation-000.extxyz"
     path.write_text(change(path.read_text()))
+
+
+def test_labels_that_only_a_part_of_the_manifest_names_are_not_passed_over_in_silence(dataset):
+    assert Dataset.open(dataset.path).strangers() == []
+    manifest = dataset.path / MANIFEST
+    manifest.write_bytes(b"".join(manifest.read_bytes().splitlines(True)[:3])[:-20])
+    part = Dataset.open(dataset.path)
+    assert len(part.labels) == 1
+    assert part.strangers() == ["generation-000.extxyz (5 frames)", "generation-001.extxyz"]
+    assert "not in the manifest: generation-000.extxyz (5 frames)" in cli("summary", str(dataset.path)).output
+    notes = open_labelled(str(dataset.path)).notes
+    assert [note.split(": ")[-1] for note in notes] == part.strangers()
+    assert len(from_dataset(dataset.path).notes) == 2
 
 
 def test_an_edited_energy_is_noticed_named_and_may_be_accepted(dataset):

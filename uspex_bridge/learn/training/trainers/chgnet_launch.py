@@ -109,6 +109,7 @@ def _refit(model: Any, settings: dict[str, Any]) -> None:
     chosen = calm if {int(z) for atoms in calm for z in atoms.numbers} == set(elements) else frames
     structures = [AseAtomsAdaptor.get_structure(atoms) for atoms in chosen]
     found = model.predict_structure(structures, task="e", batch_size=int(settings.get("batch_size", 8)))
+    found = [found] if isinstance(found, dict) else found  # of a single structure
     given = [atoms.get_potential_energy() / len(atoms) for atoms in chosen]
     residuals = np.array(given) - [float(one["e"]) for one in found]
     shares = np.array([[float(np.mean(atoms.numbers == z)) for z in elements] for atoms in chosen])
