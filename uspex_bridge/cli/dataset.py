@@ -63,7 +63,8 @@ def check(folder: Path, accept: bool, twins: bool) -> None:
         click.echo(f"changed: {line}")
     for name in dataset.strangers():
         click.echo(
-            f"not in the manifest: {name} (left by an addition that was interrupted, put there, or the manifest is not whole); not used"
+            f"not in the manifest: {name} (left by an addition that was interrupted, put there, or the manifest is not "
+            "whole); not used"
         )
     if changes and not accept:
         raise InputError(
