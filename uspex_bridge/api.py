@@ -1,7 +1,7 @@
-"""What a notebook imports: the commands as functions (docs/python.md).
+"""The commands as functions, for notebooks and scripts.
 
-Pressures are GPa, energies and enthalpies eV, lengths Å. What a function raises are the errors of
-:mod:`uspex_bridge.base.errors`, all of them :class:`~uspex_bridge.base.errors.BridgeError`.
+Pressures are in GPa, energies and enthalpies in eV, lengths in Å. All errors are subclasses of
+``uspex_bridge.base.errors.BridgeError``.
 """
 
 from __future__ import annotations
@@ -81,37 +81,35 @@ def relax(  # type: ignore[misc]  # the overloads leave the options to this sign
     """Relax a structure, or many, as ``uspex-bridge relax`` does; models stay loaded for the next call.
 
     Args:
-        structures: ASE atoms, a pymatgen Structure or a file with one structure; or several of them, files then with
-            any number of structures.
+        structures: ASE atoms, a pymatgen Structure or a file with one structure; or a list of these, with any number
+            of structures per file.
         pressure: target pressure, GPa.
-        model: one model for every stage: a calculator's name, ``KIND:WEIGHTS`` or the folder of a training.
-        protocol: a named protocol or a TOML file; None takes the settings' own.
-        stages: which of its stages, such as ``1`` or ``2-3``; None is all.
-        isif: what may move, as VASP's ISIF.
-        nsw: largest number of ionic steps; 0 is a single point.
-        fmax: force target of the last stage, eV/Å; None takes the protocol's.
-        keep_symmetry: keep the symmetry of the starting structure.
-        symprec: tolerance of the space groups that are told, Å.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; None takes the settings'.
-        threads: CPU threads; None takes the settings'.
-        time_limit: wall time per structure, s, after which the best geometry so far is returned; None takes the
-            settings'.
-        config: settings, or the path of a bridge.toml; None looks for one as the commands do.
-        out: folder for the results, the files that the command leaves; None writes nothing.
-        resume: keep what ``out`` has and do not compute it again.
-        trajectory: also write every step of every stage into ``out``.
-        vasp_files: also write VASP's files into ``out``.
-        workers: processes that share the structures.
-        scheduler: address of a Dask scheduler whose workers do them instead.
-        progress: called with every result as it comes.
+        model: model for all stages: name of a calculator, ``KIND:WEIGHTS`` or folder of a training.
+        protocol: name of a protocol or TOML file; None: from the settings.
+        stages: stages of the protocol to run, such as ``1`` or ``2-3``; None: all.
+        isif: degrees of freedom, as VASP's ISIF.
+        nsw: largest number of ionic steps; 0: single point.
+        fmax: force target of the last stage, eV/Å; None: from the protocol.
+        keep_symmetry: whether the symmetry of the start is kept.
+        symprec: tolerance of the space groups, Å.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; None: from the settings.
+        threads: number of CPU threads; None: from the settings.
+        time_limit: time limit per structure, s; the result is then the best geometry so far. None: from the settings.
+        config: settings, or path of a bridge.toml; None: search for one, as the commands do.
+        out: folder for the files of the command; None: no files.
+        resume: whether results in ``out`` are kept and not computed again.
+        trajectory: whether every step of every stage is written to ``out``.
+        vasp_files: whether VASP's files are written to ``out``.
+        workers: number of processes.
+        scheduler: address of a Dask scheduler; its workers relax the structures.
+        progress: function that is called with every result.
 
     Returns:
-        The result; of several structures a list in their order, in which refused and failed ones have their place
-        (``ok`` is False).
+        The result, or a list in the order of the structures. Refused and failed structures have ``ok`` False.
 
     Raises:
-        InputError: a structure that cannot be relaxed as a crystal, or a file that cannot be read.
-        ConfigError, ModelError: nothing can be relaxed with these settings.
+        InputError: a structure is not a crystal, or a file cannot be read.
+        ConfigError, ModelError: settings or models are not usable.
         Rejected, CalculationError, Interrupted: a single structure has no result.
         OutputError: ``out`` cannot be written.
     """
@@ -174,18 +172,18 @@ def load_model(
     """Load a model: ``.calculator`` is an ASE calculator, ``evaluate_many`` evaluates structures together.
 
     Args:
-        name: a calculator's name in the settings, a kind (``chgnet``, ``mace``, ...), ``KIND:WEIGHTS``, or the folder
-            of a training.
-        path: file of the weights; None takes the settings' or the kind's default.
+        name: name of a calculator in the settings, a kind (``chgnet``, ``mace``, ...), ``KIND:WEIGHTS``, or folder of a
+            training.
+        path: file of the weights; None: from the settings, or the default of the kind.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        head: of a model with several.
-        dtype: precision, where the kind lets choose.
-        python: another interpreter that the model runs in.
-        config: settings, or the path of a bridge.toml; None looks for one as the commands do.
-        options: the kind's own (docs/calculators.md).
+        head: head of a model with several heads.
+        dtype: precision, if the kind supports a choice.
+        python: interpreter of another environment in which the model runs.
+        config: settings, or path of a bridge.toml; None: search for one, as the commands do.
+        options: further options of the kind.
 
     Raises:
-        ConfigError: an unknown kind, or a setting that it does not take.
+        ConfigError: an unknown kind, or an unknown setting of it.
         ModelError: package, weights or device are missing.
     """
     from uspex_bridge.base.threads import limit_threads
@@ -201,15 +199,15 @@ def load_model(
 
 
 def open_results(*places: str | Path, references: Sequence[str | Path] = (), record: bool = True) -> Search:
-    """Open results folders of USPEX, what ``relax`` or ``rescore`` left, or files of structures with energies.
+    """Open results folders of USPEX, folders of ``relax`` or ``rescore``, or files of structures with energies.
 
     Args:
         places: folders and files.
-        references: further structures with energies (docs/results.md).
-        record: whether to look structures up in the bridge's record.
+        references: further structures with energies.
+        record: whether the bridge's record is read too.
 
     Raises:
-        InputError: a place holds no results.
+        InputError: a folder or file contains no results.
     """
     from uspex_bridge.results.sources import open_sources
 
@@ -220,7 +218,7 @@ class Search:
     """Structures with enthalpies, of one search or several.
 
     Attributes:
-        pool: its sources and entries (:class:`uspex_bridge.results.model.Pool`).
+        pool: its sources and entries (``uspex_bridge.results.model.Pool``).
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -237,7 +235,7 @@ class Search:
 
     @property
     def notes(self) -> list[str]:
-        """What could not be read, a line each."""
+        """Notes on data that could not be read, one line each."""
         return self.pool.notes
 
     def entry(self, which: int | str) -> Entry:
@@ -267,11 +265,11 @@ class Search:
         return atoms
 
     def hull(self, within: float = 0.1, **question: Any) -> Phases:
-        """Return the phases within so much of the convex hull, eV/atom, without duplicates.
+        """Return the phases near the convex hull, without duplicates.
 
         Args:
             within: distance to the hull, eV/atom.
-            question: more of :class:`uspex_bridge.results.stability.Question`, such as ``pressure_gpa`` and
+            question: further fields of ``uspex_bridge.results.stability.Question``, such as ``pressure_gpa`` and
                 ``components``.
 
         Raises:
@@ -309,9 +307,9 @@ class Search:
         """Draw a figure of ``uspex-bridge plot``: hull, ternary, volume or coverage.
 
         Args:
-            kind: which figure.
+            kind: name of the figure.
             ax: axes to draw the figure into; None makes a new figure.
-            options: of the figure's ``draw`` function (:mod:`uspex_bridge.figures`).
+            options: arguments of the figure's ``draw`` function (``uspex_bridge.figures``).
 
         Raises:
             ConfigError: the figure cannot show these components.
@@ -325,7 +323,7 @@ class Phases:
     """Phases by their distance to the hull.
 
     Attributes:
-        answer: hull, phases and warnings (:class:`uspex_bridge.results.stability.Assessment`).
+        answer: hull, phases and warnings (``uspex_bridge.results.stability.Assessment``).
     """
 
     def __init__(self, answer: Assessment) -> None:
@@ -412,7 +410,7 @@ def free_energies(
     scheduler: str | None = None,
     **question: Any,
 ) -> FreeEnergies | PhaseDiagram:
-    """Compute free energies of the phases near the hull, as ``uspex-bridge free-energy`` does (docs/free_energy.md).
+    """Compute free energies of the phases near the hull, as ``uspex-bridge free-energy`` does.
 
     Args:
         places: results folders, or files of structures.
@@ -423,7 +421,7 @@ def free_energies(
         promote: distance to a harmonic hull up to which ``qha`` or ``scha`` is done, eV/atom.
         most: largest number of phases.
         model: a calculator's name, ``KIND:WEIGHTS`` or the folder of a training; None takes the protocol's.
-        protocol: a named protocol or a TOML file; None takes the settings' own.
+        protocol: name of a protocol or TOML file; None: from the settings.
         min_image: shortest distance between images in the supercell, Å.
         g_error: standard error of G that ``scha`` samples for, eV/atom.
         isotopes: masses in amu in place of the elements' means.
@@ -434,9 +432,9 @@ def free_energies(
         on: number of configurations of each free energy for ``correct`` and ``harvest``.
         out: folder that keeps every result, so that a repeated call computes only what is missing.
         config: settings, or the path of a bridge.toml.
-        workers: processes that share the structures.
-        scheduler: address of a Dask scheduler whose workers do them instead.
-        question: more of :class:`uspex_bridge.results.stability.Question`, such as ``components``.
+        workers: number of processes.
+        scheduler: address of a Dask scheduler; its workers relax the structures.
+        question: further fields of ``uspex_bridge.results.stability.Question``, such as ``components``.
 
     Raises:
         InputError: there is nothing to compute.
@@ -487,10 +485,10 @@ def screen(
     Args:
         places: results folders or files of structures.
         models: at least two: calculators' names, ``KIND:WEIGHTS`` or folders of trainings.
-        limits: thresholds (:class:`uspex_bridge.learn.choose.screen.Limits`).
+        limits: thresholds (``uspex_bridge.learn.choose.screen.Limits``).
         out: folder that keeps every prediction, so that a repeated call computes only what is missing.
         config: settings, or the path of a bridge.toml.
-        options: of :func:`uspex_bridge.learn.choose.screening.screen_pool`.
+        options: arguments of ``uspex_bridge.learn.choose.screening.screen_pool``.
 
     Raises:
         ConfigError: fewer than two different models.
@@ -520,9 +518,9 @@ def select(
         budget: the largest number of structures.
         have: what is there already, a dataset's folder or a file of structures.
         references: places that only span the hull.
-        quota: other fields of :class:`uspex_bridge.learn.choose.select.Quota`.
-        exclusions: other fields of :class:`uspex_bridge.learn.choose.selection.Exclusions`.
-        options: of :func:`uspex_bridge.learn.choose.selection.select_pool`.
+        quota: other fields of ``uspex_bridge.learn.choose.select.Quota``.
+        exclusions: other fields of ``uspex_bridge.learn.choose.selection.Exclusions``.
+        options: arguments of ``uspex_bridge.learn.choose.selection.select_pool``.
 
     Raises:
         ConfigError: a quota that cannot be met.

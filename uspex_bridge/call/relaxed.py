@@ -37,12 +37,12 @@ class Relaxed:
     """The result of one relaxation.
 
     Attributes:
-        name: of the structure.
-        structure: as it came.
-        plan: what was asked for.
-        before, after: space groups, such as ``Im-3m (229)``; ``after`` is empty where there is no result.
-        fields: the record's line (docs/record.md).
-        result: every step of every stage; None where there is no result, or where it was read from a record.
+        name: name of the structure.
+        structure: starting structure.
+        plan: protocol and targets of the relaxation.
+        before, after: space groups, such as ``Im-3m (229)``; ``after`` is empty without a result.
+        fields: line of the record.
+        result: every step of every stage; None without a result, or if it was read from a record.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Relaxed:
 
     @property
     def ok(self) -> bool:
-        """True where there is a result, converged or not."""
+        """True if there is a result, converged or not."""
         return "enthalpy" in self.fields
 
     @property
@@ -65,17 +65,17 @@ class Relaxed:
 
     @property
     def converged(self) -> bool:
-        """True where the last stage reached its targets."""
+        """True if the last stage reached its targets."""
         return self.status == "converged"
 
     @property
     def reason(self) -> str:
-        """Why the relaxation ended, or why there is no result."""
+        """Reason of the end, or of the missing result."""
         return str(self.fields["reason"])
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What a user should look at (docs/exit_codes.md)."""
+        """Flags that need attention, such as ``elongated``."""
         return tuple(self.fields.get("flags", ()))
 
     @property
@@ -149,7 +149,7 @@ class Relaxed:
         return [] if self.result is None else images(self.structure, self.result.frames, self.plan)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record's line: plain values only (docs/record.md)."""
+        """Return the line of the record, with plain values only."""
         return dict(self.fields)
 
     def table(self) -> str:
