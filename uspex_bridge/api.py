@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from uspex_bridge.base.data import Structure
-from uspex_bridge.base.errors import BridgeError, CalculationError, InputError, Rejected
+from uspex_bridge.base.errors import BridgeError, CalculationError, ConfigError, InputError, Rejected
 from uspex_bridge.call.config import Config, load_config
 from uspex_bridge.call.relaxed import Relaxed
 from uspex_bridge.models.backends import Backend
@@ -543,7 +543,10 @@ def select(
 def _settings(config: Config | str | Path | None, **given: Any) -> Config:
     """Return the settings with what is given over them."""
     read = config if isinstance(config, Config) else load_config(Path.cwd(), None if config is None else Path(config))
-    return replace(read, **{key: value for key, value in given.items() if value is not None})
+    try:
+        return replace(read, **{key: value for key, value in given.items() if value is not None})
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _is_collection(crystals: Any) -> bool:
@@ -573,6 +576,10 @@ def _structure(crystal: Any, number: int) -> Structure:
     from uspex_bridge.call.structures import from_ase, from_pymatgen
 
     name = f"structure-{number}"
+    if not hasattr(crystal, "lattice") and not hasattr(crystal, "cell"):
+        raise InputError(
+            f"{name}: {type(crystal).__name__} is no crystal; ASE atoms, a pymatgen Structure or a file is"
+        )
     return from_pymatgen(crystal, name) if hasattr(crystal, "lattice") else from_ase(crystal, name)
 
 

@@ -18,9 +18,19 @@ Array = NDArray[np.float64]
 Distances = Mapping[frozenset[str], float]
 
 ELEMENTS = ("Ca", "Fe", "Ni")
-#: Å³ per atom at 0, 50 and 100 GPa: about those of the elements (DFT equations of state), for starting volumes only.
-VOLUMES = {"Ca": (43.0, 18.5, 13.8), "Fe": (11.8, 9.3, 8.3), "Ni": (10.9, 9.1, 8.2)}
-_GRID = (0.0, 50.0, 100.0)
+#: Å³ per atom at 0, 50, 100 and 150 GPa: about those of the elements (equations of state), of H and O those in
+#: compounds; for starting volumes only.
+VOLUMES = {
+    "Ca": (43.0, 18.5, 13.8, 11.5),
+    "Fe": (11.8, 9.3, 8.3, 7.7),
+    "Ni": (10.9, 9.1, 8.2, 7.6),
+    "H": (6.0, 3.0, 2.4, 2.0),
+    "La": (37.0, 19.0, 15.3, 13.2),
+    "Mg": (23.0, 12.0, 9.7, 8.5),
+    "O": (12.0, 7.5, 6.3, 5.6),
+    "Si": (20.0, 11.0, 9.4, 8.5),
+}
+_GRID = (0.0, 50.0, 100.0, 150.0)
 _SHIFTS = np.array(list(product((-1, 0, 1), repeat=3)), dtype=float)
 #: How often a candidate is an element, a binary, a ternary.
 _KINDS = (0.15, 0.35, 0.5)
@@ -80,15 +90,21 @@ def candidates(
 
 
 def candidate(
-    index: int, pressure: float = 50.0, *, seed: int = 0, atoms: tuple[int, int] = (2, 24), spoil: bool | str = False
+    index: int,
+    pressure: float = 50.0,
+    *,
+    seed: int = 0,
+    atoms: tuple[int, int] = (2, 24),
+    spoil: bool | str = False,
+    species: tuple[str, ...] = ELEMENTS,
 ) -> Candidate:
     """Return candidate number ``index``; ``spoil`` may name one of BAD_KINDS."""
     rng = np.random.default_rng([seed, index, round(pressure * 1000)])
-    distances = ion_distances(pressure)
+    distances = ion_distances(pressure, symbols=species)
     if index % 2:
-        made, origin = _symmetric(rng, pressure, distances, atoms)
+        made, origin = _symmetric(rng, pressure, distances, atoms, species)
     else:
-        made, origin = _random_p1(rng, pressure, distances, atoms), "P1"
+        made, origin = _random_p1(rng, pressure, distances, atoms, species), "P1"
     if spoil:
         kind = spoil if isinstance(spoil, str) else BAD_KINDS[int(rng.integers(len(BAD_KINDS)))]
         return Candidate(index, spoiled(made, kind), f"{origin}, {kind}")
@@ -113,21 +129,23 @@ def spoiled(atoms: Atoms, kind: str) -> Atoms:
     return bad
 
 
-def _composition(rng: np.random.Generator, total: int) -> list[str]:
+def _composition(rng: np.random.Generator, total: int, species: tuple[str, ...]) -> list[str]:
     """Return the elements of ``total`` atoms: of one, two or three kinds, each at least once."""
-    kinds = min(total, int(rng.choice([1, 2, 3], p=_KINDS)))
-    chosen = [str(s) for s in rng.choice(ELEMENTS, size=kinds, replace=False)]
+    kinds = min(total, len(species), int(rng.choice([1, 2, 3], p=_KINDS)))
+    chosen = [str(s) for s in rng.choice(species, size=kinds, replace=False)]
     rest = [str(s) for s in rng.choice(chosen, size=total - kinds)]
-    return sorted(chosen + rest, key=ELEMENTS.index)
+    return sorted(chosen + rest, key=species.index)
 
 
 def _volume(rng: np.random.Generator, symbols: list[str], pressure: float) -> float:
     return float(sum(atomic_volume(s, pressure) for s in symbols) * rng.uniform(0.95, 1.30))
 
 
-def _random_p1(rng: np.random.Generator, pressure: float, distances: Distances, limits: tuple[int, int]) -> Atoms:
+def _random_p1(
+    rng: np.random.Generator, pressure: float, distances: Distances, limits: tuple[int, int], species: tuple[str, ...]
+) -> Atoms:
     """Fill a random cell atom by atom, each far enough from those before."""
-    symbols = _composition(rng, int(rng.integers(limits[0], limits[1] + 1)))
+    symbols = _composition(rng, int(rng.integers(limits[0], limits[1] + 1)), species)
     while True:
         cell = _cell(rng, "triclinic", _volume(rng, symbols, pressure))
         placed: list[Array] = []
@@ -184,7 +202,7 @@ def _box_factor(angles: tuple[float, float, float]) -> float:
 
 
 def _symmetric(
-    rng: np.random.Generator, pressure: float, distances: Distances, limits: tuple[int, int]
+    rng: np.random.Generator, pressure: float, distances: Distances, limits: tuple[int, int], species: tuple[str, ...]
 ) -> tuple[Atoms, str]:
     """Fill the primitive cell of a random space group with whole orbits on general and special positions."""
     while True:
@@ -192,7 +210,7 @@ def _symmetric(
         rotations, translations = Spacegroup(number).get_op()
         basis = _primitive(rotations, translations)
         target = int(rng.integers(limits[0], limits[1] + 1))
-        kinds = rng.permutation(ELEMENTS)[: int(rng.choice([1, 2, 3], p=_KINDS))]
+        kinds = rng.permutation(species)[: int(rng.choice([1, 2, 3], p=_KINDS))]
         symbols: list[str] = []
         points: list[Array] = []
         orbits = 0
@@ -209,7 +227,7 @@ def _symmetric(
                 break
         if len(symbols) < limits[0] or orbits < len(kinds):
             continue
-        order = sorted(range(len(symbols)), key=lambda i: ELEMENTS.index(symbols[i]))
+        order = sorted(range(len(symbols)), key=lambda i: species.index(symbols[i]))
         for _ in range(20):
             cell = basis @ _cell(rng, _system(number), _volume(rng, symbols, pressure) / abs(np.linalg.det(basis)))
             atoms = Atoms([symbols[i] for i in order], scaled_positions=np.array(points)[order], cell=cell, pbc=True)

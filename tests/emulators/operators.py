@@ -74,6 +74,8 @@ def permute(rng: np.random.Generator, parents: Sequence[Atoms], limits: Limits) 
 def transmute(rng: np.random.Generator, parents: Sequence[Atoms], limits: Limits) -> Atoms | None:
     """Turn some atoms into another element; the volume follows."""
     symbols = parents[0].get_chemical_symbols()
+    if len(limits.species) == 1:
+        return None
     before = limits.volume(symbols)
     count = int(rng.integers(1, max(2, len(symbols) // 2 + 1)))
     for site in rng.choice(len(symbols), size=count, replace=False):

@@ -139,7 +139,7 @@ class Search:
 
     def _random(self, number: int, generation: int, shift: int = 0) -> Individual:
         limits = self.limits
-        made = candidate(number + shift, limits.pressure, seed=self.seed, atoms=limits.atoms)
+        made = candidate(number + shift, limits.pressure, seed=self.seed, atoms=limits.atoms, species=limits.species)
         return Individual(number, generation, "Random", made.atoms)
 
     def _elements(self, first: int) -> list[Individual]:

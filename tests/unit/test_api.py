@@ -115,6 +115,45 @@ def test_fixed_atoms_stay_where_they_are():
     assert np.abs(result.atoms.positions[1:] - atoms.positions[1:]).max() > 0.02
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"isif": 9}, "isif = 9"),
+        ({"nsw": -3}, "nsw = -3"),
+        ({"symprec": float("nan")}, "symprec = nan"),
+        ({"symprec": -1.0}, "symprec = -1"),
+        ({"pressure": float("inf")}, "the pressure is inf"),
+        ({"time_limit": float("nan")}, "time_limit = nan"),
+    ],
+)
+def test_what_means_nothing_is_refused_before_anything_runs(options, said):
+    with pytest.raises(ConfigError, match=said):
+        relax(bulk("Ni", cubic=True), model="toy", **options)
+
+
+def test_what_is_no_crystal_is_refused_by_its_type():
+    with pytest.raises(InputError, match="int is no crystal"):
+        relax([bulk("Ni", cubic=True), 3], model="toy")
+
+
+def test_a_single_point_says_that_it_is_one_and_at_which_pressure(tmp_path):
+    """Its cell is not relaxed, so that it need not have the pressure that it was asked for."""
+    result = relax(bulk("Ni", cubic=True), 50.0, model="toy", nsw=0, isif=2, out=tmp_path / "out")
+    reached = result.fields["pressure_reached_gpa"]
+    assert abs(reached - 50.0) > 10.0
+    assert result.fields["stress_left_gpa"] == pytest.approx(abs(reached - 50.0), abs=0.01)
+    assert result.flags == ("off-pressure",)
+    assert f"pressure {reached:.1f} GPa instead of 50" in result.table()
+    assert "single point" in repr(result)
+    found = CliRunner().invoke(command, ["log", "--record", str(tmp_path / "out")]).output
+    assert "single point" in found
+    assert "converged" not in found
+    relaxed = relax(result.atoms, 50.0, model="toy")
+    again = relax(relaxed.atoms, 50.0, model="toy", nsw=0, isif=2)
+    assert again.flags == ()
+    assert "instead of" not in again.table()
+
+
 def test_disordered_sites_are_refused_and_named():
     crystal = PymatgenStructure(Lattice.cubic(3.6), [{"Fe": 0.5, "Ni": 0.5}], [[0, 0, 0]])
     with pytest.raises(InputError, match="disordered"):

@@ -23,7 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "call": {"base", "models", "relaxation", "vibrations", "vasp"},
     "service": {"base", "models", "relaxation", "call"},
     "uspex": {"base", "models", "relaxation", "vasp", "call"},
-    "results": {"base", "models", "vasp", "call", "uspex"},
+    "results": {"base", "models", "vasp", "relaxation", "call", "uspex"},
     "learn.data": {"base", "models", "call", "results"},
     "learn.choose": {"base", "relaxation", "call", "results", "learn.data"},
     "learn.judge": {"base", "models", "relaxation", "call", "results", "learn.data", "learn.choose"},

@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uspex_bridge.base.formulas import formula_of
-from uspex_bridge.base.units import pv_energy
+from uspex_bridge.base.units import pressure_of, pv_energy
 
 Array = NDArray[np.float64]
+
+#: A pressure further from the one asked for than this, GPa, or this share of it, is another one.
+_OFF, _OFF_SHARE = 2.0, 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +161,11 @@ class StageReport:
     detail: str = ""
 
 
+def off_pressure(found: float, asked: float) -> bool:
+    """Return whether a pressure that a model finds is another one than was asked for, GPa."""
+    return abs(found - asked) > max(_OFF, _OFF_SHARE * abs(asked))
+
+
 @dataclass(frozen=True, eq=False)
 class RelaxResult:
     """A relaxation that passed the guards; converged or not is data, not an error.
@@ -168,8 +176,9 @@ class RelaxResult:
         converged: the last stage reached its force and stress targets (or the run was a single point).
         reason: one line that says why the relaxation ended.
         flags: short words a user would want to see (``elongated``, ``overlap-pushed``, ...).
-        fmax: largest force on an atom that may move, eV/Å, in the last frame.
-        stress_gpa: largest |stress component + P| among those that may relax, GPa, in the last frame.
+        fmax: largest force on an atom that may move (of a single point any), eV/Å, in the last frame.
+        stress_gpa: largest |stress component + P| among those that may relax (of a single point all), GPa, in the last
+            frame.
         model_start: index of the first frame of the last unbroken run of stages that used the final model.
         models: calculator name -> identity (kind, model, hash, package version, device, dtype).
         free_energy: what the last frame's energy is where it is a free energy F, else None: its method, temperature
@@ -197,6 +206,16 @@ class RelaxResult:
     def enthalpy(self) -> float:
         """H = E + PV, or G = F + PV, in eV per cell of the last step."""
         return self.final.enthalpy(self.pressure_gpa)
+
+    @property
+    def pressure_reached_gpa(self) -> float:
+        """The pressure that the model finds in the last step, GPa."""
+        return pressure_of(self.final.stress)
+
+    @property
+    def off_pressure(self) -> bool:
+        """Whether that is another pressure than the one asked for."""
+        return off_pressure(self.pressure_reached_gpa, self.pressure_gpa)
 
 
 @dataclass(frozen=True, eq=False)

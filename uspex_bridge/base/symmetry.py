@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -11,6 +12,7 @@ import spglib
 from ase.data import atomic_numbers, chemical_symbols
 
 from uspex_bridge.base.data import Array, Structure
+from uspex_bridge.base.errors import ConfigError
 
 #: Tolerance that suits structures relaxed with noise or written with few digits, Å.
 SYMPREC = 0.1
@@ -36,7 +38,12 @@ class SpaceGroup:
 
 
 def find_group(structure: Structure, symprec: float = SYMPREC) -> SpaceGroup | None:
-    """Return the space group within ``symprec`` Å, None where spglib finds none."""
+    """Return the space group within ``symprec`` Å, None where spglib finds none.
+
+    Raises:
+        ConfigError: ``symprec`` is no positive number.
+    """
+    check_symprec(symprec)
     numbers = [atomic_numbers[symbol] for symbol in structure.symbols]
     try:
         given = (structure.cell.tolist(), structure.scaled.tolist(), numbers)
@@ -47,6 +54,16 @@ def find_group(structure: Structure, symprec: float = SYMPREC) -> SpaceGroup | N
         return None
     atoms = len(set(found.mapping_to_primitive.tolist()))
     return SpaceGroup(int(found.number), str(found.international), _operations(int(found.hall_number)), atoms)
+
+
+def check_symprec(symprec: float) -> None:
+    """Refuse a tolerance that spglib cannot work with: it brings the process down.
+
+    Raises:
+        ConfigError: it is no positive number.
+    """
+    if not 0 < symprec < math.inf:
+        raise ConfigError(f"symprec = {symprec:g} is not a positive number, Å")
 
 
 @lru_cache

@@ -122,7 +122,7 @@ class Config:
         for key in ("threads", "gpu_runs"):
             if (value := getattr(self, key)) < 1:
                 raise ValueError(f"{key} = {value} must be at least 1")
-        if self.time_limit <= 0:
+        if not self.time_limit > 0:
             raise ValueError(f"time_limit = {self.time_limit} must be positive (seconds)")
         if not 0 < self.penalty <= 500:
             raise ValueError(f"penalty = {self.penalty} must lie between 0 and 500 eV per atom")

@@ -21,7 +21,7 @@ from uspex_bridge.base.files import writing
 from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.logs import folder_log
 from uspex_bridge.base.parallel import spread
-from uspex_bridge.base.symmetry import space_group
+from uspex_bridge.base.symmetry import check_symprec, space_group
 from uspex_bridge.call import record_file
 from uspex_bridge.call.choice import check_unchanged, choose_protocol
 from uspex_bridge.call.config import Config
@@ -45,6 +45,9 @@ class RelaxTask:
     there and does not compute again what its record already has: the same structure with the same settings and
     weights. ``workers`` processes share the work, or the workers of the Dask ``scheduler``, which need the weights at
     the same paths. ``keep_models`` leaves this process's models loaded for the next call.
+
+    Raises:
+        ConfigError: ``symprec`` is no positive number.
     """
 
     config: Config
@@ -61,6 +64,9 @@ class RelaxTask:
     workers: int = 1
     scheduler: str | None = None
     keep_models: bool = False
+
+    def __post_init__(self) -> None:
+        check_symprec(self.symprec)
 
 
 def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: RelaxTask) -> Iterator[Relaxed]:

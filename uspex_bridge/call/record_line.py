@@ -102,6 +102,7 @@ class RecordLine:
             "volume": final.volume,
             "fmax": result.fmax,
             "stress_left_gpa": result.stress_gpa,
+            "pressure_reached_gpa": result.pressure_reached_gpa,
             "steps": len(result.frames),
             "stages": [asdict(stage) for stage in result.stages],
             "models": result.models,
@@ -117,13 +118,21 @@ class RecordLine:
         """Return the line that ends a run."""
         stages = ", ".join(f"{s.name} {s.steps} steps {s.outcome}" for s in result.stages)
         flags = f" [{' '.join(result.flags)}]" if result.flags else ""
-        status = "converged" if result.converged else "unconverged"
+        left = f"stress left {result.stress_gpa:.3f} GPa"
+        if result.off_pressure:
+            left += f", pressure {result.pressure_reached_gpa:.1f} GPa instead of {result.pressure_gpa:g}"
         return (
-            f"{self.fields['formula']}: {status}, {_named(result)} = {result.enthalpy:.6f} eV "
+            f"{self.fields['formula']}: {ending(self.outcome(result))}, {_named(result)} = {result.enthalpy:.6f} eV "
             f"({result.enthalpy / len(self.symbols):.6f} eV/atom) at {result.pressure_gpa:g} GPa, "
-            f"V = {result.final.volume:.3f} Å³, fmax {result.fmax:.4f} eV/Å, stress left {result.stress_gpa:.3f} GPa; "
+            f"V = {result.final.volume:.3f} Å³, fmax {result.fmax:.4f} eV/Å, {left}; "
             f"{stages}; {self.seconds:.1f} s{flags}"
         )
+
+
+def ending(fields: dict[str, Any]) -> str:
+    """Return how a record's line ended: its status, or ``single point`` where nothing was to be relaxed."""
+    single = str(fields.get("reason", "")).startswith("single point")
+    return "single point" if single and fields.get("status") == "converged" else str(fields.get("status"))
 
 
 def words_of(free_energy: dict[str, Any]) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from uspex_bridge.base.atoms import to_atoms
-from uspex_bridge.base.data import Frame, RelaxResult, Structure
+from uspex_bridge.base.data import Frame, RelaxResult, Structure, off_pressure
 from uspex_bridge.base.tables import layout
-from uspex_bridge.call.record_line import level_of, words_of
+from uspex_bridge.call.record_line import ending, level_of, words_of
 from uspex_bridge.relaxation.protocol import Plan
 
 if TYPE_CHECKING:
@@ -158,13 +158,18 @@ class Relaxed:
 
     def __repr__(self) -> str:
         said = f"{self.enthalpy_per_atom:.4f} eV/atom" if self.ok else self.reason
-        return f"<{self.name} {self.fields['formula']} at {self.pressure:g} GPa: {self.status}, {said}>"
+        return f"<{self.name} {self.fields['formula']} at {self.pressure:g} GPa: {ending(self.fields)}, {said}>"
 
 
 def table(results: Iterable[Relaxed]) -> str:
     """Return results as a table that fits 80 columns; flags, and why there is no result, stand below it."""
     listed = list(results)
     flagged = [f"{r.name}: {' '.join(r.flags)}" for r in listed if r.flags]
+    flagged += [
+        f"{r.name}: pressure {found:.1f} GPa instead of {r.pressure:g}"
+        for r in listed
+        if off_pressure(found := r.fields.get("pressure_reached_gpa", r.pressure), r.pressure)
+    ]
     free = dict.fromkeys(words_of(r.free_energy) for r in listed if r.free_energy is not None)
     columns = [("G" if free and name == "H" else name, unit) for name, unit in _COLUMNS]
     flagged += [f"G = F + PV at {words}" for words in free]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
+import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +31,8 @@ _COMPRESSED = re.compile(r"\.(gz|bz2|xz)$", re.IGNORECASE)
 POSCAR_NAME = re.compile(r"POSCAR|CONTCAR|\.vasp$|\.poscar$|geom\.(in|out)$", re.IGNORECASE)
 #: A site is full if its occupancy differs from 1 by no more than this.
 _FULL = 1e-3
+#: Fractional coordinates of one site in a CIF differ by no more than this.
+_ONE_SITE = 2e-3
 
 
 def read_structures(path: Path) -> list[Structure]:
@@ -58,9 +63,13 @@ def read_images(path: Path, kind: str | None = None) -> list[Atoms]:
     if regular_bytes(path)[:2] == b"\x1f\x8b" and not _COMPRESSED.search(path.name):
         raise InputError(f"{path}: is compressed by gzip; give it a name that ends in .gz")
     try:
-        images: list[Atoms] = list(ase.io.iread(path, index=":", format=kind, do_not_split_by_at_sign=True))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            images: list[Atoms] = list(ase.io.iread(path, index=":", format=kind, do_not_split_by_at_sign=True))
     except Exception as error:
         raise InputError(f"{path}: ASE cannot read it: {type(error).__name__}: {error}") from error
+    if any("are equivalent" in str(warning.message) for warning in said):
+        _check_shared(path, images)
     for k, atoms in enumerate(images, 1):
         if site := _disordered(atoms):
             raise InputError(f"{path}: structure {k}: {site}; make an ordered cell of it first")
@@ -76,12 +85,7 @@ def from_ase(atoms: Atoms, name: str) -> Structure:
     """
     if len(atoms) == 0 or atoms.cell.rank < 3:
         raise InputError(f"{name}: no atoms or no cell in three dimensions")
-    if not atoms.pbc.all():
-        shown = " ".join("FT"[bool(axis)] for axis in atoms.pbc)
-        raise InputError(
-            f"{name}: not periodic in three dimensions (pbc = {shown}); set pbc to T T T, and for a slab or a cluster "
-            "in vacuum ISIF = 2, which keeps the cell"
-        )
+    _check_periodic(atoms.pbc, name)
     if site := _disordered(atoms):
         raise InputError(f"{name}: {site}")
     return replace(to_structure(atoms, str(atoms.info.get("name", name))), free=_free(atoms, name))
@@ -91,13 +95,30 @@ def from_pymatgen(structure: PymatgenStructure, name: str) -> Structure:
     """Return the structure of a pymatgen Structure.
 
     Raises:
-        InputError: a site is disordered.
+        InputError: a site is disordered, or the crystal is not periodic in all directions.
     """
     for site in structure:
         if not site.is_ordered:
             raise InputError(f"{name}: the site at {site.frac_coords.round(4).tolist()} is disordered: {site.species}")
+    _check_periodic(structure.lattice.pbc, name)
     symbols = tuple(site.specie.symbol for site in structure)
-    return Structure(symbols, np.array(structure.lattice.matrix), np.array(structure.frac_coords), name)
+    free = structure.site_properties.get("selective_dynamics")
+    return Structure(
+        symbols,
+        np.array(structure.lattice.matrix),
+        np.array(structure.frac_coords),
+        name,
+        free=None if free is None or np.all(free) else np.array(free, dtype=bool),
+    )
+
+
+def _check_periodic(pbc: Iterable[bool], name: str) -> None:
+    if not all(pbc):
+        shown = " ".join("FT"[bool(axis)] for axis in pbc)
+        raise InputError(
+            f"{name}: not periodic in three dimensions (pbc = {shown}); set pbc to T T T, and for a slab or a cluster "
+            "in vacuum ISIF = 2, which keeps the cell"
+        )
 
 
 def _named(path: Path, number: int, atoms: Atoms, name: str) -> Structure:
@@ -107,13 +128,32 @@ def _named(path: Path, number: int, atoms: Atoms, name: str) -> Structure:
         raise InputError(f"{path}: structure {number}: {str(error).removeprefix(f'{name}: ')}") from None
 
 
+def _check_shared(path: Path, images: list[Atoms]) -> None:
+    """Refuse a CIF in which two elements have one site, of which ASE keeps the first.
+
+    Raises:
+        InputError: there is such a site.
+    """
+    from ase.io.cif import parse_cif
+
+    blocks = [block for block in parse_cif(io.StringIO(read_text(path))) if block.has_structure()]
+    for k, (block, atoms) in enumerate(zip(blocks, images, strict=True), 1):
+        kept = atoms.get_scaled_positions()
+        for site in block.get_unsymmetrized_structure():
+            away = kept - np.linalg.solve(atoms.cell.array.T, site.position)
+            near = np.abs(away - np.round(away)).max(axis=1) < _ONE_SITE
+            if site.symbol not in atoms.symbols[near]:
+                at = (site.position @ np.linalg.inv(atoms.cell.array)).round(4).tolist()
+                raise InputError(f"{path}: structure {k}: the site at {at} holds {site.symbol} and another element")
+
+
 def _disordered(atoms: Atoms) -> str:
     """Name the first site that holds several elements, or one only in part; ASE keeps the likeliest in silence."""
     kinds = atoms.arrays.get("spacegroup_kinds")
     for kind, shares in (atoms.info.get("occupancy") or {}).items():
-        if len(shares) > 1 or any(abs(float(share) - 1.0) > _FULL for share in shares.values()):
+        if len(shares) > 1 or any(_partly(share) for share in shares.values()):
             at = int(np.flatnonzero(kinds == int(kind))[0]) if kinds is not None and (kinds == int(kind)).any() else 0
-            said = ", ".join(f"{symbol} {float(share):g}" for symbol, share in shares.items())
+            said = ", ".join(f"{symbol} {share}" for symbol, share in shares.items())
             return f"the site at {atoms.get_scaled_positions()[at].round(4).tolist()} is disordered: {said}"
     for key in ("occupancy", "occupancies"):
         shares = np.asarray(atoms.arrays.get(key, np.ones(len(atoms))), dtype=float)
@@ -121,6 +161,11 @@ def _disordered(atoms: Atoms) -> str:
             place = atoms.get_scaled_positions()[partly[0]].round(4).tolist()
             return f"the site at {place} is disordered: {atoms.symbols[partly[0]]} {shares[partly[0]]:g}"
     return ""
+
+
+def _partly(share: Any) -> bool:
+    """Return whether an occupancy is not 1; ``?`` and ``.`` stand for 1 in a CIF."""
+    return share not in ("?", ".") and abs(float(share) - 1.0) > _FULL
 
 
 def _free(atoms: Atoms, name: str) -> NDArray[np.bool_] | None:

@@ -80,8 +80,10 @@ def detail(entry: dict[str, Any]) -> str:
 
 
 def _totals(entries: list[dict[str, Any]]) -> str:
+    from uspex_bridge.call.record_line import ending
+
     counts: dict[str, int] = {}
     for entry in entries:
-        word = str(entry.get("status")) + (f" ({entry['code']})" if entry.get("code") else "")
+        word = ending(entry) + (f" ({entry['code']})" if entry.get("code") else "")
         counts[word] = counts.get(word, 0) + 1
     return f"{counted(len(entries), 'entry')}: " + ", ".join(f"{n} {word}" for word, n in sorted(counts.items()))

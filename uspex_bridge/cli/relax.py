@@ -56,7 +56,9 @@ UNITS = {
     help="Largest number of steps; 0 is a single point.",
 )
 @click.option("--keep-symmetry", is_flag=True, help="Fixed symmetry of the starting structure.")
-@click.option("--symprec", type=Finite(), default=0.1, show_default=True, help="Tolerance of space groups, Å.")
+@click.option(
+    "--symprec", type=Finite(min=0, min_open=True), default=0.1, show_default=True, help="Tolerance of space groups, Å."
+)
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default=Path("relaxed"), show_default=True, help="Folder."
 )

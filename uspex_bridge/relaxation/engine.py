@@ -262,6 +262,12 @@ class _Relaxation:
             self._return_to(self.frames[-1])
             self._evaluate_once(last)
 
+    def _moving(self, stage: Stage | None = None) -> tuple[bool, CellMode]:
+        """Return whether the ions move and how the cell does; of a single point all that a relaxation would move."""
+        if self.plan.intent.static:
+            return True, "full"
+        return motion(self.plan.intent.isif, "auto" if stage is None else stage.move)
+
     def _evaluate_once(self, index: int) -> None:
         stage = self.plan.stages[index]
         began = time.monotonic()
@@ -269,7 +275,7 @@ class _Relaxation:
         monitor.halt = lambda: None
         check_geometry(self.atoms, self.plan.guards, self.start_volume)
         self.atoms.calc = monitor
-        ions, cell = motion(self.plan.intent.isif)
+        ions, cell = self._moving()
         self._record(index, stage, ions, cell, len(self.frames))
         self._report(index, stage, "static", 0, 1, began, "single point")
 
@@ -278,7 +284,7 @@ class _Relaxation:
     ) -> None:
         reached = outcome != "failed" and self.frames and self.frames[-1].stage == index
         last = self.frames[-1] if reached else None
-        ions, cell = motion(self.plan.intent.isif, stage.move)
+        ions, cell = self._moving(stage)
         fmax, stress = self._residuals(last, ions, cell) if last is not None else (None, None)
         model = self.monitors[stage.calculator].model.identity
         self.reports.append(
@@ -390,7 +396,7 @@ class _Relaxation:
             self.atoms, energy=final.energy, forces=final.forces, stress=final.stress
         )
         check_further(self.atoms, guards, "result", self.plan.pressure_gpa)
-        ions, cell = motion(self.plan.intent.isif)
+        ions, cell = self._moving()
         fmax, stress = self._residuals(final, ions, cell)
         converged = outcome in ("converged", "static")
         if not converged:
@@ -410,6 +416,8 @@ class _Relaxation:
             model_start=self._start_of_model(),
             models={name: dict(monitor.model.identity) for name, monitor in self.monitors.items()},
         )
+        if outcome == "static" and result.off_pressure:
+            result = replace(result, flags=(*result.flags, "off-pressure"))
         if hole and guards.hole == "reject" and self._volume_free:
             raise Rejected("hole", f"a hole of the potential: {hole}", result=result)
         return result

@@ -18,11 +18,10 @@ from ase.data import atomic_numbers, covalent_radii
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.units import pressure_of, pv_energy
 from uspex_bridge.relaxation.contacts import contacts
-from uspex_bridge.relaxation.volumes import dense_radius, expected_volume
+from uspex_bridge.relaxation.volumes import dense_radius, expected_volume, smallest_share
 
-#: A result that fills less of the expected volume than this is a hole, an element and a compound; one that fills more
-#: than COMFORTABLE needs no scan unless it would win.
-SMALLEST_ELEMENT, SMALLEST, COMFORTABLE = 0.75, 0.7, 1.0
+#: A result that fills more of the expected volume than this needs no scan unless it would win.
+COMFORTABLE = 1.0
 #: No two atoms come closer than this share of the sum of their radii: the covalent ones, or where those of the dense
 #: elements at this pressure are smaller, those.
 SHORTEST = 0.6
@@ -111,7 +110,7 @@ def fill(atoms: Atoms, pressure_gpa: float) -> float:
 def too_dense(atoms: Atoms, pressure_gpa: float) -> str:
     """Say why no real crystal is as dense at a pressure; return an empty string where one may be."""
     full, own = fill(atoms, pressure_gpa), atoms.get_volume() / len(atoms)
-    limit = SMALLEST if len(set(atoms.numbers)) > 1 else SMALLEST_ELEMENT
+    limit = smallest_share(atoms.get_chemical_symbols())
     if full < limit:
         return (
             f"{own:.2f} Å³/atom at {pressure_gpa:g} GPa is {full:.2f} of what its elements need "

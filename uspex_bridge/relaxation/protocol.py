@@ -280,14 +280,18 @@ def make_plan(protocol: Protocol, intent: Intent, stages: str | None = None, fma
     the INCAR names a temperature, or the protocol does and its last stage runs.
 
     Raises:
-        ConfigError: the choice of stages does not fit the protocol, pressure or ``fmax`` is no number, or a free energy
-            is asked for that cannot be had.
+        ConfigError: the choice of stages does not fit the protocol, pressure or ``fmax`` is no number, there is no
+            such ISIF or NSW, or a free energy is asked for that cannot be had.
     """
     for what, value in (("the pressure", intent.pressure_gpa), ("fmax", fmax)):
         if value is not None and not math.isfinite(value):
             raise ConfigError(f"{what} is {value}, not a finite number")
     if fmax is not None and fmax <= 0:
         raise ConfigError(f"fmax = {fmax:g} must be positive")
+    if not 0 <= intent.isif <= 8:
+        raise ConfigError(f"isif = {intent.isif} must be one of 0 to 8, as VASP's ISIF")
+    if intent.nsw < 0:
+        raise ConfigError(f"nsw = {intent.nsw} must be 0 (a single point) or the largest number of steps")
     chosen = select_stages(protocol.stage, intent.stages or stages)
     target = fmax
     ediff = None

@@ -14,6 +14,8 @@ from uspex_bridge.base.data import Array
 #: Atoms of different electronegativity pull each other together: in a compound an element is as dense as it would be
 #: alone under this much more pressure, GPa, and this much more for each unit that the electronegativities differ by.
 INTERNAL, PER_UNIT = 10.0, 10.0
+#: A crystal fills at least this share of the expected volume, an element and a compound.
+SMALLEST_ELEMENT, SMALLEST = 0.75, 0.7
 #: Volumes relative to that without pressure at which the equations of state are tabulated.
 _RELATIVE = np.linspace(1.0, 0.012, 2000)
 #: Å³ per atom and electronegativity of an element that is not tabulated: that of dense metals.
@@ -55,6 +57,11 @@ def expected_volume(symbols: Sequence[str], pressure_gpa: float) -> float:
         pressure_gpa = max(pressure_gpa, 0.0) + INTERNAL + PER_UNIT * (max(scale) - min(scale))
     total = sum(element_volume(symbol, pressure_gpa) * list(symbols).count(symbol) for symbol in present)
     return total / len(symbols)
+
+
+def smallest_share(symbols: Sequence[str]) -> float:
+    """Return the share of the expected volume that a crystal of these atoms fills at least."""
+    return SMALLEST if len(set(symbols)) > 1 else SMALLEST_ELEMENT
 
 
 @cache

@@ -15,7 +15,7 @@ from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.results import matlab, python_line, uspex26
 from uspex_bridge.results.join import attach, record_of
 from uspex_bridge.results.matlab import Notes, Ranked
-from uspex_bridge.results.model import NAN, Composition, Entry
+from uspex_bridge.results.model import NAN, Composition, Entry, is_dense
 from uspex_bridge.results.poscars import Block, PoscarFile
 from uspex_bridge.results.settings import Line, SearchSettings, settings_of_results
 
@@ -229,6 +229,7 @@ def open_results(path: Path, label: str | None = None, *, record: bool = True) -
     if found is not None:
         entries, apart = attach(entries, found, starting.read([e.id for e in entries]) if starting is not None else ())
         notes += apart
+    entries = tuple(replace(entry, dense=True) if is_dense(entry) else entry for entry in entries)
     return Results(path, name, line, _state(path), settings, entries, best, relaxed, starting, found, notes)
 
 

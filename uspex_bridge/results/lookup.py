@@ -11,6 +11,7 @@ from typing import Any
 from uspex_bridge.base import jsonl
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.call import record_file, record_reading
+from uspex_bridge.call.record_line import ending
 
 Entry = dict[str, Any]
 
@@ -72,7 +73,7 @@ def summarise(entry: Entry) -> str:
     if "enthalpy_per_atom" in entry:
         flags = f"  [{' '.join(entry['flags'])}]" if entry.get("flags") else ""
         return (
-            f"{head}  {entry.get('status')}  H {number['enthalpy_per_atom']:.4f} eV/atom  V {number['volume']:.2f} Å³  "
+            f"{head}  {ending(entry)}  H {number['enthalpy_per_atom']:.4f} eV/atom  V {number['volume']:.2f} Å³  "
             f"fmax {number['fmax']:.4f}  {entry.get('steps', '?')} steps  {number['seconds']:.1f} s{flags}"
         )
     return f"{head}  {entry.get('status')} ({entry.get('code')}): {entry.get('reason')}"

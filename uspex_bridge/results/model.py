@@ -15,6 +15,7 @@ from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.base.units import pv_energy
+from uspex_bridge.relaxation.volumes import expected_volume, smallest_share
 
 NAN = float("nan")
 #: What stands for the enthalpy of a structure that could not be relaxed, eV per cell: 999 in USPEX 10, 1000 in the
@@ -27,9 +28,12 @@ TIE = 0.001
 #: Origins of structures that come from an earlier generation as they are.
 KEPT = ("keptBest", "convexHull")
 
+#: Level of theory of the toy potential, whose elements are no real ones.
+INVENTED = "toy"
+
 #: Flags that are told wherever a structure stands: in a hole of the model; at a saddle point, not a minimum; symmetric
-#: from the start and not displaced to see whether it is one.
-DOUBTS = ("hole", "saddle", "unprobed")
+#: from the start and not displaced to see whether it is one; a single point at another pressure than its enthalpy's.
+DOUBTS = ("hole", "saddle", "unprobed", "off-pressure")
 
 Composition = tuple[tuple[str, int], ...]
 
@@ -79,6 +83,7 @@ class Entry:
         density: g/cm³; quasi_entropy, average_order, structure_order: USPEX's own measures.
         level: what computed the enthalpy; empty where nothing says it.
         substrate: whether enthalpy and volume hold a substrate too, so that neither means anything per atom.
+        dense: whether no real crystal of these atoms is as dense at this pressure (:mod:`uspex_bridge.relaxation.volumes`).
         record: what the bridge's record adds.
         properties: further numbers of USPEX 26 by the names of their columns, as they stand there.
     """
@@ -102,6 +107,7 @@ class Entry:
     structure_order: float = NAN
     level: str = ""
     substrate: bool = False
+    dense: bool = False
     record: Recorded | None = None
     properties: tuple[tuple[str, float], ...] = ()
 
@@ -134,13 +140,14 @@ class Entry:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """The record's flags, and ``unstable`` where phonons that were looked up are imaginary."""
+        """The record's flags, ``hole`` where it is too dense, ``unstable`` where phonons found it so."""
         own = self.record.flags if self.record is not None else ()
+        own = (*own, "hole") if self.dense and "hole" not in own else own
         return (*own, "unstable") if dict(self.properties).get("unstable") else own
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Those of the record's flags that put the enthalpy in doubt, see ``DOUBTS``."""
+        """Those of the flags that put the enthalpy in doubt, see ``DOUBTS``."""
         return tuple(flag for flag in self.flags if flag in DOUBTS)
 
     @property
@@ -196,6 +203,14 @@ class Entry:
             "stress_left_gpa": record.stress_left_gpa if record else None,
         }
         return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in columns.items()}
+
+
+def is_dense(entry: Entry) -> bool:
+    """Return whether no real crystal of these atoms is as dense at the entry's pressure."""
+    if entry.pressure_gpa is None or not entry.valid or not entry.volume_per_atom > 0 or entry.level == INVENTED:
+        return False
+    symbols = [symbol for symbol, n in entry.reduced for _ in range(n)]
+    return entry.volume_per_atom < smallest_share(symbols) * expected_volume(symbols, entry.pressure_gpa)
 
 
 def is_failure(enthalpy: float) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from uspex_bridge.call import record_reading
+from uspex_bridge.call.record_line import ending
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Outcomes:
 
     Attributes:
         calls: lines that say how they ended.
-        status: status -> calls.
+        status: status, or ``single point`` -> calls.
         flags: flag -> calls.
         failures: the commonest first.
         models: name of a calculator -> its identity, of all that was used.
@@ -70,7 +71,7 @@ def read_outcomes(path: Path) -> Outcomes:
     for line in record_reading.read(path):
         if not line.get("status"):
             continue
-        status[line["status"]] += 1
+        status[ending(line)] += 1
         flags.update(line.get("flags") or ())
         accepted |= dict.fromkeys(line.get("accepted_range") or ())
         seconds += float(line.get("seconds") or 0.0)

@@ -49,6 +49,8 @@ class SearchSettings:
         """Why enthalpies per atom mean nothing in this search, empty where they do."""
         if self.surfaces:
             return f"a search for surfaces (calculationType {self.calculation}); its enthalpies include the substrate"
+        if self.calculation.startswith("0") and self.calculation.endswith("1"):
+            return f"a search for clusters (calculationType {self.calculation}), which have surfaces of their own"
         if self.method not in ("USPEX", "META", "PSO"):
             return f"{self.method} makes paths or trajectories, not a set of relaxed structures"
         return ""
@@ -123,7 +125,7 @@ def _from_input_txt(path: Path) -> SearchSettings:
         species,
         whole if right else (),
         method.text if method is not None and method.text else "USPEX",
-        calculation.text if calculation is not None else "",
+        calculation.text.lower().removeprefix("s") if calculation is not None else "",  # s300: with spins
     )
 
 

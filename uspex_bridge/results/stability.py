@@ -12,6 +12,7 @@ from functools import cached_property
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.symmetry import SYMPREC, find_group
+from uspex_bridge.base.units import pv_energy
 from uspex_bridge.base.words import counted
 from uspex_bridge.results.folder import Results
 from uspex_bridge.results.hull import SAME_PRESSURE, Hull, HullPoint, at_pressure, build_hull, levels_of, one_level
@@ -19,6 +20,9 @@ from uspex_bridge.results.model import TIE, Composition, Entry, Pool
 from uspex_bridge.results.outliers import Outlier, find_outliers
 from uspex_bridge.results.phases import Method, Phase, Tolerances, find_phases
 from uspex_bridge.results.settings import SearchSettings
+
+#: No compound is bound by more than this, eV/atom, and by PV of what it may contract on formation, Å³/atom.
+BOUND, CONTRACTION = 6.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -125,12 +129,26 @@ def assess(pool: Pool, question: Question) -> Assessment:
     hull = build_hull(taking_part, question.components, blocks_of(pool))
     if hull.outside and question.components is None:  # with components that were asked for, nobody wonders
         warnings.append(f"left out: {counted(len(hull.outside), 'entry')} not made of {', '.join(hull.names)}")
+    warnings += _unbound(hull)
     near = hull.within(question.within)
     phases = find_phases(pool, [point.entry for point in near], question.method, question.tolerances)
     rank = {point.entry.name: k for k, point in enumerate(near)}
     phases = [phase.led_by(min(phase.members, key=lambda entry: rank[entry.name])) for phase in phases]
     phases.sort(key=lambda phase: rank[phase.entry.name])
     return Assessment(pool, question, tuple(entries), hull, tuple(phases), tuple(warnings))
+
+
+def _unbound(hull: Hull) -> list[str]:
+    """Say which stable structures are bound more strongly than any compound is."""
+    said = []
+    for point in hull.vertices:
+        deepest = BOUND + pv_energy(max(point.entry.pressure_gpa or 0.0, 0.0), CONTRACTION)
+        if point.formation < -deepest:
+            said.append(
+                f"{point.entry.name}: an enthalpy of formation of {point.formation:.1f} eV/atom is that of no compound "
+                f"(below -{deepest:.1f}): its own, or that of its components, is wrong"
+            )
+    return said
 
 
 def refuse_without_hull(pool: Pool) -> None:

@@ -11,11 +11,13 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.constraints import FixAtoms, FixBondLength, FixCartesian, FixedLine, FixedPlane, FixScaled
+from pymatgen.core import Lattice
+from pymatgen.core import Structure as PymatgenStructure
 
 from uspex_bridge.base.atoms import right_handed, to_atoms
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.files import read_text, split_lines
-from uspex_bridge.call.structures import from_ase, read_images, read_structures
+from uspex_bridge.call.structures import from_ase, from_pymatgen, read_images, read_structures
 from uspex_bridge.learn.choose.candidates import read_frames_of
 from uspex_bridge.learn.data.exports import write_deepmd, write_extxyz
 from uspex_bridge.learn.data.labels import read_frames
@@ -62,6 +64,41 @@ def test_a_disordered_site_is_refused_by_every_reader_with_its_place(tmp_path, r
     path.write_text(CIF + sites)
     with pytest.raises(InputError, match=named):
         reader(path)
+
+
+@pytest.mark.parametrize("other", ["0 0 0", "1.0 0 0", "0.0005 0 0"])
+def test_two_elements_on_one_site_need_no_occupancies_to_be_disorder(tmp_path, other):
+    """ASE keeps the first of them, with a warning."""
+    text = CIF.replace("_atom_site_occupancy\n", "")
+    (tmp_path / "x.cif").write_text(text + f"Fe1 Fe 0 0 0\nNi1 Ni {other}\nNi2 Ni 0.5 0.5 0\n")
+    for reader in (read_structures, read_reference, read_frames_of):
+        with pytest.raises(InputError, match="structure 1: the site at .* holds Ni and another element"):
+            reader(tmp_path / "x.cif")
+
+
+def test_a_site_that_a_file_gives_twice_is_one_atom(tmp_path):
+    (tmp_path / "x.cif").write_text(
+        CIF.replace("_atom_site_occupancy\n", "") + "Fe1 Fe 0 0 0\nFe2 Fe 1 0 0\nNi1 Ni .5 .5 0\n"
+    )
+    assert read_structures(tmp_path / "x.cif")[0].formula == "FeNi"
+
+
+def test_unknown_occupancies_are_full_sites(tmp_path):
+    (tmp_path / "x.cif").write_text(CIF + "Fe1 Fe ? 0 0 0\nNi1 Ni . 0.5 0.5 0.5\n")
+    assert read_structures(tmp_path / "x.cif")[0].formula == "FeNi"
+
+
+def test_pymatgen_s_structures_keep_what_is_fixed_and_are_periodic():
+    sites = (["Fe3+", "O2-"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    fixed = [[False, False, True], [True, True, True]]
+    read = from_pymatgen(
+        PymatgenStructure(Lattice.cubic(3), *sites, site_properties={"selective_dynamics": fixed}), "x"
+    )
+    assert read.symbols == ("Fe", "O")
+    assert read.free.tolist() == fixed
+    assert from_pymatgen(PymatgenStructure(Lattice.cubic(3), *sites), "x").free is None
+    with pytest.raises(InputError, match="pbc = T T F"):
+        from_pymatgen(PymatgenStructure(Lattice(np.eye(3) * 3, pbc=(True, True, False)), *sites), "x")
 
 
 def test_an_ordered_file_that_states_its_occupancies_is_read(tmp_path):

@@ -17,7 +17,7 @@ from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.models.inventory import cards
 from uspex_bridge.relaxation.engine import relax
 from uspex_bridge.relaxation.guards import VACUUM, check_geometry, check_result, check_start, reduced, widest_gap
-from uspex_bridge.relaxation.holes import SMALLEST, fill, judged, scan, too_dense
+from uspex_bridge.relaxation.holes import fill, judged, scan, too_dense
 from uspex_bridge.relaxation.protocol import Guards, Plan, Stage
 from uspex_bridge.relaxation.volumes import element_volume, expected_volume
 

@@ -28,7 +28,7 @@ def say_kind(folder: Path, calculation: str, method: str = "USPEX") -> None:
     path.write_text(f"{method} : calculationMethod\n{text}")
 
 
-@pytest.mark.parametrize("calculation", ["200", "201"])
+@pytest.mark.parametrize("calculation", ["200", "201", "s200", "S201"])
 def test_surfaces_have_no_hull_per_atom(tmp_path, calculation):
     folder = write_matlab(tmp_path / "results1", MADE, ("Ca", "Ni"), 0.0)
     say_kind(folder, calculation)
@@ -37,8 +37,15 @@ def test_surfaces_have_no_hull_per_atom(tmp_path, calculation):
     assert results.by_id[3].row()["enthalpy_per_atom"] is None
     assert results.by_id[3].row()["enthalpy"] == -8.0
     for ask in (lambda: assess(Pool([results]), Question()), lambda: history(results, [], Question())):
-        with pytest.raises(InputError, match=f"surfaces .calculationType {calculation}.*substrate"):
+        with pytest.raises(InputError, match=f"surfaces .calculationType {calculation[-3:]}.*substrate"):
             ask()
+
+
+def test_clusters_of_several_compositions_have_no_hull_per_atom(tmp_path):
+    folder = write_matlab(tmp_path / "results1", MADE, ("Ca", "Ni"), 0.0)
+    say_kind(folder, "001")
+    with pytest.raises(InputError, match="clusters of several compositions"):
+        assess(Pool([open_results(folder)]), Question())
 
 
 @pytest.mark.parametrize("method", ["VCNEB", "MINHOP", "TPS"])

@@ -62,7 +62,27 @@ def test_holes_stay_off_the_hull_unless_they_are_asked_for(tmp_path):
     assert [pair.first.entry.id for pair in both.of("common")] == [3, 1, 2]
 
 
-@pytest.mark.parametrize("mark", ["saddle", "unprobed"])
+@pytest.mark.parametrize(("edge", "hole"), [(2.9, False), (2.75, False), (2.3, True), (1.9, True)])
+def test_what_is_denser_than_its_elements_is_a_hole_whoever_relaxed_it(tmp_path, edge, hole):
+    """No record is needed: a search of another code, or before the guards, has holes too."""
+    dense = Atoms("CaNi", scaled_positions=CANI.get_scaled_positions(), cell=[edge] * 3, pbc=True)
+    made = [Made(1, CA, -2.0), Made(2, NI, -5.0), Made(3, dense, -9.0)]
+    pool = Pool([open_results(write_matlab(tmp_path / "results1", made, ("Ca", "Ni"), 50.0))])
+    answer = assess(pool, Question())
+    assert ("EA3" in " ".join(answer.warnings)) == hole
+    assert [point.entry.id for point in answer.hull.vertices] == ([1, 2] if hole else [1, 3, 2])
+    assert pool.entries[2].marks == (("hole",) if hole else ())
+    points = assess(pool, Question(with_holes=True)).hull.vertices
+    assert [point.entry.id for point in points] == [1, 3, 2]
+
+
+def test_an_enthalpy_that_no_compound_has_is_said(tmp_path):
+    made = [Made(1, CA, -2.0), Made(2, NI, -5.0), Made(3, CANI, -80.0)]
+    pool = Pool([open_results(write_matlab(tmp_path / "results1", made, ("Ca", "Ni"), 50.0))])
+    assert any("results1:EA3: an enthalpy of formation of -36.5" in line for line in assess(pool, Question()).warnings)
+
+
+@pytest.mark.parametrize("mark", ["saddle", "unprobed", "off-pressure"])
 def test_doubtful_structures_are_marked_wherever_they_stand(tmp_path, mark):
     answer = assess(pool_of(tmp_path, SMALL, flags={3: (mark,), 4: (mark,)}), Question())
     assert [point.entry.id for point in answer.hull.vertices] == [1, 4, 2]
