@@ -45,6 +45,13 @@ def test_the_labeller_has_no_errors_and_another_model_has(labelled, tmp_path):
     report = json.loads((out / "evaluation.json").read_text())
     own, other = report["models"]
     assert [row["label"] for row in own["errors"]] == ["0 GPa", "50 GPa", "total"]
+    assert report["range"]["pressure_gpa"] == 50.0
+    for name, limits in report["range"]["limits"].items():
+        if limits:
+            assert f"{name} is not usable at 50 GPa: {limits[0]['why']}" in done.stderr
+        else:
+            assert f"{name}: its elements hold under compression to 50 GPa" in done.stdout
+    assert {limit["element"] for limit in report["range"]["limits"]["chgnet"]} == {"Ca"}
     assert own["errors"][-1]["energy"]["largest"] < 1e-4
     assert own["errors"][-1]["pv"]["largest"] < 1e-3
     (ranking,) = own["near_hull"]

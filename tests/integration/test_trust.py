@@ -1,5 +1,6 @@
 """What a call of the executable must not do in silence."""
 
+import os
 import subprocess
 import sys
 
@@ -41,6 +42,25 @@ def test_a_penalty_stays_one_in_the_steps_that_follow(tmp_path, on_reject):
             assert entry["status"] == "penalty"
             assert entry["enthalpy"] == pytest.approx(400.0, abs=1e-4)
             assert (fold / "CONTCAR").read_text().splitlines()[2:] == first.splitlines()[2:]
+
+
+@pytest.mark.parametrize(("name", "code"), [("INCAR", 3), ("POSCAR", 3), ("POTCAR", 3), ("bridge.toml", 4)])
+def test_a_pipe_in_place_of_a_file_ends_a_call_at_once(tmp_path, name, code):
+    fold = make_folder(tmp_path)
+    path = fold / name if (fold / name).exists() else tmp_path / name
+    path.unlink()
+    os.mkfifo(path)
+    leave_stale_outputs(fold)
+    leaves_nothing(fold, call(fold, "--server", "off"), code)
+
+
+def test_pipes_that_a_call_does_not_need_do_not_stop_it(tmp_path):
+    fold = make_folder(tmp_path)
+    for path in (fold / "STOPCAR", tmp_path / "bridge.record"):
+        os.mkfifo(path)
+    done = call(fold, "--server", "off")
+    assert done.returncode == 0, done.stderr
+    assert (fold / "OSZICAR").exists()
 
 
 def test_another_model_in_the_middle_of_a_search_is_said_and_not_taken(tmp_path):

@@ -23,10 +23,12 @@ def append(path: Path, *entries: dict[str, Any]) -> None:
     """Append entries under the file's own lock, all or none; a half line left by a kill is closed off first.
 
     Raises:
-        OutputError: the file cannot be written, or is a link to somewhere else.
+        OutputError: the file cannot be written, is a pipe, or is a link to somewhere else.
     """
     if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
         raise OutputError(f"{path}: is a link out of its folder; nothing is written through it")
+    if path.is_fifo():
+        raise OutputError(f"{path}: is a pipe, which may never be read; nothing can be appended to it")
     lines = b"".join(map(_line, entries))
     try:
         with path.open("a+b", buffering=0) as stream:

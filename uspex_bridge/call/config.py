@@ -153,7 +153,7 @@ def find_config(folder: Path, explicit: Path | None = None) -> Path | None:
     that is a link lie two folders: the one that holds the link comes first.
 
     Raises:
-        ConfigError: a file that was named does not exist.
+        ConfigError: a file that was named does not exist, or one that is there cannot be read.
     """
     for given, origin in ((explicit, "--config"), (os.environ.get(VARIABLE), VARIABLE)):
         if given:
@@ -164,10 +164,23 @@ def find_config(folder: Path, explicit: Path | None = None) -> Path | None:
     real, link = folder.resolve(), named(folder)
     for place in dict.fromkeys((real, *_above(link), *_above(real))):
         for path in (place / FILENAME, place / "Specific" / FILENAME):
-            if path.is_file():
+            if _is_there(path):
                 return path
     home = user_config()
-    return home if home.is_file() else None
+    return home if _is_there(home) else None
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether settings are there to be read.
+
+    Raises:
+        ConfigError: what is there is no file: other settings must not take its place.
+    """
+    if path.is_file():
+        return True
+    if os.path.lexists(path):
+        raise ConfigError(f"{path}: is {'a link to nothing' if path.is_symlink() else 'a folder, a pipe or a device'}")
+    return False
 
 
 def _above(folder: Path) -> Iterator[Path]:

@@ -20,6 +20,9 @@ from uspex_bridge.models.cards import model_name
 from uspex_bridge.models.registry import package_version
 from uspex_bridge.relaxation.protocol import Plan
 
+#: How a stage ended, where its outcome is no word that says it.
+_OUTCOMES = {"steps": "targets missed", "time": "out of time", "file": "stopped by STOPCAR", "static": "single point"}
+
 
 class RecordLine:
     """The record's line of one job, filled in as the job goes on."""
@@ -116,7 +119,7 @@ class RecordLine:
 
     def summary(self, result: RelaxResult) -> str:
         """Return the line that ends a run."""
-        stages = ", ".join(f"{s.name} {s.steps} steps {s.outcome}" for s in result.stages)
+        stages = ", ".join(f"{s.name} {s.steps} steps, {_OUTCOMES.get(s.outcome, s.outcome)}" for s in result.stages)
         flags = f" [{' '.join(result.flags)}]" if result.flags else ""
         left = f"stress left {result.stress_gpa:.3f} GPa"
         if result.off_pressure:

@@ -83,7 +83,7 @@ class Entry:
         density: g/cm³; quasi_entropy, average_order, structure_order: USPEX's own measures.
         level: what computed the enthalpy; empty where nothing says it.
         substrate: whether enthalpy and volume hold a substrate too, so that neither means anything per atom.
-        dense: whether no real crystal of these atoms is as dense at this pressure (:mod:`uspex_bridge.relaxation.volumes`).
+        dense: whether no real crystal of these atoms is as dense (:mod:`uspex_bridge.relaxation.volumes`).
         record: what the bridge's record adds.
         properties: further numbers of USPEX 26 by the names of their columns, as they stand there.
     """

@@ -11,6 +11,7 @@ from functools import cached_property
 
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.base.symmetry import SYMPREC, find_group
 from uspex_bridge.base.units import pv_energy
 from uspex_bridge.base.words import counted
@@ -165,16 +166,24 @@ def refuse_without_hull(pool: Pool) -> None:
 def without_holes(entries: Sequence[Entry], *, with_holes: bool = False) -> tuple[list[Entry], list[str]]:
     """Leave out structures in holes of a model, whose enthalpies are none of nature's, unless they are asked for.
 
+    Those of an element of which nothing else is known take part: without them there is no hull.
+
     Returns:
-        the entries that take part, and a warning that names the others.
+        the entries that take part, and warnings that name the others.
     """
     holes = [] if with_holes else [entry for entry in entries if entry.valid and "hole" in entry.marks]
     if not holes:
         return list(entries), []
-    names = ", ".join(f"EA{entry.id}" for entry in holes[:5]) + (", ..." if len(holes) > 5 else "")
-    left = {entry.name for entry in holes}
-    said = f"{counted(len(holes), 'structure')} in holes of the model left out ({names}); --with-holes takes them"
-    return [entry for entry in entries if entry.name not in left], [said]
+    every = {entry.name for entry in holes}
+    sound = {entry.reduced for entry in entries if entry.valid and entry.name not in every}
+    sole = [entry for entry in holes if not sound or (len(entry.reduced) == 1 and entry.reduced not in sound)]
+    left = every - {entry.name for entry in sole}
+    out = [entry for entry in holes if entry.name in left]
+    names = ", ".join(f"EA{entry.id}" for entry in out[:5]) + (", ..." if len(out) > 5 else "")
+    said = [f"{counted(len(out), 'structure')} in holes of the model left out ({names}); --with-holes takes them"]
+    formulas = ", ".join(dict.fromkeys(formula_of(entry.reduced) for entry in sole))
+    only = f"all that is known of {formulas} lies in holes of the model and takes part: no enthalpy here can be trusted"
+    return [e for e in entries if e.name not in left], [*(said if out else []), *([only] if sole else [])]
 
 
 def assess_per_level(pool: Pool, question: Question) -> dict[str, Assessment]:

@@ -28,8 +28,8 @@ HONOURED = (
     "BRIDGE_TEMPERATURE",
 )
 _SETTING = re.compile(r"\s*([A-Za-z]\w*)\s*=\s*(.*?)\s*", re.DOTALL)
-#: Something that was meant to be a setting, which VASP passes over: ``ISIF: 3``, ``ISIF 3``.
-_NO_SETTING = re.compile(r"\s*([A-Za-z]\w*)\s*(?::\s*\S|\s[-+.\d]).*", re.DOTALL)
+#: Something that was meant to be a setting, which VASP passes over: ``ISIF: 3``, ``ISIF 3``, another sign than ``=``.
+_NO_SETTING = re.compile(r"\s*([A-Za-z]\w*)\s*(?::\s*\S|[^\w\s=,.]+\s*[-+.\d]|\s[-+.\d]).*", re.DOTALL)
 _PSTRESS = re.compile(r"PSTRESS\s*=", re.IGNORECASE)
 #: What USPEX appends, stuck to a comment (glued to its last word, so that nobody can have meant it as a comment).
 _GLUED_COMMENT = re.compile(r"[^#!\s](PSTRESS=[-+.\dEeDd]+)\s*$", re.IGNORECASE)
@@ -123,6 +123,7 @@ def intent_from_incar(text: str, path: Path | str) -> Intent:
     symprec = reader.number("SYMPREC")
     if symprec is not None and symprec <= 0:
         raise reader.wrong("SYMPREC", "it must be positive")
+    reader.refuse_units("PSTRESS", "kbar (10 kbar = 1 GPa)")
     temperature = reader.number("BRIDGE_TEMPERATURE")
     if temperature is not None and temperature < 0:
         raise reader.wrong("BRIDGE_TEMPERATURE", "it must not be negative, K")
@@ -205,6 +206,16 @@ class _Reader:
         if value != math.floor(value):
             raise self.wrong(tag, "it must be a whole number")
         return int(value)
+
+    def refuse_units(self, tag: str, unit: str) -> None:
+        """Refuse a unit of pressure after a tag's value, which VASP passes over, unless it is the tag's own.
+
+        Raises:
+            InputError: there is another one.
+        """
+        words = self.scan.values[tag][-1][0].split() if tag in self.scan.values else []
+        if len(words) > 1 and words[1].lower() in ("gpa", "mpa", "pa", "mbar", "bar", "atm"):
+            raise self.wrong(tag, f"its unit is {unit}, whatever stands behind the number")
 
     def wrong(self, tag: str, why: str) -> InputError:
         value, line = self.scan.values[tag][-1]

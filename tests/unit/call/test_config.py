@@ -1,4 +1,6 @@
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +93,15 @@ def test_named_file_must_exist(tmp_path, monkeypatch):
         find_config(tmp_path, tmp_path / "no.toml")
     monkeypatch.setenv("USPEX_BRIDGE_CONFIG", str(tmp_path / "no.toml"))
     with pytest.raises(ConfigError, match="USPEX_BRIDGE_CONFIG"):
+        find_config(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["link to nothing", "folder", "pipe"])
+def test_settings_that_are_there_and_cannot_be_read_are_not_passed_over(tmp_path, kind):
+    """Others, or the defaults, would be another model."""
+    path = tmp_path / "bridge.toml"
+    {"link to nothing": lambda p: p.symlink_to("gone.toml"), "folder": Path.mkdir, "pipe": os.mkfifo}[kind](path)
+    with pytest.raises(ConfigError, match=f"{path}: is a "):
         find_config(tmp_path)
 
 

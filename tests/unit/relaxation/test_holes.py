@@ -19,7 +19,7 @@ from uspex_bridge.relaxation.engine import relax
 from uspex_bridge.relaxation.guards import VACUUM, check_geometry, check_result, check_start, reduced, widest_gap
 from uspex_bridge.relaxation.holes import fill, judged, scan, too_dense
 from uspex_bridge.relaxation.protocol import Guards, Plan, Stage
-from uspex_bridge.relaxation.volumes import element_volume, expected_volume
+from uspex_bridge.relaxation.volumes import SMALLEST, element_volume, expected_volume
 
 CRYSTALS, GUARDS = known(), Guards()
 

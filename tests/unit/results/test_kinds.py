@@ -44,7 +44,7 @@ def test_surfaces_have_no_hull_per_atom(tmp_path, calculation):
 def test_clusters_of_several_compositions_have_no_hull_per_atom(tmp_path):
     folder = write_matlab(tmp_path / "results1", MADE, ("Ca", "Ni"), 0.0)
     say_kind(folder, "001")
-    with pytest.raises(InputError, match="clusters of several compositions"):
+    with pytest.raises(InputError, match="clusters .calculationType 001"):
         assess(Pool([open_results(folder)]), Question())
 
 

@@ -129,7 +129,7 @@ def answer(tmp_path, name, pressure, made, species=("H", "S")):
 
 def test_no_corner_of_a_hull_is_lost_and_nothing_is_joined_that_one_search_keeps_apart(tmp_path):
     """H3S: R3m is stable at 130 GPa, Im-3m at 200, and each search has both; a plain matcher takes them for one."""
-    h, s = bulk("H", "fcc", 1.9), bulk("S", "bcc", 2.5)
+    h, s = bulk("H", "fcc", 4.2), bulk("S", "bcc", 3.4)
     low = [Made(1, h, -1.0), Made(2, s, -2.0), Made(3, h3s(0.1, 3.05), -6.02), Made(4, h3s(0.0, 3.05), -6.0)]
     high = [Made(1, h, 0.0), Made(2, s, -1.0), Made(3, h3s(0.05), -2.0), Made(4, h3s(0.0), -2.02)]
     answers = [answer(tmp_path, "p130", 130.0, low), answer(tmp_path, "p200", 200.0, high)]
@@ -148,7 +148,7 @@ def test_the_same_phase_of_two_pressures_is_written_once_where_it_is_no_corner(t
     cani = Atoms("CaNi", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[3.0] * 3, pbc=True)
     squeezed = cani.copy()
     squeezed.set_cell(cani.cell * 0.95, scale_atoms=True)
-    ca, ni = bulk("Ca", "fcc", 5.0), bulk("Ni", "fcc", 3.3)
+    ca, ni = bulk("Ca", "fcc", 5.4), bulk("Ni", "fcc", 3.3)
     species = ("Ca", "Ni")
     low = answer(tmp_path, "low", 0.0, [Made(1, ca, -2.0), Made(2, ni, -5.0), Made(3, cani, -6.9)], species)
     high = answer(tmp_path, "high", 50.0, [Made(1, ca, -1.0), Made(2, ni, -4.0), Made(3, squeezed, -4.8)], species)
@@ -158,7 +158,7 @@ def test_the_same_phase_of_two_pressures_is_written_once_where_it_is_no_corner(t
 
 
 def test_a_structure_that_cannot_be_read_is_named(tmp_path):
-    made = [Made(1, bulk("H", "fcc", 1.9), -1.0), Made(2, bulk("S", "bcc", 2.5), -2.0)]
+    made = [Made(1, bulk("H", "fcc", 4.2), -1.0), Made(2, bulk("S", "bcc", 3.4), -2.0)]
     folder = write_matlab(tmp_path / "results1", made, ("H", "S"), 0.0)
     path = folder / "gatheredPOSCARS"
     path.write_text(path.read_text().replace("EA2", "EA9"))
@@ -169,10 +169,10 @@ def test_a_structure_that_cannot_be_read_is_named(tmp_path):
 def test_titles_are_harmless_to_the_shell_that_uspex_hands_them_to(tmp_path):
     """USPEX 9.4.4: echo "TITLE" | cut -d[ -f2 | cut -d] -f1, and what comes back is evaluated."""
     folder = tmp_path / 'run $(touch x) `y` "z" \\ [1 2]' / "results1"
-    write_matlab(folder, [Made(1, bulk("H", "fcc", 1.9), -1.0)], ("H", "S"), 0.0)
+    write_matlab(folder, [Made(1, bulk("H", "fcc", 4.2), -1.0)], ("H", "S"), 0.0)
     text = format_seeds(choose([assess(Pool([open_results(folder)]), Question())], None))
     title = text.splitlines()[0]
     assert title.startswith("EA1 H 0.0000 eV/atom above the hull at 0 GPa, ")
     assert not re.search(r"[$`\"\\\[\]'!|&;<>*?~#%]", title)
     lattice = np.array([line.split() for line in text.splitlines()[2:5]], dtype=float)
-    np.testing.assert_allclose(lattice, bulk("H", "fcc", 1.9).cell.array, atol=1e-8)
+    np.testing.assert_allclose(lattice, bulk("H", "fcc", 4.2).cell.array, atol=1e-8)

@@ -76,6 +76,17 @@ def test_what_is_denser_than_its_elements_is_a_hole_whoever_relaxed_it(tmp_path,
     assert [point.entry.id for point in points] == [1, 3, 2]
 
 
+def test_an_element_of_which_only_holes_are_known_takes_part_with_a_warning(tmp_path):
+    """Else there is no hull; the mark stays."""
+    made = [Made(1, bulk("Ca", "fcc", 3.67), -2.0), Made(2, NI, -5.0), Made(3, CANI, -8.0)]
+    pool = Pool([open_results(write_matlab(tmp_path / "results1", made, ("Ca", "Ni"), 50.0))])
+    answer = assess(pool, Question())
+    assert [(point.entry.id, point.entry.marks) for point in answer.hull.vertices] == [(1, ("hole",)), (3, ()), (2, ())]
+    assert answer.warnings == (
+        "all that is known of Ca lies in holes of the model and takes part: no enthalpy here can be trusted",
+    )
+
+
 def test_an_enthalpy_that_no_compound_has_is_said(tmp_path):
     made = [Made(1, CA, -2.0), Made(2, NI, -5.0), Made(3, CANI, -80.0)]
     pool = Pool([open_results(write_matlab(tmp_path / "results1", made, ("Ca", "Ni"), 50.0))])

@@ -208,7 +208,18 @@ def test_continuation_at_the_end_of_file():
 
 
 @pytest.mark.parametrize(
-    "statement", ["ISIF: 3", "ISIF :3", "  isif 3", "NSW:50", "PSTRESS 500", "BRIDGE_STAGES: robust"]
+    "statement",
+    [
+        "ISIF: 3",
+        "ISIF :3",
+        "  isif 3",
+        "NSW:50",
+        "PSTRESS 500",
+        "BRIDGE_STAGES: robust",
+        "ISIF – 3",
+        "ISIF ＝ 3",
+        "NSW := 5",
+    ],
 )
 def test_a_setting_without_its_equals_sign_is_refused_where_it_counts(statement):
     """VASP passes over it, and would relax at a fixed cell what was meant to be relaxed under pressure."""
@@ -217,7 +228,15 @@ def test_a_setting_without_its_equals_sign_is_refused_where_it_counts(statement)
 
 
 @pytest.mark.parametrize(
-    "line", ["ENCUT: 500", "a title: ISIF of 3", "ISIF is what moves", "# ISIF: 3", "ISIF = 3 : all"]
+    "line",
+    [
+        "ENCUT: 500",
+        "a title: ISIF of 3",
+        "ISIF is what moves",
+        "NSW/ISIF: see the manual",
+        "# ISIF: 3",
+        "ISIF = 3 : all",
+    ],
 )
 def test_other_words_are_no_settings_and_no_errors(line):
     assert intent_from_incar(f"NSW = 10\n{line}\n", "INCAR").nsw == 10
@@ -226,3 +245,11 @@ def test_other_words_are_no_settings_and_no_errors(line):
 @pytest.mark.parametrize("odd", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
 def test_what_follows_an_odd_separator_in_a_comment_stays_a_comment(odd):
     assert intent_from_incar(f"ISIF = 3 # as before{odd}ISIF = 2\nNSW = 10\n", "INCAR").isif == 3
+
+
+@pytest.mark.parametrize("unit", ["GPa", "gpa", "Mbar"])
+def test_a_pressure_in_another_unit_than_vasp_s_is_refused(unit):
+    """VASP passes over the word and takes 50 kbar."""
+    with pytest.raises(InputError, match="its unit is kbar"):
+        intent_from_incar(f"NSW = 3\nPSTRESS = 50 {unit}\n", "INCAR")
+    assert intent_from_incar("NSW = 3\nPSTRESS = 500 kbar ! 50 GPa\n", "INCAR").pressure_gpa == pytest.approx(50.0)
