@@ -72,7 +72,7 @@ def test_best_and_hull(run, search):
 
 def test_hull_with_references(run, search):
     deep = Atoms("CaNi", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[2.9] * 3, pbc=True)
-    deep.calc = SinglePointCalculator(deep, energy=-30.0)
+    deep.calc = SinglePointCalculator(deep, energy=-12.0)
     deep.info |= {"material_id": "mp-1", "pressure_gpa": 50.0, "level": "PBE"}
     ase.io.write("refs.extxyz", [deep])
     code, _, err = run("hull", search, "--reference", "refs.extxyz")
@@ -231,6 +231,15 @@ def test_rescore_goes_on_where_it_was(run, search):
     assert code == 0
     assert len(record.read_text().splitlines()) == 2
     assert json.loads(record.read_text().splitlines()[0])["pressure_gpa"] == 20
+
+
+def test_surfaces_are_not_rescored_into_a_hull(run, search):
+    path = search / "INPUT.txt"
+    path.write_text("201 : calculationType\n" + path.read_text())
+    code, out, err = run("rescore", search, "--model", "toy", "--out", "again")
+    assert (code, out) == (3, "")
+    assert "surfaces (calculationType 201)" in err
+    assert not Path("again").exists()
 
 
 def test_rescore_by_several_processes(run, search):

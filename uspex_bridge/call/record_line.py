@@ -135,7 +135,7 @@ class RecordLine:
 def ending(fields: dict[str, Any]) -> str:
     """Return how a record's line ended: its status, or ``single point`` where nothing was to be relaxed."""
     single = str(fields.get("reason", "")).startswith("single point")
-    return "single point" if single and fields.get("status") == "converged" else str(fields.get("status"))
+    return "single point" if single and fields.get("status") == "converged" else str(fields.get("status", ""))
 
 
 def words_of(free_energy: dict[str, Any]) -> str:

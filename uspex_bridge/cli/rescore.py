@@ -73,9 +73,11 @@ def command(
     limit_threads(config.threads)
     from uspex_bridge.call.many import RelaxTask
     from uspex_bridge.results.rescore import common_pressure, compare_rankings
+    from uspex_bridge.results.stability import refuse_without_hull
 
     config = with_model(config, model) if model else config
     pool = q.open_pool(places, options)
+    refuse_without_hull(pool)
     entries = _chosen(pool, options, near, most)
     if not entries:
         raise InputError("there is nothing to compute again; a wider --near takes more")

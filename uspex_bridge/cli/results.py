@@ -59,11 +59,13 @@ def summary(places: tuple[Path, ...], no_record: bool, all_notes: bool, as_json:
 def facts(results: Results) -> dict[str, Any]:
     """Return what a results folder holds as plain values; of copies that USPEX kept the record tells nothing new."""
     from uspex_bridge.results.model import KEPT
+    from uspex_bridge.results.stability import without_holes
 
     entries = results.entries
     valid = [entry for entry in entries if entry.valid]
-    recorded = [entry.record for entry in entries if entry.record is not None and entry.origin not in KEPT]
-    ranked = [] if results.settings.no_hull else valid
+    made = [entry for entry in entries if entry.origin not in KEPT]
+    recorded = [entry.record for entry in made if entry.record is not None]
+    ranked = [] if results.settings.no_hull else [entry for entry in without_holes(valid)[0] if entry.valid]
     best = min(ranked, key=lambda entry: entry.enthalpy_per_atom, default=None)
     return {
         "folder": str(results.path),
@@ -83,7 +85,7 @@ def facts(results: Results) -> dict[str, Any]:
         "levels": dict(Counter(entry.level or "not stated" for entry in valid).most_common()),
         "recorded": len(recorded),
         "status": dict(Counter(one.status for one in recorded).most_common()),
-        "flags": dict(Counter(flag for one in recorded for flag in one.flags).most_common()),
+        "flags": dict(Counter(flag for entry in made for flag in entry.flags).most_common()),
         "notes": len(results.notes),
     }
 
@@ -118,15 +120,15 @@ def describe(results: Results) -> str:
         low = f["lowest"]
         lines.append(
             f"  lowest enthalpy per atom: EA{low['id']} {low['formula']} {low['enthalpy_per_atom']:.4f} eV/atom "
-            f"(generation {low['generation']}, {low['origin']})"
+            f"(generation {low['generation']}, {low['origin']})" + (f" [{low['flags']}]" if low["flags"] else "")
         )
     lines.append(wrapped(f"made by {_counted(f['origins'])}", "  "))
     if f["levels"]:
         lines.append(wrapped(f"enthalpies from {_counted(f['levels'])}", "  "))
     if f["recorded"]:
-        lines.append(
-            f"  in the bridge's record: {_counted(f['status'])}" + (f"; {_counted(f['flags'])}" if f["flags"] else "")
-        )
+        lines.append(f"  in the bridge's record: {_counted(f['status'])}")
+    if f["flags"]:
+        lines.append(f"  flags: {_counted(f['flags'])}")
     return "\n".join(lines)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.call import record_file
-from uspex_bridge.call.record_line import level_of
+from uspex_bridge.call.record_line import ending, level_of
 from uspex_bridge.call.record_reading import is_sound
 from uspex_bridge.models.cards import model_name
 from uspex_bridge.results.model import NAN, Composition, Entry, Recorded, composition_of, original_of
@@ -28,7 +28,7 @@ _TOLERANCE = 6e-4
 #: Largest difference of a starting geometry in its two files: Å of the cell, parts of the cell's edges.
 _SAME_START = 2e-5
 #: Status of calls that handed USPEX a result.
-_RESULTS = ("converged", "unconverged", "penalty")
+_RESULTS = ("converged", "unconverged", "single point", "penalty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def _recorded(fields: dict[str, Any], offset: int) -> Recorded:
     used = [stage["calculator"] for stage in fields.get("stages") or []]
     hole = "hole" in (fields.get("code"), str(fields.get("reason", "")).partition(":")[0])
     return Recorded(
-        status=str(fields.get("status", "")),
+        status=ending(fields),
         flags=tuple(dict.fromkeys([*(fields.get("flags") or ()), *(["hole"] if hole else [])])),
         models=tuple(dict.fromkeys(model_name(models[name]) for name in used if name in models)),
         energy=float(fields.get("energy", NAN)),

@@ -43,7 +43,7 @@ class Recorded:
     """What the bridge's own record adds to an entry (the line of its last step that moved atoms).
 
     Attributes:
-        status: ``converged``, ``unconverged``, ``penalty``.
+        status: ``converged``, ``unconverged``, ``penalty``, ``single point``.
         flags: short words such as ``elongated``.
         models: every model of the last step, in order of use; the last one gave the enthalpy.
         energy: E without PV, eV per cell.

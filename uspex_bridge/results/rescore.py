@@ -96,6 +96,7 @@ def _again(before: Entry, done: Relaxed) -> Again:
         record=line.recorded,
         space_group=None,
         symbol=done.after,
+        dense=False,  # the guards have judged it
         fitness=NAN,
         steps=(),
     )
