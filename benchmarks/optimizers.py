@@ -2,10 +2,12 @@
 
     python benchmarks/optimizers.py --system cafeni --candidates 100 --model mattersim:WEIGHTS --lines OUT.jsonl
     python benchmarks/optimizers.py --system mgsio --candidates 50 --model chgnet --lines OUT.jsonl
+    python benchmarks/optimizers.py --model chgnet --student KIND:WEIGHTS --against "TRQN, TRQN" --lines OUT.jsonl
 
 OUT.jsonl gets one line per relaxation; a second call goes on where the first one ended. Candidate k is relaxed at the
 k-th of the pressures, taken in turn, by every method from the same start, with one model throughout and the targets of
-`paper`: 0.01 eV/Å and 0.1 GPa. Ends are compared with those of FIRE, FIRE, BFGS, the published stages.
+`paper`: 0.01 eV/Å and 0.1 GPa. Ends are compared with those of FIRE, FIRE, BFGS, the published stages, or of another
+method. "student, TRQN" are the stages of the protocol `student`; a student's evaluations are counted apart.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ METHODS = {
     "TRQN without springs": ("", "", "TRQN"),
     "TRQN, TRQN": ("TRQN", "", "TRQN"),
 }
+STUDENT = "student, TRQN"
 WITHOUT_SPRINGS = "TRQN without springs"
 STEPS = 500
 #: GPa at which volumes are given.
@@ -126,30 +129,34 @@ def start_of(system: str, index: int, pressure: float, most: int | None = None) 
 def plan_of(method: str, pressure: float) -> Plan:
     """Return the stages of a method."""
     goals = ({"fmax": 1.0}, {"fmax": 0.1}, {"fmax": 0.01, "stress": 0.1})
-    stages = tuple(
-        Stage(
-            f"stage{k}",
-            "model",
-            optimizer=name,  # type: ignore[arg-type]
-            steps=STEPS,
-            maxstep=0.35 if name == "TRQN" else 0.2,
-            **goal,
+    stages = (
+        load_protocol("student").stage
+        if method == STUDENT
+        else tuple(
+            Stage(
+                f"stage{k}",
+                "model",
+                optimizer=name,  # type: ignore[arg-type]
+                steps=STEPS,
+                maxstep=0.35 if name == "TRQN" else 0.2,
+                **goal,
+            )
+            for k, (name, goal) in enumerate(zip(METHODS[method], goals, strict=True), 1)
+            if name
         )
-        for k, (name, goal) in enumerate(zip(METHODS[method], goals, strict=True), 1)
-        if name
     )
     guards = replace(load_protocol("paper").guards, hole="off")  # a scan would be counted, and refuse ends
     return Plan(stages, guards, Intent(pressure_gpa=pressure, nsw=3 * STEPS), method)
 
 
-def relax(method: str, structure: Structure, pressure: float, backend: Any) -> dict[str, Any]:
-    """Relax by one method; return evaluations, CPU seconds and where it ended."""
+def relax(method: str, structure: Structure, pressure: float, models: dict[str, Any]) -> dict[str, Any]:
+    """Relax by one method; return evaluations of the model that counts, CPU seconds and where it ended."""
     springs = trqn.spring_hessian
     if method == WITHOUT_SPRINGS:
         trqn.spring_hessian = lambda atoms, *cell: np.eye(3 * len(atoms) + (9 if cell else 0))
     began = time.process_time()
     try:
-        result = engine.relax(structure, plan_of(method, pressure), lambda name: backend)
+        result = engine.relax(structure, plan_of(method, pressure), models.__getitem__)
     except BridgeError as error:
         return {"ended": getattr(error, "code", type(error).__name__), "seconds": time.process_time() - began}
     finally:
@@ -157,18 +164,25 @@ def relax(method: str, structure: Structure, pressure: float, backend: Any) -> d
     return {
         "ended": "converged" if result.converged else "unconverged",
         "seconds": time.process_time() - began,
-        "evaluations": sum(stage.evaluations for stage in result.stages),
+        "evaluations": sum(stage.evaluations for stage in result.stages if stage.calculator == "model"),
+        "student": sum(stage.evaluations for stage in result.stages if stage.calculator == "student"),
         "enthalpy": result.enthalpy / len(structure),
         "volume": result.final.volume / len(structure),
     }
 
 
-def summarise(lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Yield one row per method, over the candidates that it and the published stages were tried on."""
+def loaded(model: str) -> Any:
+    """Return the model KIND or KIND:WEIGHTS."""
+    kind, _, weights = model.partition(":")
+    return backends.load(kind, CalculatorSettings(model=weights or None))
+
+
+def summarise(lines: list[dict[str, Any]], against: str) -> Iterator[dict[str, Any]]:
+    """Yield one row per method, over the candidates that it and the method that it is held against were tried on."""
     by = {(line["method"], line["index"]): line for line in lines}
-    for method in (m for m in METHODS if any(line["method"] == m for line in lines)):
-        rows = {index: line for (name, index), line in by.items() if name == method and (FIRST, index) in by}
-        first = {index: by[FIRST, index] for index in rows}
+    for method in (m for m in (*METHODS, STUDENT) if any(line["method"] == m for line in lines)):
+        rows = {index: line for (name, index), line in by.items() if name == method and (against, index) in by}
+        first = {index: by[against, index] for index in rows}
         reference = sum(line.get("evaluations", 0) for line in first.values())
         seconds = sum(line["seconds"] for line in first.values())
         both = [k for k in rows if rows[k]["ended"] == first[k]["ended"] == "converged"]
@@ -214,6 +228,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 @click.option("--atoms", type=int, help="Most atoms of a cell; not for cafeni.")
 @click.option("--pressures", default="0,50,100", show_default=True, help="GPa, taken in turn.")
 @click.option("--model", default="chgnet", show_default=True, help="KIND or KIND:WEIGHTS.")
+@click.option("--student", help="KIND:WEIGHTS of the model that goes first in 'student, TRQN'.")
+@click.option("--against", default=FIRST, show_default=True, help="Method that ends and evaluations are held against.")
 @click.option("--methods", default=",".join(f'"{m}"' for m in METHODS), help="JSON strings, separated by commas.")
 @click.option("--lines", type=click.Path(path_type=Path), required=True, help="JSONL of all relaxations; grows.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the table's numbers here.")
@@ -223,6 +239,8 @@ def main(
     atoms: int | None,
     pressures: str,
     model: str,
+    student: str | None,
+    against: str,
     methods: str,
     lines: Path,
     json_path: Path | None,
@@ -230,10 +248,9 @@ def main(
     """Run what is missing and print the table."""
     chosen = json.loads(f"[{methods}]")
     at = [float(p) for p in pressures.split(",")]
-    kind, _, weights = model.partition(":")
     done = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
     have = {(line["method"], line["index"]) for line in done}
-    backend = backends.load(kind, replace(CalculatorSettings(), model=weights or None))
+    models = {"model": loaded(model)} | ({"student": loaded(student)} if student else {})
     with lines.open("a") as out:
         for index in range(1, candidates + 1):
             pressure = at[(index - 1) % len(at)]
@@ -242,9 +259,9 @@ def main(
             for method in missing:
                 assert structure is not None
                 about = {"method": method, "index": index, "pressure": pressure, "formula": structure.formula}
-                done.append(about | relax(method, structure, pressure, backend))
+                done.append(about | relax(method, structure, pressure, models))
                 print(json.dumps(done[-1]), file=out, flush=True)
-    rows = list(summarise(done))
+    rows = list(summarise(done, against))
     print(table(rows))
     if json_path:
         json_path.write_text(json.dumps({"system": system, "model": model, "rows": rows}, indent=1) + "\n")

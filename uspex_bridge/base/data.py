@@ -139,7 +139,7 @@ class Frame:
         return self.energy + pv_energy(pressure_gpa, self.volume)
 
 
-Outcome = Literal["converged", "steps", "failed", "time", "file", "static"]
+Outcome = Literal["converged", "steps", "failed", "time", "file", "above", "static"]
 
 
 @dataclass(frozen=True)

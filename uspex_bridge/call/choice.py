@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError
-from uspex_bridge.call import record_file
 from uspex_bridge.call.config import Config, read_config
+from uspex_bridge.call.record_tail import RecordTail
 from uspex_bridge.models import inventory
 from uspex_bridge.relaxation.protocol import FreeEnergyStep, Plan, Protocol, load_protocol
 
@@ -81,13 +81,15 @@ def settled_protocol(config: Config, search: Path) -> tuple[Protocol, str]:
     return protocol, notice
 
 
-def check_unchanged(plan: Plan, config: Config, record: Path, step: str | None, log: logging.Logger) -> None:
-    """Check that the latest result of the same step in a search's record has this protocol and these models.
+def check_unchanged(
+    plan: Plan, config: Config, record: Path, tail: RecordTail, step: str | None, log: logging.Logger
+) -> None:
+    """Check that the latest result of the same step in a search's record, whose end is ``tail``, is of these models.
 
     Raises:
         ConfigError: it has others, and the settings do not accept that.
     """
-    before = record_file.latest_result(record, step)
+    before = tail.latest_result(step)
     if before is None:
         return
     changes = [] if before.get("protocol") == plan.protocol else [f"protocol '{before.get('protocol')}'"]

@@ -89,6 +89,10 @@ class Config:
             ``penalty`` enthalpy, eV per atom.
         on_change: what becomes of a call whose search's record holds results of another protocol or model: ``stop`` or
             ``accept``.
+        on_repeat: what becomes of a start that the record has a converged result of, by the same settings and weights:
+            ``relax`` it again, or ``reuse`` that result.
+        stop_above: eV per atom above the best known of a structure's composition from which on its relaxation is ended,
+            by a bound from its descent so far; None ends none.
         accept_range: calculators that are used although the equations of state of the search's elements show holes
             below its pressure (``uspex-bridge doctor``).
         steps: which ionic steps the VASP files show: those of the ``final-model`` (energies of one
@@ -108,6 +112,8 @@ class Config:
     on_reject: Literal["fail", "penalty"] = "fail"
     penalty: float = 100.0
     on_change: Literal["stop", "accept"] = "stop"
+    on_repeat: Literal["relax", "reuse"] = "relax"
+    stop_above: float | None = None
     accept_range: tuple[str, ...] = ()
     steps: Literal["final-model", "all", "last"] = "final-model"
     files: tuple[Literal["EIGENVAL", "DOSCAR"], ...] = ()
@@ -124,6 +130,8 @@ class Config:
                 raise ValueError(f"{key} = {value} must be at least 1")
         if not self.time_limit > 0:
             raise ValueError(f"time_limit = {self.time_limit} must be positive (seconds)")
+        if self.stop_above is not None and not self.stop_above > 0:
+            raise ValueError(f"stop_above = {self.stop_above} must be positive (eV per atom)")
         if not 0 < self.penalty <= 500:
             raise ValueError(f"penalty = {self.penalty} must lie between 0 and 500 eV per atom")
 

@@ -27,6 +27,7 @@ from uspex_bridge.call.choice import check_unchanged, choose_protocol
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.folders import Request
 from uspex_bridge.call.record_line import RecordLine
+from uspex_bridge.call.record_tail import RecordTail
 from uspex_bridge.call.relaxed import Relaxed
 from uspex_bridge.call.run import Models, relax_structure, step_line, vasp_run
 from uspex_bridge.relaxation.protocol import Plan, Protocol, make_plan
@@ -94,7 +95,7 @@ def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: RelaxTask
         for count, (source, number, structure) in enumerate(structures):
             job = _Job(source, number, structure, task, protocol)
             if record is not None and places and count == 0:
-                check_unchanged(job.plan, task.config, record, None, _silent)
+                check_unchanged(job.plan, task.config, record, RecordTail(record), None, _silent)
             if record is None or (place := places.get(job.entry.key)) is None:
                 yield job
             else:

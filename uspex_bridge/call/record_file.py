@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +17,6 @@ from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.files import read_text
-from uspex_bridge.base.version import version
 from uspex_bridge.call import record_reading
 from uspex_bridge.call.config import uspex_folder
 
@@ -27,8 +25,6 @@ FILENAME = "bridge.record"
 SCHEMA = 1
 #: What it was called before: programs that load every ``*.json*`` of a folder, as emmet does, broke on it.
 _OLD_NAME = "bridge_record.jsonl"
-#: Retries come soon: an earlier refusal is looked for in this much of the record's end, bytes.
-_TAIL = 8_000_000
 
 
 def in_folder(folder: Path) -> Path:
@@ -60,74 +56,9 @@ def places(path: Path) -> dict[str, int]:
 def job_key(structure: Structure, what: Any) -> str:
     """Return a hash of a starting structure (to 1e-5) and of everything ``what`` that decides its fate."""
     geometry = [list(structure.symbols), structure.cell.round(5).tolist(), structure.scaled.round(5).tolist()]
+    if structure.free is not None:
+        geometry.append(structure.free.tolist())
     return hashlib.sha256(json.dumps([geometry, repr(what)]).encode()).hexdigest()[:16]
-
-
-def earlier_refusal(path: Path, key: str) -> dict[str, Any] | None:
-    """Return the latest entry near the record's end that refused the same job for a lasting reason.
-
-    What another version of the bridge refused is tried again.
-    """
-    entry = _latest(path, key)
-    same = entry is not None and entry.get("versions", {}).get("uspex_bridge") == version()
-    return entry if entry and same and entry.get("lasting") else None
-
-
-def refused_alike(path: Path, key: str, code: str) -> bool:
-    """Tell whether the latest entry of the same job near the record's end is a refusal of the same kind."""
-    entry = _latest(path, key)
-    return entry is not None and entry.get("code") == code
-
-
-def latest_result(path: Path, step: str | None) -> dict[str, Any] | None:
-    """Return the latest entry that names models, of a step of the search (None: not known), in the record's tail."""
-    for line in reversed(_tail(path).splitlines()):
-        if b'"models":{' in line:
-            entry = next(record_reading.parse([line]), None)
-            if entry and entry.get("models") and entry.get("step") == step:
-                return entry
-    return None
-
-
-def lowest_enthalpy(path: Path, formula: str, pressure_gpa: float, calculator: str) -> float | None:
-    """Return the lowest enthalpy of a composition at a pressure near the record's end, eV/atom; None for none.
-
-    Args:
-        path: of the record.
-        formula: as in the record.
-        pressure_gpa: at which.
-        calculator: of the last stage.
-    """
-    wanted = f'"formula":{json.dumps(formula)},'.encode()
-    found = []
-    for line in _tail(path).splitlines():
-        if wanted in line and b'"enthalpy_per_atom":' in line:
-            for entry in record_reading.parse([line]):
-                same = entry.get("pressure_gpa") == pressure_gpa and "hole" not in entry.get("flags", ())
-                if same and entry.get("stages") and entry["stages"][-1]["calculator"] == calculator:
-                    at_rest = (entry.get("free_energy") or {}).get("enthalpy_at_rest")
-                    found.append(entry["enthalpy_per_atom"] if at_rest is None else at_rest / entry["natoms"])
-    return min(found, default=None)
-
-
-def _latest(path: Path, key: str) -> dict[str, Any] | None:
-    tail = _tail(path)
-    at = tail.rfind(f'"key":"{key}"'.encode())
-    if at < 0:
-        return None
-    line = tail[tail.rfind(b"\n", 0, at) + 1 :].partition(b"\n")[0]
-    return next(record_reading.parse([line]), None)
-
-
-def _tail(path: Path) -> bytes:
-    """Return the end of the record, which may begin within a line; nothing of one that is not there or unreadable."""
-    with suppress(OSError):
-        if path.is_file():
-            with path.open("rb") as stream:
-                stream.seek(0, os.SEEK_END)
-                stream.seek(max(0, stream.tell() - _TAIL))
-                return stream.read()
-    return b""
 
 
 def whereabouts(folder: Path, comment: str) -> dict[str, Any]:

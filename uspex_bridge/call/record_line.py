@@ -22,6 +22,11 @@ from uspex_bridge.relaxation.protocol import Plan
 
 #: How a stage ended, where its outcome is no word that says it.
 _OUTCOMES = {"steps": "targets missed", "time": "out of time", "file": "stopped by STOPCAR", "static": "single point"}
+#: Fields of a result that do not hang on when and where it was computed.
+_RESULT = (
+    *("versions", "flags", "energy", "volume", "fmax", "stress_left_gpa", "pressure_reached_gpa", "steps", "stages"),
+    *("models", "free_energy", "output", "status", "enthalpy", "enthalpy_per_atom"),
+)
 
 
 class RecordLine:
@@ -91,6 +96,15 @@ class RecordLine:
             "exit": 0,
             "enthalpy": result.enthalpy,
             "enthalpy_per_atom": result.enthalpy / len(self.symbols),
+            "seconds": round(self.seconds, 3),
+        }
+
+    def repeated(self, earlier: dict[str, Any]) -> dict[str, Any]:
+        """Return what the earlier result of the same job fills in where it stands for this one."""
+        return {name: earlier[name] for name in _RESULT if name in earlier} | {
+            "reason": f"the same start was relaxed before, at {earlier.get('time')}; this is its result",
+            "repeats": earlier.get("time"),
+            "exit": 0,
             "seconds": round(self.seconds, 3),
         }
 

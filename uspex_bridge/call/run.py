@@ -23,6 +23,8 @@ from uspex_bridge.call.config import Config, search_root
 from uspex_bridge.call.folders import Folder, Request
 from uspex_bridge.call.gpu_turns import take_turn
 from uspex_bridge.call.record_line import RecordLine, words_of
+from uspex_bridge.call.record_tail import RecordTail, can_stand_again, refused_for_good
+from uspex_bridge.call.repeat import repeated_run
 from uspex_bridge.call.slot import SlotState
 from uspex_bridge.call.stopcar import Stopcar
 from uspex_bridge.models import backends, inventory
@@ -132,7 +134,7 @@ def _run(
     plan = make_plan(protocol, request.intent, config.stages)
     _announce(request, plan, config, notice, log)
     entry = RecordLine(request.structure, plan, config, record_file.whereabouts(folder.path, request.structure.comment))
-    check_unchanged(plan, config, record, entry.step, log)
+    earlier = _earlier(record, plan, config, entry, log)
     watcher.began(entry.fields)
 
     def observe(step: IonicStep) -> None:
@@ -145,24 +147,28 @@ def _run(
         log.error("%s", error)
         _keep(record, entry, log)
 
-    def lowest() -> float | None:
-        return record_file.lowest_enthalpy(record, request.structure.formula, plan.pressure_gpa, entry.calculator)
-
     try:
         _refuse_penalty(request)
-        _refuse_again(record, entry.key)
-        lent = models(config)
-        waited = lent.reserve(dict.fromkeys(stage.calculator for stage in plan.stages), log, halter)
-        entry.began += waited
-        halter.start(config.time_limit + waited, give_up)
+        _refuse_again(earlier)
         halt = Stopcar(folder.path, halter)
-        result = relax_structure(request.structure, plan, lent, halt, observe, lowest)
-        done, summary = entry.outcome(result), entry.summary(result)  # before a result stands, for they might fail
-        folder.publish(vasp_run(request, result, config, entry.seconds), config, check)
+        if earlier is not None and config.on_repeat == "reuse" and can_stand_again(earlier):
+            done = entry.repeated(earlier)
+            summary = f"{request.structure.formula}: {done['reason']}, H = {done['enthalpy']:.6f} eV"
+            folder.publish(repeated_run(request, earlier), config, check)
+        else:
+            lent = models(config)
+            waited = lent.reserve(dict.fromkeys(stage.calculator for stage in plan.stages), log, halter)
+            entry.began += waited
+            halter.start(config.time_limit + waited, give_up)
+            known = _Known(record, request.structure, plan, config.stop_above)
+            result = relax_structure(request.structure, plan, lent, halt, observe, known.lowest, known.ceiling)
+            done, summary = entry.outcome(result), entry.summary(result)  # before a result stands, for they might fail
+            folder.publish(vasp_run(request, result, config, entry.seconds), config, check)
         halt.remove()
     except BridgeError as error:
         if isinstance(error, Rejected) and not error.lasting:
-            error.lasting = record_file.refused_alike(record, entry.key, error.code)
+            latest = RecordTail(record).latest(entry.key)
+            error.lasting = latest is not None and latest.get("code") == error.code
         entry.failed(error)
         if not (isinstance(error, Rejected) and config.on_reject == "penalty"):
             raise
@@ -179,9 +185,47 @@ def _run(
         watcher.ended(entry.fields)
 
 
-def _refuse_again(record: Path, key: str) -> None:
+def _earlier(record: Path, plan: Plan, config: Config, entry: RecordLine, log: logging.Logger) -> dict[str, Any] | None:
+    """Check that the search goes on with its protocol and models; return the latest entry of this very job."""
+    tail = RecordTail(record)
+    check_unchanged(plan, config, record, tail, entry.step, log)
+    return tail.latest(entry.key)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the record knows of a structure's composition when it is asked, eV/atom; None where that is nothing."""
+
+    record: Path
+    structure: Structure
+    plan: Plan
+    stop_above: float | None
+
+    def lowest(self) -> float | None:
+        """Return the lowest enthalpy of the formula."""
+        formula = self.structure.formula
+        return self._lowest(formula).get(formula)
+
+    def ceiling(self) -> float | None:
+        """Return the enthalpy above which the settings call a structure hopeless.
+
+        A free energy has none: it is not the enthalpy at rest that decides there.
+        """
+        if self.stop_above is None or self.plan.free_energy is not None:
+            return None
+        from uspex_bridge.call.hopeless import lowest_known
+
+        best = lowest_known(self._lowest(), self.structure.symbols)
+        return None if best is None else best + self.stop_above
+
+    def _lowest(self, formula: str | None = None) -> dict[str, float]:
+        calculator = self.plan.stages[-1].calculator
+        return RecordTail(self.record).lowest(self.plan.pressure_gpa, calculator, formula)
+
+
+def _refuse_again(earlier: dict[str, Any] | None) -> None:
     """Refuse what the record says was refused before, this very job for a lasting reason."""
-    if earlier := record_file.earlier_refusal(record, key):
+    if earlier is not None and refused_for_good(earlier):
         reason = str(earlier.get("reason")).removeprefix(_AS_BEFORE)
         raise Rejected(str(earlier.get("code")), _AS_BEFORE + reason, lasting=True)
 
@@ -201,6 +245,7 @@ def relax_structure(
     halt: Callable[[], Why | None],
     observe: Callable[[IonicStep], None],
     lowest: Callable[[], float | None] = lambda: None,
+    ceiling: Callable[[], float | None] = lambda: None,
 ) -> RelaxResult:
     """Relax one structure with the loop of :mod:`uspex_bridge.relaxation.engine` (imported here: it brings ASE).
 
@@ -208,7 +253,7 @@ def relax_structure(
     """
     from uspex_bridge.relaxation.engine import relax
 
-    result = relax(structure, plan, models, halt=halt, observe=observe, lowest=lowest)
+    result = relax(structure, plan, models, halt=halt, observe=observe, lowest=lowest, ceiling=ceiling)
     if plan.free_energy is None:
         return result
     from uspex_bridge.call.free_energy import with_free_energy

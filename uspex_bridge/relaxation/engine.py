@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -30,6 +31,9 @@ _SYMPREC = 1e-3
 _ALIKE = 0.02
 #: Saddle points that are left one after the other, and what that must gain, eV/atom; less is the noise of models.
 _ROUNDS, _GAIN = 3, 1e-3
+#: Steps of the last model before a relaxation can be hopeless, and how many times what the later half of its steps
+#: gained may still be gained.
+_EARLY, _LEFT = 15, 3.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ def relax(
     halt: Callable[[], Why | None] = lambda: None,
     observe: Callable[[IonicStep], None] = lambda step: None,
     lowest: Callable[[], float | None] = lambda: None,
+    ceiling: Callable[[], float | None] = lambda: None,
 ) -> RelaxResult:
     """Relax ``structure`` as ``plan`` says.
 
@@ -64,6 +69,8 @@ def relax(
         observe: called after every ionic step.
         lowest: gives the lowest enthalpy known of this composition at this pressure, eV/atom, or None: a result below
             it is scanned for holes.
+        ceiling: gives the enthalpy, eV/atom, above which a result is of no use, or None; asked once. A relaxation
+            that by its descent so far ends above it is ended there, unconverged.
 
     Returns:
         The result, converged or not. Its last frame is always the last stage's model's; where the relaxation ended
@@ -75,7 +82,7 @@ def relax(
         InputError: a model does not know an element.
         Interrupted: stopped by a signal, or otherwise before there was any step.
     """
-    return _Relaxation(structure, plan, model_of, halt, observe, lowest).run()
+    return _Relaxation(structure, plan, model_of, halt, observe, lowest, ceiling).run()
 
 
 class _Relaxation:
@@ -89,12 +96,14 @@ class _Relaxation:
         halt: Callable[[], Why | None],
         observe: Callable[[IonicStep], None],
         lowest: Callable[[], float | None],
+        ceiling: Callable[[], float | None],
     ) -> None:
         self.plan = plan
         self.model_of = model_of
         self.halt = halt
         self.observe = observe
         self.lowest = lowest
+        self.ceiling = cache(ceiling)
         self.atoms = to_atoms(structure)
         self.frames: list[Frame] = []
         self.calculators: list[str] = []
@@ -152,7 +161,7 @@ class _Relaxation:
                 self._forget(first)
                 self.flags.append(f"{stage.name}-failed")
                 continue
-            if outcome in ("time", "file"):
+            if outcome in ("time", "file", "above"):
                 return outcome
             if outcome == "steps" and stage.on_fail == "reject":
                 left = f"{self.reports[-1].fmax:.3g} eV/Å left after {self.reports[-1].steps} steps"
@@ -177,6 +186,9 @@ class _Relaxation:
                 if self._record(index, stage, ions, cell, first):
                     outcome = "converged"
                     break
+                if self._is_hopeless(stage):
+                    outcome = "above"
+                    break
             else:
                 outcome = "steps"
         except Halt as halt:
@@ -188,7 +200,7 @@ class _Relaxation:
             detail = str(error)
             raise
         finally:
-            if outcome in ("steps", "time", "file"):
+            if outcome in ("steps", "time", "file", "above"):
                 self._return_to_lowest()
             self._report(index, stage, outcome, steps, monitor.evaluations - before, began, detail)
         return outcome
@@ -210,6 +222,23 @@ class _Relaxation:
             return fmax < stage.fmax and stress < stage.stress
         per_atom = frame.volume / len(self.atoms)
         return fmax < stage.fmax and gpa_to_ev_a3(stress) * per_atom < stage.fmax
+
+    def _is_hopeless(self, stage: Stage) -> bool:
+        """Tell whether the enthalpy ends above the ceiling, even if it falls on by _LEFT times what it fell of late.
+
+        An enthalpy that nears its end as 1/step falls on by as much as it fell in the later half of the steps. That is
+        no bound by theory; docs/performance.md has how often and by how much relaxations fell below it.
+        """
+        last, intent = self.plan.stages[-1].calculator, self.plan.intent
+        if stage.calculator != last or self.symmetric or motion(intent.isif, stage.move) != (True, "full"):
+            return False
+        frames = self.frames[self._start_of_model() :]
+        if len(frames) < _EARLY or (ceiling := self.ceiling()) is None:
+            return False
+        enthalpies = [frame.enthalpy(intent.pressure_gpa) for frame in frames]
+        lowest = min(enthalpies)
+        fallen = min(enthalpies[: len(frames) // 2]) - lowest
+        return (lowest - _LEFT * fallen) / len(self.atoms) > ceiling
 
     def _residuals(self, frame: Frame, ions: bool, cell: CellMode) -> tuple[float, float]:
         """Return the largest force on what may move (eV/Å) and the stress left to relax (GPa) at the atoms' frame."""
@@ -369,15 +398,13 @@ class _Relaxation:
         real = not monitor.model.identity.get("invented")
         if not self._volume_free:
             return too_dense(self.atoms, max(target, found)) if real else ""
-        if real and (why := too_dense(self.atoms, target)):
-            return why
         if guards.scan == "auto" and (not real or fill(self.atoms, target) > COMFORTABLE):
             lowest = self.lowest()
             if lowest is not None and frame.enthalpy(target) / len(self.atoms) > lowest:
-                return ""
-        if outcome in ("time", "file"):
+                return too_dense(self.atoms, target) if real else ""
+        if outcome in ("time", "file", "above"):
             self.flags.append("unscanned")
-            return ""
+            return too_dense(self.atoms, target) if real else ""
         before = monitor.evaluations
         own = (found, frame.energy / len(self.atoms))
         (verdict,) = scan([self.atoms], monitor.evaluate_many, target, own=[own], real=real)
@@ -401,6 +428,8 @@ class _Relaxation:
         converged = outcome in ("converged", "static")
         if not converged:
             self.flags.append("unconverged")
+        if outcome == "above":
+            self.flags.append("stopped-above")
         hole = self._hole(outcome)
         if hole:
             self.flags.append("hole")
@@ -437,6 +466,7 @@ _REASONS: dict[str, str] = {
     "static": "single point",
     "time": "time limit reached in stage '{}'",
     "file": "stopped by STOPCAR in stage '{}'",
+    "above": "stopped in stage '{}': by its descent it ends above the search's best by more than stop_above",
 }
 
 

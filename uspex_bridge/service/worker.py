@@ -244,7 +244,8 @@ class Reporter(Watcher):
         """Keep what the statistics want."""
         self.summary = {key: fields.get(key) for key in ("status", "code", "steps", "seconds")}
         wanted = ("calculator", "model", "evaluations", "seconds")
-        self.summary["stages"] = [{key: stage[key] for key in wanted} for stage in fields.get("stages", [])]
+        ran = [] if "repeats" in fields else fields.get("stages", [])
+        self.summary["stages"] = [{key: stage[key] for key in wanted} for stage in ran]
 
 
 class _Relay(io.TextIOBase):

@@ -10,6 +10,7 @@ from uspex_bridge.base.data import Intent
 from uspex_bridge.base.errors import ConfigError, ModelError
 from uspex_bridge.call import choice, record_file
 from uspex_bridge.call.config import Config, read_config
+from uspex_bridge.call.record_tail import RecordTail
 from uspex_bridge.models import backends, inventory, weights
 from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.relaxation.protocol import load_protocol, make_plan
@@ -84,15 +85,20 @@ PLAN = make_plan(load_protocol("single"), Intent())
 KNOWN = {"kind": "toy", "weights": None, "model": None, "sha256": None}
 
 
+def check(tmp_path, config):
+    path = tmp_path / "record.jsonl"
+    choice.check_unchanged(PLAN, config, path, RecordTail(path), "1", LOG)
+
+
 def unchanged(tmp_path, protocol="single", model=KNOWN, config=None, step="1"):
     toy = config or Config(calculators={"model": CalculatorSettings(kind="toy")})
     line = {"protocol": protocol, "models": {"model": model}, "step": step}
     record_file.append(tmp_path / "record.jsonl", line)
-    choice.check_unchanged(PLAN, toy, tmp_path / "record.jsonl", "1", LOG)
+    check(tmp_path, toy)
 
 
 def test_the_same_protocol_and_models_go_on(tmp_path):
-    choice.check_unchanged(PLAN, Config(), tmp_path / "record.jsonl", "1", LOG)
+    check(tmp_path, Config())
     unchanged(tmp_path)
     unchanged(tmp_path, protocol="paper", step="2")  # another step of the search may have a protocol of its own
     record_file.append(tmp_path / "record.jsonl", {"protocol": "paper", "status": "failed", "step": "1"})

@@ -10,7 +10,6 @@ from click.testing import CliRunner
 from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError, OutputError
-from uspex_bridge.base.version import version
 from uspex_bridge.call import record_file
 from uspex_bridge.cli.main import command
 from uspex_bridge.results import lookup
@@ -58,39 +57,6 @@ def test_key_depends_on_structure_and_task_but_not_on_noise():
     assert record_file.job_key(structure(), 1) == record_file.job_key(structure(1e-7), 1)
     assert record_file.job_key(structure(), 1) != record_file.job_key(structure(1e-3), 1)
     assert record_file.job_key(structure(), 1) != record_file.job_key(structure(), 2)
-
-
-def test_only_lasting_refusals_count(tmp_path):
-    path = tmp_path / "record.jsonl"
-    assert record_file.earlier_refusal(path, "abc") is None
-    record_file.append(path, {"key": "abc", "lasting": False, "reason": "disk full"})
-    assert record_file.earlier_refusal(path, "abc") is None
-    versions = {"uspex_bridge": version()}
-    record_file.append(path, {"key": "abc", "lasting": True, "reason": "overlap", "versions": versions})
-    record_file.append(path, {"key": "xyz", "lasting": False})
-    assert record_file.earlier_refusal(path, "abc")["reason"] == "overlap"
-    record_file.append(path, {"key": "abc", "status": "converged"})
-    assert record_file.earlier_refusal(path, "abc") is None
-    versions = {"uspex_bridge": "0.0.1"}
-    record_file.append(path, {"key": "abc", "lasting": True, "reason": "overlap", "versions": versions})
-    assert record_file.earlier_refusal(path, "abc") is None  # what another version refused is tried again
-    assert not record_file.refused_alike(path, "abc", "not-finite")
-    record_file.append(path, {"key": "abc", "code": "not-finite"})
-    assert record_file.refused_alike(path, "abc", "not-finite")
-
-
-def test_what_the_record_knows_of_a_composition_and_of_the_models(tmp_path):
-    path = tmp_path / "record.jsonl"
-    assert record_file.lowest_enthalpy(path, "CaFe", 50.0, "b") is None
-    assert record_file.latest_result(path, "2") is None
-    line = {"formula": "CaFe", "pressure_gpa": 50.0, "stages": [{"calculator": "b"}], "flags": [], "step": "2"}
-    others = ({"formula": "CaFe2"}, {"pressure_gpa": 0.0}, {"stages": [{"calculator": "a"}]}, {"flags": ["hole"]})
-    for k, change in enumerate(({}, *others)):
-        record_file.append(path, {**line, "enthalpy_per_atom": -1.0 - k, **change})
-    assert record_file.lowest_enthalpy(path, "CaFe", 50.0, "b") == -1.0
-    record_file.append(path, {**line, "models": {"b": {"kind": "toy"}}, "protocol": "fast"})
-    record_file.append(path, {**line, "models": {"b": {"kind": "toy"}}, "protocol": "other", "step": "1"})
-    assert record_file.latest_result(path, "2")["protocol"] == "fast"
 
 
 def test_whereabouts_of_both_lines(tmp_path):

@@ -73,10 +73,19 @@ ROBUST = stage("robust", "a", "FIRE", 1.0, stress=None)
 PAPER = (ROBUST, stage("approach", "b", "FIRE", 0.1, stress=None), stage())
 
 
-def run(structure, stages=PAPER, guards=GUARDS, models=None, halt=lambda: None, observe=lambda step: None, **intent):
+def run(
+    structure,
+    stages=PAPER,
+    guards=GUARDS,
+    models=None,
+    halt=lambda: None,
+    observe=lambda step: None,
+    ceiling=lambda: None,
+    **intent,
+):
     models = models or {"a": model(), "b": model()}
     plan = Plan(tuple(stages), guards, Intent(**intent))
-    return relax(structure, plan, models.__getitem__, halt=halt, observe=observe)
+    return relax(structure, plan, models.__getitem__, halt=halt, observe=observe, ceiling=ceiling)
 
 
 def as_structure(atoms: Atoms, free=None) -> Structure:
@@ -560,3 +569,31 @@ def test_one_nan_is_computed_once_more():
         run(distorted(), (stage(),), models={"b": model(always)})
     assert not caught.value.lasting
     assert always.calls == 5
+
+
+# ------------------------------------------------------------------------------------------------ hopeless relaxations
+
+
+@pytest.mark.parametrize("pressure", [0.0, 50.0])
+def test_what_ends_above_the_ceiling_is_ended_early_and_nothing_else_is(pressure):
+    structure = distorted()
+    whole = run(structure, pressure_gpa=pressure)
+    end = whole.enthalpy / len(structure)
+    below = run(structure, pressure_gpa=pressure, ceiling=lambda: end + 0.02)
+    assert (below.converged, below.enthalpy) == (True, whole.enthalpy)
+    above = run(structure, pressure_gpa=pressure, ceiling=lambda: end - 0.5)
+    assert (above.converged, above.stages[-1].outcome) == (False, "above")
+    assert {"unconverged", "stopped-above"} <= set(above.flags)
+    assert len(above.frames) < len(whole.frames)
+    assert above.enthalpy >= whole.enthalpy
+    assert above.enthalpy == min(frame.enthalpy(pressure) for frame in above.frames[above.model_start :])
+
+
+def test_where_the_descent_tells_nothing_the_ceiling_is_not_asked_for():
+    """Symmetry may hold the atoms on a saddle point, and at constant volume the pressure is not reached."""
+
+    def ceiling():
+        raise AssertionError
+
+    assert run(as_structure(bulk("Cu", cubic=True)), ceiling=ceiling, pressure_gpa=50.0).converged
+    assert run(distorted(), ceiling=ceiling, isif=4).converged
