@@ -71,7 +71,7 @@ def build(request: BuildRequest) -> Any:
 
     # Atoms without neighbours are the guards' business; CHGNet would warn at every step.
     own = ("model", "use_device", "stress_weight")
-    options = {"on_isolated_atoms": "ignore", **constructor_options(request, CHGNetCalculator, *own)}
+    options = {"on_isolated_atoms": "ignore", **constructor_options(request.options, CHGNetCalculator, *own)}
     if request.path is None:
         model, known = CHGNet.load(model_name=str(request.model), use_device=request.device, verbose=False), True
     else:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from uspex_bridge.calculators import chgnet
-from uspex_bridge.calculators.chgnet import batch
-from uspex_bridge.models.cards import BuildRequest, KnownModel
+from uspex_bridge.calculators.chgnet import batch, build
+from uspex_bridge.models.cards import KnownModel
 
 __all__ = ["CARD", "batch", "build", "elements"]
 
-_FILE = "weights/chgnet-hp.pth.tar"
 #: Elements that CHGNet has numbers for and no DFT calculation at high pressure has.
 _UNKNOWN = frozenset({"Po", "At", "Rn", "Fr", "Ra"})
 
@@ -27,7 +25,7 @@ CARD = replace(
             size_mb=1.7,
             licence="BSD-3-Clause",
             in_wheel=True,
-            files=(f"calculators/{_FILE}",),
+            files=("calculators/weights/chgnet-hp.pth.tar",),
             note="atoms within 6 Å; no magnetic moments",
             data="MPtrj, then MatterSim's sets at high pressure and ACWF's equations of state",
             functional="pbe",
@@ -36,11 +34,6 @@ CARD = replace(
     magmoms=False,
     pressure="0-120 GPa, with holes (Ca, light elements)",
 )
-
-
-def build(request: BuildRequest) -> Any:
-    """Return the calculator; see :func:`uspex_bridge.calculators.chgnet.build`."""
-    return chgnet.build(replace(request, path=request.path or Path(__file__).parent / _FILE))
 
 
 def elements(calculator: Any) -> frozenset[str]:

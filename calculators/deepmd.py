@@ -155,7 +155,7 @@ def build(request: BuildRequest) -> Any:
         raise ModelError(f"deepmd runs on {_device()} in this process, not on {request.device}; set isolate = true")
     from deepmd.calculator import DP
 
-    options = constructor_options(request, DP, "model", "head", "type_dict")
+    options = constructor_options(request.options, DP, "model", "head", "type_dict")
     return DP(model=str(request.path), head=request.head, **options)
 
 

@@ -58,7 +58,7 @@ def build(request: BuildRequest) -> Any:
     assert request.path is not None
     if request.device == "cpu":
         tf.config.set_visible_devices([], "GPU")
-    options = {"enable_uq_if_available": False, **constructor_options(request, TPCalculator, *_OWN)}
+    options = {"enable_uq_if_available": False, **constructor_options(request.options, TPCalculator, *_OWN)}
     return TPCalculator(str(request.path.parents[1]), **options)
 
 

@@ -124,7 +124,7 @@ def build(request: BuildRequest) -> Any:
         device=request.device,
         default_dtype=request.dtype,
         **head,
-        **constructor_options(request, MACECalculator, *_OWN),
+        **constructor_options(request.options, MACECalculator, *_OWN),
     )
     if request.head is not None and request.head not in calculator.available_heads:
         raise ModelError(f"{request.path}: no head '{request.head}'; heads: {', '.join(calculator.available_heads)}")

@@ -51,8 +51,6 @@ _OWN = ("potential", "stress_unit", "stress_weight", "use_voigt", "total_charge"
 
 def build(request: BuildRequest) -> Any:
     """Return MatGL's ASE calculator for a potential that MatGL saved: three files, of which one is named."""
-    import dataclasses
-
     import torch
     from matgl.apps.pes import Potential
     from matgl.ext.ase import PESCalculator
@@ -60,7 +58,7 @@ def build(request: BuildRequest) -> Any:
     assert request.path is not None
     options = dict(request.options)
     compiled = bool(options.pop("compile", False))
-    own = constructor_options(dataclasses.replace(request, options=options), PESCalculator, *_OWN)
+    own = constructor_options(options, PESCalculator, *_OWN)
     with _precision(request.dtype):
         potential = Potential.load(request.path.parent)
     potential = potential.to(device=request.device, dtype=getattr(torch, request.dtype)).eval().requires_grad_(False)

@@ -73,7 +73,7 @@ def build(request: BuildRequest) -> Any:
             f"{request.path}: incomplete MatterSim checkpoint, {len(missing)} arrays lack: {missing[0]}, ..."
         )
     own = ("potential", "device", "args_dict", "compute_stress", "stress_weight", "dtype")
-    options = constructor_options(request, MatterSimCalculator, *own)
+    options = constructor_options(request.options, MatterSimCalculator, *own)
     if "dtype" in inspect.signature(MatterSimCalculator).parameters:
         options["dtype"] = request.dtype
     elif request.dtype != "float32":

@@ -33,7 +33,7 @@ def build(request: BuildRequest) -> Any:
     """
     from calorine.calculators import CPUNEP
 
-    calculator = CPUNEP(str(request.path), **constructor_options(request, CPUNEP, *_OWN))
+    calculator = CPUNEP(str(request.path), **constructor_options(request.options, CPUNEP, *_OWN))
     if missing := {"energy", "forces", "stress"} - set(calculator.implemented_properties):
         raise ModelError(f"{request.path}: this model predicts no {', '.join(sorted(missing))}")
     return calculator

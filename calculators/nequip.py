@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,7 +50,7 @@ def build(request: BuildRequest) -> Any:
     if wrong := [key for key in loader if compiled and key in _SAVED_ONLY]:
         raise ConfigError(f"options: {', '.join(wrong)} was decided when {name} was compiled")
     rest = {key: value for key, value in request.options.items() if key not in loader}
-    own = constructor_options(dataclasses.replace(request, options=rest), NequIPCalculator, *_OWN)
+    own = constructor_options(rest, NequIPCalculator, *_OWN)
     loader = {"chemical_species_to_atom_type_map": True, **loader, **own}
     make = NequIPCalculator.from_compiled_model if compiled else NequIPCalculator._from_saved_model
     calculator = make(name, device=request.device, **loader)

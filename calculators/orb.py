@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -81,7 +80,7 @@ def build(request: BuildRequest) -> Any:
     if architecture not in names:
         raise ConfigError(f"options: there is no architecture '{architecture}'{nearest(architecture, names)}")
     make = pretrained.ORB_PRETRAINED_MODELS[architecture]
-    own = constructor_options(dataclasses.replace(request, options=options), ORBCalculator, *_OWN)
+    own = constructor_options(options, ORBCalculator, *_OWN)
     with _default_dtype(request.dtype):
         model = make(weights_path=str(request.path), device=request.device, precision=precision, compile=compiled)
     calculator = ORBCalculator(model, device=request.device, **own)

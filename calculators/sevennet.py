@@ -101,7 +101,7 @@ def build(request: BuildRequest) -> Any:
         raise ModelError(f"{source}: {asked}; this multi-fidelity model has: {', '.join(modals)}")
     if request.head and not modals:
         raise ModelError(f"{source}: head = '{request.head}' is set, but this model has no heads")
-    options = constructor_options(request, SevenNetCalculator, "model", "file_type", "device", "modal")
+    options = constructor_options(request.options, SevenNetCalculator, "model", "file_type", "device", "modal")
     return SevenNetCalculator(model=source, device=request.device, modal=modal, **options)
 
 

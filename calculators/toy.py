@@ -13,6 +13,7 @@ import numpy as np
 from uspex_bridge.base import neighbours
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import ConfigError
+from uspex_bridge.base.switching import switch
 from uspex_bridge.models.cards import Batch, BuildRequest, Card
 
 CARD = Card(
@@ -164,10 +165,8 @@ def _pair(x: Array, options: ToyOptions) -> tuple[Array, Array]:
     """Return the pair energy (eV) and its derivative by x, the distance over the equilibrium distance, (M,)."""
     energy = 2.0 * x**-9 - 3.0 * x**-6
     slope = -18.0 * x**-10 + 18.0 * x**-7
-    t = np.clip((x - SWITCH) / (REACH - SWITCH), 0.0, 1.0)
-    switch = 1.0 - t**3 * (10.0 - 15.0 * t + 6.0 * t**2)
-    bend = -30.0 * t**2 * (1.0 - t) ** 2 / (REACH - SWITCH)
-    energy, slope = energy * switch, slope * switch + energy * bend
+    factor, bend = switch(x, SWITCH, REACH)
+    energy, slope = energy * factor, slope * factor + energy * bend
     if options.hole:
         inside = np.maximum(HOLE / x - 1.0, 0.0)
         energy = energy - DEPTH * inside**3 * x**-9

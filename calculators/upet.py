@@ -47,7 +47,7 @@ def build(request: BuildRequest) -> Any:
     """Return upet's ASE calculator for a checkpoint (.ckpt) of metatrain."""
     from upet.ase import UPETCalculator
 
-    options = {"uncertainty_threshold": None, **constructor_options(request, UPETCalculator, *_OWN)}
+    options = {"uncertainty_threshold": None, **constructor_options(request.options, UPETCalculator, *_OWN)}
     return UPETCalculator(
         checkpoint_path=str(request.path),
         dtype=request.dtype,

@@ -84,4 +84,11 @@ def say(text: str) -> None:
         print(text.encode(encoding, "replace").decode(encoding), file=stream, flush=True)
     except (OSError, ValueError):
         with suppress(OSError, ValueError):  # what is left in its buffer would fail again when this process ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            hush(stream.fileno())
+
+
+def hush(descriptor: int) -> None:
+    """Let an open file lead nowhere from now on."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)

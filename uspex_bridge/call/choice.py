@@ -86,6 +86,8 @@ def check_unchanged(
 ) -> None:
     """Check that the latest result of the same step in a search's record, whose end is ``tail``, is of these models.
 
+    A model whose energies do not count, that of an earlier stage, may change.
+
     Raises:
         ConfigError: it has others, and the settings do not accept that.
     """
@@ -96,8 +98,10 @@ def check_unchanged(
     if step is not None:  # else it may be another step, one without a free energy
         changes += _other_free_energy(before.get("free_energy"), plan.free_energy)
     for name, known in before["models"].items():
-        if name in dict.fromkeys(stage.calculator for stage in plan.stages):
+        if name == plan.stages[-1].calculator:
             changes += _changes(name, known, config)
+        elif any(name == stage.calculator for stage in plan.stages) and (other := _changes(name, known, config)):
+            log.warning("%s: %s before; its energies do not count, so the search goes on", record, other[0])
     if not changes:
         return
     said = f"{record} holds results of {' and '.join(changes)}, but protocol '{plan.protocol}' of now has other models"

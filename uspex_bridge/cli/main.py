@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from uspex_bridge.base.errors import BridgeError, Interrupted, ModelError, OutOfMemoryError, OutputError, exhausted
+from uspex_bridge.base.logs import hush
 from uspex_bridge.base.version import version
 from uspex_bridge.base.words import one_line
 
@@ -148,7 +149,7 @@ def _end(message: str, code: int) -> NoReturn:
             stream.flush()
         except (OSError, AttributeError):  # what is left in its buffer would fail again when this process ends
             with suppress(OSError, AttributeError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+                hush(stream.fileno())
     sys.exit(code)
 
 

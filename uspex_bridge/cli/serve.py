@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.logs import hush
 from uspex_bridge.cli.options import CONFIG, THREADS, Finite
 from uspex_bridge.service.wire import address
 
@@ -206,9 +207,7 @@ def _log(path: Path, *, screen: bool) -> logging.Logger:
 
 def _hush() -> None:
     """Let go of the stderr that whoever started this listens to."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    os.close(null)
+    hush(2)
 
 
 def _keep() -> None:

@@ -236,7 +236,7 @@ def _request(card: Card, settings: CalculatorSettings, found: Weights) -> BuildR
         raise ConfigError(f"{card.kind} {takes}; remove dtype = '{settings.dtype}'")
     return BuildRequest(
         model=found.model,
-        path=None if found.known and found.known.in_wheel else found.path,
+        path=None if found.known and found.known.in_wheel and not card.keeper else found.path,
         device=resolve_device(card, settings.device),
         dtype=settings.dtype or (card.dtypes[0] if card.dtypes else ""),
         head=settings.head,

@@ -201,8 +201,8 @@ def models_table(cards: Iterable[Card]) -> str:
     return _markdown((*header, "energy scale", "note"), rows)
 
 
-def constructor_options(request: BuildRequest, constructor: Callable[..., Any], *own: str) -> dict[str, Any]:
-    """Return the options of a request after checking that ``constructor`` has them; ``own`` are the bridge's to set.
+def constructor_options(options: Mapping[str, Any], constructor: Callable[..., Any], *own: str) -> dict[str, Any]:
+    """Return options after checking that ``constructor`` has them; ``own`` are the bridge's to set.
 
     ASE's calculators take any keyword and would pass over a misspelt one in silence.
 
@@ -211,10 +211,10 @@ def constructor_options(request: BuildRequest, constructor: Callable[..., Any], 
     """
     parameters = inspect.signature(constructor).parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in own]
-    for key in request.options:
+    for key in options:
         if key not in names:
             raise ConfigError(f"options: {constructor.__name__} takes no '{key}' here{nearest(key, names)}")
-    return dict(request.options)
+    return dict(options)
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -17,6 +17,7 @@ from ase.units import Bohr, Hartree
 from uspex_bridge.base import neighbours
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import CalculationError
+from uspex_bridge.base.switching import switch
 from uspex_bridge.models.corrections import Correction
 from uspex_bridge.models.evaluate import Results
 
@@ -54,7 +55,7 @@ def _evaluate(inner: float, outer: float, atoms: Atoms) -> Results:
         raise CalculationError("ZBL repulsion: two atoms on one site")
     charges = atoms.numbers[first].astype(float), atoms.numbers[second].astype(float)
     energies, slopes = zbl(distances, *charges)
-    factors, bends = _switch(distances / sums, inner, outer)
+    factors, bends = switch(distances / sums, inner, outer)
     slopes = slopes * factors + energies * bends / sums
     pulls = (slopes / distances)[:, None] * vectors
     forces = np.zeros((len(atoms), 3))
@@ -74,9 +75,3 @@ def zbl(distances: Array, first: Array, second: Array) -> tuple[Array, Array]:
     bare = Hartree * Bohr * first * second / distances
     screened = terms.sum(axis=1)
     return bare * screened, -bare * (screened / distances + (terms * _EXPONENTS).sum(axis=1) / lengths)
-
-
-def _switch(x: Array, inner: float, outer: float) -> tuple[Array, Array]:
-    """Return a factor that falls from 1 at ``inner`` to 0 at ``outer`` with two derivatives, and its slope."""
-    t = np.clip((x - inner) / (outer - inner), 0.0, 1.0)
-    return 1.0 - t**3 * (10.0 - 15.0 * t + 6.0 * t**2), -30.0 * t**2 * (1.0 - t) ** 2 / (outer - inner)

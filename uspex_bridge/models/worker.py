@@ -198,13 +198,15 @@ class ProcessModel:
     def evaluate_many(self, structures: Sequence[Any]) -> list[dict[str, Any] | errors.CalculationError]:
         """Evaluate structures together, as :meth:`uspex_bridge.models.backends.Backend.evaluate_many` does.
 
-        A batch that the worker dies of, or takes too long for, is taken apart.
+        A batch that the worker dies of, or takes too long for, is taken apart; one alone is as :meth:`evaluate`.
 
         Raises:
             OutOfMemoryError: they do not fit the memory together.
             ModelError: the worker cannot be started again.
         """
         try:
+            if len(structures) == 1:
+                return [self.evaluate(structures[0])]
             limit = self._settings.timeout * len(structures)
             return messages.results_of_many(self._ask(messages.question_of_many(structures), limit))
         except errors.OutOfMemoryError:

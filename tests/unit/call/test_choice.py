@@ -130,3 +130,16 @@ def test_other_weights_of_the_same_kind_are_another_model(tmp_path):
     mine.write_text("retrained")
     with pytest.raises(ConfigError, match=f"model = mace mine.model {sha[:8]}"):
         unchanged(tmp_path, model=KNOWN | {"kind": "mace", "weights": "mine.model", "sha256": sha}, config=config)
+
+
+def test_a_model_whose_energies_do_not_count_may_change(tmp_path, caplog):
+    plan = make_plan(load_protocol("student"), Intent())
+    toy = CalculatorSettings(kind="toy")
+    config = Config(calculators={"model": toy, "student": CalculatorSettings(kind="chgnet")})
+    path = tmp_path / "record.jsonl"
+    record_file.append(path, {"protocol": "student", "models": {"student": KNOWN, "model": KNOWN}, "step": "1"})
+    choice.check_unchanged(plan, config, path, RecordTail(path), "1", LOG)
+    assert "student = toy before" in caplog.text
+    other = replace(config, calculators={"model": CalculatorSettings(kind="chgnet"), "student": toy})
+    with pytest.raises(ConfigError, match="model = toy"):
+        choice.check_unchanged(plan, other, path, RecordTail(path), "1", LOG)

@@ -82,6 +82,19 @@ def test_what_ends_far_above_the_best_known_is_stopped_early_and_never_wins(tmp_
     assert entry["enthalpy_per_atom"] >= whole["enthalpy_per_atom"]
 
 
+def test_a_student_goes_first_and_its_energy_never_counts(tmp_path):
+    alone = run(make_folder(tmp_path / "alone", settings=TOY))
+    student = '[calculators.student]\nkind = "toy"\n[calculators.student.options]\nepsilon = 0.45\n'
+    fold = make_folder(tmp_path, settings=TOY + student)
+    settings = tmp_path / "bridge.toml"
+    settings.write_text(settings.read_text().replace("single", "student"))
+    entry = run(fold)
+    assert [stage["calculator"] for stage in entry["stages"]] == ["student", "student", "model"]
+    assert entry["enthalpy"] == pytest.approx(alone["enthalpy"], abs=1e-3)
+    assert read_as_matlab(fold).enthalpy == pytest.approx(entry["enthalpy"], abs=1e-6)
+    assert entry["stages"][-1]["evaluations"] < sum(stage["evaluations"] for stage in alone["stages"])
+
+
 def best(whole, far):
     """Return what the record says of a structure that ends so many eV/atom below another one."""
     names = ("formula", "natoms", "pressure_gpa", "flags", "stages", "status")

@@ -272,6 +272,11 @@ def test_worker_that_is_killed_is_started_again(hostile):
         assert backend.calculator.results["energy"] == 1 / 3
 
 
+def test_worker_that_is_killed_by_a_batch_of_one_is_started_again(hostile):
+    with hostile("killed") as backend:
+        assert backend.evaluate_many([CRYSTAL])[0]["energy"] == 1 / 3
+
+
 def test_worker_that_takes_too_long(hostile, tmp_path):
     with hostile("sleeps", timeout=0.5) as backend:
         with pytest.raises(CalculationError, match=r"gave no answer within 0\.5 s and was ended"):

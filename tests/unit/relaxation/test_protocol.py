@@ -32,7 +32,7 @@ def test_the_paper_protocol_is_the_papers():
 
 
 def test_every_shipped_protocol_reads():
-    assert set(protocol_names()) >= {"paper", "embedded", "single", "fast"}
+    assert set(protocol_names()) >= {"paper", "embedded", "single", "fast", "student"}
     for name in protocol_names():
         assert load_protocol(name).description
 
