@@ -29,6 +29,8 @@ from uspex_bridge.relaxation.saddles import step_off
 _SYMPREC = 1e-3
 #: A start that is symmetric to this many Å ends on a saddle point for want of anything that pulls it off.
 _ALIKE = 0.02
+#: A stage to forces of this, eV/Å, ends near enough to a stationary point to be probed before another model goes on.
+_STATIONARY = 0.1
 #: Saddle points that are left one after the other, and what that must gain, eV/atom; less is the noise of models.
 _ROUNDS, _GAIN = 3, 1e-3
 #: Steps of the last model before a relaxation can be hopeless, and how many times what the later half of its steps
@@ -128,14 +130,13 @@ class _Relaxation:
             push_apart(self.atoms, aim, floor, ions=ions, expand=cell in ("full", "volume"))
             self.flags.append("overlap-pushed")
         self.start_volume = float(np.linalg.det(self.atoms.cell.array))
-        scaled = self.atoms.get_scaled_positions(wrap=False)
-        self.symmetric = is_symmetric(self.atoms.get_chemical_symbols(), self.atoms.cell.array, scaled, _ALIKE)
+        self.symmetric = self._is_symmetric()
         if intent.keep_symmetry:
             symmetry = FixSymmetry(self.atoms, symprec=max(intent.symprec or _SYMPREC, 1e-5))
             self.atoms.set_constraint([*self.atoms.constraints, symmetry])
         outcome = self._stages()
         self._final_model()
-        return self._result(self._leave_saddles(outcome))
+        return self._result(self._leave_saddles(len(self.plan.stages) - 1, outcome))
 
     def _static(self) -> RelaxResult:
         """One evaluation by the last stage's model."""
@@ -168,6 +169,7 @@ class _Relaxation:
                 raise Rejected("unconverged", f"stage '{stage.name}' did not reach its targets: {left} (on_fail)")
             if outcome == "steps" and stage.on_fail == "stop":
                 return outcome
+            self._leave_early(index, outcome)
         return outcome
 
     def _stage(self, index: int, stage: Stage) -> Outcome:
@@ -334,19 +336,36 @@ class _Relaxation:
             )
         )
 
-    def _leave_saddles(self, outcome: Outcome) -> Outcome:
-        """Go on downhill from where only the symmetry of the start holds the atoms; return how that ended."""
+    def _leave_early(self, index: int, outcome: Outcome) -> None:
+        """Let a model that hands a stationary point on to another one leave it, if it is a saddle point.
+
+        That is cheaper than to let the other one find out. What there is to tell of the result is up to the last model.
+        """
+        stages, guards = self.plan.stages, self.plan.guards
+        hands_on = index + 1 < len(stages) and stages[index + 1].calculator != stages[index].calculator
+        if hands_on and stages[index].fmax <= _STATIONARY and guards.saddle == "leave" and self.symmetric:
+            flags = list(self.flags)
+            if not self.plan.intent.keep_symmetry:
+                self._leave_saddles(index, outcome)
+            self.flags, self.symmetric = flags, self._is_symmetric()
+
+    def _leave_saddles(self, index: int, outcome: Outcome) -> Outcome:
+        """Go on downhill from where only the symmetry of the start holds the atoms; return how that ended.
+
+        Args:
+            index: of the stage that does so.
+            outcome: of the relaxation so far.
+        """
         guards, intent = self.plan.guards, self.plan.intent
         if outcome != "converged" or not self.symmetric:
             return outcome
         if guards.saddle == "off" or intent.keep_symmetry:
             self.flags.append("unprobed")
             return outcome
-        index = len(self.plan.stages) - 1
         for left in range(_ROUNDS):
             before, count = self.frames[-1], len(self.frames)
             try:
-                if not self._step_off():
+                if not self._step_off(index):
                     return outcome
                 if guards.saddle == "leave" and len(self.frames) < intent.nsw:
                     outcome = self._stage(index, self.plan.stages[index])
@@ -371,9 +390,9 @@ class _Relaxation:
         self._return_to(self.frames[-1])
         return outcome
 
-    def _step_off(self) -> bool:
+    def _step_off(self, index: int) -> bool:
         """Displace the atoms to where the enthalpy is lower along the softest mode; return whether it is anywhere."""
-        stage = self.plan.stages[-1]
+        stage = self.plan.stages[index]
         monitor = self._monitor(stage.calculator)
         before = monitor.evaluations
         ions, cell = motion(self.plan.intent.isif, stage.move)
@@ -383,6 +402,11 @@ class _Relaxation:
         finally:
             self._charge(monitor.evaluations - before)
         return found
+
+    def _is_symmetric(self) -> bool:
+        """Tell whether the atoms stand as symmetry has them."""
+        scaled = self.atoms.get_scaled_positions(wrap=False)
+        return is_symmetric(self.atoms.get_chemical_symbols(), self.atoms.cell.array, scaled, _ALIKE)
 
     def _charge(self, evaluations: int) -> None:
         """Add evaluations that were no steps to the last stage's report."""

@@ -459,6 +459,18 @@ def test_a_symmetric_start_leaves_its_saddle_point():
     assert left.stages[0].evaluations < left.stages[0].steps + 20
 
 
+def test_a_model_that_hands_on_a_saddle_point_leaves_it_first():
+    """So that the evaluations of the way down are its own; what is flagged is the last model's word."""
+    stages = (stage("student", "a", "TRQN", 0.05, stress=0.5), stage(optimizer="TRQN"))
+    alone, both = run(simple_cubic(), stages[1:]), run(simple_cubic(), stages)
+    assert both.converged
+    assert both.enthalpy == pytest.approx(alone.enthalpy, abs=0.02)
+    first, second = ([s.evaluations for s in result.stages if s.calculator == "b"] for result in (alone, both))
+    assert sum(second) < sum(first) / 2
+    assert both.flags == ()
+    assert "saddle" in run(simple_cubic(), stages, replace(GUARDS, saddle="flag")).flags
+
+
 @pytest.mark.parametrize(
     ("guards", "intent", "flag"),
     [
