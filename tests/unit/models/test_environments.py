@@ -18,12 +18,15 @@ from uspex_bridge.models import environments, inventory
 
 
 def test_every_kind_that_lives_in_an_environment_of_its_own_has_pins():
-    """Every version is exact, the card's package among them, and nothing belongs to one machine."""
+    """Every version is exact, the card's package among them, and nothing belongs to one machine.
+
+    MatterSim's is newer than the card's, which runs on older Pythons.
+    """
     assert set(environments.kinds()) >= {"orb", "nequip", "matgl", "fairchem", "upet", "grace", "nep"}
     for kind in environments.kinds():
         text, pins = environments.pins_file(kind).read_text(), environments.pins(kind)
         package, _, version = inventory.cards()[kind].package.partition("==")
-        assert pins[package] == version
+        assert pins[package] == ("1.2.5" if kind == "mattersim" else version)
         assert {"ase", "numpy"} <= pins.keys()
         lines = [line for line in text.splitlines() if line and not line.startswith("#")]
         assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", line) for line in lines)
