@@ -77,7 +77,9 @@ def build(request: BuildRequest) -> Any:
     if "dtype" in inspect.signature(MatterSimCalculator).parameters:
         options["dtype"] = request.dtype
     elif request.dtype != "float32":
-        raise ModelError("float64 takes mattersim 1.2.5 (uspex-bridge env create mattersim); this one runs in float32 only")
+        raise ModelError(
+            "float64 takes mattersim 1.2.5 (uspex-bridge env create mattersim); this one runs in float32 only"
+        )
     return MatterSimCalculator(potential=potential, device=request.device, args_dict={}, **options)
 
 

@@ -79,7 +79,9 @@ class TestFamilies(Conformance):
         kind, file, arguments, settings, more = FAMILIES[request.param]
         python = interpreter(kind)
         path = tmp_path_factory.mktemp(request.param) / file
-        script = next(place / f"make_{kind}.py" for place in (HERE, HERE.parent) if (place / f"make_{kind}.py").exists())
+        script = next(
+            place / f"make_{kind}.py" for place in (HERE, HERE.parent) if (place / f"make_{kind}.py").exists()
+        )
         command = [str(python), str(script), str(path), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]

@@ -17,6 +17,7 @@ from uspex_bridge.base.errors import CalculationError, Interrupted, Rejected
 from uspex_bridge.base.symmetry import is_symmetric
 from uspex_bridge.base.units import gpa_to_ev_a3, pressure_of
 from uspex_bridge.relaxation.cell import CellMode, largest_force, motion, movable, stress_left
+from uspex_bridge.relaxation.descent import extrapolated
 from uspex_bridge.relaxation.guards import check_further, check_geometry, check_result, check_start
 from uspex_bridge.relaxation.holes import COMFORTABLE, fill, scan, too_dense
 from uspex_bridge.relaxation.monitor import Halt, Monitor, Potential, Why
@@ -33,9 +34,6 @@ _ALIKE = 0.02
 _STATIONARY = 0.1
 #: Saddle points that are left one after the other, and what that must gain, eV/atom; less is the noise of models.
 _ROUNDS, _GAIN = 3, 1e-3
-#: Steps of the last model before a relaxation can be hopeless, and how many times what the later half of its steps
-#: gained may still be gained.
-_EARLY, _LEFT = 15, 3.0
 
 
 @dataclass(frozen=True)
@@ -226,21 +224,13 @@ class _Relaxation:
         return fmax < stage.fmax and gpa_to_ev_a3(stress) * per_atom < stage.fmax
 
     def _is_hopeless(self, stage: Stage) -> bool:
-        """Tell whether the enthalpy ends above the ceiling, even if it falls on by _LEFT times what it fell of late.
-
-        An enthalpy that nears its end as 1/step falls on by as much as it fell in the later half of the steps. That is
-        no bound by theory; docs/performance.md has how often and by how much relaxations fell below it.
-        """
+        """Tell whether the last model's descent so far ends above the ceiling."""
         last, intent = self.plan.stages[-1].calculator, self.plan.intent
         if stage.calculator != last or self.symmetric or motion(intent.isif, stage.move) != (True, "full"):
             return False
         frames = self.frames[self._start_of_model() :]
-        if len(frames) < _EARLY or (ceiling := self.ceiling()) is None:
-            return False
-        enthalpies = [frame.enthalpy(intent.pressure_gpa) for frame in frames]
-        lowest = min(enthalpies)
-        fallen = min(enthalpies[: len(frames) // 2]) - lowest
-        return (lowest - _LEFT * fallen) / len(self.atoms) > ceiling
+        end = extrapolated([frame.enthalpy(intent.pressure_gpa) / len(self.atoms) for frame in frames])
+        return end is not None and (ceiling := self.ceiling()) is not None and end > ceiling
 
     def _residuals(self, frame: Frame, ions: bool, cell: CellMode) -> tuple[float, float]:
         """Return the largest force on what may move (eV/Å) and the stress left to relax (GPa) at the atoms' frame."""
