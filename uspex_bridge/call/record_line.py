@@ -21,7 +21,13 @@ from uspex_bridge.models.registry import package_version
 from uspex_bridge.relaxation.protocol import Plan
 
 #: How a stage ended, where its outcome is no word that says it.
-_OUTCOMES = {"steps": "targets missed", "time": "out of time", "file": "stopped by STOPCAR", "static": "single point"}
+_OUTCOMES = {
+    "steps": "targets missed",
+    "time": "out of time",
+    "file": "stopped by STOPCAR",
+    "above": "stopped by stop_above",
+    "static": "single point",
+}
 #: Fields of a result that do not hang on when and where it was computed.
 _RESULT = (
     *("versions", "flags", "energy", "volume", "fmax", "stress_left_gpa", "pressure_reached_gpa", "steps", "stages"),
