@@ -215,7 +215,7 @@ class _Reader:
         """
         words = self.scan.values[tag][-1][0].split() if tag in self.scan.values else []
         if len(words) > 1 and words[1].lower() in ("gpa", "mpa", "pa", "mbar", "bar", "atm"):
-            raise self.wrong(tag, f"its unit is {unit}, whatever stands behind the number")
+            raise self.wrong(tag, f"the unit is always {unit}; another unit behind the number has no effect")
 
     def wrong(self, tag: str, why: str) -> InputError:
         value, line = self.scan.values[tag][-1]
