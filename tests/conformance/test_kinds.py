@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -220,6 +221,42 @@ def test_deepmd_checkpoint_beside_torch_geometric(deepmd_models, need_kind, crys
         frozen = load("deepmd", model=str(deepmd_models / "dpa3.pth"))
         assert "worker" not in frozen.identity
         np.testing.assert_allclose(energy(checkpoint, crystal), energy(frozen, crystal), rtol=0, atol=1e-10)
+
+
+def test_models_frozen_before_deepmd_knew_charge_and_spin(se_a_model, crystal):
+    """Such a model has no ``get_dim_chg_spin``. It runs in batches, and its energies are those of TorchScript alone."""
+    import torch
+
+    from uspex_bridge.calculators import deepmd
+
+    with load("deepmd", model=str(se_a_model)) as backend, torch.jit.optimized_execution(False):
+        calculator = backend.calculator
+        deep = calculator.dp.deep_eval
+        script = deep.dp.model["Default"]
+
+        class Old:
+            def __getattr__(self, name):
+                if name == "get_dim_chg_spin":
+                    raise AttributeError(name)
+                return getattr(script, name)
+
+        class Deep:
+            dp = SimpleNamespace(model={"Default": Old()})
+
+            def __getattr__(self, name):
+                return getattr(deep, name)
+
+        old = SimpleNamespace(dp=SimpleNamespace(deep_eval=Deep()), type_dict=calculator.type_dict)
+        squeezed = crystal.copy()
+        squeezed.set_cell(0.93 * crystal.cell, scale_atoms=True)
+        batch = deepmd.batch(old)
+        assert batch is not None
+        for atoms, found in zip((crystal, squeezed), batch.evaluate([crystal, squeezed]), strict=True):
+            types = [calculator.type_dict[symbol] for symbol in atoms.symbols]
+            arrays = (atoms.positions[None], np.array([types]), atoms.cell.array.reshape(1, 9))
+            alone = script(*map(torch.tensor, arrays))
+            assert found["energy"] == pytest.approx(alone["energy"].item(), abs=1e-6)
+            np.testing.assert_allclose(found["forces"], alone["force"].detach().numpy()[0], atol=1e-6)
 
 
 def test_deepmd_without_its_compiled_operators(need_kind):

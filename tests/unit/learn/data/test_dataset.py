@@ -27,6 +27,7 @@ from uspex_bridge.learn.data.identity import content_id, split_of
 from uspex_bridge.learn.data.labels import Level, identity_of, read_frames
 from uspex_bridge.learn.judge.accuracy import open_labelled
 from uspex_bridge.learn.training.order import from_dataset
+from uspex_bridge.results.labels_folder import labels_of
 
 LEVEL = Level("toy", "LJ", "0123456789ab")
 
@@ -322,6 +323,27 @@ def test_an_edited_energy_is_noticed_named_and_may_be_accepted(dataset):
     after = Dataset.open(dataset.path)
     assert after.labels[label.id].energy == label.energy + 0.25
     assert len(after.labels) == 8
+
+
+def test_hulls_take_no_label_whose_file_is_another_one(dataset):
+    found = list(labels_of(dataset.path, "d"))
+    labels = list(dataset.labels.values())
+    assert [name for _, _, name in found] == [label.origin for label in labels]
+    assert [len(structure) for _, structure, _ in found] == [label.natoms for label in labels]
+    manifest, frames = dataset.path / MANIFEST, dataset.path / "generation-000.extxyz"
+    written = {path: path.read_bytes() for path in (manifest, frames)}
+    edit(dataset, lambda text: text.replace("Ca ", "Fe ", 1))
+    with pytest.raises(InputError, match="not as it was written; 'uspex-bridge dataset check"):
+        list(labels_of(dataset.path, "d"))
+    frames.unlink()
+    with pytest.raises(InputError, match="is gone: put it back"):
+        list(labels_of(dataset.path, "d"))
+    frames.write_bytes(written[frames])
+    head, line = written[manifest].splitlines()[:2]
+    for damage in ({"e0": "low"}, {"file": 3}, {"level": ["vasp"]}, {"index": 99}, {"sha256": None}):
+        manifest.write_text("\n".join([head.decode(), json.dumps(json.loads(line) | damage)]) + "\n")
+        with pytest.raises(InputError, match="is damaged|is gone|not as it was written"):
+            list(labels_of(dataset.path, "d"))
 
 
 def test_frames_cut_out_by_hand_leave_the_dataset_only_when_that_is_accepted(dataset):
