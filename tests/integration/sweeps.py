@@ -226,7 +226,7 @@ class Executable(Sweep):
         elif oszicar.read_text().startswith("stale"):
             assert case.stays, "a stale result stays"
             assert end.code == 8, "a stale result stays"
-            assert "an old result must not stay" in end.err
+            assert "an old result must not remain" in end.err
         else:
             assert state(self.fold, self.label) == "whole"
             assert end.code == 0 or case.what == "KILL", "a result stands, the exit code says otherwise"

@@ -86,7 +86,7 @@ def test_a_structure_that_takes_its_workers_down_fails_alone(service, cluster, t
     go.touch()
     _, err = poisonous.communicate(timeout=60)
     assert poisonous.returncode == 7
-    assert "worker after worker died with this structure" in err
+    assert "several workers died with this structure" in err
     assert_no_result(fold)
     assert record(fold)[0]["code"] == "CalculationError"
     _, err = sound.communicate(timeout=60)

@@ -217,7 +217,7 @@ def test_a_model_that_does_not_hold_to_the_pressure_is_refused_unless_accepted(t
     refused, report = items("")
     assert report.reach == found
     assert {item.state for item in refused} == {"bad"}
-    assert "chgnet does not hold to 10 GPa" in refused[-1].text
+    assert "chgnet fails the compression test to 10 GPa" in refused[-1].text
     assert 'accept_range = ["chgnet"]' in refused[-1].text
     accepted, _ = items('accept_range = ["chgnet"]\n')
     assert {item.state for item in accepted} == {"note"}
@@ -419,7 +419,7 @@ def test_fetch(tmp_path, settings):
         ("moce:small", 4, "mace"),
         ("mace:no-such-model", 5, "neither a URL nor a model"),
         ("mace:file:///nowhere/x.model", 5, "could not fetch"),
-        ("mace:http://127.0.0.1:9/x.model", 5, "plain HTTP can be changed on its way"),
+        ("mace:http://127.0.0.1:9/x.model", 5, "plain HTTP is not secure"),
         ("chgnet:0.3.0", 5, "nothing to fetch"),
     ],
 )

@@ -52,7 +52,7 @@ def test_figures_of_a_search(run):
     assert tree[21] == [14, 6]
     assert "EA14" in Path("tree.svg").read_text()
     code, out, err = run("plot", "progress", DATA / "301", "--json")
-    assert (code, out, "progress.png: there already; --force overwrites" in err) == (4, "", True)
+    assert (code, out, "progress.png: exists; --force overwrites" in err) == (4, "", True)
     code, out, _ = run("plot", "progress", DATA / "301", "--json", "--force")
     operators = {one["operator"]: one["made"] for one in json.loads(out)["operators"]}
     assert operators["Random"] == 8

@@ -66,7 +66,7 @@ def test_each_structure_at_each_pressure(folder):
     assert lines[-1] == "4 results in relaxed/0GPa/, relaxed/50GPa/"
     for at in (0, 50):
         assert [image.info["pressure_GPa"] for image in read(f"relaxed/{at}GPa/relaxed.extxyz", index=":")] == [at, at]
-    assert "relaxed/0GPa: holds results already" in str(relax("fe.cif", "-p", "0:50:25").exception)
+    assert "relaxed/0GPa: contains results" in str(relax("fe.cif", "-p", "0:50:25").exception)
     drawn = CliRunner().invoke(command, ["plot", "pressure", "relaxed/0GPa", "relaxed/50GPa", "-o", "p.png", "--json"])
     assert drawn.exit_code == 0, str(drawn.exception)
     assert "0,20,50" in str(relax("fe.cif", "-p", "high").exception)
@@ -127,7 +127,7 @@ def test_options_reach_the_plan(folder):
     volume = single["volume"]
     refused = relax("POSCAR", "--isif", "4")
     assert isinstance(refused.exception, InputError)
-    assert "relaxed: holds results already; --resume" in str(refused.exception)
+    assert "relaxed: contains results; --resume" in str(refused.exception)
     shape = json.loads(relax("POSCAR", "--isif", "4", "--fmax", "0.05", "--json", "--force").stdout)["structures"][0]
     assert shape["volume"] == pytest.approx(volume, rel=1e-6)
     assert 0.01 < shape["fmax"] < 0.05

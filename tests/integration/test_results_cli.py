@@ -123,7 +123,7 @@ def test_export(run, search):
     assert code == 4
     assert "'x' is neither an ID nor a range" in err
     code, _, err = run("results", "export", search, "none.cif", "--ids", "990-999")
-    assert (code, "there is no such structure" in err, Path("none.cif").exists()) == (3, True, False)
+    assert (code, "no such structure" in err, Path("none.cif").exists()) == (3, True, False)
     code, _, err = run("results", "export", search, "some.unknown")
     assert code == 4
 

@@ -284,7 +284,7 @@ class TestFinished:
         record_path.symlink_to(tmp_path / "record")
         done = call(fold)
         assert done.returncode == 0
-        assert "bridge.record: is a link out of its folder" in done.stderr
+        assert "bridge.record: is a link to another folder" in done.stderr
         assert has_result(fold)
         for name in ("log", "record"):
             assert (tmp_path / name).read_text() == "mine\n"

@@ -367,5 +367,5 @@ def test_a_signal_stops_it_and_says_how_to_go_on(tmp_path, files):
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 10
-    assert "--resume goes on" in said
+    assert "--resume continues" in said
     assert not trainers_in(out)

@@ -40,7 +40,7 @@ def read_text(path: Path) -> str:
         text = data.decode("utf-8-sig", errors="replace")
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise InputError(f"{path}, line {line}: holds a NUL byte, which is no text: the file is damaged")
+        raise InputError(f"{path}, line {line}: contains a NUL byte: the file is damaged")
     return text
 
 
@@ -123,7 +123,7 @@ def remove(folder: Path, names: Iterable[str]) -> None:
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
-                reason = f"{path}: cannot be removed: {_reason(error)}; an old result must not stay"
+                reason = f"{path}: cannot be removed: {_reason(error)}; an old result must not remain"
                 failed = failed or OutputError(reason)
                 try:
                     _empty(path)
@@ -156,7 +156,7 @@ def publish_files(folder: Path, files: Mapping[str, str], check: Callable[[], No
         publication.withdraw()
         if isinstance(error, OSError):
             name, reason = publication.name, _reason(error)
-            raise OutputError(f"{folder / name}: cannot be written: {reason}; no result is left") from error
+            raise OutputError(f"{folder / name}: cannot be written: {reason}; no result was written") from error
         raise
     finally:
         publication.close()

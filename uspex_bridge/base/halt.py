@@ -68,7 +68,7 @@ class Halter:
             if self._last_words is not None:
                 self._last_words()
             else:
-                print("uspex-bridge: one evaluation hangs beyond the time limit; given up", file=sys.stderr)
+                print("uspex-bridge: one evaluation exceeds the time limit; the run was ended", file=sys.stderr)
             sys.stderr.flush()
         finally:
             os._exit(Interrupted.exit_code)

@@ -26,9 +26,9 @@ def append(path: Path, *entries: dict[str, Any]) -> None:
         OutputError: the file cannot be written, is a pipe, or is a link to somewhere else.
     """
     if path.is_symlink() and not path.resolve().is_relative_to(path.parent.resolve()):
-        raise OutputError(f"{path}: is a link out of its folder; nothing is written through it")
+        raise OutputError(f"{path}: is a link to another folder and is not written")
     if path.is_fifo():
-        raise OutputError(f"{path}: is a pipe, which may never be read; nothing can be appended to it")
+        raise OutputError(f"{path}: is a pipe and is not written")
     lines = b"".join(map(_line, entries))
     try:
         with path.open("a+b", buffering=0) as stream:
@@ -92,7 +92,7 @@ def read_at(path: Path, offset: int) -> dict[str, Any]:
         stream.seek(offset)
         for entry in parse([stream.readline()]):
             return entry
-    raise InputError(f"{path}: it has changed while it was read; try again")
+    raise InputError(f"{path}: it changed while it was read; try again")
 
 
 def parse(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:

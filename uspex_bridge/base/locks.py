@@ -110,7 +110,7 @@ class Lock:
         if self.path.parent not in _warned:
             _warned.add(self.path.parent)
             self._log.warning(
-                "%s: the file system has no locks (%s); going on without them: start no two runs in one folder",
+                "%s: the file system has no locks (%s): do not start two runs in one folder",
                 self.path.parent,
                 error.strerror,
             )

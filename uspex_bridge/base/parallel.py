@@ -217,7 +217,7 @@ def _on_cluster(
             try:
                 result: Result | BridgeError = done.result()
             except distributed.KilledWorker:
-                result = CalculationError("worker after worker died with this structure")
+                result = CalculationError("several workers died with this structure")
             yield pending.pop(done), result
     except Exception:
         if client.status == "running":

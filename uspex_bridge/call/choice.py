@@ -46,7 +46,7 @@ def choose_protocol(config: Config) -> tuple[Protocol, str]:
         return paper, ""
     notice = (
         f"protocol 'embedded' (CHGNet), since no weights are found for {' and '.join(missing)} of the default "
-        "protocol 'paper'; `uspex-bridge doctor` says how to get them, protocol = \"embedded\" silences this"
+        "protocol 'paper'; `uspex-bridge doctor` shows how to get them; protocol = \"embedded\" removes this note"
     )
     return load_protocol("embedded"), notice
 
@@ -104,15 +104,17 @@ def check_unchanged(
             log.warning("%s: %s before; its energies do not count, so the search goes on", record, other[0])
     if not changes:
         return
-    said = f"{record} holds results of {' and '.join(changes)}, but protocol '{plan.protocol}' of now has other models"
+    said = f"{record} holds results of {' and '.join(changes)}, but protocol '{plan.protocol}' now has other models"
     if changes[0].startswith("protocol"):
-        said = f"{record} holds results of {' and '.join(changes)}, now it would be protocol '{plan.protocol}'"
+        said = (
+            f"{record} holds results of {' and '.join(changes)}, and the settings now give protocol '{plan.protocol}'"
+        )
     if config.on_change == "accept":
         log.warning("%s; accepted by on_change", said)
         return
     raise ConfigError(
-        f"{said}; enthalpies of different models must not meet in one search: restore the settings, move the record "
-        'away to begin anew, or set on_change = "accept"'
+        f"{said}; enthalpies of different models cannot be compared in one search: restore the settings, move the "
+        'record to start again, or set on_change = "accept"'
     )
 
 

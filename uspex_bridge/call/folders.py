@@ -142,7 +142,7 @@ class ExternalFolder:
             return codes[0]
         if codes:
             raise InputError(
-                f"{self.path}: input.xyz and geom.in are both here; --code 20 or --code 99 says which counts"
+                f"{self.path}: input.xyz and geom.in are both here; select one with --code 20 or --code 99"
             )
         raise InputError(f"{self.path}: neither input.xyz (abinitioCode 20) nor geom.in (99) is here")
 

@@ -62,7 +62,7 @@ def with_free_energy(
     assert asked is not None
     assert asked.temperature is not None
     if structure.free is not None and not structure.free.all():
-        raise InputError("a free energy of a structure with fixed atoms means nothing; remove selective dynamics")
+        raise InputError("a free energy of a structure with fixed atoms is meaningless; remove selective dynamics")
     rest = replace(structure, cell=result.final.cell, scaled=result.final.scaled, free=None)
     began = time.monotonic()
     if asked.method == "harmonic":

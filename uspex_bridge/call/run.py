@@ -142,7 +142,7 @@ def _run(
         watcher.step(step)
 
     def give_up() -> None:
-        error = Interrupted("one evaluation hangs beyond the time limit; given up, nothing was written")
+        error = Interrupted("one evaluation exceeds the time limit; nothing was written")
         entry.failed(error)
         log.error("%s", error)
         _keep(record, entry, log)
@@ -235,7 +235,7 @@ def _refuse_penalty(request: Request) -> None:
     from uspex_bridge.call.penalty import is_penalty
 
     if is_penalty(request.structure):
-        raise Rejected("penalty", "the structure is the penalty that an earlier step wrote for a refused one")
+        raise Rejected("penalty", "the structure is the penalty of an earlier step for a refused structure")
 
 
 def relax_structure(

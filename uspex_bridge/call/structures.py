@@ -61,7 +61,7 @@ def read_images(path: Path, kind: str | None = None) -> list[Atoms]:
     import ase.io
 
     if regular_bytes(path)[:2] == b"\x1f\x8b" and not _COMPRESSED.search(path.name):
-        raise InputError(f"{path}: is compressed by gzip; give it a name that ends in .gz")
+        raise InputError(f"{path}: is compressed by gzip; its name must end in .gz")
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
@@ -72,7 +72,7 @@ def read_images(path: Path, kind: str | None = None) -> list[Atoms]:
         _check_shared(path, images)
     for k, atoms in enumerate(images, 1):
         if site := _disordered(atoms):
-            raise InputError(f"{path}: structure {k}: {site}; make an ordered cell of it first")
+            raise InputError(f"{path}: structure {k}: {site}; build an ordered cell first")
     return images
 
 
@@ -116,8 +116,8 @@ def _check_periodic(pbc: Iterable[bool], name: str) -> None:
     if not all(pbc):
         shown = " ".join("FT"[bool(axis)] for axis in pbc)
         raise InputError(
-            f"{name}: not periodic in three dimensions (pbc = {shown}); set pbc to T T T, and for a slab or a cluster "
-            "in vacuum ISIF = 2, which keeps the cell"
+            f"{name}: not periodic in three dimensions (pbc = {shown}); set pbc to T T T; relax a slab or a cluster in "
+            "vacuum with ISIF = 2 (fixed cell)"
         )
 
 

@@ -30,11 +30,11 @@ from uspex_bridge.cli.options import Finite
 @click.option(
     "--volumes",
     metavar="V,V,...",
-    help="Fractions of the volume for further copies, to catch holes: 0.9,0.8,0.7,0.6.",
+    help="Fractions of the volume for further copies, as a test for holes: 0.9,0.8,0.7,0.6.",
 )
 @click.option("--min-ratio", default=0.6, show_default=True, help="Closest pair, in sums of covalent radii.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random numbers.")
-@click.option("--copies-only", is_flag=True, help="Copies alone, without the structures themselves.")
+@click.option("--copies-only", is_flag=True, help="Copies without the structures themselves.")
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default=Path("augmented.extxyz"), show_default=True, help="File."
 )
@@ -46,7 +46,7 @@ def command(files: tuple[Path, ...], out: Path, as_json: bool, copies_only: bool
     uspex-bridge augment selected/selected.extxyz
     uspex-bridge augment selected/selected.extxyz -n 0 --volumes 0.9,0.8,0.7,0.6 -o squeezed.extxyz
 
-    Atoms are displaced and cells strained at random; with the same seed a structure's copies are always the same. All
+    Atoms are displaced and cells strained at random. The same seed gives the same copies. All
     copies share the family of their structure, which keeps them on one side of a dataset's split.
     """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.learn.choose.augment import augment

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     type=Finite(min=0),
     default=0.3,
     show_default=True,
-    help="Largest distance above the hull at which a phase of one is looked for in the other, eV/atom.",
+    help="Largest distance above the hull of the compared phases, eV/atom.",
 )
 @q.REFERENCES
 @q.COMPONENTS
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 @q.HOLES
 @q.JSON
 def command(first: str, second: str, search: float, as_json: bool, **options: Any) -> None:
-    """Compare two searches, of two models or pressures: phases in both, only in SECOND, only in FIRST.
+    """Compare two searches with different models or pressures: common phases, and phases of one search only.
 
-    Each has its own hull (--reference goes to both), and phases are matched by structure alone.
+    Each search has its own hull (--reference is added to both). Phases are matched by structure alone.
 
     Example: uspex-bridge compare results1 ../p100/results1
     """

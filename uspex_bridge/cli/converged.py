@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="CSV file for the history.")
 @q.JSON
 def command(place: Path, generations: int, tie: float, csv_file: Path | None, as_json: bool, **options: Any) -> None:
-    """Tell whether the search at PLACE (of several results folders, the last) has converged.
+    """Test whether the search at PLACE has converged (of several results folders, the last).
 
-    It has if for so many generations the hull did not sink and no new phase came within --within of it. The exit
-    code is 0 if it has, 1 if it has not.
+    A search has converged if for --generations in a row the hull did not change and no new phase came within
+    --within of it. The exit code is 0 if it has converged, 1 if not.
 
     Example: uspex-bridge converged results1 --generations 10
     """
@@ -56,7 +56,7 @@ def command(place: Path, generations: int, tie: float, csv_file: Path | None, as
     pool = q.open_pool([str(place)], options)
     searches = [source for source in pool.sources.values() if isinstance(source, Results)]
     if not searches:
-        raise ConfigError(f"{place}: this is no search of USPEX; it has no generations")
+        raise ConfigError(f"{place}: not a search of USPEX; it has no generations")
     references = [source for source in pool.sources.values() if not isinstance(source, Results)]
     result = history(searches[-1], references, q.ask(options), generations, tie)
     if as_json:

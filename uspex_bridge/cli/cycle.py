@@ -23,7 +23,7 @@ FOLDER = click.argument("folder", type=click.Path(path_type=Path), default=Path(
 
 @click.group(context_settings=q.CONTEXT)
 def command() -> None:
-    """Screen, select, label, train, judge, promote: again and again, until the models agree.
+    """Repeat screening, selection, labels, training, evaluation and promotion until the models agree.
 
     \b
     uspex-bridge cycle init loop            # writes loop/cycle.toml to fill in
@@ -55,19 +55,20 @@ def init(folder: Path) -> None:
 @command.command(context_settings=q.CONTEXT)
 @FOLDER
 @click.option(
-    "--dry-run", is_flag=True, help="List of the commands left in this cycle and of what they lack; none is run."
+    "--dry-run",
+    is_flag=True,
+    help="List of the remaining commands of this cycle and of missing files; no command is run.",
 )
-@click.option("--watch", type=Finite(min=0, min_open=True), help="Interval of looking again where it must wait, s.")
-@click.option("--reopen", is_flag=True, help="Continuation of a loop that is over, with the settings as they are now.")
+@click.option("--watch", type=Finite(min=0, min_open=True), help="Interval between checks while the loop waits, s.")
+@click.option("--reopen", is_flag=True, help="Continuation of a finished loop with the present settings.")
 def run(folder: Path, dry_run: bool, watch: float | None, reopen: bool) -> None:
-    """Go on with the loop in FOLDER until it is over or has to wait for labels.
+    """Continue the loop in FOLDER until it is finished or waits for labels.
 
     Example: uspex-bridge cycle run loop --watch 600
 
-    It first looks for all that cycle.toml names: places, checkpoints, files, interpreters, POTCARs, programs, and ends
-    with exit code 4 and the list of what is not there. Killed at any moment, it goes on where it was. Every step is a
-    command that is printed, and can be repeated by hand; cycle.jsonl keeps what was done and decided, and cycle-N/
-    what came out.
+    The sources, checkpoints, files, interpreters, POTCARs and programs in cycle.toml are checked first; missing
+    ones are listed, with exit code 4. A killed loop is continued by the next call. Every step is a command, which
+    is printed and can be repeated by hand. cycle.jsonl records steps and decisions, cycle-N/ holds the results.
     """
     from uspex_bridge.learn.cycle.checks import check
     from uspex_bridge.learn.cycle.loop import Loop
@@ -92,7 +93,7 @@ def run(folder: Path, dry_run: bool, watch: float | None, reopen: bool) -> None:
 def _plan(loop: Loop) -> None:
     state = loop.state
     if state.ended:
-        click.echo(f"it is over ({state.ended}); --reopen goes on")
+        click.echo(f"finished ({state.ended}); --reopen continues")
     for step in loop.missing():
         click.echo(f"cycle {state.number}: {step}")
 
@@ -101,7 +102,7 @@ def _plan(loop: Loop) -> None:
 @FOLDER
 @q.JSON
 def status(folder: Path, as_json: bool) -> None:
-    """Say where the loop in FOLDER stands and what comes next.
+    """Show the state of the loop in FOLDER and its next step.
 
     Example: uspex-bridge cycle status loop
     """

@@ -24,14 +24,14 @@ SPLIT = click.option(
 
 @click.group(context_settings=q.CONTEXT)
 def command() -> None:
-    """Labelled structures: a folder that only grows, one file per generation, splits fixed by structure family."""
+    """Manage datasets of labelled structures: one file per generation, splits fixed by structure family."""
 
 
 @command.command(context_settings=q.CONTEXT)
 @FOLDER
 @q.JSON
 def summary(folder: Path, as_json: bool) -> None:
-    """Say what the dataset in FOLDER holds: labels by generation, split and pressure, level of theory, ranges.
+    """Summarise the dataset in FOLDER: labels by generation, split and pressure, level of theory, ranges.
 
     Example: uspex-bridge dataset summary dataset
     """
@@ -43,13 +43,12 @@ def summary(folder: Path, as_json: bool) -> None:
 
 @command.command(context_settings=q.CONTEXT)
 @FOLDER
-@click.option("--accept", is_flag=True, help="Acceptance of the files as they are; what is gone leaves the dataset.")
+@click.option("--accept", is_flag=True, help="Acceptance of the present files; missing labels leave the dataset.")
 @click.option("--twins", is_flag=True, help="Search for the same phase on both sides of a split (slow).")
 def check(folder: Path, accept: bool, twins: bool) -> None:
     """Compare the files of FOLDER with the manifest; exit code 3 if one was changed.
 
-    The manifest keeps its old lines, so what --accept did can be looked up. Twins are told only: a label stays in its
-    split.
+    The manifest keeps its old lines as a history of --accept. Twins are only reported: a label stays in its split.
 
     Example: uspex-bridge dataset check dataset
     """
@@ -88,7 +87,7 @@ def check(folder: Path, accept: bool, twins: bool) -> None:
     help="Source distribution of mattersim 1.2.3, where pip cannot download it (27 MB).",
 )
 def fetch(source: Path | None) -> None:
-    """Get the public sets of DFT calculations at high pressure that 'evaluate --on mpf-tp' and others mean.
+    """Download the public sets of DFT calculations at high pressure for 'evaluate --on mpf-tp' and others.
 
     They are 2222 structures of 89 elements to 1077 GPa for training and testing, and 1000 more for training only: PBE,
     by the MatterSim project, under the MIT licence. They go to $USPEX_BRIDGE_SETS, else to the user's data folder.
@@ -148,15 +147,17 @@ def export(folder: Path, target: Path, kind: str, split: Any) -> None:
     "--functional",
     help="Functional, PBE ..., or the model's name; PBE/PBE+U for both together.  [default: the files', the dataset's]",
 )
-@click.option("--settings", default="", help="Words on further settings; other words are another level of theory.")
-@click.option("--pressure", "-p", type=Finite(), help="Pressure of the search, GPa, where the files do not say it.")
+@click.option(
+    "--settings", default="", help="Text on further settings; a different text is a different level of theory."
+)
+@click.option("--pressure", "-p", type=Finite(), help="Pressure of the search, GPa, for files without one.")
 @click.option(
     "--frames",
     default="last",
     show_default=True,
     help="Frames of relaxations by VASP: last, all, or a number n for every n-th ionic step, counted from the last.",
 )
-@click.option("--keep-outliers", is_flag=True, help="Labels with energies far from what the others suggest too.")
+@click.option("--keep-outliers", is_flag=True, help="Labels with outlying energies included.")
 @click.option(
     "--split", type=click.Choice(["train", "valid", "test"]), help="Split of new families.  [default: by name]"
 )
@@ -164,14 +165,14 @@ def export(folder: Path, target: Path, kind: str, split: Any) -> None:
 @click.option("--test", type=Finite(), default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
 @q.JSON
 def add(folder: Path, places: tuple[Path, ...], frames: str, as_json: bool, **options: Any) -> None:
-    """Add labels from elsewhere to the dataset in FOLDER, which is made if it is not there.
+    """Add other labels to the dataset in FOLDER, or create it.
 
     \b
     uspex-bridge dataset add dataset archive/ --generation 0 --frames 5
     uspex-bridge dataset add dataset more.extxyz --generation 0 --code vasp --functional PBE
 
     PLACES are folders of VASP (OUTCAR, vasprun.xml, also .gz) and trees of them, systems of DeePMD-kit, extxyz files
-    (also with REF_energy as MACE has it). What 'uspex-bridge label' has prepared goes in with 'label collect'.
+    (also with REF_energy as MACE has it). Labels of 'uspex-bridge label' are added by 'label collect'.
     """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.learn.data.adding import offer
     from uspex_bridge.learn.data.dataset import Dataset, is_dataset

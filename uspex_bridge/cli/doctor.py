@@ -28,9 +28,9 @@ _MARKS = {"ok": ("ok", "green"), "note": ("--", "yellow"), "bad": ("!!", "red")}
 @click.option(
     "--models",
     is_flag=True,
-    help="List of the kinds of models and of all weights that go by a name; nothing else is done.",
+    help="List of the kinds of models and of all weights with a name; nothing else is done.",
 )
-@click.option("--uspex26", is_flag=True, help="INPUT.txt of USPEX 26; abinitioCode 20 tells it too.")
+@click.option("--uspex26", is_flag=True, help="INPUT.txt of USPEX 26; also recognized by abinitioCode 20.")
 @click.option("--no-trial", is_flag=True, help="No trial relaxation.")
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of lines.")
 def command(
@@ -42,11 +42,11 @@ def command(
     no_trial: bool,
     as_json: bool,
 ) -> None:
-    """Say whether relaxations will work here, and what is wrong with the USPEX set-up in FOLDER.
+    """Check packages, models and the USPEX set-up in FOLDER.
 
-    Looks at packages, models and devices, relaxes a small structure as USPEX would have it done, and reads the result
-    back as USPEX does. With FOLDER (where INPUT.txt or input.uspex is) its files are checked for the
-    mistakes that cost a search. Exit code 0 if usable, 1 if not.
+    Packages, models and devices are checked. A small structure is relaxed in the way of USPEX, and the result is
+    read with USPEX's rules. With FOLDER (which contains INPUT.txt or input.uspex) its files are checked for common
+    mistakes. The exit code is 0 if the set-up is usable, 1 if not.
 
     Example: uspex-bridge doctor search
     """

@@ -28,10 +28,10 @@ def out(name: str) -> Callable[..., Any]:
             "outs",
             multiple=True,
             type=click.Path(path_type=Path),
-            help=f"Picture: .png, .svg, .pdf, of some figures .html; repeatable.  [default: {name}.png]",
+            help=f"Figure: .png, .svg, .pdf, for some figures .html; repeatable.  [default: {name}.png]",
         ),
         click.option(
-            "--width", type=Finite(min=30), help="Width of the picture, mm.  [default: 85 or 175, a column or page]"
+            "--width", type=Finite(min=30), help="Width of the figure, mm.  [default: 85 or 175, a column or page]"
         ),
         click.option(
             "--dpi", type=click.IntRange(min=50), default=300, show_default=True, help="Resolution of pixels, 1/inch."
@@ -47,7 +47,7 @@ FAR = click.option(
     type=Finite(min=0, min_open=True),
     default=0.05,
     show_default=True,
-    help="End of the scale of distances to the hull, eV/atom; all beyond has one colour.",
+    help="Upper end of the colour scale of distances to the hull, eV/atom.",
 )
 LABELS = click.option(
     "--labels",
@@ -115,7 +115,7 @@ def last_search(pool: Pool, place: str) -> Results:
 
     searches = [source for source in pool.sources.values() if isinstance(source, Results)]
     if not searches:
-        raise ConfigError(f"{place}: this is no search of USPEX; it has neither generations nor parents")
+        raise ConfigError(f"{place}: not a search of USPEX; it has neither generations nor parents")
     return searches[-1]
 
 

@@ -24,14 +24,14 @@ FOLDER = click.option(
 def command() -> None:
     """Environments for kinds of models: make, list and check them.
 
-    The kinds' packages exclude one another. Each can have an environment of its own, where a worker process runs it.
+    The packages of different kinds conflict. Each kind can have its own environment, in which a worker process runs.
     """
 
 
 @command.command(context_settings=HELP)
 @click.argument("kind")
 @FOLDER
-@click.option("--python", metavar="PATH", help="Interpreter to make it with.  [default: this one]")
+@click.option("--python", metavar="PATH", help="Interpreter for the environment.  [default: this one]")
 @click.option("--index", metavar="URL", help="Further package index, such as one of pytorch.org with a CUDA build.")
 @click.option("--force", is_flag=True, help="Overwriting of an environment that is there.")
 @click.option("--no-settings", is_flag=True, help="No entry in bridge.toml.")
@@ -47,8 +47,8 @@ def create(
 ) -> None:
     """Install KIND with the tested versions; name its interpreter in bridge.toml.
 
-    uv is used where it is on PATH, else venv and pip. The interpreter is written to [calculators.KIND] of the settings
-    file that a relaxation here would read. Where there is none, ~/.config/uspex_bridge/bridge.toml is made.
+    uv is used if it is on PATH, otherwise venv and pip. The interpreter is written to [calculators.KIND] of the
+    settings file that a relaxation here would read. Without one, ~/.config/uspex_bridge/bridge.toml is created.
 
     Example: uspex-bridge env create orb
     """
@@ -70,7 +70,7 @@ def create(
 
 @command.command("list", context_settings=HELP)
 def list_() -> None:
-    """List the kinds, and which have an environment.
+    """List the kinds and their environments.
 
     Example: uspex-bridge env list
     """
@@ -93,7 +93,7 @@ def list_() -> None:
 def check(kinds: tuple[str, ...], folder: Path | None) -> None:
     """Import each package in its environment; compare versions.
 
-    KINDS are those to check, by default all that have an environment. Exit code 1 if a package cannot be imported.
+    By default all kinds with an environment are checked. Exit code 1 if a package cannot be imported.
 
     Example: uspex-bridge env check orb
     """

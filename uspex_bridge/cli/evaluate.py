@@ -40,7 +40,7 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--generation",
     type=click.IntRange(0),
-    help="Generation of the labels, with --split all: how well the models predicted what was computed next.",
+    help="Generation of the labels, with --split all, as a test of predictions.",
 )
 @click.option("-o", "--out", type=_PATH, default=Path("evaluated"), show_default=True, help="Folder.")
 @click.option(
@@ -70,7 +70,7 @@ _PATH = click.Path(path_type=Path)
     "and labels have one.  [default: 5,50,120,300,600]",
 )
 @click.option(
-    "--probes", is_flag=True, help="Compressed structures, atoms brought together and relaxed random structures too."
+    "--probes", is_flag=True, help="Compressed structures, approaching atoms and relaxed random structures included."
 )
 @click.option(
     "--random",
@@ -97,7 +97,7 @@ def command(
     uspex-bridge evaluate models/dpa3-01 --on dataset --split all --generation 2
     uspex-bridge evaluate chgnet sevennet --on mpf-tp
 
-    A model is a folder that train filled, a calculator's name in the settings, or KIND:WEIGHTS. Errors of energy,
+    A model is a folder of train, a calculator's name in the settings, or KIND:WEIGHTS. Errors of energy,
     forces, virial, PV and pressure per pressure and in total (the total is over all structures, not over the lines),
     how structures of one composition and near the hull are ranked, how far models are apart, whether the elements hold
     under compression to the labels' highest pressure. --out gets evaluation.json, errors.csv, parity.png and pv.png.
@@ -139,7 +139,7 @@ def command(
         click.echo(tables(report))
         for name, limits in reach[1].items():
             if not limits:
-                click.echo(f"{name}: its elements hold under compression to {reach[0]:g} GPa")
+                click.echo(f"{name}: its elements pass the compression test to {reach[0]:g} GPa")
         if probed:
             from uspex_bridge.learn.judge.probes import table
 

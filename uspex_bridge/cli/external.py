@@ -17,16 +17,22 @@ from uspex_bridge.cli.vasp import run, run_command
 @click.argument("folder", default=".", type=click.Path(path_type=Path))
 @RUN_OPTIONS
 @SERVER
-@click.option("--pressure", type=Finite(), help="GPa; else PSTRESS of usercode.in, else parameters.json.")
-@click.option("--code", type=click.Choice(["20", "99"]), help="abinitioCode; else by the input file that is there.")
-@click.option("--on-reject", type=click.Choice(["fail", "penalty"]), help="What USPEX gets for a refused structure.")
+@click.option(
+    "--pressure", type=Finite(), help="Pressure, GPa.  [default: PSTRESS of usercode.in, else parameters.json]"
+)
+@click.option("--code", type=click.Choice(["20", "99"]), help="abinitioCode.  [default: from the input file]")
+@click.option(
+    "--on-reject",
+    type=click.Choice(["fail", "penalty"]),
+    help="Result of a refused structure: none, or a very high enthalpy.",
+)
 @click.version_option(version())
 def command(folder: Path, **options: Any) -> None:
-    """Relax the structure that USPEX left in FOLDER (default: here) for an external code.
+    """Relax the structure in FOLDER (default: here) as an external code of USPEX.
 
     abinitioCode 20: input.xyz becomes output.xyz. abinitioCode 99: geom.in becomes geom.out and energy.txt, and
-    usercode.in may hold INCAR tags (ISIF, EDIFFG, PSTRESS, ...). What USPEX's manual leaves open is set in the
-    [external] table of bridge.toml. Exit codes are those of uspex-bridge-vasp.
+    usercode.in may hold INCAR tags (ISIF, EDIFFG, PSTRESS, ...). The table [external] of bridge.toml sets points
+    that USPEX's manual does not define. Exit codes are those of uspex-bridge-vasp.
     """
     from uspex_bridge.base.files import named
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     default=Path("free-energy"),
     show_default=True,
-    help="Folder of the results; what it has is not computed again.",
+    help="Folder of the results; existing ones are not repeated.",
 )
 @MODEL
 @click.option(
@@ -61,7 +61,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Standard error of G that scha samples for, eV/atom.",
 )
-@click.option("--keep-symmetry", is_flag=True, help="Symmetry kept at rest, for phases that only motion stabilises.")
+@click.option(
+    "--keep-symmetry",
+    is_flag=True,
+    help="Fixed symmetry at rest, for phases that are stable only through thermal motion.",
+)
 @click.option("--follow", is_flag=True, help="Phases of lower symmetry too, down the imaginary modes of unstable ones.")
 @click.option(
     "--correct",
@@ -103,8 +107,8 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
     """Compute free energies of the phases of PLACES and build the hull at each temperature.
 
     PLACES are results folders of USPEX or files of structures; of files without energies every structure is taken.
-    Phases within --within of the hull are relaxed at rest, then their phonons are computed. --out keeps everything, and
-    a run that was stopped goes on where it was. Several pressures have a folder each in --out and give a phase diagram.
+    Phases within --within of the hull are relaxed at rest, then their phonons are computed. --out keeps all
+    results, and a stopped run is continued. Several pressures have a folder each in --out and give a phase diagram.
     The exit code is 7 if the model failed on a structure, which is named.
 
     Example: uspex-bridge free-energy results1 -T 0,300,1000 --model chgnet

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "known_files",
     multiple=True,
     type=click.Path(),
-    help="Structures to recognise phases by, like --reference, but kept off the hull.",
+    help="Known structures for naming phases, as --reference, but not part of the hull.",
 )
 @q.within(0.1)
 @click.option("-n", "most", type=click.IntRange(min=1), help="Largest number of phases.  [default: all]")
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 def command(places: tuple[str, ...], as_json: bool, csv_file: Path | None, per_level: bool, **options: Any) -> None:
     """Show the phases on and near the convex hull of PLACES.
 
-    PLACES are results folders of USPEX (every line), folders with several of them, what relax or rescore left, or
+    PLACES are results folders of USPEX (all lines), folders with several of them, folders of relax or rescore, or
     files of structures with energies. Enthalpies are H = E + PV, distances eV/atom.
 
     Example: uspex-bridge hull results1 --reference mp.json --within 0.05

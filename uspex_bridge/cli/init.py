@@ -16,7 +16,7 @@ from uspex_bridge.cli.options import Finite
 @click.argument("line", type=click.Choice(["matlab", "python", "uspex26", "cryspy"]))
 @click.argument("folder", default=".", type=click.Path(path_type=Path))
 @click.option("--elements", help="Elements of a search with variable composition, or compounds: Ca,Fe,Ni; MgO,SiO2.")
-@click.option("--composition", help="Fixed composition instead: Mg4Al8O16.")
+@click.option("--composition", help="Fixed composition, instead of --elements: Mg4Al8O16.")
 @click.option("--atoms", help="Smallest and largest cell of a variable composition.  [default: 2-24]")
 @click.option("-p", "--pressure", type=Finite(), default=0.0, show_default=True, help="Pressure of the search, GPa.")
 @click.option(
@@ -65,8 +65,8 @@ def command(
     """Write a ready search into FOLDER (default: here).
 
     matlab is USPEX 9.4-10.x (INPUT.txt), python the line of 2021-2023 (input.uspex), uspex26 is USPEX 25-26, cryspy
-    a random search of CrySPY. The POTCARs written are stubs that tell the bridge the elements. Each file is described
-    by uspex-bridge docs uspex_setup.
+    a random search of CrySPY. The POTCARs are stubs with the names of the elements. uspex-bridge docs uspex_setup
+    describes each file.
 
     Example: uspex-bridge init matlab search --elements Ca,Fe,Ni --pressure 50
     """
@@ -84,7 +84,7 @@ def command(
     new_search.write(folder, rendered, force=force)
     click.echo(f"{folder}: wrote {', '.join(str(item.path) for item in rendered)}")
     if any(item.path.name.startswith("POTCAR") for item in rendered):
-        click.echo("The POTCAR files are stubs: enough for the bridge, no pseudopotentials for VASP.")
+        click.echo("The POTCAR files are stubs for the bridge, without pseudopotentials for VASP.")
     click.echo("Next:")
     for number, text in enumerate(new_search.next_steps(search, folder), 1):
         click.echo(f"  {number}. {text}")
@@ -97,7 +97,7 @@ def _composition(elements: str | None, composition: str | None, atoms: str | Non
 
     if composition is None:
         if elements is None:
-            raise ConfigError("no elements are given; say --elements Ca,Fe,Ni or --composition Si8")
+            raise ConfigError("no elements are given; use --elements Ca,Fe,Ni or --composition Si8")
         symbols, compounds = parse_blocks(elements)
         return {"elements": symbols, "compounds": compounds, "atoms": parse_atoms(atoms or "2-24")}
     if atoms is not None:

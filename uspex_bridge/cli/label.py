@@ -23,13 +23,13 @@ STALE = click.option(
     type=Finite(min=0),
     default=1.0,
     show_default=True,
-    help="Time without a change after which a run that has not ended counts as stopped, h.",
+    help="Time without a change after which a run counts as stopped, h.",
 )
 
 
 @click.group(context_settings=q.CONTEXT)
 def command() -> None:
-    """Compute structures with DFT, or with a model that stands in, and file the results in a dataset.
+    """Compute structures with DFT, or with a model in its place, and collect the labels in a dataset.
 
     \b
     uspex-bridge label prepare labels chosen.extxyz --code vasp --potcars ~/potpaw_PBE --generation 3
@@ -47,14 +47,14 @@ def command() -> None:
     "--settings",
     "file",
     type=click.Path(path_type=Path),
-    help="TOML file with what differs from the template of --code.",
+    help="TOML file with the differences from the template of --code.",
 )
 @click.option("-m", "--model", help="Model for --code model: a calculator, KIND:WEIGHTS, a training's folder.")
 @click.option("--potcars", type=click.Path(path_type=Path), help="POTCAR library.  [default: $PMG_VASP_PSP_DIR]")
 @click.option(
     "--generation", type=click.IntRange(min=0), required=True, help="Generation of the search, or number of the cycle."
 )
-@click.option("--pressure", "-p", type=Finite(), help="Pressure of the search, GPa, where PLACES do not say it.")
+@click.option("--pressure", "-p", type=Finite(), help="Pressure of the search, GPa, for PLACES without one.")
 @click.option("--dataset", type=click.Path(path_type=Path), help="Dataset; structures with labels in it are left out.")
 @click.option(
     "--relax", is_flag=True, help="Relaxation of each at its pressure (ISIF = 3) before the single point; VASP only."
@@ -76,13 +76,13 @@ def prepare(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Make a folder per structure of PLACES in LABELS, with all its code needs, and job scripts for SLURM and PBS.
+    """Write complete input for each structure of PLACES into LABELS, and job scripts for SLURM and PBS.
 
-    PLACES are extxyz files (info: origin, family, pressure_gpa, reason), results folders, anything that 'hull' takes.
-    Structures that LABELS has already stay as they are. 'uspex-bridge label settings CODE' prints all settings.
+    PLACES are extxyz files (info: origin, family, pressure_gpa, reason), results folders, or any source of 'hull'.
+    Existing structures of LABELS are not changed. 'uspex-bridge label settings CODE' prints all settings.
 
-    --relax is for the phases in the end: VASP relaxes each, again from its CONTCAR until it stays, and computes the
-    single point there; 'label collect' then says what that has gained.
+    --relax is for the final phases: VASP relaxes each structure repeatedly from its CONTCAR until it is unchanged,
+    and computes a single point. 'label collect' reports the change of enthalpy.
 
     Example: uspex-bridge label prepare labels chosen.extxyz --code vasp --generation 3
     """
@@ -142,7 +142,7 @@ def _estimated(wanted: Any, model: str, config: Path | None, labels: Path) -> An
 @command.command(context_settings=q.CONTEXT)
 @click.argument("code", type=click.Choice(["vasp", "gpaw", "model"]))
 def settings(code: str) -> None:
-    """Print the settings that 'label prepare --code CODE' works with; a file of one's own holds what differs.
+    """Print the settings of 'label prepare --code CODE'; your own file contains only the differences.
 
     Example: uspex-bridge label settings vasp > labels.toml
     """
@@ -156,11 +156,11 @@ def settings(code: str) -> None:
 @click.option(
     "--command", "line", help="Command for VASP or GPAW in each structure's folder.  [default: the settings']"
 )
-@click.option("--python", type=click.Path(exists=True, path_type=Path), help="Python that has gpaw.")
-@click.option("--retry", is_flag=True, help="Failed structures too.")
+@click.option("--python", type=click.Path(exists=True, path_type=Path), help="Python interpreter with gpaw.")
+@click.option("--retry", is_flag=True, help="Failed structures included.")
 @CONFIG
 def run(labels: Path, line: str | None, python: Path | None, retry: bool, config: Path | None) -> None:
-    """Compute on this machine what is prepared in LABELS, one after the other; several of these share the work.
+    """Compute the prepared structures of LABELS on this machine, one after the other. Several calls share the work.
 
     The exit code is 7 if all in LABELS have failed, 5 if the Python for GPAW has no gpaw.
 
@@ -199,7 +199,7 @@ def run(labels: Path, line: str | None, python: Path | None, retry: bool, config
 @STALE
 @q.JSON
 def status(labels: Path, stale: float, as_json: bool) -> None:
-    """Say what became of every structure in LABELS: prepared, running, done, failed and why.
+    """Show the state of every structure in LABELS: prepared, running, done, or failed with the reason.
 
     Example: uspex-bridge label status labels
     """
@@ -219,7 +219,7 @@ def status(labels: Path, stale: float, as_json: bool) -> None:
 @click.option("--test", type=Finite(), default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
 @q.JSON
 def collect(labels: Path, dataset: Path, stale: float, valid: float, test: float, as_json: bool) -> None:
-    """File what is done in LABELS in the dataset DATASET, each label once, and say why not the others.
+    """Add the finished labels of LABELS to DATASET, and list the others with reasons.
 
     Only converged, complete single points are taken. uspex-bridge docs learning lists the checks.
 

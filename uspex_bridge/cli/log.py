@@ -17,7 +17,7 @@ from uspex_bridge.base.words import counted
     "--record",
     type=click.Path(path_type=Path),
     default=Path("."),
-    help="Record (bridge.record), or the folder of the search that holds it.  [default: here]",
+    help="Record (bridge.record), or folder of the search with it.  [default: here]",
 )
 @click.option(
     "--status",
@@ -29,11 +29,11 @@ from uspex_bridge.base.words import counted
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON of whole entries, one object a line.")
 def command(which: str | None, record: Path, status: str | None, last: int | None, as_json: bool) -> None:
-    """Show what the bridge did: all entries, or those of WHICH.
+    """Show the relaxations in the record: all entries, or those of WHICH.
 
     WHICH is a USPEX ID (137 or EA137), the name of a working folder (CalcFold3, or 7 of CrySPY), the first line of
-    POSCAR, a formula, or the start of an entry's key. The MATLAB line does not tell the bridge the final ID: there,
-    a structure is found by the geometry that it began with.
+    POSCAR, a formula, or the start of an entry's key. In the MATLAB line the bridge does not know the final ID; a
+    structure is then found by its starting geometry.
 
     Example: uspex-bridge log 137 --record search
     """

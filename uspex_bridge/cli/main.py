@@ -21,32 +21,32 @@ _TRACEBACK = "USPEX_BRIDGE_TRACEBACK"
 COMMANDS = {
     "relax": ("relax", "Relax structures by hand."),
     "init": ("init", "Write a ready USPEX folder."),
-    "doctor": ("doctor", "Say whether this set-up will work."),
+    "doctor": ("doctor", "Check whether this set-up works."),
     "docs": ("docs", "Show a page of the documentation."),
     "env": ("env", "Make an environment for a kind of model."),
-    "serve": ("serve", "Keep models warm for the executables."),
-    "status": ("status", "Say what the service does."),
+    "serve": ("serve", "Keep models loaded for the executables."),
+    "status": ("status", "Show the state of the service."),
     "stop": ("stop", "End the service."),
-    "reload": ("reload", "Let the service's workers start afresh."),
-    "log": ("log", "Say what happened to a structure."),
-    "results": ("results", "Look at a results folder: summary, best, show, export."),
-    "hull": ("hull", "Show what is stable at a pressure."),
-    "converged": ("converged", "Say whether a search has converged."),
+    "reload": ("reload", "Restart the workers of the service."),
+    "log": ("log", "Show the relaxations of a structure."),
+    "results": ("results", "Analyse a results folder: summary, best, show, export."),
+    "hull": ("hull", "Show the stable phases at a pressure."),
+    "converged": ("converged", "Test whether a search has converged."),
     "plot": ("plot", "Draw hull, ternary map, volumes, family tree, progress ..."),
-    "report": ("report", "Write a page about a search, with figures and crystals."),
+    "report": ("report", "Write a report of a search, with figures and crystals."),
     "compare": ("compare", "Compare the phases of two searches."),
-    "rescore": ("rescore", "Compute a search again with another model."),
-    "free-energy": ("free_energy", "Say what is stable at temperatures, by phonons."),
-    "seeds": ("seeds", "Hand the best structures on to another search."),
+    "rescore": ("rescore", "Evaluate a search again with another model."),
+    "free-energy": ("free_energy", "Calculate stable phases at temperatures, from phonons."),
+    "seeds": ("seeds", "Write the best structures as seeds of another search."),
     "train": ("train", "Train a potential on labelled structures."),
-    "evaluate": ("evaluate", "Compare models with labels and with each other; find where they break."),
-    "label": ("label", "Compute structures with DFT and file the results."),
-    "dataset": ("dataset", "Keep the labelled structures that models are trained on."),
-    "map": ("map", "Draw a map of what the structures of a search cover."),
+    "evaluate": ("evaluate", "Compare models with labels and with each other."),
+    "label": ("label", "Compute structures with DFT and collect the labels."),
+    "dataset": ("dataset", "Manage labelled structures for training."),
+    "map": ("map", "Draw a map of the structures of a search."),
     "screen": ("screen", "Find the structures on which models disagree."),
-    "select": ("select", "Choose a compact set of structures to compute."),
+    "select": ("select", "Select a compact set of structures to compute."),
     "augment": ("augment", "Write perturbed copies of structures."),
-    "cycle": ("cycle", "Screen, label, train and promote, as a loop."),
+    "cycle": ("cycle", "Repeat screening, labels, training and promotion."),
 }
 
 
@@ -101,9 +101,9 @@ EXTRAS = {
 }
 #: Command -> how to go on after Ctrl-C; the others have written nothing.
 GO_ON = {
-    "relax": "the same command with --resume goes on",
-    "train": "the same command with --resume goes on from the last checkpoint",
-    **dict.fromkeys(("cycle", "evaluate", "label", "rescore", "screen"), "the same command goes on where it stopped"),
+    "relax": "the same command with --resume continues",
+    "train": "the same command with --resume continues from the last checkpoint",
+    **dict.fromkeys(("cycle", "evaluate", "label", "rescore", "screen"), "the same command continues where it stopped"),
 }
 
 
@@ -137,7 +137,7 @@ def _told(error: Exception) -> tuple[str, int]:
 
 def interrupted(name: str) -> str:
     """Return what is said after Ctrl-C in a command."""
-    return f"interrupted; {GO_ON.get(name, 'what was complete is written, nothing half')}"
+    return f"interrupted; {GO_ON.get(name, 'complete results are written, no incomplete file is left')}"
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -49,7 +49,7 @@ def command(places: tuple[str, ...], files: tuple[Path, ...], as_json: bool, **o
     uspex-bridge map results1 --colour distance -o map.png -o map.html
     uspex-bridge map results* --chosen selected.extxyz -o coverage.pdf
 
-    PLACES are results folders, what relax or rescore left, or files of structures. Distances to the hull are those
+    PLACES are results folders, folders of relax or rescore, or files of structures. Distances to the hull are those
     at each structure's own pressure.
     """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.figures.structure_map import write_map

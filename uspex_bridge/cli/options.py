@@ -41,13 +41,13 @@ THREADS = click.option("--threads", type=click.IntRange(min=1), help="Number of 
 TIME_LIMIT = click.option(
     "--time-limit",
     type=Finite(min=0, min_open=True, infinite=True),
-    help="Time limit, s; then the best geometry so far is returned.",
+    help="Time limit, s; the result is then the best geometry so far.",
 )
 SERVER = click.option(
     "--server",
     type=click.Choice(["auto", "off", "start", "require"]),
     expose_value=False,
-    help="Use a service (uspex-bridge serve) where one answers, never, start one, or fail without.",
+    help="Use of a service: a running one, none, start one, or fail without one.",
 )
 SOCKET = click.option(
     "--socket",
@@ -69,7 +69,7 @@ SCHEDULER = click.option(
 MODEL = click.option(
     "-m", "--model", help="Model: a calculator's name, or KIND:WEIGHTS (mace:my.model).  [default: the protocol's]"
 )
-FORCE = click.option("--force", is_flag=True, help="Overwriting of what is there already; else nothing is.")
+FORCE = click.option("--force", is_flag=True, help="Overwriting of existing files.")
 
 
 def pressures_of(text: str) -> list[float]:
@@ -104,7 +104,7 @@ def numbers_of(text: str, what: str, unit: str) -> list[float]:
     except ValueError:
         raise ConfigError(f"{what} {text}: give FROM:TO:STEP or a list such as 0,20,50, in {unit}") from None
     if step <= 0 or last < first:
-        raise ConfigError(f"{what} {text}: nothing lies between; give FROM:TO:STEP, in {unit}")
+        raise ConfigError(f"{what} {text}: the range is empty; give FROM:TO:STEP, in {unit}")
     return [round(first + k * step, 6) for k in range(int((last - first) / step + 1e-9) + 1)]
 
 

@@ -40,7 +40,7 @@ def hull(places: tuple[str, ...], far: float, top: float | None, labels: int, **
     """Draw the convex hull of a binary system: enthalpy of formation against composition.
 
     Phases on the hull are named, near-ties ringed; the colour is the distance to the hull, the marker tells search
-    from references or, with --per-level, levels of theory. Of three elements, --components chooses two.
+    from references or, with --per-level, levels of theory. --components selects two of three elements.
 
     Example: uspex-bridge plot hull results1 --components Ca,Ni -o hull.pdf
     """
@@ -111,15 +111,15 @@ def ternary(places: tuple[str, ...], colour: Any, far: float, labels: int, **opt
     type=Finite(min=1),
     default=6.0,
     show_default=True,
-    help="Robust standard deviations that make an outlier.",
+    help="Threshold of outliers, in robust standard deviations.",
 )
 @d.FAR
 @d.ONLINE
 @d.out("volume")
 def volume(places: tuple[str, ...], quantity: Any, spreads: float, far: float, **options: Any) -> None:
-    """Draw enthalpy against volume of all structures, with those that stand out ringed and listed.
+    """Draw enthalpy against volume of all structures; outliers are ringed and listed.
 
-    Volumes and enthalpies that are far from a robust fit by composition are signs of a model that extrapolates.
+    Volumes and enthalpies far from a robust fit by composition are a sign of extrapolation by the model.
 
     Example: uspex-bridge plot volume results1 -o volume.png
     """
@@ -128,7 +128,7 @@ def volume(places: tuple[str, ...], quantity: Any, spreads: float, far: float, *
 
     volumes = figure.gather(diagram, spreads)
     if volumes.outliers is None:
-        click.echo("note: too few different structures to tell which of them stand out", err=True)
+        click.echo("note: too few different structures to identify outliers", err=True)
     found = volumes.outliers or ()
     q.warn(f"outlier: {outlier}" for outlier in found[:_TOLD])
     if len(found) > _TOLD:
@@ -149,9 +149,9 @@ def volume(places: tuple[str, ...], quantity: Any, spreads: float, far: float, *
 @d.SOURCES
 @d.out("coverage")
 def coverage(places: tuple[str, ...], **options: Any) -> None:
-    """Draw which compositions have been visited and how often, of two or three components.
+    """Draw the number of structures at each composition of two or three components.
 
-    Small grey dots are compositions that no structure has, up to the largest cell that occurs.
+    Small grey dots are compositions without a structure, up to the largest cell of the search.
 
     Example: uspex-bridge plot coverage results1 -o coverage.png
     """
@@ -198,9 +198,9 @@ def family(place: str, structure: str | None, **options: Any) -> None:
 @q.RECORD
 @d.out("progress")
 def progress(place: str, within: float, top: float | None, **options: Any) -> None:
-    """Draw how the best structures of the search at PLACE came about, by generation and operator.
+    """Draw the progress of the search at PLACE, by generation and operator.
 
-    A line per stable composition follows its lowest structure; the table below says what each operator achieved.
+    A line per stable composition follows its lowest structure; the table below gives the success of each operator.
 
     Example: uspex-bridge plot progress results1 -o progress.pdf
     """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(context_settings=q.CONTEXT)
 @click.argument("places", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--to", "reference", help="Phase that the others are measured against.  [default: the first]")
+@click.option("--to", "reference", help="Reference phase of the enthalpies.  [default: the first]")
 @click.option(
     "-p", "--pressure", "pressures", metavar="FROM:TO:STEP", help="Pressures to relax the structures at here, GPa."
 )
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     default=Path("pressures"),
     show_default=True,
-    help="Folder for what is relaxed here; what it has already is not computed again.",
+    help="Folder for the relaxations; existing ones are not repeated.",
 )
 @RUN_OPTIONS
 @d.out("pressure")
@@ -77,7 +77,7 @@ def _opened(places: tuple[Path, ...], model: str | None) -> Pool:
     from uspex_bridge.results.pressure import open_phases
 
     if model:
-        raise ConfigError("--model relaxes structures; say at which pressures: -p 0:100:10")
+        raise ConfigError("--model relaxes structures and needs pressures: -p 0:100:10")
     return open_phases(places)
 
 

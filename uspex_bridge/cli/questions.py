@@ -33,7 +33,7 @@ LEVELS = settings(
         "levels",
         multiple=True,
         metavar="[PATH=]LABEL",
-        help="Level of theory of what states none, or of one place or reference.",
+        help="Level of theory of sources without one, or of one source or reference.",
     ),
     click.option("--mix-levels", is_flag=True, help="One hull for several levels of theory."),
 )
@@ -41,7 +41,7 @@ PRESSURE = click.option("-p", "--pressure", type=Finite(), help="Pressure, GPa. 
 COMPONENTS = click.option(
     "--components", help="Corners of the hull: Ca,Fe,Ni or MgO,SiO2.  [default: the elements, else the search's blocks]"
 )
-HOLES = click.option("--with-holes", is_flag=True, help="Structures in holes of the model too; else they are left out.")
+HOLES = click.option("--with-holes", is_flag=True, help="Structures in holes of the model included.")
 #: Which hull is meant.
 HULL = settings(PRESSURE, COMPONENTS, LEVELS, HOLES)
 STABILITY = click.option(
@@ -57,7 +57,7 @@ SYMPREC = click.option(
     show_default=True,
     help="Tolerance of space groups, Å.",
 )
-RECORD = click.option("--no-record", is_flag=True, help="No look-up of structures in the bridge's record (faster).")
+RECORD = click.option("--no-record", is_flag=True, help="Results without the bridge's record (faster).")
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON with units instead of a table.")
 
 
@@ -169,7 +169,7 @@ def keep(*paths: Path | None, force: bool) -> None:
 
     present = ", ".join(str(path) for path in paths if path is not None and path.is_file())
     if present and not force:
-        raise ConfigError(f"{present}: there already; --force overwrites")
+        raise ConfigError(f"{present}: exists; --force overwrites")
 
 
 def write_text(path: Path, text: str) -> None:

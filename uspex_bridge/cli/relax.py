@@ -62,17 +62,17 @@ UNITS = {
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default=Path("relaxed"), show_default=True, help="Folder."
 )
-@click.option("--trajectory", is_flag=True, help="Every step of every stage in a file (extxyz).")
-@click.option("--resume", is_flag=True, help="Continuation of --out; what it has already is kept.")
+@click.option("--trajectory", is_flag=True, help="Extxyz file with every step of every stage.")
+@click.option("--resume", is_flag=True, help="Continuation of --out; existing results are kept.")
 @click.option("--force", is_flag=True, help="Overwriting of --out.")
 @click.option("--vasp-files", is_flag=True, help="OUTCAR, OSZICAR, ... of each structure, in folders.")
 @click.option("--json", "as_json", is_flag=True, help="JSON with units instead of a table.")
 def command(files: tuple[Path, ...], pressures: str, out: Path, as_json: bool, force: bool, **options: Any) -> None:
-    """Relax every structure in FILES: POSCAR, CIF, extxyz, gatheredPOSCARS, anything ASE reads.
+    """Relax every structure in FILES: POSCAR, CIF, extxyz, gatheredPOSCARS, or any format of ASE.
 
-    Leaves relaxed.extxyz, relaxed.POSCARS and a record of what happened in the folder --out (one below it for each of
-    several pressures, as 'plot pressure' takes them), and prints a table.
-    The exit code is 0 if every structure gave a result, else that of the first failure (see uspex-bridge-vasp -h).
+    The folder --out gets relaxed.extxyz, relaxed.POSCARS and the record, with a subfolder for each of several
+    pressures (for 'plot pressure'). A table is printed. The exit code is 0 if every structure gave a result,
+    otherwise that of the first failure (see uspex-bridge-vasp -h).
 
     Example: uspex-bridge relax POSCAR --pressure 50 --model chgnet
     """
@@ -90,9 +90,7 @@ def command(files: tuple[Path, ...], pressures: str, out: Path, as_json: bool, f
     places = {at: out if len(steps) == 1 else out / f"{at:g}GPa" for at in steps}
     for place in places.values():
         if (place / FILENAME).is_file() and not (force or options["resume"]):
-            raise InputError(
-                f"{place}: holds results already; --resume keeps them and adds to them, --force begins anew"
-            )
+            raise InputError(f"{place}: contains results; --resume keeps them and adds to them, --force starts again")
     total = len(steps) * sum(len(read_structures(path)) for path in files)
     results: list[Relaxed] = []
     hidden = not sys.stderr.isatty()

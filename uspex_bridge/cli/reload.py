@@ -10,7 +10,7 @@ from uspex_bridge.cli.options import SOCKET
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @SOCKET
 def command(socket: str | None) -> None:
-    """Read models anew: workers are replaced, those at work after their structure.
+    """Load models again: workers are replaced, busy ones after their structure.
 
     A changed file or link of weights is noticed without this command; it is for a changed package or environment.
     """

@@ -43,7 +43,7 @@ _NEW = 0.05
 )
 @FORCE
 @q.REFERENCES
-@click.option("--known", "known_files", multiple=True, type=click.Path(), help="Structures to recognise phases by.")
+@click.option("--known", "known_files", multiple=True, type=click.Path(), help="Known structures for naming phases.")
 @q.within(0.1)
 @click.option(
     "--generations",
@@ -58,10 +58,10 @@ _NEW = 0.05
 @q.DUPLICATES
 @q.RECORD
 def command(place: str, out: Path, force: bool, generations: int, **options: Any) -> None:
-    """Write a page about the search at PLACE: figures, phases with their crystals, convergence, failures, settings.
+    """Write a report of the search at PLACE: figures, phases with their crystals, convergence, failures, settings.
 
-    The page is one file that needs no network; it holds a CIF of each phase. Of several results folders it is about
-    the last.
+    The page is one file that needs no network; it holds a CIF of each phase. Of several results folders the last
+    one is used.
 
     Example: uspex-bridge report results1 -o report.html --known mp.json
     """
@@ -100,7 +100,7 @@ def _history(results: Results, pool: Pool, question: Question, needed: int) -> C
     try:
         return history(results, references, replace(question, within=_NEW), needed)
     except InputError as error:
-        return f"Nothing can be said: {error}"
+        return f"Not available: {error}"
 
 
 def _pictures(results: Results, answer: Assessment) -> list[Picture]:
@@ -116,7 +116,7 @@ def _pictures(results: Results, answer: Assessment) -> list[Picture]:
         *_hulls(diagram),
         (
             "Enthalpy against volume",
-            "Enthalpies of formation. Red rings: structures that stand out from a robust fit by composition.",
+            "Enthalpies of formation. Red rings: outliers from a robust fit by composition.",
             lambda: volume.draw(volume.gather(diagram)),
         ),
         (
@@ -127,12 +127,12 @@ def _pictures(results: Results, answer: Assessment) -> list[Picture]:
         (
             "Progress",
             "Distance to the final hull by structure number; lines follow the lowest structure at each stable "
-            "composition. Below: what part of each generation each operator made, and what it achieved.",
+            "composition. Below: share of each operator in each generation, and its success.",
             lambda: progress.draw(follow(results, answer.hull), answer),
         ),
         (
             "Family tree",
-            "Where the stable phase of lowest enthalpy of formation comes from.",
+            "Ancestors of the stable phase with the lowest enthalpy of formation.",
             lambda: family.draw(ancestors(results, d.best_of(results, answer), heights), heights, answer),
         ),
     ]

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Largest number of structures, nearest the old hull first.  [default: all]",
 )
-@click.option("--force", is_flag=True, help="Overwriting of --out; else what it has already is kept.")
+@click.option("--force", is_flag=True, help="Overwriting of --out.  [default: existing results are kept]")
 @q.within(0.1)
 @q.REFERENCES
 @q.HULL
@@ -56,11 +56,11 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Compute the structures of PLACES again and say what changes: ranks, the hull, what the first model had wrong.
+    """Evaluate the structures of PLACES again and compare ranks, hull and errors of the first model.
 
-    Single points by default. The new results are in --out (extxyz, POSCARs, record), which hull, best and seeds take
-    as a place of their own. A run that was stopped goes on where it was. --within is the window of the verdict. The
-    exit code is 7 if the model failed on a structure, which is named.
+    Single points by default. The new results are in --out (extxyz, POSCARs, record), a source for hull, best and
+    seeds. A stopped run is continued. --within is the window of the comparison. The exit code is 7 if the model
+    failed on a structure, which is named.
 
     Example: uspex-bridge rescore results1 --near 0.1 --model mace:my.model
     """
@@ -80,7 +80,7 @@ def command(
     refuse_without_hull(pool)
     entries = _chosen(pool, options, near, most)
     if not entries:
-        raise InputError("there is nothing to compute again; a wider --near takes more")
+        raise InputError("no structures to evaluate; a wider --near includes more")
     pressure = common_pressure(entries, options["pressure"])
     parallel = {"workers": options["workers"], "scheduler": options["scheduler"]}
     task = RelaxTask(config=config, out=out, pressure=pressure, nsw=5000 if relax else 0, resume=not force, **parallel)

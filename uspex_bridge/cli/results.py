@@ -20,18 +20,16 @@ if TYPE_CHECKING:
 
 @click.group(context_settings=q.CONTEXT)
 def command() -> None:
-    """Look at results folders of USPEX, of every line, finished or not."""
+    """Analyse results folders of USPEX, of all lines, finished or not."""
 
 
 @command.command(context_settings=q.CONTEXT)
 @click.argument("places", nargs=-1, required=True, type=click.Path(path_type=Path))
 @q.RECORD
-@click.option(
-    "--notes", "all_notes", is_flag=True, help="All notes on what could not be read; every structure is read."
-)
+@click.option("--notes", "all_notes", is_flag=True, help="All notes on unreadable data; every structure is read.")
 @q.JSON
 def summary(places: tuple[Path, ...], no_record: bool, all_notes: bool, as_json: bool) -> None:
-    """Say what the results folders at PLACES hold.
+    """Summarise the results folders at PLACES.
 
     Example: uspex-bridge results summary results1
     """
@@ -106,9 +104,9 @@ def describe(results: Results) -> str:
     if f["kind"] != "crystals":
         head += f"\n  a search for {f['kind']}" if f["method"] != "META" else "\n  metadynamics"
     if results.settings.surfaces:
-        head += ": enthalpies hold the substrate, compositions are those of the surface"
+        head += ": enthalpies include the substrate, compositions are those of the surface"
     if not results.entries:
-        return f"{head}\n  no structure has come out of it" + (
+        return f"{head}\n  no relaxed structure yet" + (
             "; uspex-bridge log says what the bridge did" if results.record else ""
         )
     lines = [
@@ -150,7 +148,7 @@ def _counted(counts: dict[str, int]) -> str:
 @q.RECORD
 @q.JSON
 def best(places: tuple[str, ...], most: int, as_json: bool, **options: Any) -> None:
-    """Show the best phases of PLACES: nearest the hull, or lowest in enthalpy where there is one composition.
+    """Show the best phases of PLACES: nearest the hull, or lowest in enthalpy for one composition.
 
     Example: uspex-bridge results best results1 -n 10
     """
@@ -172,8 +170,8 @@ def best(places: tuple[str, ...], most: int, as_json: bool, **options: Any) -> N
 @click.argument("place", type=click.Path(path_type=Path))
 @click.argument("ids", nargs=-1, required=True)
 @q.SYMPREC
-@click.option("--poscar", is_flag=True, help="POSCARs of the structures alone.")
-@click.option("--unrelaxed", is_flag=True, help="Structures as the operators made them.")
+@click.option("--poscar", is_flag=True, help="POSCARs of the structures, without other output.")
+@click.option("--unrelaxed", is_flag=True, help="Structures before their relaxation.")
 @q.JSON
 def show(place: Path, ids: tuple[str, ...], symprec: float, poscar: bool, unrelaxed: bool, as_json: bool) -> None:
     """Show structures IDS (7 or EA7) of the results folder PLACE: enthalpies, crystal, family, record.
@@ -294,7 +292,7 @@ def _detail(results: Results, entry: Entry, structure: Any, symprec: float) -> s
     help="Largest distance above the hull, eV/atom; duplicates are left out.  [default: all structures]",
 )
 @click.option("--ids", help="IDs of the structures: 7,12,30-40.  [default: all]")
-@click.option("--unrelaxed", is_flag=True, help="Structures as the operators made them.")
+@click.option("--unrelaxed", is_flag=True, help="Structures before their relaxation.")
 @click.option(
     "--symprec",
     type=Finite(min=0),
@@ -311,8 +309,8 @@ def export(
 ) -> None:
     """Write the structures of PLACES into OUT: extxyz, ASE database, CIF, POSCARs, CSV or Parquet.
 
-    CIFs and POSCARs go into one file each if OUT is an existing folder, EA90_FeNi2_P-3m1.cif, or as their source names
-    them. Everything is written unless -n, --within or --ids choose.
+    If OUT is an existing folder, each CIF or POSCAR is a file of its own, such as EA90_FeNi2_P-3m1.cif, or with the
+    name in the source. All structures are written unless -n, --within or --ids is given.
 
     Example: uspex-bridge results export results1 near.cif --within 0.02
     """
@@ -341,7 +339,7 @@ def _chosen(pool: Pool, options: dict[str, Any]) -> list[Entry]:
         wanted = _ids(options["ids"])
         pool = pool.only([entry for entry in pool.entries if entry.id in wanted])
         if not pool.entries:
-            raise InputError(f"--ids {options['ids']}: there is no such structure")
+            raise InputError(f"--ids {options['ids']}: no such structure")
     if options["within"] is None and options["most"] is None:
         return list(pool.entries)
     whole = options["within"] is None

@@ -82,10 +82,10 @@ FLAGS = ("short", "dense", "elongated", "far", "unconverged", "rejected", "outsi
     help="Flags that are a reason to compute a structure. Repeatable.",
 )
 @click.option(
-    "--failures", is_flag=True, help="Lost structures of the searches in PLACES too, as they began (from the record)."
+    "--failures", is_flag=True, help="Lost structures of the searches in PLACES included, at their starting geometry."
 )
 @click.option(
-    "--b-max", type=click.IntRange(min=0), help="Number of lost structures above which retraining is asked for."
+    "--b-max", type=click.IntRange(min=0), help="Number of lost structures above which retraining is recommended."
 )
 @click.option("--since", default="", help="Earliest time of failures that count (2026-11-29T08:00, UTC).")
 @click.option(
@@ -101,7 +101,7 @@ FLAGS = ("short", "dense", "elongated", "far", "unconverged", "rejected", "outsi
     help="Confidence of the calibrated threshold.",
 )
 @PARALLEL
-@click.option("--retry", is_flag=True, help="Second try of structures that a model failed on.")
+@click.option("--retry", is_flag=True, help="Second evaluation of structures for which a model failed.")
 @click.option(
     "-n",
     "most",
@@ -120,15 +120,15 @@ FLAGS = ("short", "dense", "elongated", "far", "unconverged", "rejected", "outsi
 def command(
     places: tuple[str, ...], models: tuple[str, ...], out: Path, most: int, as_json: bool, **options: Any
 ) -> None:
-    """Find the structures of PLACES on which models disagree: there one of them is wrong.
+    """Find the structures of PLACES on which models disagree; at least one model is wrong there.
 
     \b
     uspex-bridge screen results1 -m dpa3 -m sea
     uspex-bridge screen results1 -m chgnet -m sevennet --pv 0.03 --forces 1 --workers 4
 
-    Energies, forces and PV (-V tr(stress)/3) of every structure as it is, by each model. The folder --out gets
-    screen.csv, screen.json, screen.png, the list to compute as label.extxyz with reasons, and all answers: a run
-    that was stopped, or is repeated with other thresholds, computes only what is missing.
+    Each model evaluates energy, forces and PV (-V tr(stress)/3) of every structure without relaxation. The folder
+    --out gets screen.csv, screen.json, screen.png, label.extxyz with the structures to compute and the reasons, and
+    all predictions. A repeated or continued run evaluates only missing structures.
     """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.cli.vasp import read_settings

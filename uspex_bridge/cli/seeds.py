@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     default=Path("."),
     show_default=True,
-    help="Folder of the search that gets them; its elements and blocks decide what fits.",
+    help="Folder of the target search; structures must fit its elements and blocks.",
 )
-@click.option("--anti", is_flag=True, help="AntiSeeds/POSCARS instead: structures that the search keeps away from.")
+@click.option("--anti", is_flag=True, help="AntiSeeds/POSCARS instead of seeds: structures that the search avoids.")
 @click.option(
     "--generation",
     type=click.IntRange(min=0),
-    help="Generation that gets them, as that line of USPEX counts: the MATLAB line from 1, the Python line from 0.",
+    help="Generation of the seeds, counted from 1 in the MATLAB line and from 0 in the Python line.",
 )
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), help="File.  [default: the one that USPEX reads in --into]"
@@ -54,15 +54,15 @@ if TYPE_CHECKING:
 @CONFIG
 @DEVICE
 @THREADS
-@click.option("--force", is_flag=True, help="Overwriting of a file that is there.")
+@click.option("--force", is_flag=True, help="Overwriting of an existing file.")
 def command(
     places: tuple[str, ...], most: int | None, into: Path, out: Path | None, force: bool, **options: Any
 ) -> None:
     """Write the phases of PLACES nearest their hull as seeds for the search in --into.
 
-    Searches of several pressures have a hull each; what they share is written once, and every corner of every hull.
-    The file goes where that search reads it, and what its input lacks for that is said: VASP-5 POSCARs, fractional,
-    atoms grouped in the order of the search's elements.
+    Each pressure has its own hull. A phase found at several pressures is written once, and every corner of every
+    hull is written. The file is placed where the search reads it, as VASP-5 POSCARs with fractional coordinates in
+    the order of its elements. Missing keys of its input are printed.
 
     Example: uspex-bridge seeds results1 ../p0/results1 -n 2000 --into ../p100
     """
@@ -74,7 +74,7 @@ def command(
     from uspex_bridge.results.stability import assess
 
     if options["anti"] and options["generation"] is not None:
-        raise ConfigError("--generation is for seeds; anti-seeds hold for the whole search")
+        raise ConfigError("--generation is for seeds; anti-seeds apply to the whole search")
     if (options["scale_to"] is None) != (options["model"] is None):
         raise ConfigError("--scale-to and --model go together")
     place = Place(out) if out else place_for(into, anti=options["anti"], generation=options["generation"])
@@ -93,7 +93,7 @@ def command(
     notes += unreadable(answers) + beyond(answers, seeds, most)
     seeds = seeds[:most]
     if not seeds:
-        raise InputError("nothing is left to write; a wider --within takes more" + "".join(f"; {n}" for n in notes))
+        raise InputError("no structures to write; a wider --within includes more" + "".join(f"; {n}" for n in notes))
     if options["model"] is not None:
         seeds = _scaled(seeds, options)
     write_seeds(place.path, format_seeds(seeds, species), force=force)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     type=Finite(0, 1),
     default=0.5,
     show_default=True,
-    help="Fraction of the budget for structures near the hull; the rest goes by distance.",
+    help="Fraction of the budget for structures near the hull; the rest is selected by distance.",
 )
 @q.within(0.05)
 @click.option(
@@ -45,21 +45,17 @@ if TYPE_CHECKING:
     type=click.Choice(["farthest", "clusters", "random"]),
     default="farthest",
     show_default=True,
-    help="Choice of the rest: furthest from all there is, one of each cluster (as in DIRECT), or at random.",
+    help="Selection of the rest: farthest points, one of each cluster (as in DIRECT), or random.",
 )
-@click.option(
-    "--with-outliers", is_flag=True, help="Structures too that stand out far from all others in volume or enthalpy."
-)
+@click.option("--with-outliers", is_flag=True, help="Outliers in volume or enthalpy included.")
 @q.HOLES
 @click.option("--max-atoms", type=click.IntRange(min=1), help="Largest number of atoms in a cell.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random numbers.")
-@click.option(
-    "--have", type=click.Path(path_type=Path), help="Structures that are there already: a dataset's folder, or a file."
-)
+@click.option("--have", type=click.Path(path_type=Path), help="Existing structures: a dataset's folder, or a file.")
 @click.option(
     "--holdout",
     type=click.Path(path_type=Path),
-    help="Phases that are never taken: structures, or names one a line (.txt).",
+    help="Excluded phases: structures, or a .txt file with one name per line.",
 )
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default=Path("selected"), show_default=True, help="Folder."
@@ -70,16 +66,16 @@ if TYPE_CHECKING:
 @SOAP
 @q.JSON
 def command(places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
-    """Choose from the structures of PLACES a few that stand for all, and say why each was taken.
+    """Select a few representative structures of PLACES, with the reason for each.
 
     \b
     uspex-bridge select screened/label.extxyz --reference results1 -n 60 --have dataset
     uspex-bridge select results1 --compositions 300 --each 3 --near 1 -n 900
 
-    First come the structures within --within of the hull, the lowest of each composition; then those furthest in
-    SOAP space from all taken before and all that is there (--have). Duplicates, outliers and structures in holes of
-    the model are left out. References span the hull and are not chosen from. The folder --out gets selected.extxyz,
-    selected.csv, selected.json and coverage.png.
+    First the lowest structures of each composition within --within of the hull are taken, then those furthest in
+    SOAP space from all taken before and from --have. Duplicates, outliers and structures in holes of the model are
+    left out. References define the hull and are not selected. The folder --out gets selected.extxyz, selected.csv,
+    selected.json and coverage.png.
     """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.learn.choose.select import Quota
     from uspex_bridge.learn.choose.selection import Exclusions, select_pool

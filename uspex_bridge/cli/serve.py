@@ -31,7 +31,7 @@ _LOG_BYTES, _LOG_FILES = 2_000_000, 3
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--daemon", is_flag=True, help="Background process once it listens.")
+@click.option("--daemon", is_flag=True, help="Return after the service has started; it runs in the background.")
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
@@ -40,7 +40,7 @@ _LOG_BYTES, _LOG_FILES = 2_000_000, 3
 @click.option(
     "--batch/--no-batch",
     default=None,
-    help="One process per device for all evaluations.  [default: where there is a GPU]",
+    help="One process per device for all evaluations.  [default: with a GPU]",
 )
 @click.option(
     "--idle-timeout",

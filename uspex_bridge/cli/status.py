@@ -19,10 +19,10 @@ _EVERY = 1.0
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
-@click.option("--once", is_flag=True, help="One look, in a terminal too; else it is renewed until Ctrl-C.")
+@click.option("--once", is_flag=True, help="Single output; in a terminal the default is to refresh until Ctrl-C.")
 @SOCKET
 def command(socket: str | None, as_json: bool, once: bool) -> None:
-    """Show the service's queue, what is running, throughput, failures by reason, time per model and memory."""
+    """Show queue, running jobs, throughput, failures by reason, time per model and memory of the service."""
     from uspex_bridge.service.local import reach
 
     status = reach(socket, {"do": "status"})

@@ -9,10 +9,10 @@ from uspex_bridge.cli.options import SOCKET
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--now", is_flag=True, help="Immediate end; calls that wait go on without it.")
+@click.option("--now", is_flag=True, help="Immediate end; waiting calls continue without the service.")
 @SOCKET
 def command(socket: str | None, now: bool) -> None:
-    """End the service once the jobs it has are done; it takes no new ones."""
+    """End the service after its present jobs; new jobs are refused."""
     from uspex_bridge.service import local
 
     for left in local.stop(socket, now=now):

@@ -35,14 +35,14 @@ _TRAINING = settings(
     ),
     click.option("--branch", "--head", help="Head of a checkpoint with several."),
     click.option(
-        "--time-limit", type=Finite(min=0, min_open=True, infinite=True), help="Time limit, s; --resume then goes on."
+        "--time-limit", type=Finite(min=0, min_open=True, infinite=True), help="Time limit, s; --resume continues."
     ),
     click.option(
-        "--resume", is_flag=True, help="Continuation from the last checkpoint; a finished training is left alone."
+        "--resume", is_flag=True, help="Continuation from the last checkpoint; a finished training is not changed."
     ),
     click.option("--dry-run", is_flag=True, help="Checks and the upstream input alone; no training."),
     click.option(
-        "--python", help="Interpreter that has the trainer.  [default: that of [calculators.KIND] in bridge.toml]"
+        "--python", help="Interpreter with the trainer.  [default: that of [calculators.KIND] in bridge.toml]"
     ),
     DEVICE,
     click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Number of CPU threads."),
@@ -57,10 +57,10 @@ _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 @click.group(context_settings=_CONTEXT)
 def command() -> None:
-    """Train a potential on a dataset with its own upstream trainer.
+    """Train a potential on a dataset with the trainer of its own package.
 
-    The input that the trainer gets is templates/training/NAME.toml with your --settings laid over it; it lies
-    complete in FOLDER/work. FOLDER then holds the model, its card model.json, loss.csv and loss.png.
+    The input is the template of the trainer, changed by --settings; FOLDER/work has the complete file. FOLDER then
+    contains the model, its card model.json, loss.csv and loss.png.
 
     \b
     uspex-bridge train deepmd-dpa3 dataset -o models/dpa3-01 \\
@@ -98,7 +98,7 @@ def sea(**options: Any) -> None:
 @_TRAINING
 @_EPOCHS
 @click.option(
-    "--replay", type=_PATH, help="Extxyz file of the foundation model's own training, to rehearse (multi-head)."
+    "--replay", type=_PATH, help="Extxyz file of the foundation model's own training data, for replay (multi-head)."
 )
 def mace(**options: Any) -> None:
     """MACE: multi-head replay fine-tuning, fine-tuning on the new labels alone, or from random weights.
@@ -148,14 +148,13 @@ def chgnet(**options: Any) -> None:
 @_TRAINING
 @click.option("--steps", "--epochs", "length", type=click.IntRange(min=1), help="Length of the student's training.")
 def distill(teacher: str, places: tuple[str, ...], student: str, workers: int, **options: Any) -> None:
-    """Let TEACHER label the structures of PLACES, and train a fast student on that.
+    """Label the structures of PLACES with TEACHER, and train a fast student on the labels.
 
     \b
     uspex-bridge train distill models/dpa3-03 results1 results2 -o models/fast
 
-    TEACHER is a folder of a training, a calculator's name in the settings, or KIND:WEIGHTS. The labels go to
-    FOLDER/dataset and are not made twice. Do not screen with a student and its own teacher: they agree where both
-    are wrong.
+    TEACHER is a folder of a training, a calculator's name in the settings, or KIND:WEIGHTS. FOLDER/dataset keeps
+    the labels. Do not screen with a student and its own teacher: they have the same errors.
     """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.call.model_names import settings_for
     from uspex_bridge.cli import questions as q
@@ -192,7 +191,7 @@ def distill(teacher: str, places: tuple[str, ...], student: str, workers: int, *
 @click.argument("folder", type=_PATH)
 @click.option("--json", "as_json", is_flag=True, help="JSON with units instead of a table.")
 def stored(folder: Path, as_json: bool) -> None:
-    """List the models in FOLDER and below it with what they were trained on.
+    """List the models in FOLDER and below it, with their training data.
 
     Example: uspex-bridge train list models
     """
@@ -205,7 +204,7 @@ def stored(folder: Path, as_json: bool) -> None:
 @command.command("choose", context_settings=_CONTEXT)
 @click.argument("folder", type=_PATH)
 @click.argument("places", nargs=-1, required=True)
-@click.option("--second", metavar="MODEL", help="Second opinion where no two models were trained on the same labels.")
+@click.option("--second", metavar="MODEL", help="Second opinion, if no two models have the same training labels.")
 @click.option(
     "--pv",
     type=float,
@@ -218,10 +217,11 @@ def stored(folder: Path, as_json: bool) -> None:
 @DEVICE
 @click.option("--json", "as_json", is_flag=True, help="JSON with units instead of a table.")
 def choose(folder: Path, places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
-    """Say which of the models in FOLDER needs the fewest new labels for the structures of PLACES.
+    """Find the model in FOLDER that needs the fewest new labels for the structures of PLACES.
 
-    A structure needs one where the model and its second opinion differ in PV by more than --pv. The second opinion is
-    the model of another kind that was trained on the same labels, else --second, else what the other models say.
+    A structure needs a label if the model and its second opinion differ in PV by more than --pv. The second opinion
+    is a model of another kind with the same training labels, otherwise --second, otherwise the median of the other
+    models.
 
     Example: uspex-bridge train choose models new-compositions.extxyz
     """

@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 @click.argument("folder", default=".", type=click.Path(path_type=Path))
 @RUN_OPTIONS
 @SERVER
-@click.option("--on-reject", type=click.Choice(["fail", "penalty"]), help="What USPEX gets for a refused structure.")
+@click.option(
+    "--on-reject",
+    type=click.Choice(["fail", "penalty"]),
+    help="Result of a refused structure: none, or a very high enthalpy.",
+)
 @click.version_option(version())
 def command(folder: Path, **options: Any) -> None:
     """Relax the structure in FOLDER (default: here) as VASP would, with machine-learned potentials.
 
-    Reads POSCAR, INCAR and POTCAR, leaves OUTCAR, OSZICAR, CONTCAR, XDATCAR and vasprun.xml. Put it on the
-    commandExecutable lines of USPEX's INPUT.txt or input.uspex; it needs no arguments. Exit codes:
+    It reads POSCAR, INCAR and POTCAR, and writes OUTCAR, OSZICAR, CONTCAR, XDATCAR and vasprun.xml. Use it as
+    commandExecutable in USPEX's INPUT.txt or input.uspex, without arguments. Exit codes:
     0 result written, 3 bad input, 4 bad settings, 5 no model or device, 6 refused by a guard, 7 model failed,
     8 cannot write, 9 folder busy, 10 stopped before any result, 1 anything else.
     """

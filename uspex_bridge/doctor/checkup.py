@@ -365,13 +365,15 @@ def _reach(report: Checkup, folder: Path, near: Path, explicit: Path | None) -> 
             yield Item(
                 "range",
                 "bad",
-                f"{name} does not hold to {pressure:g} GPa: searches with it find holes; take another model, or set "
-                f'accept_range = ["{name}"] in bridge.toml',
+                f"{name} fails the compression test to {pressure:g} GPa: searches with it find holes; "
+                f'use another model, or set accept_range = ["{name}"] in bridge.toml',
             )
         elif limits:
-            yield Item("range", "note", f"{name} does not hold to {pressure:g} GPa; accepted by accept_range")
+            yield Item(
+                "range", "note", f"{name} fails the compression test to {pressure:g} GPa; accepted by accept_range"
+            )
         else:
-            yield Item("range", "ok", f"{name}: {', '.join(elements)} hold under compression to {pressure:g} GPa")
+            yield Item("range", "ok", f"{name}: {', '.join(elements)} pass the compression test to {pressure:g} GPa")
 
 
 def _setup(report: Checkup, folder: Path, of_26: bool) -> Iterator[Item]:

@@ -281,7 +281,7 @@ def _not_imported(error: ImportError, card: Card, request: BuildRequest) -> Mode
     if missing := _missing_of_weights(error, card):
         return ModelError(
             f"{request.path or request.model}: the weights need the Python module '{missing}', which is not "
-            "installed; they were saved by code that this environment lacks"
+            "installed; the code that saved them is missing in this environment"
         )
     return ModelError(f"{card.title} is installed but cannot be imported: {error}; try: {card.install}")
 

@@ -172,7 +172,7 @@ def create(
         return
     folder = wanted.folder
     if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").is_file():
-        raise ConfigError(f"{folder}: holds something else than an environment; name another folder")
+        raise ConfigError(f"{folder}: is not an environment; give another folder")
     base = python or sys.executable
     _fits(wanted.kind, base)
     (folder / _STAMP).unlink(missing_ok=True)

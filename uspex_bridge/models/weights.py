@@ -298,7 +298,7 @@ def _checked(weights: Weights, settings: CalculatorSettings) -> Weights:
     expected = settings.sha256 or (weights.known.sha256 if weights.known else None)
     if expected and weights.path is not None and weights.sha256 != expected.lower():
         raise ModelError(
-            f"{weights.path}: not the weights that were asked for: its sha256 is {weights.sha256}, not {expected}; "
+            f"{weights.path}: not the requested weights: its sha256 is {weights.sha256}, not {expected}; "
             "remove it and fetch it again"
         )
     return weights
@@ -322,7 +322,7 @@ def _refuse_plain(url: str, expected: str | None) -> None:
     """
     if expected is None and not url.startswith(("https://", "file://")):
         raise ModelError(
-            "plain HTTP can be changed on its way; use https, or end the URL in #sha256= and the checksum of the file"
+            "plain HTTP is not secure; use https, or append #sha256= and the checksum of the file to the URL"
         )
 
 
@@ -383,4 +383,4 @@ def _receive(url: str, stream: BinaryIO, tag: Path, progress: Progress | None) -
                 progress(done, total)
         stream.flush()
     if total is not None and done != total:
-        raise ModelError(f"ended after {done} of {total} bytes; the next call goes on from there")
+        raise ModelError(f"ended after {done} of {total} bytes; the next call continues")

@@ -89,7 +89,7 @@ def check_start(atoms: Atoms, guards: Guards, *, cell_moves: bool = True) -> boo
         raise Rejected(
             "vacuum",
             f"a vacuum of {gap:.1f} Å along {axis}: clusters, slabs and molecules in boxes are relaxed at a fixed cell "
-            "only (ISIF = 2), since a cell that moves would close it",
+            "only (ISIF = 2), because a variable cell would close it",
         )
     close = closest_pair(atoms, guards.overlap_ratio)
     if close is None:
@@ -109,7 +109,7 @@ def check_geometry(atoms: Atoms, guards: Guards, start_volume: float) -> None:
     """
     cell = atoms.cell.array
     if not (np.isfinite(cell).all() and np.isfinite(atoms.positions).all()):
-        raise Rejected("not-finite", "the geometry is not finite any more")
+        raise Rejected("not-finite", "the geometry is no longer finite")
     growth = float(np.linalg.det(cell)) / start_volume
     volume = growth * abs(start_volume)
     n = len(atoms)

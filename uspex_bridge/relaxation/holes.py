@@ -153,7 +153,7 @@ def judged(volumes: Array, pressures: Array, energies: Array, target: float, own
     volumes, pressures, energies = volumes[good], pressures[good], energies[good]
     steepness = -np.diff(pressures) / np.diff(np.log(volumes))
     if real and (stiff := float(steepness.max())) > STIFFEST + STIFFENING * max(target, 0.0):
-        return f"P changes as in no crystal, a bulk modulus of {stiff:.0f} GPa, around {own:.2f} Å³/atom"
+        return f"unphysical change of P, a bulk modulus of {stiff:.0f} GPa, around {own:.2f} Å³/atom"
     tolerance = max(LEAST_RISE, RISE * abs(target))
     if rise := first_rise(volumes, pressures, tolerance):
         (v1, p1), (v2, p2) = rise

@@ -165,7 +165,7 @@ class DaskPool(WorkerPool):
             try:
                 found = await asyncio.wait_for(self._scheduler.identity(n_workers=-1), _CONNECT)
             except (OSError, TimeoutError, AttributeError):  # the last is Dask's once its client has closed
-                self.log.error("the Dask scheduler is gone")
+                self.log.error("the Dask scheduler has ended")
                 return
             self._workers = found["workers"]
             if self.size != len(self._workers):
@@ -210,7 +210,7 @@ class DaskPool(WorkerPool):
         except KilledWorker:
             job.deaths += 1
             self.stats.events["worker_died"] += 1
-            message = "worker after worker died with this structure"
+            message = "several workers died with this structure"
             del self._tasks_of[job]
             if not job.abandoned:
                 self.run_again(job, errors.CalculationError, message)

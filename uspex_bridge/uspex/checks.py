@@ -126,7 +126,11 @@ def _check_potcars(setup: Setup) -> Iterator[Finding]:
             continue
         if present != symbols:
             yield Finding(
-                "error", name, None, f"is of {' '.join(present)}, not of {' '.join(symbols)}", "put the right one there"
+                "error",
+                name,
+                None,
+                f"is of {' '.join(present)}, not of {' '.join(symbols)}",
+                "use the POTCAR of this element",
             )
 
 
@@ -178,7 +182,7 @@ def _check_settings(setup: Setup) -> Iterator[Finding]:
         return
     name = relative(path, setup.folder.resolve()) if path else "bridge.toml"
     if path is None:
-        yield Finding("note", name, None, "none is found: the defaults hold", "uspex-bridge init writes one")
+        yield Finding("note", name, None, "none is found: the defaults apply", "uspex-bridge init writes one")
     if notice:
         yield Finding("note", name, None, notice)
     for status in statuses:

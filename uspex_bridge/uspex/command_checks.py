@@ -36,7 +36,7 @@ def check_commands(setup: Setup) -> Iterator[Finding]:
         if step.code == "0":
             continue
         if not step.command:
-            yield Finding("error", name, step.line, f"step {step.number} has no commandExecutable", "give it one")
+            yield Finding("error", name, step.line, f"step {step.number} has no commandExecutable", "add one")
             continue
         yield from _check_slot(setup, step)
         yield from _check_line(setup, step, step.command)

@@ -85,14 +85,14 @@ def _check_pressure(setup: Setup, name: str, text: str) -> Iterator[Finding]:
     if setup.line == "python" and setup.pressure == 0:
         effect = "relaxes to it, but USPEX adds no PV: the enthalpies are wrong"
     else:
-        effect = f"is overruled by the PSTRESS={wanted:g} that USPEX appends"
+        effect = f"is overridden by the PSTRESS={wanted:g} that USPEX appends"
     severe = setup.pressure == 0 and given != 0
     yield Finding(
         "error" if severe else "warning",
         name,
         _line_of(text, "PSTRESS"),
         f"PSTRESS = {given:g} kB against {key} {setup.pressure:g} GPa: it {effect}",
-        f"take PSTRESS out and set {key}",
+        f"remove PSTRESS and set {key}",
     )
 
 
@@ -103,7 +103,7 @@ def _check_intent(setup: Setup, step: SearchStep, intent: Intent, name: str, tex
             name,
             _line_of(text, "NSW"),
             f"NSW = {intent.nsw} limits the ionic steps of all stages of the protocol together",
-            "a few hundred leave it room to converge",
+            "a few hundred steps are needed to converge",
         )
     if intent.static and step.number < len(setup.steps):
         why = "NSW is absent, which means 0" if "NSW" not in parse_incar(text) else "NSW = 0 or IBRION = -1"
@@ -135,7 +135,7 @@ def _check_series(setup: Setup, asked: list[tuple[SearchStep, Intent]]) -> Itera
             "warning",
             relative(step.incar, setup.folder),
             _line_of(read_text(step.incar), "ISIF"),
-            f"ISIF = {last.isif} in the last relaxing step: the structures that are ranked are not at the pressure",
+            f"ISIF = {last.isif} in the last relaxing step: ranked structures are not at the search pressure",
             "ISIF = 3 there",
         )
 

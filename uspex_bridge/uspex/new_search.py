@@ -186,7 +186,7 @@ def parse_atoms(text: str) -> tuple[int, int]:
 
 def _check_symbols(symbols: tuple[str, ...], text: str) -> None:
     if not symbols:
-        raise ConfigError("no elements are given; say --elements Ca,Fe,Ni or --composition Si8")
+        raise ConfigError("no elements are given; use --elements Ca,Fe,Ni or --composition Si8")
     for symbol in symbols:
         if symbol not in ELEMENTS:
             raise ConfigError(f"'{text}': '{symbol}' is not an element")
@@ -245,12 +245,12 @@ def next_steps(search: Search, folder: Path) -> list[str]:
         "matlab": f"cd {folder} && nohup bash run-search.sh > search.log 2>&1 &",
         "python": f"cd {folder}, then USPEX as your installation starts it (nohup uspex -r > log &)",
         "uspex26": f"cd {folder}, then USPEX 26 as your installation starts it (nohup ./uspex_2607.sh > log 2>&1 &)",
-        "cryspy": f"cd {folder}, then cryspy, again and again until it has finished",
+        "cryspy": f"cd {folder}, then cryspy, repeatedly until it has finished",
     }[search.line]
     settings = "bridge.toml" if search.line in ("uspex26", "cryspy") else "Specific/bridge.toml"
     check = f" and the folder: uspex-bridge doctor {folder}" if search.line != "cryspy" else ": uspex-bridge doctor"
     return [
-        f"look through {settings} (protocol {search.protocol}, models, time limit){header}",
+        f"check the settings in {settings} (protocol {search.protocol}, models, time limit){header}",
         f"check this machine, the models{check}",
         f"start the search: {start}",
     ]

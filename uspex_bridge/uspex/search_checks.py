@@ -107,7 +107,7 @@ def _check_distances(setup: Setup, text: InputTxt) -> Iterator[Finding]:
     try:
         matrix = [[float(word) for word in row.text.split()] for row in rows]
     except ValueError:
-        yield Finding("error", name, rows[0].line, "IonDistances holds something that is no number", "")
+        yield Finding("error", name, rows[0].line, "IonDistances contains an entry that is not a number", "")
         return
     if len(matrix) != count or any(len(row) != count for row in matrix):
         shape = f"{len(matrix)} rows of {', '.join(str(len(row)) for row in matrix)} numbers"
@@ -137,7 +137,7 @@ def _check_distances(setup: Setup, text: InputTxt) -> Iterator[Finding]:
                 + (
                     "no structure satisfies them, and USPEX tries without end"
                     if hopeless
-                    else "few random structures keep them"
+                    else "few random structures satisfy them"
                 ),
                 "smaller distances, such as 0.7 times the bond lengths",
             )
@@ -187,7 +187,7 @@ def _check_seeds(setup: Setup, path: Path) -> Iterator[Finding]:
                 name,
                 None,
                 f"seed {number} holds {', '.join(sorted(foreign))}: USPEX reads none from there on, {lost} are lost",
-                "take it out",
+                "remove it",
             )
             return
     if setup.molecular or not setup.blocks:
@@ -217,7 +217,7 @@ def _check_anti_seeds(setup: Setup, text: InputTxt) -> Iterator[Finding]:
     height = text.keyword("antiSeedsMax")
     if setup.varies:
         yield Finding(
-            "warning", name, None, "anti-seeds never count in a search of variable composition", "take them out"
+            "warning", name, None, "anti-seeds never count in a search of variable composition", "remove them"
         )
     elif height is None or not re.fullmatch(r"[\d.eE+-]+", height.text) or float(height.text) <= 0:
         yield Finding(

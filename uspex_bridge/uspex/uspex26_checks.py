@@ -22,7 +22,11 @@ def check_uspex26(setup: Setup) -> Iterator[Finding]:
     name = relative(source, setup.folder.resolve()) if source else "bridge.toml"
     if source and source.parent == setup.specific.resolve():
         yield Finding(
-            "warning", name, None, "USPEX 26 makes Specific anew for a fresh search", "put bridge.toml beside INPUT.txt"
+            "warning",
+            name,
+            None,
+            "USPEX 26 deletes Specific at the start of a search",
+            "put bridge.toml beside INPUT.txt",
         )
     external = [step for step in setup.steps if step.executable == "uspex-bridge-external"]
     if external:
@@ -76,7 +80,7 @@ def _check_tags(steps: list[SearchStep], config: Config, name: str) -> Iterator[
     last = steps[-1].number
     if tags and len(tags) < last:
         yield Finding(
-            "note", name, None, f"tags for {len(tags)} of {last} steps: the last ones hold for all that follow"
+            "note", name, None, f"tags for {len(tags)} of {last} steps: the last ones apply to all further steps"
         )
 
 
@@ -90,7 +94,7 @@ def _undecided(setup: Setup, config: Config, codes: set[str], name: str) -> Iter
             "note",
             name,
             None,
-            f"USPEX gets {what}; which of the two it expects under pressure no public text tells",
+            f"USPEX gets {what}; no public text says which of the two it expects under pressure",
             f'compare Individuals with `uspex-bridge log` after some structures; energy = "{other}" is the other one',
         )
     if "99" in codes:
@@ -100,14 +104,14 @@ def _undecided(setup: Setup, config: Config, codes: set[str], name: str) -> Iter
             None,
             f"energy.txt holds eV per {external.per}, geom.out is a POSCAR ({external.geometry}): the likeliest layout "
             "for abinitioCode 99",
-            "`per` and `geometry` of [external] change it; abinitioCode 20 leaves nothing open but E or H",
+            "`per` and `geometry` of [external] change it; abinitioCode 20 leaves only the choice of E or H",
         )
     if any(step.code == "1" and step.executable for step in setup.steps):
         yield Finding(
             "note",
             setup.path.name,
             None,
-            "which of VASP's files USPEX 26 reads no public text tells; all that USPEX up to 25 reads are written",
+            "no public text says which of VASP's files USPEX 26 reads; all files that USPEX up to 25 reads are written",
             "abinitioCode 20 with uspex-bridge-external is the documented way",
         )
     if config.on_reject == "fail":
@@ -116,5 +120,5 @@ def _undecided(setup: Setup, config: Config, codes: set[str], name: str) -> Iter
             name,
             None,
             "a refused structure ends with exit code 6, which USPEX 26 counts as a failed task",
-            'on_reject = "penalty" hands it a very high energy instead',
+            'on_reject = "penalty" gives it a very high energy instead',
         )

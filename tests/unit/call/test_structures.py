@@ -174,7 +174,7 @@ def test_compressed_files_are_read(tmp_path, name):
     assert len(structure) in (2, 4)
     ase.io.write(tmp_path / "plain.extxyz", crystal())
     (tmp_path / "hidden.extxyz").write_bytes(gzip.compress((tmp_path / "plain.extxyz").read_bytes()))
-    with pytest.raises(InputError, match=r"compressed by gzip; give it a name that ends in \.gz"):
+    with pytest.raises(InputError, match=r"compressed by gzip; its name must end in \.gz"):
         read_structures(tmp_path / "hidden.extxyz")
     (tmp_path / "POSCAR").write_bytes(gzip.compress(POSCAR.encode())[:-12])
     with pytest.raises(InputError, match="looks compressed"):
@@ -215,7 +215,7 @@ def test_a_nul_byte_is_refused_by_its_line(tmp_path):
         damaged = bytearray(b"NaCl\n1.0\n2 0 0\n")
         damaged[at] = 0
         (tmp_path / "x").write_bytes(damaged)
-        with pytest.raises(InputError, match=f"x, line {line}: holds a NUL byte"):
+        with pytest.raises(InputError, match=f"x, line {line}: contains a NUL byte"):
             read_text(tmp_path / "x")
 
 

@@ -135,7 +135,7 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):
     def interrupt(*words, **options):
         raise KeyboardInterrupt
 
-    for verb, said in (("relax", "--resume goes on"), ("screen", "the same command goes on")):
+    for verb, said in (("relax", "--resume continues"), ("screen", "the same command continues")):
         monkeypatch.setattr(command.get_command(click.Context(command), verb), "callback", interrupt)
         words = {"relax": ["relax", __file__], "screen": ["screen", "x", "-m", "toy"]}[verb]
         with pytest.raises(SystemExit) as end:

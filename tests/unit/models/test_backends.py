@@ -329,7 +329,7 @@ def test_fetch_a_url(card, server, places):
         ("gone.bin", RIGHT, "404|Not Found"),
         ("page.bin", RIGHT, "web page"),
         ("short.bin", RIGHT, "10 of 15 bytes|more expected"),
-        ("right.bin", None, "plain HTTP can be changed on its way.*sha256"),
+        ("right.bin", None, "plain HTTP is not secure.*sha256"),
         ("right.bin", "00" * 32, f"sha256 is {RIGHT}, not 00"),
     ],
 )

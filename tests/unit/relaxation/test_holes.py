@@ -135,7 +135,7 @@ def test_a_scan_finds_the_barrier_of_a_hole_and_none_beside_a_minimum():
         ((12, 6, 0, -13, -20, -2, 6), None, 0.0, "P rises"),
         ((12, 6, 0, -13, -20, -12, -3), None, 0.0, ""),  # pulled apart: no hole
         ((40, 44, 50, 40, 30, 22, 15), None, 50.0, "P rises"),
-        ((500, 300, 0, -3, -6, -8, -9), None, 0.0, "as in no crystal"),
+        ((500, 300, 0, -3, -6, -8, -9), None, 0.0, "unphysical change"),
         ((62, 56, 50, 40, 30, 22, 15), (-3.0, -1.0, 0, 0, 0, 0, 0), 50.0, "H falls"),
     ],
 )

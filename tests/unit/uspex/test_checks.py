@@ -77,8 +77,8 @@ MISTAKES = {
     "phonons": ("matlab", "Specific/INCAR_3", "IBRION = 2", "IBRION = 6", "error", "INCAR_3", "phonons"),
     "few steps": ("matlab", "Specific/INCAR_4", "NSW = 1500", "NSW = 5", "warning", "INCAR_4", "NSW = 5"),
     "no steps": ("matlab", "Specific/INCAR_3", "NSW = 1500", "POTIM = 0.1", "note", "INCAR_3", "NSW is absent"),
-    "last at constant volume": ("python", "Specific/INCAR_4", "ISIF = 3", "ISIF = 4", "warning", "INCAR_4", "not at the pressure"),
-    "own pressure": ("matlab", "Specific/INCAR_3", "NELM", "PSTRESS = 100\nNELM", "warning", "INCAR_3", "overruled by the PSTRESS=500"),
+    "last at constant volume": ("python", "Specific/INCAR_4", "ISIF = 3", "ISIF = 4", "warning", "INCAR_4", "not at the search pressure"),
+    "own pressure": ("matlab", "Specific/INCAR_3", "NELM", "PSTRESS = 100\nNELM", "warning", "INCAR_3", "overridden by the PSTRESS=500"),
     "no number": ("matlab", "Specific/INCAR_3", "ISIF = 3", "ISIF = three", "error", "INCAR_3", "ISIF"),
     "two tags on a line": ("matlab", "Specific/INCAR_3", "ISIF = 3\n", "ISIF = 3 ", "warning", "INCAR_3", "IBRION after ISIF is not read"),
     "unknown stage": ("matlab", "Specific/INCAR_3", "NELM", "BRIDGE_STAGES = fine\nNELM", "error", "INCAR_3", "fine"),
@@ -274,7 +274,7 @@ def test_settings_elsewhere_or_nowhere(make, monkeypatch):
     (folder / "Specific" / "bridge.toml").rename(folder / "bridge.toml")
     assert check_setup(folder) == []
     (folder / "bridge.toml").unlink()
-    found(folder, "note", "bridge.toml", "the defaults hold")
+    found(folder, "note", "bridge.toml", "the defaults apply")
     monkeypatch.setenv("USPEX_BRIDGE_CONFIG", str(folder / "none.toml"))
     found(folder, "error", "", "none.toml")
 
@@ -362,7 +362,7 @@ def distances(*rows):
         (lambda f: add(f, distances("3.6 2.0", "0.0 1.2")), "warning", "INPUT.txt", "few random structures"),
         (lambda f: add(f, distances("2.0 1.5", "0.0 1.2")), None, "", ""),
         (lambda f: add(f, distances("2.0 1.5")), "error", "INPUT.txt", "1 rows of 2 numbers for 2 elements"),
-        (lambda f: add(f, distances("2.0 1.5", "a 1")), "error", "INPUT.txt", "no number"),
+        (lambda f: add(f, distances("2.0 1.5", "a 1")), "error", "INPUT.txt", "not a number"),
         (lambda f: add(f, poscar(("Ca", "Ni"), (1, 2)), "Seeds/POSCARS"), None, "", ""),
         (
             lambda f: add(

@@ -69,7 +69,7 @@ def test_what_init_writes_is_sound(make, steps, counts):
     assert read_matlab(folder / "INPUT.txt").line == "uspex26"
     assert findings(folder) == []
     notes = " ".join(f"{f.message} {f.remedy}" for f in findings(folder, "note"))
-    assert "USPEX gets H = E + PV; which of the two it expects under pressure no public text tells" in notes
+    assert "USPEX gets H = E + PV; no public text says which of the two it expects under pressure" in notes
     assert 'energy = "energy"' in notes
     assert "exit code 6" in notes
 

@@ -105,7 +105,7 @@ def test_a_rename_that_fails_takes_everything_back(tmp_path, name):
     """A folder stands where a file must go: no other output stays."""
     (tmp_path / name).mkdir()
     (tmp_path / name / "x").touch()
-    with pytest.raises(OutputError, match=f"{name}: cannot be written: .*no result is left") as error:
+    with pytest.raises(OutputError, match=f"{name}: cannot be written: .*no result was written") as error:
         commit.publish(tmp_path, make_run())
     assert names(tmp_path) == {name}
     assert error.value.exit_code == 8
@@ -139,7 +139,7 @@ except this.OutputError as error:
     print(error)
 """
     commit.publish(tmp_path, make_run())
-    assert re.search(r"XDATCAR: cannot be written: File too large; no result is left", child(code))
+    assert re.search(r"XDATCAR: cannot be written: File too large; no result was written", child(code))
     assert names(tmp_path) == set()
 
 
@@ -160,7 +160,7 @@ except this.OutputError as error:
 """
     said = child(code)
     folder.chmod(0o755)
-    assert "XDATCAR: cannot be written: Permission denied; no result is left" in said
+    assert "XDATCAR: cannot be written: Permission denied; no result was written" in said
     assert names(folder) == set()
 
 
