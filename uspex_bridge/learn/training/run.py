@@ -85,7 +85,7 @@ def train(
         if ending in ("time", "signal"):
             raise Interrupted(
                 f"{order.out}: stopped by {'the time limit' if ending == 'time' else 'a signal'} at "
-                f"{trainer.unit[:-1]} {points[-1].step if points else 0} of {trainer.length(job)}; --resume goes on"
+                f"{trainer.unit[:-1]} {points[-1].step if points else 0} of {trainer.length(job)}; --resume continues"
             )
         trainer.check(points)
         check_outcome(points, trivial_errors(job.valid or job.train), job.settings.watch, trainer.title)
@@ -129,7 +129,7 @@ def _begin(order: Order, trainer: Trainer, job: Training, request: dict[str, Any
     if not order.resume:
         if job.work.exists():
             raise ConfigError(
-                f"{order.out}: holds a training already; --resume goes on with it, or take another folder"
+                f"{order.out}: contains a training; --resume continues it, or use another folder"
             )
         trainer.prepare(job)
         publish_files(order.out, {REQUEST: json.dumps(request, indent=2) + "\n"})
@@ -139,7 +139,7 @@ def _begin(order: Order, trainer: Trainer, job: Training, request: dict[str, Any
         trainer.prepare(job)
         publish_files(order.out, {REQUEST: json.dumps(request, indent=2) + "\n"})
         return
-    _same(place, request, "--resume goes on with the same training only")
+    _same(place, request, "--resume continues the same training only")
 
 
 def _same(place: Path, request: dict[str, Any], consequence: str) -> None:
