@@ -128,9 +128,7 @@ def _begin(order: Order, trainer: Trainer, job: Training, request: dict[str, Any
     place = order.out / REQUEST
     if not order.resume:
         if job.work.exists():
-            raise ConfigError(
-                f"{order.out}: contains a training; --resume continues it, or use another folder"
-            )
+            raise ConfigError(f"{order.out}: contains a training; --resume continues it, or use another folder")
         trainer.prepare(job)
         publish_files(order.out, {REQUEST: json.dumps(request, indent=2) + "\n"})
         return
