@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +29,13 @@ from test_cycle_end import SETTINGS as LOOP
 
 from uspex_bridge.base import jsonl
 from uspex_bridge.base.files import OUTPUTS as ALL_OUTPUTS
+from uspex_bridge.base.files import checksum
 from uspex_bridge.cli import main, vasp
 from uspex_bridge.learn.cycle.loop import JOURNAL, read_journal
 from uspex_bridge.learn.data.dataset import Dataset
+from uspex_bridge.learn.training.order import Order
+from uspex_bridge.learn.training.trainers.base import Trainer, TrainerSettings, Training
+from uspex_bridge.learn.training.watch import CurvePoint, Run, WatchSettings
 
 #: Seconds after which a case hangs.
 _PATIENCE = 60.0
@@ -510,6 +514,82 @@ class Cycling(Sweep):
             assert (self.root / "models" / name / "current").readlink() == Path(f"../../cycle-1/{name}"), lines
 
 
+class Echo(Trainer):
+    """A trainer that is done at once."""
+
+    name, kind, title, packages = "echo", "toy", "Echo", ()
+    unit, suffix = "epochs", ".pt"
+    script = "printf '1 0.002\\n2 0.001\\n' > curve.part && mv curve.part curve && echo weights > model.pt"
+
+    def input(self, job: Training) -> dict[str, int]:
+        return {"epochs": 2}
+
+    def write_data(self, job: Training) -> None:
+        ase.io.write(job.work / "data.extxyz", job.train)
+
+    def length(self, job: Training) -> int:
+        return 2
+
+    def upstream(self, job: Training) -> list[str]:
+        return ["echo"]
+
+    def task(self, job: Training, *, resume: bool) -> Run:
+        assert ase.io.read(job.work / "data.extxyz", ":"), "it has its data"
+        return Run(["/bin/sh", "-c", self.script], dict(os.environ), job.work, job.work / "train.log", self.title)
+
+    def curve(self, work: Path) -> list[CurvePoint]:
+        path = work / "curve"
+        rows = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+        return [CurvePoint(int(step), {"energy_valid": float(e), "forces_valid": float(e)}) for step, e in rows]
+
+    def checkpoint(self, work: Path) -> None:
+        return None
+
+    def finish(self, job: Training) -> dict[str, Path]:
+        return {"model": job.work / "model.pt"}
+
+    def check(self, points: Sequence[CurvePoint]) -> None:
+        pass
+
+
+class TrainingSweep(Command):
+    """train --resume: all but the upstream trainer."""
+
+    words = ("train", "chgnet", "--train-file", "train.extxyz", "-o", "trained", "--resume")
+
+    def make(self, folder: Path) -> None:
+        ase.io.write(folder / "train.extxyz", learning.label(learning.structures(4, seed=5)))
+
+    def act(self) -> int | None:
+        from matplotlib.figure import Figure
+
+        from uspex_bridge.learn.training import run, watch
+
+        def plan(order: Order) -> tuple[Trainer, Training, dict[str, object]]:
+            settings, elements = TrainerSettings(WatchSettings(), {}), order.data.elements
+            job = Training(order.out / "work", settings, elements, order.data.train, ())
+            return Echo(), job, {"request": {"trainer": "echo", "input": {"epochs": 2}}, "versions": {}}
+
+        run.plan, watch.PACE = plan, 0.01
+        run._errors = lambda *about: {"energy": 0.001}
+        Figure.savefig = lambda self, place, **more: Path(place).write_bytes(b"drawn")  # which takes long
+        return super().act()
+
+    def look(self, case: Case, end: End) -> None:
+        out = self.root / "trained"
+        if (out / "model.json").exists():
+            card = json.loads((out / "model.json").read_text())
+            assert card["sha256"] == checksum(out / card["model"]), "a card without its model"
+        else:
+            assert end.code, "exit 0 without a model"
+
+    def look_again(self, end: End) -> None:
+        self.look(Case("", 0), end)
+        assert (self.root / "trained" / "loss.csv").read_text().count("\n") == 3
+        left = [path.name for path in (self.root / "trained").iterdir() if path.name.startswith(".")]
+        assert set(left) <= {".lock"}, left
+
+
 SWEEPS: dict[str, type[Sweep]] = {
     "executable": Executable,
     "adding": Adding,
@@ -520,6 +600,7 @@ SWEEPS: dict[str, type[Sweep]] = {
     "screening": Screening,
     "relaxing": Relaxing,
     "cycling": Cycling,
+    "training": TrainingSweep,
 }
 
 if __name__ == "__main__":

@@ -188,6 +188,19 @@ class TestOldResults:
         assert "stale" not in (fold / "OSZICAR").read_text()
         assert "no locks" in (fold / "bridge.log").read_text()
 
+    def test_no_pipe_is_waited_for(self, tmp_path):
+        fold = make_folder(tmp_path, incar=STATIC)
+        for name in (".bridge.lock", "bridge.log", "STOPCAR"):
+            os.mkfifo(fold / name)
+        leave_stale_outputs(fold)
+        assert call(fold).returncode == 0
+        assert has_result(fold)
+        (fold / "POSCAR").unlink()
+        os.mkfifo(fold / "POSCAR")
+        refused = call(fold)
+        assert (refused.returncode, "a pipe or a device, not a file" in refused.stderr) == (3, True)
+        assert_no_result(fold)
+
     def test_one_that_cannot_be_removed_is_emptied(self, tmp_path):
         """As in a folder that may not be written, with files that may."""
         fold = make_folder(tmp_path)

@@ -81,14 +81,21 @@ def _decompressed(path: Path, data: bytes) -> bytes:
     return data
 
 
+def home() -> Path:
+    """Return the user's home; the root where there is none, as for users that only a container knows."""
+    with suppress(RuntimeError):
+        return Path.home()
+    return Path(os.sep)
+
+
 def user_data() -> Path:
     """Return the folder of this package's data in the user's own."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "uspex_bridge"
+    return Path(os.environ.get("XDG_DATA_HOME") or home() / ".local" / "share") / "uspex_bridge"
 
 
 def user_cache() -> Path:
     """Return the folder of the user's caches."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache")
 
 
 def split_lines(text: str) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from uspex_bridge.base.errors import ConfigError
-from uspex_bridge.base.files import named, replacing
+from uspex_bridge.base.files import home, named, replacing
 from uspex_bridge.base.schema import build, read_toml
 from uspex_bridge.models.cards import CalculatorSettings
 
@@ -174,8 +174,8 @@ def find_config(folder: Path, explicit: Path | None = None) -> Path | None:
         for path in (place / FILENAME, place / "Specific" / FILENAME):
             if _is_there(path):
                 return path
-    home = user_config()
-    return home if _is_there(home) else None
+    own = user_config()
+    return own if _is_there(own) else None
 
 
 def _is_there(path: Path) -> bool:
@@ -210,7 +210,7 @@ def _above(folder: Path) -> Iterator[Path]:
 
 def user_config() -> Path:
     """Return the settings file in the user's configuration directory, whether it is there or not."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "uspex_bridge" / FILENAME
+    return Path(os.environ.get("XDG_CONFIG_HOME") or home() / ".config") / "uspex_bridge" / FILENAME
 
 
 def search_root(folder: Path, config: Config) -> Path:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import uspex_bridge
 from uspex_bridge.base.errors import BridgeError, CalculationError, ConfigError
+from uspex_bridge.base.files import home
 from uspex_bridge.call.choice import choose_protocol
 from uspex_bridge.call.config import Config, find_config, load_config
 from uspex_bridge.doctor import weights
@@ -125,8 +126,8 @@ def _distribution(card: Card) -> str:
 
 def _home(path: object) -> str:
     """Return a path with the home folder written as ~."""
-    text, home = str(path), str(Path.home())
-    return text.replace(home + os.sep, "~" + os.sep) if len(home) > 1 else text
+    text, own = str(path), str(home())
+    return text.replace(own + os.sep, "~" + os.sep) if len(own) > 1 else text
 
 
 def _machine() -> Iterator[Item]:

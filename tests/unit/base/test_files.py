@@ -1,9 +1,12 @@
 """What is replaced is whole or as it was before."""
 
+from pathlib import Path
+
 import pytest
 
 from uspex_bridge.base.errors import OutputError
-from uspex_bridge.base.files import replacing
+from uspex_bridge.base.files import replacing, user_cache
+from uspex_bridge.call.config import load_config
 
 
 def names(folder) -> set[str]:
@@ -62,3 +65,14 @@ def test_what_cannot_be_written_is_named(tmp_path):
     ):
         draft.write_text("a file does not take a folder's place")
     assert names(tmp_path) == {"file", "folder"}
+
+
+def test_a_user_that_only_a_container_knows_has_no_home(tmp_path, monkeypatch):
+    def unknown(user):
+        raise KeyError(f"getpwuid(): uid not found: {user}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert user_cache() == Path("/.cache")
+    assert load_config(tmp_path).source == ""
