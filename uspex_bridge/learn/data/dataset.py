@@ -287,7 +287,7 @@ class _Draft:
         self.families = Families(list(dataset.labels.values()), dataset.structures)
         self.potentials: dict[str, str] = {}
         for label in dataset.labels.values():
-            self.potentials |= label.provenance.get("potentials", {})
+            self.potentials |= _potentials(label.provenance)
         self.accepted: dict[str, Atoms] = {}
         self.fields: list[dict[str, Any]] = []
         self.refused: list[Refused] = []
@@ -302,8 +302,8 @@ class _Draft:
         info, results = atoms.info, atoms.calc.results
         family = self.families.of(atoms, str(info.get("family") or identity), self._new_split)
         pressure = info.get("pressure_gpa")
-        provenance = dict(info.get("provenance") or {})
-        self.potentials |= provenance.get("potentials", {})
+        provenance = _provenance(atoms)
+        self.potentials |= _potentials(provenance)
         moments = results.get("magmoms")
         moment = results.get("magmom", None if moments is None else float(np.sum(moments)))
         self.accepted[identity] = atoms
@@ -340,7 +340,7 @@ class _Draft:
         return ""
 
     def _other_potentials(self, atoms: Atoms) -> str:
-        for symbol, title in (atoms.info.get("provenance") or {}).get("potentials", {}).items():
+        for symbol, title in _potentials(_provenance(atoms)).items():
             if self.potentials.get(symbol, title) != title:
                 return f"potential of {symbol} is '{title}', in the dataset '{self.potentials[symbol]}'"
         return ""
@@ -401,3 +401,14 @@ def _read(path: Path) -> Dataset:
     if head is None:
         raise InputError(f"{manifest}: empty; take the dataset from a copy")
     return Dataset(path, float(head["valid"]), float(head["test"]), labels)
+
+
+def _provenance(atoms: Atoms) -> dict[str, Any]:
+    """Return what the labelling code was given; nothing where a file of others' holds something else there."""
+    found = atoms.info.get("provenance")
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def _potentials(provenance: dict[str, Any]) -> dict[str, str]:
+    found = provenance.get("potentials")
+    return found if isinstance(found, dict) else {}

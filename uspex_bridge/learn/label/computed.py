@@ -51,7 +51,7 @@ def _labelled(found: dict[str, Any], task: LabelTask) -> Atoms:
         if found.get(name) is not None:
             results[name] = float(found[name])
     atoms = task.atoms
-    atoms.info["provenance"] |= {"version": found["version"], "potentials": found.get("potentials", {})}
+    atoms.info["provenance"] |= {"version": found["version"], "potentials": dict(found.get("potentials") or {})}
     if found.get("core_hours") is not None:
         atoms.info["provenance"]["core_hours"] = float(found["core_hours"])
     atoms.calc = SinglePointCalculator(atoms, **results)
