@@ -10,10 +10,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import shutil
 import signal
 import sys
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout, suppress
@@ -38,7 +38,7 @@ from uspex_bridge.learn.training.trainers.base import Trainer, TrainerSettings, 
 from uspex_bridge.learn.training.watch import CurvePoint, Run, WatchSettings
 
 #: Seconds after which a case hangs.
-_PATIENCE = 60.0
+_PATIENCE = 300.0
 #: What is tried at every operation.
 _EVERYWHERE = ("KILL", "EIO", "ENOSPC", "ENOLCK")
 #: Exit codes that say what went wrong; 1 is a bug of ours, or a no of some commands.
@@ -110,16 +110,13 @@ class Sweep(ABC):
         child = os.fork()
         if child == 0:
             self._in_child(case)
-        deadline = time.monotonic() + _PATIENCE
-        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
-            if time.monotonic() > deadline:
-                os.killpg(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                return End(-999, out.read_text(), err.read_text())
-            time.sleep(0.002)
+        handle = os.pidfd_open(child)
+        ended, *_ = select.select([handle], [], [], _PATIENCE)
+        os.close(handle)
         with suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
-        return End(os.waitstatus_to_exitcode(ended[1]), out.read_text(), err.read_text())
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return End(code if ended else -999, out.read_text(), err.read_text())
 
     def _in_child(self, case: Case | None) -> None:
         code = 98

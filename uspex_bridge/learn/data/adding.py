@@ -12,7 +12,7 @@ from ase import Atoms
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.words import counted
 from uspex_bridge.learn.data.archives import read_archive
-from uspex_bridge.learn.data.labels import Label, Refused
+from uspex_bridge.learn.data.labels import Label, Refused, provenance_of
 from uspex_bridge.learn.data.suspects import suspects, wrong_sign
 
 
@@ -87,18 +87,14 @@ def offer(
             Refused(str(kept[k].info["origin"]), f"{why} (--keep-outliers adds it)") for k, why in found.items()
         ]
         kept = [atoms for k, atoms in enumerate(kept) if k not in found]
-    cutoffs = {float(atoms.info["provenance"]["encut"]) for atoms in kept if "encut" in _provenance(atoms)}
+    cutoffs = {float(atoms.info["provenance"]["encut"]) for atoms in kept if "encut" in provenance_of(atoms)}
     if len(cutoffs) > 1:
         notes.append(f"cutoffs from {min(cutoffs):g} to {max(cutoffs):g} eV: energies of unlike cutoffs are not alike")
     return Offered(kept, code, functional, tuple(refused), tuple(notes))
 
 
-def _provenance(atoms: Atoms) -> dict[str, object]:
-    return dict(atoms.info.get("provenance") or {})
-
-
 def _functional(atoms: Atoms) -> str:
-    return str(_provenance(atoms).get("functional", ""))
+    return str(provenance_of(atoms).get("functional", ""))
 
 
 def _only(named: Counter[str]) -> str:

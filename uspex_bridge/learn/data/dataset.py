@@ -40,6 +40,7 @@ from uspex_bridge.learn.data.labels import (
     identity_of,
     informed,
     problem_of,
+    provenance_of,
     read_frames,
     trained_on,
 )
@@ -302,7 +303,7 @@ class _Draft:
         info, results = atoms.info, atoms.calc.results
         family = self.families.of(atoms, str(info.get("family") or identity), self._new_split)
         pressure = info.get("pressure_gpa")
-        provenance = _provenance(atoms)
+        provenance = provenance_of(atoms)
         self.potentials |= _potentials(provenance)
         moments = results.get("magmoms")
         moment = results.get("magmom", None if moments is None else float(np.sum(moments)))
@@ -340,7 +341,7 @@ class _Draft:
         return ""
 
     def _other_potentials(self, atoms: Atoms) -> str:
-        for symbol, title in _potentials(_provenance(atoms)).items():
+        for symbol, title in _potentials(provenance_of(atoms)).items():
             if self.potentials.get(symbol, title) != title:
                 return f"potential of {symbol} is '{title}', in the dataset '{self.potentials[symbol]}'"
         return ""
@@ -401,12 +402,6 @@ def _read(path: Path) -> Dataset:
     if head is None:
         raise InputError(f"{manifest}: empty; take the dataset from a copy")
     return Dataset(path, float(head["valid"]), float(head["test"]), labels)
-
-
-def _provenance(atoms: Atoms) -> dict[str, Any]:
-    """Return what the labelling code was given; nothing where a file of others' holds something else there."""
-    found = atoms.info.get("provenance")
-    return dict(found) if isinstance(found, dict) else {}
 
 
 def _potentials(provenance: dict[str, Any]) -> dict[str, str]:

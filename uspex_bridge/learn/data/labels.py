@@ -160,6 +160,12 @@ def free_energy(atoms: Atoms) -> float:
     return float(results.get("free_energy", results["energy"]))
 
 
+def provenance_of(atoms: Atoms) -> dict[str, Any]:
+    """Return what the labelling code was given; nothing where a file from elsewhere holds something else there."""
+    found = atoms.info.get("provenance")
+    return dict(found) if isinstance(found, dict) else {}
+
+
 def trained_on(atoms: Atoms) -> Atoms:
     """Return a copy with F as its energy."""
     copy, results = Atoms(atoms.symbols, atoms.positions, cell=atoms.cell, pbc=True), atoms.calc.results

@@ -222,6 +222,14 @@ def test_another_potential_of_the_same_element_is_refused(tmp_path):
     assert "potential of Fe is 'PAW_PBE Fe_pv'" in added.refused[0].reason
 
 
+@pytest.mark.parametrize("provenance", [{"potentials": None}, {"potentials": "PAW"}, "PAW", None])
+def test_labels_from_elsewhere_say_of_their_potentials_what_they_like(tmp_path, provenance):
+    dataset = Dataset.create(tmp_path / "d", valid=0.0, test=0.0)
+    assert len(dataset.add([labelled("Fe2", 1, provenance=provenance)], generation=0, level=LEVEL).labels) == 1
+    again = Dataset.open(tmp_path / "d").add([labelled("Fe2", 2, provenance={})], generation=0, level=LEVEL)
+    assert again.refused == ()
+
+
 def test_files_are_written_once_and_later_labels_get_their_own(dataset):
     first = (dataset.path / "generation-000.extxyz").read_bytes()
     dataset.add([labelled("Fe2", 80)], generation=0, level=LEVEL)
