@@ -397,6 +397,7 @@ def free_energies(
     model: str | None = None,
     protocol: str | None = None,
     min_image: float = 6.0,
+    upscale: bool = False,
     g_error: float = 0.002,
     isotopes: Mapping[str, float] | None = None,
     keep_symmetry: bool = False,
@@ -423,6 +424,7 @@ def free_energies(
         model: a calculator's name, ``KIND:WEIGHTS`` or the folder of a training; None takes the protocol's.
         protocol: name of a protocol or TOML file; None: from the settings.
         min_image: shortest distance between images in the supercell, Å.
+        upscale: ``scha`` in a small supercell first, whose result is the start in the large one.
         g_error: standard error of G that ``scha`` samples for, eV/atom.
         isotopes: masses in amu in place of the elements' means.
         keep_symmetry: symmetry kept at rest, for phases that only motion stabilises.
@@ -456,7 +458,7 @@ def free_energies(
         Path(out),
         several[0] if several else common_pressure(pool.entries, one),
         tuple(sorted(set(map(float, temperatures)))),
-        asked_of(min_image=min_image, g_error=g_error, isotopes=dict(isotopes or {})),
+        asked_of(min_image=min_image, upscale=upscale, g_error=g_error, isotopes=dict(isotopes or {})),
         follow=follow,
         workers=workers,
         scheduler=scheduler,

@@ -22,6 +22,7 @@ from uspex_bridge.vibrations.harmonic import Harmonic, harmonic
 from uspex_bridge.vibrations.report import FreeEnergy
 from uspex_bridge.vibrations.scha import CONVERGED, scha
 from uspex_bridge.vibrations.settings import Settings
+from uspex_bridge.vibrations.upscale import upscaled
 
 if TYPE_CHECKING:
     from uspex_bridge.models.backends import Backend
@@ -143,12 +144,12 @@ def scha_of(
     """
     with tempfile.TemporaryDirectory(prefix="uspex-bridge-") as folder:
         path = state or Path(folder) / "state.npz"
-        settings = _settings(asked, plan)
+        settings, run = _settings(asked, plan), upscaled if asked.upscale else scha
         try:
-            return scha(rest, evaluator(model, halt), settings, isotopes=asked.isotopes, state=path)
+            return run(rest, evaluator(model, halt), settings, isotopes=asked.isotopes, state=path)
         except Stopped as stop:
             said = str(stop)
-        return scha(
+        return run(
             rest, evaluator(model, lambda: None), settings, isotopes=asked.isotopes, state=path, halt=lambda: said
         )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from uspex_bridge.call.run import Models, relax_structure
 from uspex_bridge.models.cards import model_name
 from uspex_bridge.relaxation.protocol import FreeEnergyStep, Plan, make_plan
 from uspex_bridge.vibrations.qha import at_volumes, quasi_harmonic
+from uspex_bridge.vibrations.upscale import small_state
 
 Method = Literal["harmonic", "qha", "scha"]
 #: Lines of what was computed, and folders of phonons and of what a calculation goes on from, in the task's folder.
@@ -301,9 +301,8 @@ def _scha(job: _Job, model: Any, halter: Halter) -> _Outcome:
         return why
 
     found = scha_of(job.rest.structure, model, asked, job.plan, halt, state)
-    with suppress(FileNotFoundError):
-        if not stopped:
-            state.unlink()
+    for path in () if stopped else (state, small_state(state)):
+        path.unlink(missing_ok=True)
     line = _base(job, temperature) | found.summary() | {"structure": _geometry(found.structure)}
     line |= {"status": "converged" if found.converged else "unconverged"}
     line |= {"stopped": stopped[0]} if stopped else {}

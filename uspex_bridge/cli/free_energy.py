@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     help="Shortest distance between images in the supercell, Å.",
 )
 @click.option(
+    "--upscale", is_flag=True, help="scha in a small supercell first, whose result is the start in the large."
+)
+@click.option(
     "--g-error",
     type=Finite(min=0, min_open=True),
     default=0.002,
@@ -136,7 +139,10 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
         options["out"],
         pressures[0] if pressures else common_pressure(pool.entries, None),
         temperatures,
-        asked_of(min_image=options["min_image"], g_error=options["g_error"], isotopes=_masses(options["isotopes"])),
+        asked_of(
+            **{key: options[key] for key in ("min_image", "upscale", "g_error")},
+            isotopes=_masses(options["isotopes"]),
+        ),
         follow=options["follow"],
         workers=options["workers"],
         scheduler=options["scheduler"],

@@ -130,6 +130,7 @@ class FreeEnergyStep:
             temperature, atomic motion and zero point included.
         supercell: cells along each lattice vector; None for the smallest with images ``min_image`` apart.
         min_image: Å.
+        upscale: ``scha`` in a small supercell first, whose result is the start in the large one.
         g_error: standard error of G that ``scha`` samples for, eV/atom.
         configs: configurations of a population of ``scha``; None for enough to fit the force constants.
         populations: of ``scha`` at most, to become self-consistent.
@@ -143,6 +144,7 @@ class FreeEnergyStep:
     method: Literal["harmonic", "scha"] = "scha"
     supercell: tuple[int, int, int] | None = None
     min_image: float = 6.0
+    upscale: bool = False
     g_error: float = 0.002
     configs: int | None = None
     populations: int = 12

@@ -179,6 +179,7 @@ def document(answer: FreeEnergies) -> dict[str, Any]:
                         if "second_order" in line
                         else None,
                         "supercell": line.get("supercell"),
+                        "smaller": line.get("smaller"),
                         "evaluations": line.get("evaluations"),
                     }
                     for (method, temperature), line in phase.lines.items()

@@ -11,7 +11,7 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from uspex_bridge.base.data import Array, Structure
-from uspex_bridge.base.errors import ModelError
+from uspex_bridge.base.errors import ConfigError, ModelError
 from uspex_bridge.vibrations.modes import masses_of
 from uspex_bridge.vibrations.supercell import Repeats, Supercell, Symmetry, choose_repeats, symmetrised
 
@@ -130,12 +130,14 @@ class Crystal:
 
         Raises:
             ModelError: symfc is missing.
-            ConfigError: an isotope or ``min_image`` is impossible.
+            ConfigError: an isotope, ``min_image`` or the supercell is impossible.
             InputError: no symmetry is found.
         """
         masses = masses_of(structure.symbols, isotopes)
         exact = symmetrised(structure, symprec)
         lattice = Supercell(exact, masses, repeats or choose_repeats(exact, min_image))
+        if len(lattice) == 1:
+            raise ConfigError("a supercell of one atom has no vibrations; take a larger one")
         symmetry = Symmetry.of(lattice)
         return cls(lattice, symmetry, Regression(lattice, symmetry))
 

@@ -12,10 +12,19 @@ from uspex_bridge.base.units import pv_energy
 from uspex_bridge.vibrations.dispersion import Dispersion
 from uspex_bridge.vibrations.ensemble import Ensemble
 from uspex_bridge.vibrations.state import Population
-from uspex_bridge.vibrations.supercell import Supercell
+from uspex_bridge.vibrations.supercell import Repeats, Supercell
 
 #: Å, tolerance of the space group of centroids, which have statistical errors.
 _SYMPREC = 0.05
+
+
+@dataclass(frozen=True)
+class Smaller:
+    """What a smaller supercell gave on the way: its repeats, G and the standard error, eV per unit cell."""
+
+    repeats: Repeats
+    g: float
+    error: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +54,7 @@ class FreeEnergy:
         reason: one line that says why the calculation ended.
         flags: short words a user would want to see.
         history: one entry per batch of configurations.
+        smaller: result of the supercell that it came from, None for none.
     """
 
     structure: Structure
@@ -72,6 +82,7 @@ class FreeEnergy:
     reason: str
     flags: tuple[str, ...]
     history: tuple[Population, ...]
+    smaller: Smaller | None = None
 
     @property
     def g(self) -> float:
@@ -99,7 +110,7 @@ class FreeEnergy:
 
     def summary(self) -> dict[str, Any]:
         """Return what a record keeps, plain values, energies in eV per unit cell."""
-        last = self.history[-1]
+        last, small = self.history[-1], self.smaller
         return {
             "method": "scha",
             "temperature": self.temperature,
@@ -131,4 +142,5 @@ class FreeEnergy:
             "converged": self.converged,
             "reason": self.reason,
             "flags": list(self.flags),
+            "smaller": small and {"supercell": list(small.repeats), "g": small.g, "g_error": small.error},
         }

@@ -174,6 +174,6 @@ def choose_repeats(structure: Structure, min_image: float) -> Repeats:
         if np.abs(turned - np.rint(turned)).max() > 1e-9:
             continue
         shortest = np.linalg.norm(minkowski_reduce(structure.cell * scale[:, None])[0], axis=1).min()
-        if shortest >= min_image - 1e-6:
+        if shortest >= min_image - 1e-6 and np.prod(repeats) * len(structure) > 1:  # one atom has no vibrations
             return (int(repeats[0]), int(repeats[1]), int(repeats[2]))
     raise ConfigError(f"min_image = {min_image:g} Å needs more than {MOST_REPEATS} cells along a lattice vector")
