@@ -27,6 +27,8 @@ from uspex_bridge.call.record_line import weights_state
 from uspex_bridge.call.run import Models, relax_structure
 from uspex_bridge.models.cards import model_name
 from uspex_bridge.relaxation.protocol import FreeEnergyStep, Plan, make_plan
+from uspex_bridge.vibrations.hessian import hessian
+from uspex_bridge.vibrations.modes import Density, Modes
 from uspex_bridge.vibrations.qha import at_volumes, quasi_harmonic
 from uspex_bridge.vibrations.upscale import small_state
 
@@ -304,9 +306,14 @@ def _scha(job: _Job, model: Any, halter: Halter) -> _Outcome:
     for path in () if stopped else (state, small_state(state)):
         path.unlink(missing_ok=True)
     line = _base(job, temperature) | found.summary() | {"structure": _geometry(found.structure)}
+    phonons = spectrum(found.phi, found.lattice)
+    density = Density(Modes.of(found.phi, found.lattice.all_masses), temperature)
+    if (curved := hessian(found.lattice, density, found.ensemble)) is not None:
+        line |= {"hessian_thz": curved.lowest_thz, "hessian_error_thz": curved.error_thz}
+        phonons["hessian"] = curved.phi
     line |= {"status": "converged" if found.converged else "unconverged"}
     line |= {"stopped": stopped[0]} if stopped else {}
-    return _Outcome([line], _packed(spectrum(found.phi, found.lattice)), _packed(configurations(found)))
+    return _Outcome([line], _packed(phonons), _packed(configurations(found)))
 
 
 def _base(job: _Job, temperature: float) -> dict[str, Any]:

@@ -193,8 +193,11 @@ def _density(dispersion: Dispersion, lattice: Supercell) -> tuple[Array, Array]:
 
 
 def read_phonons(path: Path) -> tuple[Array, Supercell]:
-    """Read force constants (3N, 3N), eV/Å², and their supercell from a file of ``free-energy``."""
+    """Read force constants (3N, 3N), eV/Å², and their supercell from a file of ``free-energy``.
+
+    They are the curvature of the free energy where that is known, else the auxiliary ones.
+    """
     with np.load(path, allow_pickle=False) as file:
         unit = Structure(tuple(map(str, file["symbols"])), file["cell"], file["scaled"])
         a, b, c = map(int, file["repeats"])
-        return file["phi"], Supercell(unit, file["masses"], (a, b, c))
+        return file["hessian" if "hessian" in file else "phi"], Supercell(unit, file["masses"], (a, b, c))

@@ -65,6 +65,11 @@ class ThermalPhase:
         """Whether it has imaginary modes at rest."""
         return any(line.get("code") == "unstable" for line in self.lines.values())
 
+    def softest(self, temperature: float) -> tuple[float, float] | None:
+        """Lowest frequency of the free energy's curvature by ``scha`` and its error, THz; None where it is unknown."""
+        line = self.lines.get(("scha", temperature), {})
+        return (line["hessian_thz"], line["hessian_error_thz"]) if "hessian_thz" in line else None
+
     def g(self, method: str, temperature: float) -> float:
         """G in eV/atom, NaN where there is none."""
         line = self.lines.get((method, temperature), {})

@@ -13,6 +13,7 @@ from uspex_bridge.results.following import Followed
 from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase
 from uspex_bridge.results.model import Entry
 from uspex_bridge.results.tables import wrapped
+from uspex_bridge.vibrations.harmonic import IMAGINARY
 
 #: Temperatures that stand side by side in the table.
 _SIDE_BY_SIDE = 4
@@ -32,6 +33,7 @@ def report(answer: FreeEnergies) -> str:
     if unstable:
         said = "no harmonic free energy (imaginary modes): " + ", ".join(unstable)
         lines.append(wrapped(said + ("" if answer.method == "scha" else "; --method scha may find them stable")))
+    lines += [wrapped(said) for said in _soft(answer, called)]
     lines += [wrapped(_followed(one, called)) for one in answer.followed]
     if answer.left:
         left = counted(len(answer.left), "phase")
@@ -46,6 +48,21 @@ def names_of(phases: Iterable[ThermalPhase]) -> Callable[[Entry], str]:
     """Return what gives an entry's short name: ``EA12``, with the end of its run's name where there are several."""
     names = short_names({phase.entry.run for phase in phases})
     return lambda entry: f"EA{entry.id}" if len(names) == 1 else f"{names[entry.run]}:EA{entry.id}"
+
+
+def _soft(answer: FreeEnergies, called: Callable[[Entry], str]) -> list[str]:
+    """Return what ``scha`` says of the stability of phases that are unstable at rest or at a temperature."""
+    said = []
+    for temperature in answer.temperatures:
+        found = {called(phase.entry): (phase, phase.softest(temperature)) for phase in answer.phases}
+        soft = {
+            name: value for name, (phase, value) in found.items() if value and (value[0] < IMAGINARY or phase.unstable)
+        }
+        for name, (lowest, error) in soft.items():
+            word = "stable" if lowest > IMAGINARY else "unstable"
+            doubt = "" if abs(lowest - IMAGINARY) > 2.0 * error else "perhaps "
+            said.append(f"{doubt}{word} at {temperature:g} K: {name}, lowest frequency {lowest:.2f} ± {error:.2f} THz")
+    return said
 
 
 def _levels(answer: FreeEnergies) -> str:
@@ -143,6 +160,8 @@ def document(answer: FreeEnergies) -> dict[str, Any]:
             "pressure_gpa": "GPa",
             "volume": "Å³ per cell",
             "lowest_thz": "THz",
+            "hessian_thz": "THz",
+            "hessian_error_thz": "THz",
         },
         "method": answer.method,
         "pressure_gpa": answer.pressure_gpa,
@@ -180,6 +199,8 @@ def document(answer: FreeEnergies) -> dict[str, Any]:
                         else None,
                         "supercell": line.get("supercell"),
                         "smaller": line.get("smaller"),
+                        "hessian_thz": line.get("hessian_thz"),
+                        "hessian_error_thz": line.get("hessian_error_thz"),
                         "evaluations": line.get("evaluations"),
                     }
                     for (method, temperature), line in phase.lines.items()
