@@ -14,7 +14,7 @@ import numpy as np
 from ase import units
 
 from uspex_bridge.base.data import Array
-from uspex_bridge.vibrations.constants import symfc_atoms
+from uspex_bridge.vibrations.constants import Regression, symfc_atoms
 from uspex_bridge.vibrations.ensemble import Ensemble
 from uspex_bridge.vibrations.modes import HBAR, THZ_PER_EV, Density, Modes
 from uspex_bridge.vibrations.supercell import Supercell, Symmetry
@@ -32,7 +32,7 @@ class Hessian:
     Attributes:
         phi: (3N, 3N), eV/Å².
         lowest_thz: its lowest frequency on the supercell's wave vectors; negative for an imaginary one.
-        error_thz: its error from the noise of the third order, half the difference of both halves of the sample.
+        error_thz: its standard error, half the difference of both halves of the sample.
     """
 
     phi: Array
@@ -52,38 +52,50 @@ def hessian(lattice: Supercell, density: Density, ensemble: Ensemble) -> Hessian
     """
     if len(lattice) > _MOST_ATOMS:
         return None
-    third = _ThirdOrder(lattice, density)
-    if third.size == 0:
-        return Hessian(density.phi, _lowest(density.phi, lattice), 0.0)
-    u, even = _even(ensemble)
-    if len(u) // 2 * 3 * len(lattice) < _ENOUGH * third.size:
+    symmetry = Symmetry.of(lattice)
+    third, second = _ThirdOrder(lattice, density, symmetry), Regression(lattice, symmetry)
+    u, even, odd = _halves(ensemble)
+    if len(u) // 2 * 3 * len(lattice) < _ENOUGH * max(third.size, second.size):
         return None
-    halves = [third.projected(u[k::2], even[k::2]) for k in (0, 1)]
-    response = _response(density)
-    both = np.einsum("amn,mn,bmn->ab", halves[0], response, halves[1], optimize=True)
-    each = [np.einsum("amn,mn,bmn->ab", half, response, half, optimize=True) for half in halves]
-    lowest = [_lowest(density.phi + one, lattice) for one in (0.5 * (both + both.T), *each)]
-    return Hessian(density.phi + 0.5 * (both + both.T), lowest[0], 0.5 * abs(lowest[1] - lowest[2]))
+
+    def constants(pairs: slice) -> Array:
+        """Fit Φ to some of the pairs."""
+        moves, forces = u[pairs], odd[pairs]
+        return second.fit(np.concatenate([moves, -moves]), np.concatenate([forces, -forces]), prior=density.phi).phi
+
+    phi, parts = constants(slice(None)), [slice(k, None, 2) for k in (0, 1)]
+    if third.size == 0:
+        found, each = phi, [constants(part) for part in parts]
+    else:
+        response = _response(density)
+        one, other = (third.projected(u[part], even[part]) for part in parts)
+        both = np.einsum("amn,mn,bmn->ab", one, response, other, optimize=True)
+        found = phi + 0.5 * (both + both.T)
+        each = [
+            constants(part) + np.einsum("amn,mn,bmn->ab", half, response, half, optimize=True)
+            for part, half in zip(parts, (one, other), strict=True)
+        ]
+    first, second_half = (_lowest(part, lattice) for part in each)
+    return Hessian(found, _lowest(found, lattice), 0.5 * abs(first - second_half))
 
 
 def _lowest(phi: Array, lattice: Supercell) -> float:
     return float(Modes.of(phi, lattice.all_masses).energies[0]) * THZ_PER_EV
 
 
-def _even(ensemble: Ensemble) -> tuple[Array, Array]:
-    """Return displacements of the first of each antithetic pair and the even part of its forces, (M/2, N, 3)."""
+def _halves(ensemble: Ensemble) -> tuple[Array, Array, Array]:
+    """Return displacements of the first of each antithetic pair, the even and the odd part of its forces."""
     one, opposite = np.split(ensemble.forces, 2)
-    return np.split(ensemble.displacements, 2)[0], 0.5 * (one + opposite)
+    return np.split(ensemble.displacements, 2)[0], 0.5 * (one + opposite), 0.5 * (one - opposite)
 
 
 class _ThirdOrder:
     """Third-order force constants that the symmetry leaves, and their projection on modes."""
 
-    def __init__(self, lattice: Supercell, density: Density) -> None:
+    def __init__(self, lattice: Supercell, density: Density, symmetry: Symmetry) -> None:
         from symfc.basis_sets import FCBasisSetO3
 
         self.atoms, self.density = len(lattice), density
-        symmetry = Symmetry.of(lattice)
         try:
             self._basis: Any = FCBasisSetO3(
                 symfc_atoms(lattice), spacegroup_operations=symmetry.in_supercell(lattice)

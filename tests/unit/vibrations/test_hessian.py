@@ -57,7 +57,7 @@ def test_a_cubic_term_softens_by_what_the_classical_limit_says(constant):
 
 
 def test_gold_has_the_phonons_of_an_independent_code():
-    """python-sscha 1.6.2 at 300 K and 16 Å³, meV: 6.6, 9.8, 10.2, 15.0, 15.1, 16.3, 16.4, which lie 3 % below Φ's."""
+    """python-sscha 1.6.2 at 300 K and 16 Å³, meV: 6.6, 9.8, 10.2, 15.0, 15.1, 16.3, 16.4."""
     gold = structure_of(bulk("Au", a=4.0))
     settings = Settings(300.0, cell="fixed", repeats=(3, 3, 3), g_error=1e-3, configs=60)
     found = scha(gold, emt, settings)
@@ -68,8 +68,6 @@ def test_gold_has_the_phonons_of_an_independent_code():
     known = np.array([6.6, 9.8, 10.2, 15.0, 15.1, 16.3, 16.4])
     assert np.abs(energies[:, None] - known).min(axis=1).max() < 0.2
     assert np.abs(energies[:, None] - known).min(axis=0).max() < 0.2
-    auxiliary = 1000.0 * Modes.of(found.phi, masses).energies
-    assert auxiliary[0] == pytest.approx(1.03 * energies[0], rel=0.01)
 
 
 def test_too_few_configurations_tell_nothing():
