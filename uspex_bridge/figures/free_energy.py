@@ -118,6 +118,8 @@ def _files(phase: ThermalPhase, answer: FreeEnergies, out: Path) -> dict[str, Pa
         path = out / "phonons" / f"{line['key']}.npz"
         if path.is_file():
             label = "at rest" if method == "harmonic" else f"{temperature:g} K"
+            if method == "scha" and phase.softest(temperature) is None:
+                label += ", auxiliary"
             if method == "harmonic" or temperature == max(answer.temperatures):
                 found[label] = path
     return found

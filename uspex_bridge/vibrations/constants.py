@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from uspex_bridge.base.data import Array, Structure
-from uspex_bridge.base.errors import ConfigError, ModelError
+from uspex_bridge.base.errors import ModelError
 from uspex_bridge.vibrations.modes import masses_of
 from uspex_bridge.vibrations.supercell import Repeats, Supercell, Symmetry, choose_repeats, symmetrised
 
@@ -123,21 +123,22 @@ class Crystal:
 
         Args:
             structure: the crystal, at rest at 0 K.
-            repeats: cells along each lattice vector, None for the smallest with images ``min_image`` Å apart.
+            repeats: cells along each lattice vector, None for the smallest with images ``min_image`` Å apart; twice as
+                many where it would be one atom, which has no vibrations.
             min_image: shortest distance between images, Å.
             isotopes: masses in amu in place of the elements' means.
             symprec: tolerance of its symmetry, Å.
 
         Raises:
             ModelError: symfc is missing.
-            ConfigError: an isotope, ``min_image`` or the supercell is impossible.
+            ConfigError: an isotope or ``min_image`` is impossible.
             InputError: no symmetry is found.
         """
         masses = masses_of(structure.symbols, isotopes)
         exact = symmetrised(structure, symprec)
         lattice = Supercell(exact, masses, repeats or choose_repeats(exact, min_image))
         if len(lattice) == 1:
-            raise ConfigError("a supercell of one atom has no vibrations; take a larger one")
+            lattice = replace(lattice, repeats=(2, 2, 2))
         symmetry = Symmetry.of(lattice)
         return cls(lattice, symmetry, Regression(lattice, symmetry))
 

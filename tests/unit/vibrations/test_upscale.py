@@ -7,7 +7,7 @@ import pytest
 from ase.build import bulk
 from vibrating import emt, structure_of
 
-from uspex_bridge.base.errors import ConfigError, Interrupted
+from uspex_bridge.base.errors import Interrupted
 from uspex_bridge.vibrations.scha import scha
 from uspex_bridge.vibrations.settings import Settings
 from uspex_bridge.vibrations.upscale import small_state, upscaled
@@ -45,5 +45,6 @@ def test_one_size_is_computed_once():
     found = upscaled(GOLD, emt, replace(AT_10_GPA, min_image=2.0, g_error=0.01))
     assert found.smaller is None
     assert len(found.lattice) == 8  # the smallest that keeps the point group
-    with pytest.raises(ConfigError, match="one atom"):
-        upscaled(GOLD, emt, replace(AT_10_GPA, repeats=(1, 1, 1)))
+    asked = upscaled(GOLD, emt, replace(AT_10_GPA, repeats=(1, 1, 1), g_error=0.01))
+    assert asked.lattice.repeats == (2, 2, 2)
+    assert asked.g == found.g
