@@ -309,7 +309,7 @@ def _scha(job: _Job, model: Any, halter: Halter) -> _Outcome:
     phonons = spectrum(found.phi, found.lattice)
     density = Density(Modes.of(found.phi, found.lattice.all_masses), temperature)
     if (curved := hessian(found.lattice, density, found.ensemble)) is not None:
-        line |= {"hessian_thz": curved.lowest_thz, "hessian_error_thz": curved.error_thz}
+        line |= curved.summary()
         phonons["hessian"] = curved.phi
     line |= {"status": "converged" if found.converged else "unconverged"}
     line |= {"stopped": stopped[0]} if stopped else {}

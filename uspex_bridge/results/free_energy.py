@@ -65,10 +65,11 @@ class ThermalPhase:
         """Whether it has imaginary modes at rest."""
         return any(line.get("code") == "unstable" for line in self.lines.values())
 
-    def softest(self, temperature: float) -> tuple[float, float] | None:
-        """Lowest frequency of the free energy's curvature by ``scha`` and its error, THz; None where it is unknown."""
+    def softest(self, temperature: float) -> tuple[float, float, bool] | None:
+        """Lowest frequency of the free energy's curvature by ``scha``, its error, THz, whether it is imaginary; or None."""
         line = self.lines.get(("scha", temperature), {})
-        return (line["hessian_thz"], line["hessian_error_thz"]) if "hessian_thz" in line else None
+        found = line.get("hessian_thz")
+        return None if found is None else (float(found), float(line["hessian_error_thz"]), bool(line["unstable"]))
 
     def g(self, method: str, temperature: float) -> float:
         """G in eV/atom, NaN where there is none."""

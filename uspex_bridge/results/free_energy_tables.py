@@ -13,7 +13,6 @@ from uspex_bridge.results.following import Followed
 from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase
 from uspex_bridge.results.model import Entry
 from uspex_bridge.results.tables import wrapped
-from uspex_bridge.vibrations.harmonic import IMAGINARY
 
 #: Temperatures that stand side by side in the table.
 _SIDE_BY_SIDE = 4
@@ -54,14 +53,14 @@ def _soft(answer: FreeEnergies, called: Callable[[Entry], str]) -> list[str]:
     """Return what ``scha`` says of the stability of phases that are unstable at rest or at a temperature."""
     said = []
     for temperature in answer.temperatures:
-        found = {called(phase.entry): (phase, phase.softest(temperature)) for phase in answer.phases}
-        soft = {
-            name: value for name, (phase, value) in found.items() if value and (value[0] < IMAGINARY or phase.unstable)
-        }
-        for name, (lowest, error) in soft.items():
-            word = "stable" if lowest > IMAGINARY else "unstable"
-            doubt = "" if abs(lowest - IMAGINARY) > 2.0 * error else "perhaps "
-            said.append(f"{doubt}{word} at {temperature:g} K: {name}, lowest frequency {lowest:.2f} ± {error:.2f} THz")
+        for phase in answer.phases:
+            found = phase.softest(temperature)
+            if found is None or not (found[2] or phase.unstable):
+                continue
+            lowest, error, imaginary = found
+            word = ("perhaps " if abs(lowest) < 2.0 * error else "") + ("unstable" if imaginary else "stable")
+            name = called(phase.entry)
+            said.append(f"{word} at {temperature:g} K: {name}, lowest frequency {lowest:.2f} ± {error:.2f} THz")
     return said
 
 
@@ -201,6 +200,7 @@ def document(answer: FreeEnergies) -> dict[str, Any]:
                         "smaller": line.get("smaller"),
                         "hessian_thz": line.get("hessian_thz"),
                         "hessian_error_thz": line.get("hessian_error_thz"),
+                        "unstable": line.get("unstable", line.get("code") == "unstable"),
                         "evaluations": line.get("evaluations"),
                     }
                     for (method, temperature), line in phase.lines.items()

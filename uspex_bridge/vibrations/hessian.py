@@ -16,6 +16,7 @@ from ase import units
 from uspex_bridge.base.data import Array
 from uspex_bridge.vibrations.constants import Regression, symfc_atoms
 from uspex_bridge.vibrations.ensemble import Ensemble
+from uspex_bridge.vibrations.harmonic import IMAGINARY
 from uspex_bridge.vibrations.modes import HBAR, THZ_PER_EV, Density, Modes
 from uspex_bridge.vibrations.supercell import Supercell, Symmetry
 
@@ -38,6 +39,14 @@ class Hessian:
     phi: Array
     lowest_thz: float
     error_thz: float
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a record keeps, plain values."""
+        return {
+            "hessian_thz": self.lowest_thz,
+            "hessian_error_thz": self.error_thz,
+            "unstable": self.lowest_thz < IMAGINARY,
+        }
 
 
 def hessian(lattice: Supercell, density: Density, ensemble: Ensemble) -> Hessian | None:
