@@ -66,7 +66,7 @@ class ThermalPhase:
         return any(line.get("code") == "unstable" for line in self.lines.values())
 
     def softest(self, temperature: float) -> tuple[float, float, bool] | None:
-        """Lowest frequency of the curvature of F by ``scha`` and its error, THz, and whether it is imaginary, or None."""
+        """Lowest frequency of the curvature of F by ``scha``, its error, THz, and whether it is imaginary; or None."""
         line = self.lines.get(("scha", temperature), {})
         found = line.get("hessian_thz")
         return None if found is None else (float(found), float(line["hessian_error_thz"]), bool(line["unstable"]))
