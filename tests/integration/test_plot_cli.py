@@ -99,6 +99,6 @@ def test_phases_under_pressure_relaxed_and_drawn_again(run):
     code, _, err = run("plot", "pressure", "fcc.vasp", "bcc.vasp")
     assert (code, "say at which pressures: -p 0:100:10" in err) == (3, True)
     code, _, err = run("plot", "pressure", "fcc.vasp", "--model", "toy", "--pressure", "40:0:10")
-    assert (code, "nothing lies between" in err) == (4, True)
+    assert (code, "the range is empty" in err) == (4, True)
     code, _, err = run("plot", "pressure", "pressures", "--model", "toy")
     assert (code, "-p 0:100:10" in err) == (4, True)

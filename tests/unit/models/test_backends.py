@@ -244,7 +244,7 @@ def test_checksum(card):
     assert find(card, model="own.bin", sha256=right.upper()).sha256 == right
     file.write_bytes(b"another")
     with pytest.raises(
-        ModelError, match=f"own.bin: not the weights.*{hashlib.sha256(b'another').hexdigest()}, not {right}"
+        ModelError, match=f"own.bin: not the requested weights.*{hashlib.sha256(b'another').hexdigest()}, not {right}"
     ):
         find(card, model="own.bin", sha256=right)
 

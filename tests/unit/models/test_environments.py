@@ -113,7 +113,7 @@ def test_list(tiny):
 def test_a_folder_with_something_else(tiny, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(ConfigError, match="holds something else"):
+    with pytest.raises(ConfigError, match="is not an environment"):
         run("create", "toy", "--folder", "mine")
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
