@@ -223,14 +223,18 @@ def test_deepmd_checkpoint_beside_torch_geometric(deepmd_models, need_kind, crys
         np.testing.assert_allclose(energy(checkpoint, crystal), energy(frozen, crystal), rtol=0, atol=1e-10)
 
 
-def test_models_frozen_before_deepmd_knew_charge_and_spin(se_a_model, crystal):
+def test_models_frozen_before_deepmd_knew_charge_and_spin(need_kind, se_a_model, crystal):
     """Such a model has no ``get_dim_chg_spin``. It runs in batches, and its energies are those of TorchScript alone."""
     import torch
 
-    from uspex_bridge.calculators import deepmd
+    from uspex_bridge.calculators import deepmd as kind
 
-    with load("deepmd", model=str(se_a_model)) as backend, torch.jit.optimized_execution(False):
-        calculator = backend.calculator
+    need_kind("deepmd")
+    kind.import_backend("cpu")
+    from deepmd.calculator import DP
+
+    with torch.jit.optimized_execution(False):
+        calculator = DP(model=str(se_a_model))
         deep = calculator.dp.deep_eval
         script = deep.dp.model["Default"]
 
@@ -249,7 +253,7 @@ def test_models_frozen_before_deepmd_knew_charge_and_spin(se_a_model, crystal):
         old = SimpleNamespace(dp=SimpleNamespace(deep_eval=Deep()), type_dict=calculator.type_dict)
         squeezed = crystal.copy()
         squeezed.set_cell(0.93 * crystal.cell, scale_atoms=True)
-        batch = deepmd.batch(old)
+        batch = kind.batch(old)
         assert batch is not None
         for atoms, found in zip((crystal, squeezed), batch.evaluate([crystal, squeezed]), strict=True):
             types = [calculator.type_dict[symbol] for symbol in atoms.symbols]

@@ -86,6 +86,8 @@ def _ended(folder: Path, task: LabelTask) -> bool:
 
 
 def _unfinished(folder: Path, task: LabelTask, log: list[str], stale: float) -> LabelState:
+    if task.level.code == "vasp" and (folder / "OUTCAR.gz").is_file() and not (folder / "OUTCAR").exists():
+        return LabelState(folder, task, "failed", "OUTCAR is compressed: gunzip it and vasprun.xml, and collect again")
     here = (folder / LOCK).exists()
     if here and _locked(folder / LOCK):
         return LabelState(folder, task, "running")

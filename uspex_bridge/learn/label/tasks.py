@@ -17,7 +17,7 @@ import numpy as np
 from ase import Atoms
 
 from uspex_bridge.base.data import Structure
-from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.schema import build
 from uspex_bridge.learn.data.labels import Level, settings_hash
 
@@ -95,9 +95,11 @@ def read_task(folder: Path) -> LabelTask:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         key, level = fields.pop("key"), build(Level, fields.pop("level"), str(path))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        task = build(LabelTask, fields | {"level": level}, str(path))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{path}: cannot be read: {error!r}; prepare the structure again") from None
-    task = build(LabelTask, fields | {"level": level}, str(path))
+    except ConfigError as error:
+        raise InputError(f"{error}; prepare the structure again") from None
     if task.key != key:
         raise InputError(f"{path}: was edited after it was prepared; remove the folder and prepare it again")
     return task

@@ -457,6 +457,22 @@ def test_status_shows_every_state(vasp, tmp_path):
     assert rows["Fe2Ni"]["reason"].startswith("electronic convergence")
 
 
+def test_what_is_damaged_or_packed_is_said_and_keeps_no_other_label_back(vasp, tmp_path):
+    folder = folder_of(vasp, "Ca2FeNi")
+    leave_outputs(folder)
+    leave_outputs(folder_of(vasp, "Fe2Ni"))
+    path = folder / "structure.json"
+    sound = path.read_text()
+    for text in (sound[: len(sound) // 2], "[1]", json.dumps(json.loads(sound) | {"symbols": 3})):
+        path.write_text(text)
+        assert "prepare the structure again" in inspect(folder).reason
+    path.write_text(sound)
+    (folder / "OUTCAR").rename(folder / "OUTCAR.gz")
+    output = cli("collect", vasp, tmp_path / "data").output
+    assert "1 label added" in output
+    assert f"refused: {folder.name}: OUTCAR is compressed" in output
+
+
 def test_an_edited_structure_is_refused(vasp):
     folder = folder_of(vasp, "Ca2FeNi")
     path = folder / "structure.json"
