@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     help="Shortest distance between images in the supercell, Å.",
 )
 @click.option(
-    "--upscale", is_flag=True, help="scha in a small supercell first, whose result is the start in the large."
+    "--upscale", is_flag=True, help="Preliminary scha in a small supercell; its result is the start in the large one."
 )
 @click.option(
     "--g-error",
