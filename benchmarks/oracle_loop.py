@@ -215,16 +215,16 @@ def draw(facts: dict[str, Any], path: Path) -> None:
             color=style.PALETTE[0],
             label="where the models disagree",
         )
-        for arm, marker in (("random", "s"), ("random crystals", "D")):
+        for arm, marker, colour in (("random", "s", style.INK), ("random crystals", "D", style.PALETTE[3])):
             sizes = sorted({one["labels"] for one in facts[arm]})
             drawn = [[1000 * one[first]["pv"] for one in facts[arm] if one["labels"] == size] for size in sizes]
             if sizes:
                 right.plot(
-                    sizes, [np.mean(values) for values in drawn], marker=marker, ls="--", color=style.INK, label=arm
+                    sizes, [np.mean(values) for values in drawn], marker=marker, ls="--", color=colour, label=arm
                 )
                 for size, values in zip(sizes, drawn, strict=True):
-                    right.plot([size] * len(values), values, ls="", marker="_", color=style.INK)
-        right.set(xlabel="labels", ylabel=f"error of PV on the test part (meV/atom), {first}")
+                    right.plot([size] * len(values), values, ls="", marker="_", color=colour)
+        right.set(xlabel="labels", ylabel="error of PV (meV/atom)")
         right.legend()
         for axes in (left, right):
             axes.set_ylim(bottom=0)
