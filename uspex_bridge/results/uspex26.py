@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from uspex_bridge.results.model import NAN
 from uspex_bridge.results.poscars import PoscarFile
 
 _HEADER = re.compile(r"\s*generation\s+number\s+num_atoms_all\b", re.IGNORECASE)
-_CELL = re.compile(r"\[[^\]]*\]?|[^\s\[]+")
+_CELL = re.compile(r"\[[^\]]*\]?|\([^)]*\)?|[^\s\[(][^\s\[]*")
+_WHOLE = re.compile(r"(\d+)(?:\.0*)?")
 #: What is left empty or was not computed.
 _NOTHING = ("nan", "none", "n/a")
 #: Column -> attribute of an entry.
@@ -63,7 +65,7 @@ def read_table(path: Path, notes: Notes) -> Iterator[tuple[int, dict[str, str]]]
             names = line.lower().split()
             continue
         cells = _with_parents(_CELL.findall(line), names)
-        brackets = all(cell.endswith("]") for cell in cells if cell.startswith("["))
+        brackets = all(cell.endswith(("]", ")")) for cell in cells if cell.startswith(("[", "(")))
         if len(cells) != len(names) or not brackets or (line_number == len(lines) and not whole):
             notes.append(f"{path}, line {line_number}: cut short or not a row of the table; it is left out")
             continue
@@ -73,7 +75,7 @@ def read_table(path: Path, notes: Notes) -> Iterator[tuple[int, dict[str, str]]]
 def _with_parents(cells: list[str], names: list[str]) -> list[str]:
     """Return the cells of a row with empty parents where it has nothing in their place."""
     place = names.index("parents") if "parents" in names else len(names)
-    if len(cells) + 1 != len(names) or place >= len(cells) or cells[place].startswith("["):
+    if len(cells) + 1 != len(names) or place >= len(cells) or cells[place].startswith(("[", "(")):
         return cells
     return [*cells[:place], "[]", *cells[place:]]
 
@@ -108,7 +110,8 @@ def _row(cells: dict[str, str]) -> dict[str, Any]:
     row["counts"] = _list(cells["num_atoms_all"])
     if not any(row["counts"]):
         raise ValueError(f"num_atoms_all {cells['num_atoms_all']} names no atoms")
-    row["parents"] = tuple(n for n in _list(cells.get("parents", "[]")) if n)
+    with suppress(ValueError):  # what is no list says of none
+        row["parents"] = tuple(n for n in _list(cells.get("parents", "[]")) if n)
     for name, key in _COLUMNS.items():
         if name in cells:
             row[key] = number(cells[name])
@@ -124,7 +127,7 @@ def _row(cells: dict[str, str]) -> dict[str, Any]:
 
 
 def _whole(cells: dict[str, str], name: str) -> int:
-    if not (match := re.fullmatch(r"(\d+)(\.0*)?", cells[name])):
+    if not (match := _WHOLE.fullmatch(cells[name])):
         raise ValueError(f"{name} {cells[name]} is no whole number")
     return int(match[1])
 
@@ -137,10 +140,10 @@ def _is_value(cells: dict[str, str], name: str) -> bool:
 def _list(cell: str) -> tuple[int, ...]:
     if cell.lower() in _NOTHING:
         return ()
-    words = cell.strip("[]").replace(",", " ").split()
-    if not all(word.isdigit() for word in words):
+    found = [_WHOLE.fullmatch(word) for word in cell.strip("[]()").replace(",", " ").split()]
+    if not all(found):
         raise ValueError(f"{cell} is no list of whole numbers")
-    return tuple(int(word) for word in words)
+    return tuple(int(match[1]) for match in found if match)
 
 
 def unique(rows: Rows, relaxed: PoscarFile | None, path: Path, notes: Notes) -> Rows:

@@ -1,6 +1,7 @@
 """Results folders of USPEX 25 and 26."""
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -274,3 +275,15 @@ def test_ids_of_two_searches_in_one_file_are_told(tmp_path):
     results = open_results(folder)
     assert ["1 row more than IDs" in note and "two searches?" in note for note in results.notes][:1] == [True]
     assert not any("the last one is used" in note for note in results.notes)
+
+
+@pytest.mark.parametrize("change", [(r"\[(.*?)\]", r"(\1)"), (r"(\d), ", r"\1. "), (r"\[\]", "-")])
+def test_lists_in_other_words(tmp_path, change):
+    folder = write_26(tmp_path / "results1", made_search(), SPECIES)
+    text, count = re.subn(*change, (folder / "Individuals").read_text())
+    assert count >= 3
+    (folder / "Individuals").write_text(text)
+    results = open_results(folder)
+    assert results.notes == []
+    assert [entry.formula for entry in results.entries] == ["Ti", "H2", "TiH", "Ti2H2", "TiH3", "Ti2HO"]
+    assert (results.by_id[4].parents, results.by_id[4].quasi_entropy) == ((1, 3), 0.1)
