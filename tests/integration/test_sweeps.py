@@ -20,7 +20,7 @@ NAMES = {
     "screening": 150,
     "relaxing": 350,
     "cycling": 1200,
-    "training": 150,
+    "training": 250,
 }
 
 
