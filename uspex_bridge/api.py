@@ -446,11 +446,13 @@ def free_energies(
     from uspex_bridge.call.model_names import with_model
     from uspex_bridge.call.thermal import FreeEnergyTask, asked_of
     from uspex_bridge.results import free_energy, phase_diagram
-    from uspex_bridge.results.correcting import second_of, write_harvest
+    from uspex_bridge.results.correcting import check_harvest, second_of, write_harvest
     from uspex_bridge.results.rescore import common_pressure
 
     settings = _settings(config, protocol=protocol)
     settings = settings if model is None else with_model(settings, model)
+    if harvest is not None:
+        check_harvest(method)
     pool = open_results(*places).pool
     several, one = ([], pressure) if pressure is None or isinstance(pressure, float | int) else (sorted(pressure), None)
     task = FreeEnergyTask(

@@ -270,6 +270,7 @@ def test_several_pressures_give_a_phase_diagram(place, harmonic, monkeypatch):
         (["-T", "warm"], "temperatures warm"),
         (["-T", "300", "--isotope", "H2.0"], "--isotope H2.0"),
         (["-T", "-5"], "temperature"),
+        (["-T", "300", "--harvest", "wanted.xyz"], "only configurations of scha"),
         (["-T", "300", "--isotope", "Xx=2.0"], "isotopes: Xx"),
     ],
 )

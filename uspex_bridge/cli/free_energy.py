@@ -127,12 +127,13 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
     limit_threads(config.threads)
     from uspex_bridge.call.thermal import FreeEnergyTask, asked_of
     from uspex_bridge.results import free_energy, free_energy_tables, phase_diagram, phase_diagram_tables
-    from uspex_bridge.results.correcting import second_of, write_harvest
+    from uspex_bridge.results.correcting import check_harvest, second_of, write_harvest
     from uspex_bridge.results.rescore import common_pressure
 
     config = with_model(config, options["model"]) if options["model"] else config
     pool = q.open_pool(places, options)
     if options["harvest"] is not None:
+        check_harvest(options["approximation"])
         q.keep(options["harvest"], force=options["force"])
     task = FreeEnergyTask(
         config,

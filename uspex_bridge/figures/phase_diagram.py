@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from numpy.typing import NDArray
 from scipy.interpolate import RegularGridInterpolator
 
 from uspex_bridge.base.data import Array
@@ -42,7 +43,7 @@ def draw(diagram: PhaseDiagram, composition: Composition, *, width: float = styl
     """Draw which phase of a composition has the lowest G at which pressure and temperature.
 
     G is interpolated linearly between the computed points, which are marked: hollow where the composition is above the
-    hull there.
+    hull there. Between points at which the same phases are not known nothing is drawn.
 
     Args:
         diagram: free energies at several pressures and temperatures.
@@ -55,9 +56,13 @@ def draw(diagram: PhaseDiagram, composition: Composition, *, width: float = styl
     grid = np.stack(np.meshgrid(*fine, indexing="ij"), axis=-1)
     surfaces = {name: diagram.surface(name)[0] for name in phases}
     values = np.array([RegularGridInterpolator((pressures, temperatures), g)(grid) for g in surfaces.values()])
-    known = np.isfinite(values)
-    lowest = np.where(known, values, np.inf).argmin(axis=0)
-    shown = np.ma.masked_array(lowest, mask=~known.any(axis=0))
+    lowest = np.where(np.isfinite(values), values, np.inf).argmin(axis=0)
+    hidden = _open(np.array(list(surfaces.values())))
+    rows, columns = (
+        np.clip(np.searchsorted(points, axis, side="right") - 1, 0, len(points) - 2)
+        for points, axis in zip((pressures, temperatures), fine, strict=True)
+    )
+    shown = np.ma.masked_array(lowest, mask=hidden[np.ix_(rows, columns)])
     seen = [k for k in range(len(phases)) if (shown == k).any()]
     figure = style.new_figure(width, 0.8)
     axes = figure.subplots()
@@ -83,8 +88,21 @@ def draw(diagram: PhaseDiagram, composition: Composition, *, width: float = styl
     levels = ", ".join(dict.fromkeys(phase.entry.level for phase in phases.values()))
     style.head(figure, style.formula_text(composition), f"{levels}, {diagram.answers[0].method}")
     if shown.mask.any():
-        style.note(figure, "white: no phase has a free energy there")
+        style.note(figure, "white: a phase that is lowest beside it has no free energy there")
     return figure
+
+
+def _open(values: Array) -> NDArray[np.bool_]:
+    """Tell between which points (pressures - 1, temperatures - 1) nothing is known, from G (phases, points, points).
+
+    There a phase that is lowest at one of the four corners has no G at another.
+    """
+    known = np.isfinite(values)
+    lowest = np.where(known, values, np.inf).argmin(axis=0)
+    corners = [(slice(i, i + values.shape[1] - 1), slice(j, j + values.shape[2] - 1)) for i in (0, 1) for j in (0, 1)]
+    everywhere = np.all([known[:, a, b] for a, b in corners], axis=0)
+    sure = [np.take_along_axis(everywhere, lowest[a, b][None], axis=0)[0] for a, b in corners]
+    return np.asarray(~np.all(sure, axis=0))
 
 
 def _name(axes: Axes, fine: tuple[Array, Array], where: Array, name: str) -> bool:

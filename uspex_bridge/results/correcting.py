@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.files import writing
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.correction import Second, harvest
@@ -34,6 +34,16 @@ def second_of(name: str, config: Config, number: int) -> Second:
     if not labels:
         raise InputError(f"{name}: no structure has an energy")
     return Second(labels=tuple(labels))
+
+
+def check_harvest(method: str) -> None:
+    """Refuse to harvest where nothing is sampled.
+
+    Raises:
+        ConfigError: the method has no configurations.
+    """
+    if method != "scha":
+        raise ConfigError(f"only configurations of scha can be harvested; {method} has none")
 
 
 def write_harvest(answers: Sequence[FreeEnergies], out: Path, path: Path, number: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -133,6 +133,7 @@ def free_energies(
     method: Method = "harmonic",
     promote: float = 0.05,
     correct: Second | None = None,
+    wanted: Collection[str] = (),
     most: int | None = None,
     entries: Sequence[Entry] | None = None,
     observe: Callable[[str], None] = lambda what: None,
@@ -148,6 +149,7 @@ def free_energies(
             also for those with imaginary modes.
         promote: eV/atom.
         correct: a second model, or labels, that the free energies of ``scha`` are corrected to.
+        wanted: names of phases that ``qha`` or ``scha`` is done for whatever their distance to a harmonic hull.
         most: at most so many phases, nearest the hull first.
         entries: the phases to compute in place of those that :func:`chosen` finds.
         observe: called with a word after every structure.
@@ -196,11 +198,11 @@ def free_energies(
     hulls = _hulls(phases, "harmonic", task.temperatures, hull)
     left: tuple[str, ...] = ()
     if method != "harmonic":
-        wanted = [name for name, phase in phases.items() if _promoted(phase, hulls, promote, unstable=method == "scha")]
-        left = tuple(name for name in phases if name not in set(wanted))
+        ahead = {*wanted, *promoted(phases.values(), hulls, promote, method)}
+        left = tuple(name for name in phases if name not in ahead)
         for key in task.temperatures:
             problems.pop(key, None)
-        phases = _with(phases, wanted, method, task, observe)
+        phases = _with(phases, [name for name in phases if name in ahead], method, task, observe)
         hulls = _hulls(phases, method, task.temperatures, hull)
     if correct is not None:
         phases = _corrected(phases, correct, task, observe)
@@ -329,6 +331,18 @@ def _hulls(
         if (built := hull(entries, temperature)) is not None:
             made[temperature] = built
     return made
+
+
+def promoted(phases: Iterable[ThermalPhase], hulls: Mapping[float, Hull], promote: float, method: Method) -> list[str]:
+    """Return the names of the phases that ``qha`` or ``scha`` is worth doing for, see :func:`free_energies`.
+
+    Args:
+        phases: with harmonic free energies.
+        hulls: of those, at each temperature.
+        promote: distance to a hull, eV/atom.
+        method: what would be done.
+    """
+    return [phase.entry.name for phase in phases if _promoted(phase, hulls, promote, unstable=method == "scha")]
 
 
 def _promoted(phase: ThermalPhase, hulls: Mapping[float, Hull], promote: float, *, unstable: bool) -> bool:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from uspex_bridge.base.data import Array
-from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase, chosen, free_energies
+from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase, chosen, free_energies, promoted
 from uspex_bridge.results.model import Composition, Pool
 from uspex_bridge.results.stability import Question
 
 if TYPE_CHECKING:
-    from uspex_bridge.call.thermal import FreeEnergyTask
+    from uspex_bridge.call.thermal import FreeEnergyTask, Method
 
 #: Steps between neighbouring computed points in which changes of the lowest phase are looked for.
 _STEPS = 48
@@ -121,6 +121,8 @@ def phase_diagram(
     task: FreeEnergyTask,
     pressures: Sequence[float],
     *,
+    method: Method = "harmonic",
+    promote: float = 0.05,
     most: int | None = None,
     **how: Any,
 ) -> PhaseDiagram:
@@ -131,15 +133,23 @@ def phase_diagram(
         question: window and definition of a phase; a phase is taken that is within the window at any pressure.
         task: free energies; its pressure is set here.
         pressures: GPa, in rising order.
+        method: see there; a phase that ``qha`` or ``scha`` is done for at one pressure has it at all.
+        promote: eV/atom.
         most: at most so many phases, nearest a hull first.
-        how: of :func:`uspex_bridge.results.free_energy.free_energies`.
+        how: further arguments of :func:`uspex_bridge.results.free_energy.free_energies`.
 
     Raises:
         InputError, ConfigError, ModelError, OutputError: see there.
     """
     entries, warnings = chosen(pool, question, pressures, most)
     tasks = [replace(task, pressure=at, out=task.out / f"{at:g}GPa") for at in pressures]
-    answers = [free_energies(pool, question, one, entries=entries, **how) for one in tasks]
+    common: dict[str, Any] = {"entries": entries, "method": method, "promote": promote, **how}
+    ahead: set[str] = set()
+    if method != "harmonic":
+        for one in tasks:
+            rest = free_energies(pool, question, one, **common | {"method": "harmonic", "correct": None})
+            ahead.update(promoted(rest.phases, rest.hulls, promote, method))
+    answers = [free_energies(pool, question, one, wanted=ahead, **common) for one in tasks]
     first = replace(answers[0], warnings=tuple(dict.fromkeys((*warnings, *answers[0].warnings))))
     return PhaseDiagram((first, *answers[1:]))
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from uspex_bridge.base.data import Structure
+from uspex_bridge.call.thermal import FreeEnergyTask
 from uspex_bridge.figures import phase_diagram as figure
+from uspex_bridge.results import phase_diagram
 from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase
 from uspex_bridge.results.hull import build_hull
 from uspex_bridge.results.model import Entry
@@ -15,15 +17,15 @@ NOTHING = np.zeros(3)
 PRESSURES, TEMPERATURES = (0.0, 50.0, 100.0), (0.0, 500.0, 1000.0)
 
 
-def g_of(number: int, pressure: float, temperature: float) -> float:
-    """Three phases of one element: the third wins under pressure, the second where it is hot; 1 is unstable there."""
-    if number == 1 and pressure > 60.0:
+def g_of(number: int, pressure: float, temperature: float, limit: float) -> float:
+    """Three phases of one element: the third wins under pressure, the second where it is hot; 1 has a limit."""
+    if number == 1 and pressure > limit:
         return np.nan
     slope, entropy, start = {1: (0.010, 1e-4, 0.0), 2: (0.0105, 3e-4, 0.11), 3: (0.009, 1e-4, 0.04)}[number]
     return start + slope * pressure - entropy * temperature - 1e-7 * temperature**2
 
 
-def diagram() -> PhaseDiagram:
+def diagram(limit: float = 60.0) -> PhaseDiagram:
     cubic = Structure(("Si",), 2.5 * np.eye(3), np.zeros((1, 3)))
     answers = []
     for p in PRESSURES:
@@ -31,9 +33,9 @@ def diagram() -> PhaseDiagram:
         for number in (1, 2, 3):
             entry = Entry("run", number, (("Si", 1),), 0.01 * number, 15.0, pressure_gpa=p, level="toy")
             lines = {
-                ("harmonic", t): {"g": g_of(number, p, t), "status": "converged", "reason": "harmonic"}
+                ("harmonic", t): {"g": g_of(number, p, t, limit), "status": "converged", "reason": "harmonic"}
                 for t in TEMPERATURES
-                if np.isfinite(g_of(number, p, t))
+                if np.isfinite(g_of(number, p, t, limit))
             }
             phases.append(ThermalPhase(entry, cubic, lines))
         for t in TEMPERATURES:
@@ -84,6 +86,20 @@ def test_the_picture_names_every_phase():
     names = [text.get_text() for text in axes.texts] + legend
     assert sorted(name[:3] for name in names if name.startswith("EA")) == ["EA1", "EA2", "EA3"]
     assert axes.get_xlim() == (0.0, 100.0)
+    assert not hidden(axes).any()
+
+
+def hidden(axes) -> np.ndarray:
+    """Return where nothing is drawn, (temperatures, pressures)."""
+    (mesh,) = axes.collections
+    return np.ma.getmaskarray(mesh.get_array()).reshape(300, 300)
+
+
+def test_nothing_is_drawn_beside_a_lowest_phase_that_has_no_g():
+    """The first phase is lowest at 0 GPa and unknown at 50: what is lowest between is unknown too."""
+    (axes,) = figure.draw(diagram(limit=30.0), (("Si", 1),)).axes
+    assert hidden(axes)[:, :149].all()
+    assert not hidden(axes)[:, 151:].any()
 
 
 def test_lines_cross_where_they_are_equal():
@@ -117,3 +133,22 @@ def test_twins_and_gaps_have_no_crossing():
     assert not crossings(x, {"a": (np.array([0.0, 1e-5]), two), "b": (np.array([1e-5, 0.0]), two)})
     assert not crossings(x, {"a": (np.array([0.0, 1.0]), two), "b": (np.array([1.0, np.nan]), two)})
     assert not crossings(x, {"a": (np.array([np.nan, np.nan]), two)})
+
+
+def test_a_phase_that_is_worth_it_at_one_pressure_is_computed_at_all(monkeypatch, tmp_path):
+    """EA1 is near the hull at 0 GPa alone, EA3 from 50 GPa on: both are sampled everywhere."""
+    made = {answer.pressure_gpa: answer for answer in diagram().answers}
+    calls = []
+
+    def free(pool, question, task, *, method, wanted=(), **how):
+        calls.append((task.pressure, method, set(wanted), task.out.name))
+        return made[task.pressure]
+
+    monkeypatch.setattr(phase_diagram, "free_energies", free)
+    monkeypatch.setattr(phase_diagram, "chosen", lambda *given: ([], ["a warning"]))
+    task = FreeEnergyTask(None, tmp_path, 0.0, (0.0,))
+    found = phase_diagram.phase_diagram(None, None, task, (0.0, 50.0, 100.0), method="scha", promote=0.001)
+    assert [call[:2] for call in calls] == [(p, m) for m in ("harmonic", "scha") for p in (0.0, 50.0, 100.0)]
+    assert all(call[2] == {"run:EA1", "run:EA2", "run:EA3"} for call in calls[3:])
+    assert calls[1][3] == "50GPa"
+    assert found.answers[0].warnings == ("a warning",)
