@@ -137,6 +137,35 @@ def test_an_unstable_crystal_has_no_harmonic_free_energy(tmp_path):
     assert record(fold)[-1]["code"] == "unstable"
 
 
+@pytest.mark.parametrize("line", ["matlab", "python", "uspex26"])
+def test_a_search_is_set_up_with_its_free_energy_in_the_last_step(line, tmp_path, monkeypatch):
+    """The steps before relax with the other stages; `doctor` finds a static last step and a free energy too early."""
+    from click.testing import CliRunner
+
+    from uspex_bridge.cli.init import command as init
+    from uspex_bridge.uspex.checks import check_setup
+
+    monkeypatch.chdir(tmp_path)
+    stages = '[[stage]]\nname = "rough"\ncalculator = "toy"\nfmax = 0.1\n' + STAGE.replace('"model"', '"toy"')
+    (tmp_path / "thermal.toml").write_text(f"{stages}[free_energy]\ntemperature = 300\n")
+    words = [line, "search", "--composition", "Ni8", "--steps", "3", "--protocol", "thermal.toml"]
+    done = CliRunner().invoke(init, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    if line == "uspex26":
+        assert (tmp_path / "search" / "bridge.toml").read_text().count("BRIDGE_STAGES = 1") == 2
+        return
+    texts = [(tmp_path / "search" / "Specific" / f"INCAR_{n}").read_text() for n in (1, 2, 3)]
+    assert ["BRIDGE_STAGES = 1" in text for text in texts] == [True, True, False]
+    assert "ISIF = 3" in texts[2]
+    assert "NSW = 0" not in texts[2]
+    said = [str(finding) for finding in check_setup(tmp_path / "search")]
+    assert not [one for one in said if "free energy" in one]
+    for n, text in ((2, texts[1].replace("BRIDGE_STAGES = 1", "")), (3, texts[2].replace("NSW = 1500", "NSW = 0"))):
+        (tmp_path / "search" / "Specific" / f"INCAR_{n}").write_text(text)
+    said = [str(finding) for finding in check_setup(tmp_path / "search")]
+    assert len([one for one in said if "free energy" in one]) == 2
+
+
 def test_without_symfc_the_extra_is_named(tmp_path):
     (tmp_path / "hide" / "symfc").mkdir(parents=True)
     (tmp_path / "hide" / "symfc" / "__init__.py").write_text("raise ImportError('no symfc')\n")

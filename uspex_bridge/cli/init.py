@@ -75,7 +75,7 @@ def command(
     search = new_search.Search(
         line,  # type: ignore[arg-type]
         **_composition(elements, composition, options.pop("atoms")),
-        protocol=_protocol(options.pop("protocol")),
+        **_protocol(options.pop("protocol"), options["steps"]),
         command=options.pop("executable") or _executable(line),
         bin=str(Path(sys.executable).parent),
         **options,
@@ -109,18 +109,25 @@ def _composition(elements: str | None, composition: str | None, atoms: str | Non
     return {"elements": order, "counts": tuple(counts[symbol] for symbol in order)}
 
 
-def _protocol(name: str) -> str:
-    """Return the protocol as bridge.toml should name it, after reading it once.
+def _protocol(name: str, steps: int) -> dict[str, Any]:
+    """Return the fields of a Search that say how it relaxes; the protocol as bridge.toml should name it, read once.
 
     Raises:
-        ConfigError: there is no such protocol.
+        ConfigError: there is no such protocol, or it cannot end the last of several steps with a free energy.
     """
+    from uspex_bridge.base.errors import ConfigError
     from uspex_bridge.relaxation.protocol import load_protocol, protocol_names
 
     if name == "auto":
-        return name
-    load_protocol(name, Path.cwd())
-    return name if name in protocol_names() else str(Path(name).expanduser().resolve())
+        return {"protocol": name}
+    protocol = load_protocol(name, Path.cwd())
+    named = name if name in protocol_names() else str(Path(name).expanduser().resolve())
+    if protocol.free_energy is None or protocol.free_energy.temperature is None or steps == 1:
+        return {"protocol": named}
+    before = len(protocol.stage) - 1
+    if not before:
+        raise ConfigError(f"{name}: a free energy in the last of {steps} steps needs two stages or more, or --steps 1")
+    return {"protocol": named, "rest": "1" if before == 1 else f"1-{before}"}
 
 
 def _executable(line: str) -> str:

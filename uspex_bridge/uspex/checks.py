@@ -9,14 +9,14 @@ from pathlib import Path
 
 from uspex_bridge.base.errors import BridgeError, ConfigError, InputError
 from uspex_bridge.base.files import read_text
-from uspex_bridge.relaxation.protocol import Stage, select_stages
+from uspex_bridge.relaxation.protocol import Protocol, Stage, make_plan, select_stages
 from uspex_bridge.uspex.command_checks import check_commands, check_waiting
 from uspex_bridge.uspex.findings import Finding, in_order, relative
 from uspex_bridge.uspex.incar_checks import check_incars
 from uspex_bridge.uspex.search_checks import check_search
 from uspex_bridge.uspex.setup import SearchStep, Setup, read_setups
 from uspex_bridge.uspex.uspex26_checks import check_uspex26
-from uspex_bridge.vasp.incar import parse_incar
+from uspex_bridge.vasp.incar import intent_from_incar, parse_incar
 from uspex_bridge.vasp.structure import ELEMENTS, read_potcar_symbols
 
 
@@ -198,6 +198,30 @@ def _check_settings(setup: Setup) -> Iterator[Finding]:
         )
     for step in steps:
         yield from _check_stages(step, setup, protocol.stage, config.stages)
+    yield from _check_free_energy(steps, setup, protocol, config.stages)
+
+
+def _check_free_energy(
+    steps: list[SearchStep], setup: Setup, protocol: Protocol, choice: str | None
+) -> Iterator[Finding]:
+    """Check that a free energy is computed in the last step, and there alone."""
+    for step in steps:
+        name, last = relative(step.incar, setup.folder), step.number == len(setup.steps)
+        try:
+            intent = intent_from_incar(read_text(step.incar), name)
+            asked = make_plan(protocol, intent, intent.stages or choice).free_energy is not None
+        except ConfigError as error:
+            if "free energy" in str(error) or "scha" in str(error):
+                yield Finding("error", name, None, str(error), "relax there, or BRIDGE_STAGES without the last stage")
+            continue
+        except (InputError, OSError):
+            continue
+        if asked and not last:
+            said = "a free energy is computed in this step too: it takes long, and refuses what is not yet relaxed"
+            yield Finding("warning", name, None, said, "BRIDGE_STAGES without the protocol's last stage")
+        elif last and not asked and protocol.free_energy is not None and protocol.free_energy.temperature is not None:
+            said = "the protocol has a free energy, but the last step does not end with it"
+            yield Finding("warning", name, None, said, "the protocol's last stage there")
 
 
 def _check_stages(step: SearchStep, setup: Setup, stages: tuple[Stage, ...], choice: str | None) -> Iterator[Finding]:

@@ -71,6 +71,7 @@ class Search:
         steps: relaxation steps per structure, as USPEX's manual has five: constant volume first, then free, and
             the energy of the result last.
         protocol: protocol of the bridge, by name or as a path.
+        rest: its stages that the steps before the last run, where it ends with a free energy; empty for all.
         command: the executable.
         bin: folder put on PATH in job scripts.
         threads: CPU threads per relaxation.
@@ -89,6 +90,7 @@ class Search:
     scheduler: Scheduler = "local"
     steps: int = 5
     protocol: str = "auto"
+    rest: str = ""
     command: str = "uspex-bridge-vasp"
     bin: str = ""
     threads: int = 1
@@ -201,7 +203,9 @@ def files(search: Search) -> list[Rendered]:
 
         return new_others.uspex26(search) if search.line == "uspex26" else new_others.cryspy(search)
     made = _matlab(search) if search.line == "matlab" else _python(search)
-    steps = [Rendered(Path("Specific", f"INCAR_{n}"), text) for n, text in enumerate(incars(search.steps), 1)]
+    steps = [
+        Rendered(Path("Specific", f"INCAR_{n}"), text) for n, text in enumerate(incars(search.steps, search.rest), 1)
+    ]
     potcars = [Rendered(Path("Specific", f"POTCAR_{symbol}"), stub(symbol)) for symbol in search.elements]
     return [*made, *steps, *potcars, Rendered(Path("Specific", "bridge.toml"), settings_text(search))]
 
@@ -256,12 +260,13 @@ def next_steps(search: Search, folder: Path) -> list[str]:
     ]
 
 
-def incars(steps: int) -> list[str]:
+def incars(steps: int, rest: str = "") -> list[str]:
     """Return the series of INCARs.
 
-    The first half of the relaxing steps keeps the volume; from three steps on the last one is static.
+    The first half of the relaxing steps keeps the volume; from three steps on the last one is static. Where the last
+    one ends with a free energy it relaxes, and the ones before it run the stages ``rest`` alone.
     """
-    relaxing = steps - 1 if steps > 2 else steps
+    relaxing = steps - 1 if steps > 2 and not rest else steps
     constant = relaxing // 2
     texts = []
     for n in range(1, relaxing + 1):
@@ -276,7 +281,8 @@ def incars(steps: int) -> list[str]:
             "nsw": _STEPS_CONSTANT_VOLUME if held else _STEPS_FREE,
             "fmax": _TARGETS[max(0, len(_TARGETS) - relaxing + n - 1)],
         }
-        texts.append(render("specific/INCAR_relax", values))
+        stages = f"# the free energy follows the last stage, which step {steps} runs\nBRIDGE_STAGES = {rest}\n"
+        texts.append(render("specific/INCAR_relax", values) + (stages if rest and n < steps else ""))
     if relaxing < steps:
         texts.append(render("specific/INCAR_static", {"step": steps, "steps": steps}))
     return texts
