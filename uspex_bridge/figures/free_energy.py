@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.figures import style
 from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase
+from uspex_bridge.results.free_energy_tables import names_of
 from uspex_bridge.vibrations.dispersion import Dispersion, Mesh
 from uspex_bridge.vibrations.modes import THZ_PER_EV
 from uspex_bridge.vibrations.supercell import Supercell, Symmetry
@@ -36,8 +37,10 @@ def save_all(answer: FreeEnergies, out: Path) -> Iterator[Path]:
     style.save(draw(answer), path)
     yield path
     chosen = [phase for phase in _nearest(answer) if _files(phase, answer, out)][:_MOST_PHONONS]
+    called = names_of(answer.phases)
     for phase in chosen:
-        path = out / f"phonons-EA{phase.entry.id}-{phase.formula}.png"
+        name = called(phase.entry).replace(":", "-").replace("/", "-")
+        path = out / f"phonons-{name}-{phase.formula}.png"
         style.save(draw_phonons(phase, _files(phase, answer, out)), path)
         yield path
 
@@ -63,6 +66,7 @@ def draw(answer: FreeEnergies, *, width: float = style.PAGE) -> Figure:
     hulls = [hull for hull in answer.hulls.values() if len(hull.names) == 2]
     figure = style.new_figure(width, 0.42)
     left, *right = figure.subplots(1, 2 if hulls else 1, squeeze=False)[0]
+    called = names_of(answer.phases)
     for k, phase in enumerate(_nearest(answer)[:_MOST_LINES]):
         name = phase.entry.name
         above = [1000 * answer.above(name, t) for t in answer.temperatures]
@@ -79,8 +83,10 @@ def draw(answer: FreeEnergies, *, width: float = style.PAGE) -> Figure:
             ms=3,
             lw=0.9,
             capsize=1.5,
-            label=f"{style.subscripts(phase.formula)} {style.group_text(phase.group)}",
+            label=f"{called(phase.entry)} {style.subscripts(phase.formula)} {style.group_text(phase.group)}",
         )
+    if len(answer.temperatures) == 1:
+        left.set_xticks(answer.temperatures)
     left.set_xlabel("temperature (K)")
     left.set_ylabel("above the hull of $G$ (meV/atom)")
     left.set_ylim(bottom=min(-0.5, left.get_ylim()[0]))

@@ -55,11 +55,15 @@ def _soft(answer: FreeEnergies, called: Callable[[Entry], str]) -> list[str]:
     for temperature in answer.temperatures:
         for phase in answer.phases:
             found = phase.softest(temperature)
+            name = called(phase.entry)
+            if found is None and phase.unstable and not math.isnan(phase.g("scha", temperature)):
+                said.append(
+                    f"not known whether stable at {temperature:g} K: {name}, too few configurations (--g-error)"
+                )
             if found is None or not (found[2] or phase.unstable):
                 continue
             lowest, error, imaginary = found
             word = ("perhaps " if abs(lowest) < 2.0 * error else "") + ("unstable" if imaginary else "stable")
-            name = called(phase.entry)
             said.append(f"{word} at {temperature:g} K: {name}, lowest frequency {lowest:.2f} ± {error:.2f} THz")
     return said
 
