@@ -83,6 +83,8 @@ def line_of(kind: str, folder: Path, limits: Limits, generation: int, workers: i
             distances=limits.distances, seed=seed,
         )  # fmt: skip
     (folder / "results1" / f"generation{generation}").mkdir(parents=True, exist_ok=True)
+    if workers > 1 and not (folder / "Specific" / "background.sh").exists():
+        raise click.UsageError(f"{folder} was set up for one relaxation at a time; use --workers 1 or init --parallel")
     command = executable if workers == 1 else f"bash ../Specific/background.sh {executable}"
     return MatlabLine(
         folder, limits.species, incars, pressure=limits.pressure, commands=[command], parallel=workers,
