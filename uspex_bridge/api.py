@@ -298,13 +298,15 @@ class Search:
             ConfigError: the ending of the path names no format.
             OutputError: the file cannot be written.
         """
-        from uspex_bridge.results.export import export, format_of
+        from uspex_bridge.results.export import export, format_of, hull_of
 
         chosen = self.pool.entries if entries is None else tuple(entries)
-        return export(self.pool, chosen, Path(path), format or format_of(Path(path)))
+        kind = format or format_of(Path(path))
+        hull = hull_of(self.pool, Question(within=0.0, method="none"))[0] if kind in ("csv", "parquet") else None
+        return export(self.pool, chosen, Path(path), kind, hull=hull)
 
     def plot(self, kind: str = "hull", ax: Axes | None = None, **options: Any) -> Figure:
-        """Draw a figure of ``uspex-bridge plot``: hull, ternary, volume or coverage.
+        """Draw a figure of ``uspex-bridge plot``: hull, ternary (``solid=True``: --3d), quaternary, volume or coverage.
 
         Args:
             kind: name of the figure.

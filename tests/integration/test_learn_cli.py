@@ -24,6 +24,8 @@ def test_map(run, tmp_path):
     assert found["descriptor"]["features"] == 144
     assert len(found["structures"]) == 21
     assert (tmp_path / "map.png").exists()
+    code, _, err = run("map", DATA / "301")
+    assert (code, "map.png: there already; --force overwrites" in err) == (4, True)
 
 
 def test_map_says_what_is_wrong(run):
@@ -68,7 +70,10 @@ def test_screen(run, settings, tmp_path):
     assert (tmp_path / "screened" / "screen.png").stat().st_size > 10_000
     files = sorted((tmp_path / "screened" / "evaluations").glob("*.jsonl"))
     before = [file.read_bytes() for file in files]
-    code, out, _ = run("screen", DATA / "301", "-m", "one", "-m", "two", "--pv", 0, "--forces", 0.01, "--json")
+    again = ("screen", DATA / "301", "-m", "one", "-m", "two", "--pv", 0, "--forces", 0.01, "--json")
+    code, out, err = run(*again)
+    assert (code, out, "screened/label.extxyz" in err, "--force overwrites" in err) == (4, "", True, True)
+    code, out, _ = run(*again, "--force")
     assert json.loads(out)["over"].keys() == {"force"}
     assert [file.read_bytes() for file in files] == before
 
@@ -117,7 +122,7 @@ def test_from_disagreement_to_structures_to_compute(run, settings, tmp_path):
 
 def test_select_takes_nothing_twice_and_nothing_held_out(run):
     def names(*words):
-        code, out, _ = run("select", DATA / "301", "--json", *words)
+        code, out, _ = run("select", DATA / "301", "--json", "--force", *words)
         assert code == 0
         found = json.loads(out)
         return [one["name"].rpartition(":")[2] for one in found["chosen"]], found["left_out"]
@@ -136,7 +141,9 @@ def test_select_takes_nothing_twice_and_nothing_held_out(run):
     assert 0 < len(small) < len(everything)
     assert left["too large"] > 0
     assert max(map(len, ase.io.read("small/selected.extxyz", index=":"))) <= 4
-    assert run("select", DATA / "301", "--holdout", DATA / "301" / "gatheredPOSCARS")[0] == 3
+    code, _, err = run("select", DATA / "301")
+    assert (code, "selected/selected.extxyz" in err, "--force overwrites" in err) == (4, True, True)
+    assert run("select", DATA / "301", "--holdout", DATA / "301" / "gatheredPOSCARS", "--force")[0] == 3
 
 
 def test_select_leaves_out_holes_and_failures_and_shows_distances_to_the_hull(run, tmp_path):
@@ -163,7 +170,7 @@ def test_select_leaves_out_holes_and_failures_and_shows_distances_to_the_hull(ru
         ["results1:EA2", "Ni", "0.0000"],
         ["results1:EA3", "CaNi", "0.0000"],
     ]
-    code, out, _ = run("select", "results1", "-n", 9, "--with-holes", "--json")
+    code, out, _ = run("select", "results1", "-n", 9, "--with-holes", "--json", "--force")
     assert {one["name"]: one["flags"] for one in json.loads(out)["chosen"]}["results1:EA4"] == "hole"
     assert {atoms.info.get("flags") for atoms in ase.io.read("selected/selected.extxyz", index=":")} == {None, "hole"}
 
@@ -176,5 +183,6 @@ def test_augment_reads_what_uspex_gathers(run, tmp_path):
     assert json.loads(out)["structures"] == 21
     frames = ase.io.read(tmp_path / "a" / "b.extxyz", index=":")
     assert frames[0].info["name"] == "EA1-p1"
+    assert run("augment", "a/b.extxyz", "-o", "a/b.extxyz")[0] == 4
     assert run("augment", "nowhere.extxyz")[0] == 3
     assert run("augment", DATA / "301" / "gatheredPOSCARS", "--volumes", "small")[0] == 4

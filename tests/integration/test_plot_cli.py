@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -22,11 +23,13 @@ def test_hull_in_every_format_with_the_numbers_of_hull(run):
     page = Path("out/hull.html").read_text()
     assert "https://cdn.plot.ly" not in page.split("plotly.js v")[0]
     assert "<script src=" not in page
+    assert 'on("plotly_click"' in page
+    clicked = json.loads(re.search(r"const crystals = (\{.*\});\n", page)[1])
     drawn = json.loads(out)
     assert drawn["structures"] == 21
     code, out, _ = run("hull", DATA / "301", "--pressure", "50", "--within", "5", "--duplicates", "none", "--json")
     told = {phase["name"]: phase for phase in json.loads(out)["phases"]}
-    assert {point["name"] for point in drawn["points"]} < set(told)
+    assert {point["name"] for point in drawn["points"]} < set(told) == set(clicked)
     for point in drawn["points"]:
         assert point["above_hull"] == told[point["name"]]["above_hull"]
         assert point["formation_enthalpy"] == told[point["name"]]["formation_enthalpy"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import ase.io
+import numpy as np
 import pytest
 from results_making import DATA
 
@@ -65,6 +66,14 @@ def test_every_phase_of_the_hull_is_in_the_table(run):
         assert read.info["spacegroup"].no == crystal["number"]
         assert len(read) == crystal["atoms"]
     assert document["same_phase"].removeprefix("same phase: ").replace("<", "&lt;") in page.text
+    (held,) = [s for s in page.root.iter(f"{XHTML}script") if s.get("id") == "crystals"]
+    viewed = json.loads(held.text)
+    buttons = [b.get("data-crystal") for b in page.root.iter(f"{XHTML}button") if b.get("class") == "view"]
+    assert buttons == [phase["name"] for phase in document["phases"]]
+    for phase in document["phases"]:
+        crystal, seen = crystals[phase["id"]], viewed[phase["name"]]
+        assert len(seen["atoms"]) >= crystal["atoms"]
+        assert np.linalg.norm(seen["cell"], axis=1) == pytest.approx(crystal["lattice"][:3], abs=2e-3)
 
 
 def test_the_page_needs_nothing_else(run):

@@ -1,5 +1,6 @@
 """The commands about results, as they are typed."""
 
+import csv
 import json
 import shutil
 import subprocess
@@ -117,6 +118,8 @@ def test_export(run, search):
     assert len(ase.io.read("all.extxyz", ":")) == 21
     code, out, _ = run("results", "export", search, "near.csv", "--within", "0.2")
     assert out == "near.csv: 3 structures\n"
+    with Path("near.csv").open() as stream:
+        assert all(0 <= float(row["above_hull"]) <= 0.2 for row in csv.DictReader(stream))
     code, out, _ = run("results", "export", search, "some.vasp", "--ids", "1-3,EA7")
     assert len(read_structures(Path("some.vasp"))) == 4
     code, _, err = run("results", "export", search, "other.vasp", "--ids", "x")

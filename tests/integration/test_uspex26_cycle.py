@@ -140,7 +140,7 @@ def check_results(line: Search, reports: list[Report], run) -> None:
     assert lowest["enthalpy"] == pytest.approx(best.enthalpy, abs=2e-6)
     code, out, err = run("log", best.candidate.index, "--record", line.root)
     assert code == 0, err
-    calls = [row for row in out.splitlines() if f" EA{best.candidate.index} step " in row]
+    calls = [row for row in out.splitlines() if f"EA{best.candidate.index}" in row.split()]
     assert len(calls) == len(line.codes)
 
 

@@ -10,7 +10,7 @@ import click
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import Finite
+from uspex_bridge.cli.options import FORCE, Finite
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -38,13 +38,14 @@ from uspex_bridge.cli.options import Finite
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default=Path("augmented.extxyz"), show_default=True, help="File."
 )
+@FORCE
 @q.JSON
-def command(files: tuple[Path, ...], out: Path, as_json: bool, copies_only: bool, **options: Any) -> None:
+def command(files: tuple[Path, ...], out: Path, force: bool, as_json: bool, copies_only: bool, **options: Any) -> None:
     """Write the structures of FILES and perturbed copies of each.
 
     \b
     uspex-bridge augment selected/selected.extxyz
-    uspex-bridge augment selected/selected.extxyz -n 0 --volumes 0.9,0.8,0.7,0.6 -o squeezed.extxyz
+    uspex-bridge augment selected/selected.extxyz --copies 0 --volumes 0.9,0.8,0.7,0.6 -o squeezed.extxyz
 
     Atoms are displaced and cells strained at random. The same seed gives the same copies. All
     copies share the family of their structure, which keeps them on one side of a dataset's split.
@@ -53,6 +54,7 @@ def command(files: tuple[Path, ...], out: Path, as_json: bool, copies_only: bool
     from uspex_bridge.learn.choose.candidates import read_frames_of, write_frames
 
     how = _perturbation(options)
+    q.keep(out, force=force)
     frames: dict[str, Any] = {}
     problems, count = [], 0
     for path in files:

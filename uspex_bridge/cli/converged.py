@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import Finite
+from uspex_bridge.cli.options import FORCE, Finite
 
 if TYPE_CHECKING:
     from uspex_bridge.results.converged import Convergence
@@ -38,8 +38,11 @@ if TYPE_CHECKING:
 @q.HULL
 @q.DUPLICATES
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="CSV file for the history.")
+@FORCE
 @q.JSON
-def command(place: Path, generations: int, tie: float, csv_file: Path | None, as_json: bool, **options: Any) -> None:
+def command(
+    place: Path, generations: int, tie: float, csv_file: Path | None, force: bool, as_json: bool, **options: Any
+) -> None:
     """Test whether the search at PLACE has converged (of several results folders, the last).
 
     A search has converged if for --generations in a row the hull did not change and no new phase came within
@@ -48,11 +51,11 @@ def command(place: Path, generations: int, tie: float, csv_file: Path | None, as
     Example: uspex-bridge converged results1 --generations 10
     """
     from uspex_bridge.base.errors import ConfigError
-    from uspex_bridge.base.tables import as_csv
+    from uspex_bridge.base.tables import as_csv, wrapped
     from uspex_bridge.results.converged import history
     from uspex_bridge.results.folder import Results
-    from uspex_bridge.results.tables import wrapped
 
+    q.keep(csv_file, force=force)
     pool = q.open_pool([str(place)], options)
     searches = [source for source in pool.sources.values() if isinstance(source, Results)]
     if not searches:

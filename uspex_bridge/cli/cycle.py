@@ -12,7 +12,7 @@ import click
 
 from uspex_bridge.base.words import counted, duration
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import Finite
+from uspex_bridge.cli.options import FORCE, Finite
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.cycle.history import Cycle
@@ -149,8 +149,9 @@ def _times(cycles: list[Cycle]) -> list[str]:
 @command.command(context_settings=q.CONTEXT)
 @FOLDER
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder.  [default: FOLDER/report]")
+@FORCE
 @q.JSON
-def report(folder: Path, out: Path | None, as_json: bool) -> None:
+def report(folder: Path, out: Path | None, force: bool, as_json: bool) -> None:
     """Draw errors and disagreement of the loop in FOLDER against the cycle.
 
     Example: uspex-bridge cycle report loop
@@ -170,7 +171,7 @@ def report(folder: Path, out: Path | None, as_json: bool) -> None:
     if not any(cycle.models for cycle in cycles):
         raise InputError(f"{folder}: no cycle has come to its end yet; `uspex-bridge cycle status {folder}`")
     out = out or folder / "report"
-    out.mkdir(parents=True, exist_ok=True)
+    q.keep(*(out / f"cycles{ending}" for ending in (".png", ".csv", ".txt")), force=force)
     q.write_text(out / "cycles.csv", as_csv(rows(cycles)))
     text = "\n".join([table(cycles), *_times(cycles), str(cost_of(folder, read_cycle_settings(folder)))])
     q.write_text(out / "cycles.txt", text + "\n")

@@ -10,7 +10,7 @@ import click
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import Finite
+from uspex_bridge.cli.options import FORCE, Finite
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.data.dataset import Dataset
@@ -111,7 +111,8 @@ def fetch(source: Path | None) -> None:
     help="Format: extxyz with energy, forces, stress as MatterSim reads them; mace with REF_ keys; deepmd npy systems.",
 )
 @SPLIT
-def export(folder: Path, target: Path, kind: str, split: Any) -> None:
+@FORCE
+def export(folder: Path, target: Path, kind: str, split: Any, force: bool) -> None:
     """Write the frames of FOLDER to TARGET, a file or (deepmd) a folder, for a trainer.
 
     FOLDER may also be the name of a public set (see 'uspex-bridge dataset fetch').
@@ -122,6 +123,7 @@ def export(folder: Path, target: Path, kind: str, split: Any) -> None:
     from uspex_bridge.learn.data.exports import write_deepmd, write_extxyz
     from uspex_bridge.learn.data.public_sets import is_public, read_set
 
+    q.keep(target, force=force)
     if is_public(str(folder)):
         everything = read_set(str(folder))
         frames = [atoms for atoms in everything if split in (None, atoms.info["split"])]

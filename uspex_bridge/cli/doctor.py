@@ -110,18 +110,16 @@ def _table(models: list[dict[str, Any]]) -> str:
     """Lay out the weights: a line each, below it where they lie, a command of their own, a note."""
     from uspex_bridge.base.tables import layout
 
-    rows = []
+    rows, below = [], []
     for model in models:
         size = f"{model['size_mb']:g} MB" if model["size_mb"] else ""
         rows.append(
             [f"{model['kind']}:{model['model']}", "no" if model["problem"] else "yes", size, model["licence"] or ""]
         )
-    heading, *lines = layout([("weights", ""), ("here", ""), ("size", ""), ("licence", "")], rows).split("\n")
-    shown = [heading]
-    for line, model in zip(lines, models, strict=True):
         own = "" if "doctor --fetch" in model["get"] else model["get"]
-        shown += [line, *(f"    {text}" for text in (model["path"], own, model["note"]) if text)]
-    return "\n".join([*shown, "Get weights with: uspex-bridge doctor --fetch KIND:MODEL"])
+        below.append([text for text in (model["path"], own, model["note"]) if text])
+    shown = layout([("weights", ""), ("here", ""), ("size", ""), ("licence", "")], rows, below)
+    return f"{shown}\nGet weights with: uspex-bridge doctor --fetch KIND:MODEL"
 
 
 def _fetch(entry: str) -> None:

@@ -57,6 +57,11 @@ LABELS = click.option(
     help="Largest number of stable phases that are named.",
 )
 ONLINE = click.option("--online", is_flag=True, help="Small .html that loads plotly.js from the network.")
+VIEW = click.option(
+    "--view",
+    metavar="AZIMUTH,ELEVATION",
+    help="Direction from which a figure in three dimensions is seen, degrees.  [default: -72,32 or -78,16]",
+)
 PER_LEVEL = click.option("--per-level", is_flag=True, help="One hull for each level of theory, in one figure.")
 SOURCES = settings(q.PLACES, q.REFERENCES, q.HULL, q.SYMPREC, q.RECORD)
 
@@ -156,7 +161,7 @@ def finish(
     options: Mapping[str, Any],
     document: Mapping[str, Any],
     draw: Callable[[dict[str, Any]], Any],
-    page: Callable[[], Any] | None = None,
+    page: Callable[[], tuple[Any, Diagram]] | None = None,
 ) -> None:
     """Write the pictures and numbers that were asked for.
 
@@ -165,7 +170,7 @@ def finish(
         options: see :func:`out`.
         document: the drawn numbers; the CSV holds its ``points``.
         draw: makes the figure, given the width where one was asked for.
-        page: makes the interactive form, where there is one.
+        page: makes the interactive form, where there is one, and says of what.
 
     Raises:
         ConfigError: an ending is none that this figure can be written as, or a file is there already.
@@ -183,7 +188,7 @@ def finish(
                 raise ConfigError(f"{path}: this figure has no interactive form; take {', '.join(style.FORMATS)}")
             from uspex_bridge.figures import interactive
 
-            interactive.save(page(), path, online=options.get("online", False))
+            interactive.save(*page(), path, online=options.get("online", False))
         else:
             figure = figure or draw(width)
             style.save(figure, path, options["dpi"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import CONFIG, DEVICE, THREADS, Finite
+from uspex_bridge.cli.options import CONFIG, DEVICE, FORCE, THREADS, Finite
 
 if TYPE_CHECKING:
     from uspex_bridge.call.config import Config
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from uspex_bridge.models.cards import CalculatorSettings
     from uspex_bridge.relaxation.reach import Limit
 
+#: Files of the folder, beside the answers.
+_WRITTEN = ("evaluation.json", "errors.csv", "parity.png", "pv.png")
 _PATH = click.Path(path_type=Path)
 
 
@@ -86,9 +88,17 @@ _PATH = click.Path(path_type=Path)
 @CONFIG
 @DEVICE
 @THREADS
+@FORCE
 @q.JSON
 def command(
-    models: tuple[str, ...], place: str, out: Path, as_json: bool, probes: bool, count: int, **options: Any
+    models: tuple[str, ...],
+    place: str,
+    out: Path,
+    force: bool,
+    as_json: bool,
+    probes: bool,
+    count: int,
+    **options: Any,
 ) -> None:
     """Compare MODELS with labelled structures and with each other.
 
@@ -105,6 +115,8 @@ def command(
     from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.cli.vasp import read_settings
 
+    written = (*_WRITTEN, "compression.png") if probes else _WRITTEN
+    q.keep(*(out / name for name in written), force=force)
     config = read_settings(Path.cwd(), {key: options[key] for key in ("config", "device", "threads")})
     limit_threads(config.threads)
     from uspex_bridge.learn.judge.accuracy import accuracy_of, open_labelled
@@ -144,7 +156,7 @@ def command(
             from uspex_bridge.learn.judge.probes import table
 
             click.echo("\n" + table(probed))
-        click.echo(f"{out}/: evaluation.json, errors.csv, parity.png, pv.png" + (", compression.png" if probed else ""))
+        click.echo(f"{out}/: {', '.join(written)}")
     q.warn(
         [
             *report.notes,

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from uspex_bridge.base.words import counted
+from uspex_bridge.cli.questions import JSON
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,7 +28,7 @@ from uspex_bridge.base.words import counted
 @click.option(
     "-n", "--last", type=click.IntRange(min=1), help="Largest number of entries, the last ones.  [default: all]"
 )
-@click.option("--json", "as_json", is_flag=True, help="JSON of whole entries, one object a line.")
+@JSON
 def command(which: str | None, record: Path, status: str | None, last: int | None, as_json: bool) -> None:
     """Show the relaxations in the record: all entries, or those of WHICH.
 
@@ -37,46 +38,24 @@ def command(which: str | None, record: Path, status: str | None, last: int | Non
 
     Example: uspex-bridge log 137 --record search
     """
-    from uspex_bridge.results.lookup import find, summarise
+    from uspex_bridge.results.lookup import UNITS, find, find_record, table
 
     entries = find(record, which)
     if status:
         entries = [entry for entry in entries if entry.get("status") == status]
     entries = entries[-last:] if last else entries
     if as_json:
-        for entry in entries:
-            click.echo(json.dumps(entry, ensure_ascii=False))
+        document = {"units": UNITS, "record": str(find_record(record)), "entries": entries}
+        click.echo(json.dumps(document, indent=1, ensure_ascii=False))
         return
     if not entries:
         raise click.ClickException(
             f"no entry{f' for {which}' if which else ''}" + (f" with status {status}" if status else "")
         )
     detailed = which is not None and len(entries) <= 20
-    for entry in entries:
-        click.echo(detail(entry) if detailed else summarise(entry))
+    click.echo(table(entries, stages=detailed))
     if not detailed:
         click.echo(_totals(entries))
-
-
-def detail(entry: dict[str, Any]) -> str:
-    """Return an entry in a few lines: the summary, then a line per stage."""
-    from dataclasses import fields
-
-    from uspex_bridge.base.data import StageReport
-    from uspex_bridge.results.lookup import summarise
-
-    lines = [summarise(entry)]
-    for stage in entry.get("stages") or ():
-        if not {field.name for field in fields(StageReport)} <= {*stage, "detail"}:
-            continue  # no call has written it
-        measured = None not in (stage["fmax"], stage["stress_gpa"])
-        left = f"fmax {stage['fmax']:.4f}, stress left {stage['stress_gpa']:.3f} GPa" if measured else ""
-        lines.append(
-            f"    {stage['name']:<10} {stage['calculator']} {stage['model']} {stage['optimizer']}: {stage['outcome']} "
-            f"after {stage['steps']} steps, {stage['evaluations']} evaluations, {stage['seconds']:.1f} s; "
-            + "; ".join(filter(None, (left, stage.get("detail"))))
-        )
-    return "\n".join(lines)
 
 
 def _totals(entries: list[dict[str, Any]]) -> str:

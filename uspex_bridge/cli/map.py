@@ -10,6 +10,7 @@ import click
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
+from uspex_bridge.cli.options import FORCE
 from uspex_bridge.cli.soap_options import SOAP, describe
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ if TYPE_CHECKING:
 @q.LEVELS
 @q.RECORD
 @SOAP
+@FORCE
 @q.JSON
-def command(places: tuple[str, ...], files: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+def command(places: tuple[str, ...], files: tuple[Path, ...], force: bool, as_json: bool, **options: Any) -> None:
     """Draw a map of the structures of PLACES: principal components of their average SOAP descriptors.
 
     \b
@@ -54,6 +56,7 @@ def command(places: tuple[str, ...], files: tuple[Path, ...], as_json: bool, **o
     """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.figures.structure_map import write_map
 
+    q.keep(*files, force=force)
     pool = q.open_pool(places, options)
     drawn = describe(pool, options, options["references"])
     names = _chosen(drawn, options["chosen"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +10,9 @@ from uspex_bridge.cli import drawing as d
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import Finite
 from uspex_bridge.cli.plot_pressure import pressure
+
+if TYPE_CHECKING:
+    from uspex_bridge.figures.diagram import Diagram
 
 #: Outliers that are listed before the rest is only counted.
 _TOLD = 10
@@ -53,7 +56,7 @@ def hull(places: tuple[str, ...], far: float, top: float | None, labels: int, **
     def page() -> Any:
         from uspex_bridge.figures import interactive
 
-        return interactive.hull(diagram, far=far, top=top)
+        return interactive.hull(diagram, far=far, top=top), diagram
 
     d.finish(
         "hull", options, document, lambda size: figure.draw(diagram, far=far, top=top, labels=labels, **size), page
@@ -66,20 +69,37 @@ def hull(places: tuple[str, ...], far: float, top: float | None, labels: int, **
 @click.option(
     "--colour",
     type=click.Choice(["formation", "above", "both"]),
-    default="both",
-    show_default=True,
-    help="Colour by enthalpy of formation, by distance to the hull, or a map of each.",
+    help="Colour by enthalpy of formation, by distance to the hull, or a map of each.  [default: both]",
 )
+@click.option("--3d", "solid", is_flag=True, help="Hull as a surface, with enthalpy of formation upwards.")
+@d.VIEW
 @d.FAR
 @d.LABELS
 @d.ONLINE
 @d.out("ternary")
-def ternary(places: tuple[str, ...], colour: Any, far: float, labels: int, **options: Any) -> None:
+def ternary(
+    places: tuple[str, ...],
+    colour: Any,
+    solid: bool,
+    view: str | None,
+    far: float,
+    labels: int,
+    **options: Any,
+) -> None:
     """Draw the map of a ternary system: the lowest structure at each composition, tie lines, stable phases named.
+
+    With --3d it is coloured by distance to the hull and ends as high above zero as the hull is deep.
 
     Example: uspex-bridge plot ternary results1 --colour above -o map.svg
     """
+    if solid and colour not in (None, "above"):
+        raise click.UsageError(f"--3d colours by distance to the hull; it does not go with --colour {colour}.")
+    if view and not solid:
+        raise click.UsageError("--view goes with --3d.")
     diagram = d.diagram_of(places, options)
+    if solid:
+        _solid("ternary", diagram, options, far=far, labels=labels, view=view)
+        return
     from uspex_bridge.figures import ternary as figure
 
     document = figure.document(diagram)
@@ -88,12 +108,47 @@ def ternary(places: tuple[str, ...], colour: Any, far: float, labels: int, **opt
     def page() -> Any:
         from uspex_bridge.figures import interactive
 
-        return interactive.ternary(diagram, far=far)
+        return interactive.ternary(diagram, far=far), diagram
 
     def draw(size: dict[str, Any]) -> Any:
-        return figure.draw(diagram, colour=colour, far=far, labels=labels, **size)
+        return figure.draw(diagram, colour=colour or "both", far=far, labels=labels, **size)
 
     d.finish("ternary", options, document, draw, page)
+
+
+@command.command(context_settings=q.CONTEXT)
+@d.SOURCES
+@d.PER_LEVEL
+@d.VIEW
+@d.FAR
+@d.LABELS
+@d.ONLINE
+@d.out("quaternary")
+def quaternary(places: tuple[str, ...], view: str | None, far: float, labels: int, **options: Any) -> None:
+    """Draw a quaternary system as a tetrahedron: the lowest structure at each composition, stable phases named.
+
+    Example: uspex-bridge plot quaternary results1 -o tetrahedron.html
+    """
+    diagram = d.diagram_of(places, options)
+    from uspex_bridge.figures.diagram import need_components
+
+    need_components(diagram, 4, "a tetrahedron")
+    _solid("quaternary", diagram, options, far=far, labels=labels, view=view)
+
+
+def _solid(name: str, diagram: Diagram, options: dict[str, Any], *, far: float, labels: int, view: str | None) -> None:
+    """Draw a figure in three dimensions."""
+    from uspex_bridge.figures import solid
+
+    seen, document = solid.parse_view(view), solid.document(diagram)
+    d.tell_unnamed(diagram, labels)
+
+    def page() -> Any:
+        from uspex_bridge.figures import interactive
+
+        return interactive.solid(diagram, far=far), diagram
+
+    d.finish(name, options, document, lambda size: solid.draw(diagram, far=far, labels=labels, view=seen, **size), page)
 
 
 @command.command(context_settings=q.CONTEXT)
@@ -137,7 +192,7 @@ def volume(places: tuple[str, ...], quantity: Any, spreads: float, far: float, *
     def page() -> Any:
         from uspex_bridge.figures import interactive
 
-        return interactive.volume(volumes, quantity=quantity, far=far)
+        return interactive.volume(volumes, quantity=quantity, far=far), diagram
 
     def draw(size: dict[str, Any]) -> Any:
         return figure.draw(volumes, quantity=quantity, far=far, **size)

@@ -160,14 +160,15 @@ def tell_notes(notes: Iterable[str]) -> None:
 
 
 def keep(*paths: Path | None, force: bool) -> None:
-    """Refuse to overwrite files, before anything is computed.
+    """Refuse to overwrite files and folders with something in them, before anything is computed.
 
     Raises:
         ConfigError: one is there already and ``force`` is not set.
     """
     from uspex_bridge.base.errors import ConfigError
 
-    present = ", ".join(str(path) for path in paths if path is not None and path.is_file())
+    given = [path for path in paths if path is not None]
+    present = ", ".join(str(path) for path in given if path.is_file() or (path.is_dir() and any(path.iterdir())))
     if present and not force:
         raise ConfigError(f"{present}: exists; --force overwrites")
 

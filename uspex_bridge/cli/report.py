@@ -141,10 +141,13 @@ def _pictures(results: Results, answer: Assessment) -> list[Picture]:
 
 def _hulls(diagram: Diagram) -> list[Maker]:
     """Return what draws the hull: ternary maps of three components, then the hull of each pair of components."""
-    from uspex_bridge.figures import hull, ternary
+    from uspex_bridge.figures import hull, solid, ternary
     from uspex_bridge.figures.diagram import section
 
     made: list[Maker] = []
+    if len(diagram.components) == 4:
+        caption = "The lowest structure at each composition by distance to the hull; lines join phases that coexist."
+        made.append((f"Tetrahedron {'–'.join(diagram.components)}", caption, partial(solid.draw, diagram)))
     for three in combinations(diagram.components, 3):
         caption = (
             "The lowest structure at each composition, by enthalpy of formation (a) and by distance to the hull (b); "

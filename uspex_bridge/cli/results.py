@@ -90,8 +90,8 @@ def facts(results: Results) -> dict[str, Any]:
 
 def describe(results: Results) -> str:
     """Return the same as text."""
+    from uspex_bridge.base.tables import wrapped
     from uspex_bridge.results.settings import LINES
-    from uspex_bridge.results.tables import wrapped
 
     f = facts(results)
     pressure = "pressure unknown" if f["pressure_gpa"] is None else f"{f['pressure_gpa']:g} GPa"
@@ -207,13 +207,10 @@ def _children(results: Results, entry: Entry) -> list[int]:
 
 
 def _document(results: Results, entry: Entry, structure: Any, symprec: float) -> dict[str, Any]:
-    from dataclasses import asdict
-
     from uspex_bridge.results.crystal import describe as describe_crystal
 
     crystal = describe_crystal(structure, symprec) if structure is not None else None
-    shown = {k: v for k, v in asdict(crystal).items() if k != "operations"} if crystal else None
-    document = entry.row() | {"children": _children(results, entry), "crystal": shown}
+    document = entry.row() | {"children": _children(results, entry), "crystal": crystal.row() if crystal else None}
     if structure is not None:
         document["structure"] = {
             "symbols": list(structure.symbols),
@@ -298,7 +295,7 @@ def _detail(results: Results, entry: Entry, structure: Any, symprec: float) -> s
     type=Finite(min=0),
     default=0.1,
     show_default=True,
-    help="Tolerance of the symmetry of CIFs and of names of files, Å; 0 writes P1.",
+    help="Tolerance of space groups in CIFs, tables and names of files, Å; 0 writes P1.",
 )
 @q.HULL
 @q.DUPLICATES
@@ -310,19 +307,27 @@ def export(
     """Write the structures of PLACES into OUT: extxyz, ASE database, CIF, POSCARs, CSV or Parquet.
 
     If OUT is an existing folder, each CIF or POSCAR is a file of its own, such as EA90_FeNi2_P-3m1.cif, or with the
-    name in the source. All structures are written unless -n, --within or --ids is given.
+    name in the source. All structures are written unless -n, --within or --ids is given. Tables have distances
+    to the hull of all PLACES.
 
     Example: uspex-bridge results export results1 near.cif --within 0.02
     """
     from uspex_bridge.results.export import export as write
-    from uspex_bridge.results.export import format_of
+    from uspex_bridge.results.export import format_of, hull_of
 
     if kind is None and not out.is_dir():
         kind = format_of(out)
-    q.keep(out, force=force)
+    if not out.is_dir():
+        q.keep(out, force=force)
     pool = q.open_pool(places, options)
     entries = _chosen(pool, options)
-    count = write(pool, entries, out, kind or "poscar", unrelaxed=unrelaxed, symprec=symprec)
+    hull = None
+    if kind in ("csv", "parquet"):
+        hull, why = hull_of(pool, q.ask(options | {"within": 0.0, "method": "none"}))
+        if why:
+            click.echo(f"note: the table has no distances to a hull: {why}", err=True)
+    chosen = kind or "poscar"
+    count = write(pool, entries, out, chosen, unrelaxed=unrelaxed, symprec=symprec, hull=hull, overwrite=force)
     click.echo(
         f"{out}: {count} of {len(entries)} chosen structures"
         if count < len(entries)

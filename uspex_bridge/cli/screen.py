@@ -10,7 +10,7 @@ import click
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import CONFIG, DEVICE, PARALLEL, THREADS, Finite
+from uspex_bridge.cli.options import CONFIG, DEVICE, FORCE, PARALLEL, THREADS, Finite
 from uspex_bridge.cli.soap_options import SOAP, progress, soap_of
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: As in :mod:`uspex_bridge.learn.choose.screen`, which is not loaded to show the help.
 FLAGS = ("short", "dense", "elongated", "far", "unconverged", "rejected", "outside", "failed")
+#: Files of the folder, beside the answers.
+_WRITTEN = ("label.extxyz", "screen.csv", "screen.json", "screen.png")
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -36,9 +38,7 @@ FLAGS = ("short", "dense", "elongated", "far", "unconverged", "rejected", "outsi
 )
 @click.option("--pv", type=Finite(), default=0.04, show_default=True, help="Threshold of |ΔPV|, eV/atom; 0 for none.")
 @click.option("--energy", type=Finite(), help="Threshold of |ΔE|, eV/atom.  [default: none]")
-@click.option(
-    "--forces", "force", type=Finite(), help="Threshold of the largest |ΔF| of an atom, eV/Å.  [default: none]"
-)
+@click.option("--forces", type=Finite(), help="Threshold of the largest |ΔF| of an atom, eV/Å.  [default: none]")
 @click.option(
     "--offsets",
     type=click.Choice(["auto", "on", "off"]),
@@ -116,9 +116,16 @@ FLAGS = ("short", "dense", "elongated", "far", "unconverged", "rejected", "outsi
 @DEVICE
 @THREADS
 @SOAP
+@FORCE
 @q.JSON
 def command(
-    places: tuple[str, ...], models: tuple[str, ...], out: Path, most: int, as_json: bool, **options: Any
+    places: tuple[str, ...],
+    models: tuple[str, ...],
+    out: Path,
+    most: int,
+    force: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Find the structures of PLACES on which models disagree; at least one model is wrong there.
 
@@ -128,11 +135,13 @@ def command(
 
     Each model evaluates energy, forces and PV (-V tr(stress)/3) of every structure without relaxation. The folder
     --out gets screen.csv, screen.json, screen.png, label.extxyz with the structures to compute and the reasons, and
-    all predictions. A repeated or continued run evaluates only missing structures.
+    all predictions. A repeated (--force) or continued run evaluates only missing
+    structures.
     """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.cli.vasp import read_settings
 
+    q.keep(*(out / name for name in _WRITTEN), force=force)
     config = read_settings(Path.cwd(), {key: options[key] for key in ("config", "device", "threads")})
     limit_threads(config.threads)
     from uspex_bridge.learn.choose.screening import Parallel, screen_pool
@@ -200,7 +209,7 @@ def _limits(options: dict[str, Any]) -> Any:
     return Limits(
         pv=options["pv"] or None,
         energy=options["energy"],
-        force=options["force"],
+        force=options["forces"],
         ratio=options["min_ratio"],
         packing=options["packing"],
         axis=options["axis_ratio"],
@@ -233,7 +242,7 @@ def _write(found: Screened, summary: dict[str, Any], out: Path) -> None:
 
 def report(found: Screened, most: int) -> str:
     """Return the result as text: the worst structures, then the counts."""
-    from uspex_bridge.base.tables import layout
+    from uspex_bridge.base.tables import fitted, wrapped
     from uspex_bridge.learn.choose.candidates import title_of
 
     screening = found.screening
@@ -269,7 +278,7 @@ def report(found: Screened, most: int) -> str:
         ]
         for verdict in screening.verdicts[:most]
     ]
-    lines = [layout(headings, rows), ""] if rows else []
+    lines = [fitted(headings, rows, ("rms |ΔF|", "|ΔE|")), ""] if rows else []
     total = len(screening.verdicts)
     lines.append(
         f"{counted(total, 'structure')} by {'; '.join(f'{model.name}: {model.title}' for model in found.models)}"
@@ -286,4 +295,4 @@ def report(found: Screened, most: int) -> str:
         lines.append(found.calibration.describe(screening.limits.pv))
     if flagged := {flag: screening.count(flag) for flag in FLAGS if screening.count(flag)}:
         lines.append("flags: " + ", ".join(f"{count} {flag}" for flag, count in flagged.items()))
-    return "\n".join(lines)
+    return "\n".join([*lines[:2], *map(wrapped, lines[2:])] if rows else map(wrapped, lines))

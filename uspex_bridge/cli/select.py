@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.cli import questions as q
-from uspex_bridge.cli.options import Finite
+from uspex_bridge.cli.options import FORCE, Finite
 from uspex_bridge.cli.soap_options import SOAP, progress, soap_of
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.choose.selection import Selected
+
+#: Files of the folder.
+_WRITTEN = ("selected.extxyz", "selected.csv", "selected.json", "coverage.png")
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -64,8 +67,9 @@ if TYPE_CHECKING:
 @q.LEVELS
 @q.DUPLICATES
 @SOAP
+@FORCE
 @q.JSON
-def command(places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
+def command(places: tuple[str, ...], out: Path, force: bool, as_json: bool, **options: Any) -> None:
     """Select a few representative structures of PLACES, with the reason for each.
 
     \b
@@ -80,6 +84,7 @@ def command(places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -
     from uspex_bridge.learn.choose.select import Quota
     from uspex_bridge.learn.choose.selection import Exclusions, select_pool
 
+    q.keep(*(out / name for name in _WRITTEN), force=force)
     pool = q.open_pool(places, options)
     asked = {key: options[key] for key in ("budget", "near", "within", "compositions", "each", "seed")}
     left_out = ("have", "holdout", "max_atoms", "with_outliers", "with_holes")
@@ -100,7 +105,7 @@ def command(places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -
         click.echo(json.dumps(summary, indent=1, ensure_ascii=False))
     else:
         click.echo(report(found, summary))
-        click.echo(f"{out}/: selected.extxyz, selected.csv, selected.json, coverage.png")
+        click.echo(f"{out}/: {', '.join(_WRITTEN)}")
     q.warn(found.drawn.notes)
     q.tell_notes(pool.notes)
 

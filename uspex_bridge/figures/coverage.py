@@ -35,12 +35,14 @@ class CompositionCounts:
         counts: mixing ratio in lowest terms -> structures that have it.
         possible: all mixing ratios in cells of up to ``largest`` blocks.
         largest: of the cells that occur, blocks (atoms where the components are elements).
+        standing: pressure and level of theory.
     """
 
     components: tuple[str, ...]
     counts: dict[tuple[int, ...], int]
     possible: tuple[tuple[int, ...], ...]
     largest: int
+    standing: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
@@ -64,7 +66,8 @@ def gather(diagram: Diagram) -> CompositionCounts:
     blocks = [_whole(mark.fractions, mark.entry.natoms) for mark in diagram.marks]
     counts = Counter(_lowest(amounts) for amounts in blocks)
     largest = max(sum(amounts) for amounts in blocks)
-    return CompositionCounts(diagram.components, dict(counts), tuple(_possible(number, largest)), largest)
+    possible = tuple(_possible(number, largest))
+    return CompositionCounts(diagram.components, dict(counts), possible, largest, diagram.head()[:2])
 
 
 def _whole(fractions: Sequence[float], natoms: int) -> tuple[int, ...]:
@@ -99,11 +102,15 @@ def draw(coverage: CompositionCounts, *, width: float = style.COLUMN) -> Figure:
     return _triangle(coverage, width) if len(coverage.components) == 3 else _bars(coverage, width)
 
 
-def _said(coverage: CompositionCounts) -> tuple[str, str]:
+def _said(coverage: CompositionCounts) -> tuple[str, ...]:
     unit = "atoms" if all(name.isalpha() and name.istitle() for name in coverage.components) else "blocks"
-    return counted(sum(coverage.counts.values()), "structure"), (
-        f"{len(coverage.counts)} of {len(coverage.possible)} compositions ({100 * coverage.share:.0f} %) "
-        f"of up to {coverage.largest} {unit}"
+    return (
+        *coverage.standing,
+        counted(sum(coverage.counts.values()), "structure"),
+        (
+            f"{len(coverage.counts)} of {len(coverage.possible)} compositions ({100 * coverage.share:.0f} %) "
+            f"of up to {coverage.largest} {unit}"
+        ),
     )
 
 

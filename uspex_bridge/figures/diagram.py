@@ -13,7 +13,7 @@ from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.words import counted
 from uspex_bridge.results.folder import Results
 from uspex_bridge.results.hull import Hull, HullPoint
-from uspex_bridge.results.model import TIE, Composition, Entry
+from uspex_bridge.results.model import TIE, Composition, Entry, Pool
 from uspex_bridge.results.stability import Assessment, stable_phases
 
 #: Series of what states no level of theory.
@@ -76,6 +76,7 @@ class Diagram:
             lowest, near-ties last.
         hulls: the hulls themselves, by the same names as ``edges``.
         levels: of theory.
+        pool: where the structures come from.
         note: what must stand in the picture: that enthalpies are extrapolated.
     """
 
@@ -87,6 +88,7 @@ class Diagram:
     labelled: tuple[tuple[Mark, str], ...]
     hulls: Mapping[str, Hull]
     levels: tuple[str, ...]
+    pool: Pool
     note: str = ""
 
     def lowest(self) -> list[Mark]:
@@ -109,6 +111,11 @@ class Diagram:
         hull = self.hulls[mark.hull]
         found = hull.products(hull.by_name[mark.entry.name])
         return [(self._by_name[mark.hull, point.entry.name], share) for point, share in found]
+
+    def facets(self) -> list[tuple[Mark, ...]]:
+        """Return the facets of the hulls, each by its corners."""
+        found = ((name, facet) for name, hull in self.hulls.items() for facet in hull.facets)
+        return [tuple(self._by_name[name, point.entry.name] for point in facet) for name, facet in found]
 
     @cached_property
     def _by_name(self) -> dict[tuple[str, str], Mark]:
@@ -149,7 +156,8 @@ def make_diagram(answers: Mapping[str, Assessment]) -> Diagram:
     note = "; ".join(dict.fromkeys(said for answer in answers.values() if (said := answer.extrapolated)))
     hulls = {name: answer.hull for name, answer in answers.items()}
     levels = tuple(dict.fromkeys(level for answer in answers.values() for level in answer.levels))
-    return Diagram(components, pressure, tuple(marks), series_names, edges, tuple(labelled), hulls, levels, note)
+    pool = next(iter(answers.values())).pool
+    return Diagram(components, pressure, tuple(marks), series_names, edges, tuple(labelled), hulls, levels, pool, note)
 
 
 def standing(pressure_gpa: float | None, levels: Iterable[str]) -> tuple[str, str]:
@@ -228,10 +236,38 @@ def need_components(diagram: Diagram, count: int, figure: str) -> None:
     if found == count:
         return
     listed = ", ".join(diagram.components)
+    figures = {2: "see plot hull", 3: "see plot ternary", 4: "see plot quaternary"}
     if found == 1:
         advice = "all structures have one composition: see plot volume and plot progress"
     elif found > count:
-        advice = f"choose {count} of them with --components" + (", or see plot ternary" if found == 3 else "")
+        other = f", or {figures[found]}" if found in figures else ""
+        advice = f"choose {count} of them with --components{other}"
     else:
-        advice = "see plot hull" if found == 2 else "see plot ternary"
+        advice = figures[found]
     raise ConfigError(f"{figure} shows {count} components and here are {found} ({listed}); {advice}")
+
+
+def summary(diagram: Diagram, shown: Sequence[Mark]) -> dict[str, Any]:
+    """Return what any diagram says as plain values: corners, tie lines, phases on the hull, the marks shown."""
+    return {
+        "components": list(diagram.components),
+        "pressure_gpa": diagram.pressure_gpa,
+        "levels": list(diagram.levels),
+        "units": {"formation_enthalpy": "eV/atom", "above_hull": "eV/atom", "enthalpy_per_atom": "eV/atom"},
+        "note": diagram.note or None,
+        "series": list(diagram.series),
+        "tie_lines": {k: [[a.entry.name, b.entry.name] for a, b in v] for k, v in diagram.edges.items()},
+        "labelled": [
+            {
+                "name": mark.entry.name,
+                "formula": mark.entry.formula,
+                "space_group": group,
+                "tie": is_tie(mark),
+                "doubtful": " ".join(mark.entry.marks) or None,
+            }
+            for mark, group in diagram.labelled
+        ],
+        "structures": len(diagram.marks),
+        "drawn": len(shown),
+        "points": [mark.row(diagram.components) for mark in shown],
+    }

@@ -60,7 +60,6 @@ def draw(
         avoid=places.values(),
         lines=[(places[a], places[b]) for a, parents in family.parents.items() for b in parents],
         towards=0.0,
-        size=style.FORMULA,
         gap=3.0,
     )
     return figure

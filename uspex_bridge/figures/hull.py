@@ -11,9 +11,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from uspex_bridge.figures import style
-from uspex_bridge.figures.diagram import Diagram, Mark, is_tie, need_components
-from uspex_bridge.figures.labels import place_labels
-from uspex_bridge.figures.marks import DASHES, draw_marks, legend
+from uspex_bridge.figures.diagram import Diagram, Mark, need_components, summary
+from uspex_bridge.figures.marks import draw_marks, draw_ties, legend, name_phases
 
 #: A hull that is shallower than this does not set the window, eV/atom.
 _SHALLOW = 0.01
@@ -68,9 +67,7 @@ def draw(
     figure = style.new_figure(width, 0.9)
     axes = figure.add_subplot()
     points = draw_marks(axes, diagram, shown, _place, norm=Normalize(0.0, far))
-    for k, pairs in enumerate(diagram.edges.values()):
-        for pair in pairs:
-            axes.plot(*zip(*map(_place, pair), strict=True), color=style.INK, lw=0.9, ls=DASHES[k % 4], zorder=3)
+    draw_ties(axes, diagram, _place, lw=0.9, zorder=3)
     inside = {id(mark) for mark in shown}
     named = [(mark, group) for mark, group in diagram.labelled if id(mark) in inside][:labels]
     _axes(axes, diagram, shown, len(named))
@@ -80,7 +77,7 @@ def draw(
     hidden = len(diagram.marks) - len(shown)
     higher = f"{hidden} lie higher" if hidden else ""
     style.head(figure, *diagram.head(), higher)
-    if unnamed := _labels(axes, diagram, shown, named) + len(diagram.labelled) - len(named):
+    if unnamed := name_phases(axes, diagram, shown, named, _place, -90.0) + len(diagram.labelled) - len(named):
         style.head(figure, *diagram.head(), higher, f"{unnamed} on the hull not named")
     return figure
 
@@ -100,41 +97,8 @@ def _axes(axes: Axes, diagram: Diagram, shown: Sequence[Mark], named: int) -> No
     axes.axhline(0.0, color=style.GRID, lw=0.6, zorder=0)
 
 
-def _labels(axes: Axes, diagram: Diagram, shown: Sequence[Mark], named: Sequence[tuple[Mark, str]]) -> int:
-    together = gathered(named)
-    return place_labels(
-        axes,
-        [_place(marks[0][0]) for marks in together],
-        [label(marks) for marks in together],
-        avoid=[_place(mark) for mark in shown][-1000:],
-        lines=[(_place(a), _place(b)) for pairs in diagram.edges.values() for a, b in pairs],
-        towards=-90.0,
-        size=style.FORMULA,
-        colours=["#555555" if is_tie(marks[0][0]) else style.INK for marks in together],
-    )
-
-
 def _place(mark: Mark) -> tuple[float, float]:
     return mark.fractions[1], mark.formation
-
-
-def gathered(named: Sequence[tuple[Mark, str]]) -> list[list[tuple[Mark, str]]]:
-    """Return phases by composition and hull: those of one place share a label, the lowest first."""
-    groups: dict[Any, list[tuple[Mark, str]]] = {}
-    for mark, group in sorted(named, key=lambda pair: pair[0].above):
-        groups.setdefault((mark.hull, mark.entry.reduced), []).append((mark, group))
-    order = {id(mark): k for k, (mark, _) in enumerate(named)}
-    return sorted(groups.values(), key=lambda marks: min(order[id(mark)] for mark, _ in marks))
-
-
-def label(marks: Sequence[tuple[Mark, str]]) -> str:
-    """Return the label of phases of one composition: formula, space groups, which are ties, what puts them in doubt."""
-    groups: dict[str, list[str]] = {}
-    for mark, group in marks:
-        said = ", ".join([*(["tie"] if is_tie(mark) else []), *mark.entry.marks])
-        groups.setdefault(f"({said})" if said else "", []).append(style.group_text(group))
-    words = [" ".join(filter(None, (", ".join(filter(None, names)), said))) for said, names in groups.items()]
-    return f"{style.formula_text(marks[0][0].entry.composition)} {', '.join(filter(None, words))}".strip()
 
 
 def document(diagram: Diagram, top: float | None = None) -> dict[str, Any]:
@@ -145,29 +109,3 @@ def document(diagram: Diagram, top: float | None = None) -> dict[str, Any]:
     """
     shown = drawn(diagram, top)
     return summary(diagram, shown)
-
-
-def summary(diagram: Diagram, shown: Sequence[Mark]) -> dict[str, Any]:
-    """Return what any diagram says as plain values: corners, tie lines, phases on the hull, the marks shown."""
-    return {
-        "components": list(diagram.components),
-        "pressure_gpa": diagram.pressure_gpa,
-        "levels": list(diagram.levels),
-        "units": {"formation_enthalpy": "eV/atom", "above_hull": "eV/atom", "enthalpy_per_atom": "eV/atom"},
-        "note": diagram.note or None,
-        "series": list(diagram.series),
-        "tie_lines": {k: [[a.entry.name, b.entry.name] for a, b in v] for k, v in diagram.edges.items()},
-        "labelled": [
-            {
-                "name": mark.entry.name,
-                "formula": mark.entry.formula,
-                "space_group": group,
-                "tie": is_tie(mark),
-                "doubtful": " ".join(mark.entry.marks) or None,
-            }
-            for mark, group in diagram.labelled
-        ],
-        "structures": len(diagram.marks),
-        "drawn": len(shown),
-        "points": [mark.row(diagram.components) for mark in shown],
-    }

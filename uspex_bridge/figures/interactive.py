@@ -3,32 +3,60 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 from matplotlib.colors import Colormap, to_hex
 
 from uspex_bridge.base.files import writing
+from uspex_bridge.figures import crystals, style
 from uspex_bridge.figures import hull as hull_figure
-from uspex_bridge.figures import style
+from uspex_bridge.figures import solid as solid_figure
 from uspex_bridge.figures import ternary as ternary_figure
-from uspex_bridge.figures.diagram import Diagram, Mark, is_tie
+from uspex_bridge.figures.diagram import Diagram, Mark
+from uspex_bridge.figures.marks import gathered, remarks
 from uspex_bridge.figures.volume import Quantity, Volumes, height
+from uspex_bridge.results.crystal import describe
 
+#: So many structures stand in a page, those nearest the hull.
+_CLICKED = 300
+#: What a click on a point does.
+_CLICK = """
+document.querySelector(".plotly-graph-div").on("plotly_click", event => {
+  const name = event.points[0].customdata;
+  if (name in crystals) openCrystal(...crystals[name]);
+});"""
+_AXIS = {
+    "tickvals": [0.2, 0.4, 0.6, 0.8],
+    "ticks": "outside",
+    "ticklen": 8,
+    "tickcolor": style.GRID,
+    "tickfont": {"size": 10, "color": "#8a8f96"},
+}
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "triangle-down", "cross", "x")
+_SOLID_SYMBOLS = ("circle", "diamond", "square", "cross", "x")
 
 
-def save(figure: Any, path: Path, *, online: bool = False) -> None:
+def save(figure: Any, diagram: Diagram, path: Path, *, online: bool = False) -> None:
     """Write a page; with ``online`` it is small and loads plotly.js from the network, else it needs nothing.
+
+    A click on a point shows its structure, of the ``_CLICKED`` points that lie nearest the hull.
 
     Raises:
         OutputError: it cannot be written.
     """
-    script = "cdn" if online else True
-    text = figure.to_html(include_plotlyjs=script, config={"displaylogo": False}, default_height="96vh")
+    text = figure.to_html(
+        include_plotlyjs="cdn" if online else True,
+        config={"displaylogo": False},
+        default_height="96vh",
+        post_script=f"{crystals.viewer()}\nconst crystals = {crystals.as_script(_clicked(diagram))};\n{_CLICK}",
+    )
+    text = text.replace("<head>", '<head><meta name="viewport" content="width=device-width, initial-scale=1"/>', 1)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
@@ -56,6 +84,7 @@ def hull(diagram: Diagram, *, far: float = 0.05, top: float | None = None) -> An
             name=series,
             marker=_marker(marks, k, far),
             text=[_hover(diagram, mark) for mark in marks],
+            customdata=[mark.entry.name for mark in marks],
             hovertemplate="%{text}<extra></extra>",
         )
     for mark, group in diagram.labelled[: style.MOST_LABELS]:
@@ -96,22 +125,23 @@ def ternary(diagram: Diagram, *, far: float = 0.05) -> Any:
             c=[mark.fractions[1] for mark in marks],
             mode="markers",
             name=series,
-            marker=_marker(marks, k, far) | {"size": [11 if mark.vertex else 7 for mark in marks]},
+            marker=_marker(marks, k, far),
             text=[_hover(diagram, mark) for mark in marks],
+            customdata=[mark.entry.name for mark in marks],
             hovertemplate="%{text}<extra></extra>",
             cliponaxis=False,
         )
         values[0].append([mark.above for mark in marks])
         values[1].append([mark.formation for mark in marks])
     inner = [(mark, group) for mark, group in diagram.labelled if max(mark.fractions) < 1 - 1e-9]
-    named = hull_figure.gathered(inner[: style.MOST_LABELS])  # phases of one composition share a label
+    named = gathered(inner[: style.MOST_LABELS])  # phases of one composition share a label
     figure.add_scatterternary(
         a=[marks[0][0].fractions[2] for marks in named],
         b=[marks[0][0].fractions[0] for marks in named],
         c=[marks[0][0].fractions[1] for marks in named],
         mode="text",
         text=["<br>".join(f"\u2002{_name(mark, group)}" for mark, group in marks) for marks in named],  # off the marker
-        textposition="middle right",
+        textposition="top right",  # numbers of the axis stand beside and below
         hoverinfo="skip",
         showlegend=False,
         cliponaxis=False,
@@ -123,12 +153,74 @@ def ternary(diagram: Diagram, *, far: float = 0.05) -> Any:
         {"label": label, "method": "restyle", "args": [_restyle(scale, colours), traces]}
         for label, scale, colours in zip(("distance to the hull", "formation"), scales, values, strict=True)
     ]
-    menu = {"buttons": buttons, "type": "buttons", "direction": "right", "x": 0, "y": 1.1, "xanchor": "left"}
+    menu = {
+        "buttons": buttons,
+        "type": "buttons",
+        "direction": "right",
+        "x": 1,
+        "y": 1.06,
+        "xanchor": "right",
+        "yanchor": "bottom",
+    }
     figure.update_layout(
         _layout(diagram),
         updatemenus=[menu],
         showlegend=len(diagram.series) > 1,
-        ternary={"sum": 1, "aaxis": {"title": upper}, "baxis": {"title": left}, "caxis": {"title": right}},
+        ternary={
+            "sum": 1,
+            **{axis: _AXIS | {"title": name} for axis, name in (("aaxis", upper), ("baxis", left), ("caxis", right))},
+        },
+    )
+    return figure
+
+
+def solid(diagram: Diagram, *, far: float = 0.05, top: float | None = None) -> Any:
+    """Return a tetrahedron, or a ternary hull with enthalpy of formation upwards; see :mod:`.solid`.
+
+    Raises:
+        ConfigError: there are neither three nor four components.
+    """
+    shown = solid_figure.drawn(diagram, top)
+    upwards, ternary = solid_figure.rise(shown), len(diagram.components) == 3
+
+    def columns(marks: Iterable[Mark]) -> dict[str, tuple[float, ...]]:
+        places = [solid_figure.to_space(mark.fractions, upwards * mark.formation) for mark in marks]
+        return dict(zip("xyz", zip(*places, strict=True), strict=True)) if places else {}
+
+    corners = [solid_figure.to_space(row) for row in np.eye(len(diagram.components)).tolist()]
+    frame = [end for pair in combinations(corners, 2) for end in (*pair, (None,) * 3)]
+    figure = go.Figure()
+    quiet: dict[str, Any] = {"hoverinfo": "skip", "showlegend": False}
+    x, y, z = zip(*frame, strict=True)
+    figure.add_scatter3d(x=x, y=y, z=z, mode="lines", line={"color": "#9aa0a8", "width": 2}, **quiet)
+    for pairs in diagram.edges.values():
+        for pair in pairs:
+            figure.add_scatter3d(**columns(pair), mode="lines", line={"color": style.INK, "width": 2}, **quiet)
+    for facet in diagram.facets() if ternary else ():
+        figure.add_mesh3d(**columns(facet), i=[0], j=[1], k=[2], color="#8fb4d9", opacity=0.3, **quiet)
+    for k, series in enumerate(diagram.series):
+        marks = [mark for mark in shown if mark.series == series]
+        look = _marker(marks, k, far)
+        look |= {"symbol": _SOLID_SYMBOLS[k % len(_SOLID_SYMBOLS)], "size": [6 if mark.vertex else 4 for mark in marks]}
+        look["line"] = {"width": 1, "color": style.INK}  # one width for all in three dimensions
+        figure.add_scatter3d(
+            **columns(marks),
+            mode="markers",
+            name=series,
+            marker=look,
+            text=[_hover(diagram, mark) for mark in marks],
+            customdata=[mark.entry.name for mark in marks],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    named = gathered([pair for pair in diagram.labelled if pair[0].formation <= max(m.formation for m in shown)])
+    texts = ["<br>".join(_name(*pair) for pair in marks) for marks in named[: style.MOST_LABELS]]
+    firsts = [marks[0][0] for marks in named[: style.MOST_LABELS]]
+    figure.add_scatter3d(**columns(firsts), mode="text", text=texts, textposition="bottom center", **quiet)
+    hidden = {"visible": False}
+    figure.update_layout(
+        _layout(diagram),
+        scene={"xaxis": hidden, "yaxis": hidden, "zaxis": hidden, "aspectmode": "data"},
+        showlegend=len(diagram.series) > 1,
     )
     return figure
 
@@ -146,6 +238,7 @@ def volume(volumes: Volumes, *, quantity: Quantity = "formation", far: float = 0
             name=series,
             marker=_marker(marks, k, far),
             text=[_hover(diagram, mark) for mark in marks],
+            customdata=[mark.entry.name for mark in marks],
             hovertemplate="%{text}<extra></extra>",
         )
     by_name = {mark.entry.name: mark for mark in volumes.marks}
@@ -164,6 +257,17 @@ def volume(volumes: Volumes, *, quantity: Quantity = "formation", far: float = 0
     figure.update_xaxes(title="volume (Å³/atom)")
     figure.update_yaxes(title=f"{'enthalpy' if quantity == 'enthalpy' else 'enthalpy of formation'} (eV/atom)")
     return figure
+
+
+def _clicked(diagram: Diagram) -> dict[str, Any]:
+    """Return title and crystal of the structures that a click shows, by name."""
+    entries = [mark.entry for mark in diagram.marks[-_CLICKED:]]
+    shown = {}
+    for entry, structure in diagram.pool.structures(entries):
+        crystal = describe(structure)
+        title = f"{entry.name}  {entry.formula}" + (f"  {crystal.symbol} ({crystal.number})" if crystal else "")
+        shown[entry.name] = (title, crystals.viewed(crystal.cell if crystal else structure))
+    return shown
 
 
 def _scale(colours: Colormap, low: float, high: float, title: str) -> dict[str, Any]:
@@ -195,6 +299,7 @@ def _marker(marks: Sequence[Mark], number: int, far: float) -> dict[str, Any]:
         "size": [11 if mark.vertex else 7 for mark in marks],
         "color": [mark.above for mark in marks],
         "showscale": number == 0,
+        "opacity": 1,
         "line": {"width": [1.2 if mark.vertex else 0.3 for mark in marks], "color": style.INK},
     }
 
@@ -221,7 +326,7 @@ def _decomposition(diagram: Diagram, mark: Mark) -> str:
 
 
 def _name(mark: Mark, group: str) -> str:
-    said = ", ".join([*(["tie"] if is_tie(mark) else []), *mark.entry.marks])
+    said = remarks(mark)
     formula = re.sub(r"(\d+)", r"<sub>\1</sub>", style.reduced(mark.entry.composition))
     symbol = "" if group == "?" else f" {style.group_html(group)}"
     return f"{formula}{symbol}{f' ({said})' if said else ''}"

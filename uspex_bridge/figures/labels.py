@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from uspex_bridge.base.data import Array
+from uspex_bridge.figures import style
 
 #: Points between a point and its label that are tried, and directions in degrees.
 _RADII = (4.0, 6.5, 9.5, 13.0, 18.0, 24.0, 31.0, 40.0, 51.0, 64.0, 80.0)
@@ -24,8 +25,9 @@ _ANGLES = np.arange(0.0, 360.0, 15.0)
 _NEAR = 7.0
 #: Points that labels stay away from other points: a marker's radius.
 _CLEAR = 2.4
-#: Prices: of what must not be, of two crossing leaders, of a covered point, of a covered line, of a crossed line.
-_HARD, _CROSSED, _POINT, _LINE, _OVER = 1e4, 300.0, 25.0, 20.0, 8.0
+#: Prices: of what must not be, of two crossing leaders, of a covered point, of a covered line, of a crossed line, of a
+#: point that a leader runs over.
+_HARD, _CROSSED, _POINT, _LINE, _OVER, _THROUGH = 1e4, 300.0, 25.0, 45.0, 8.0, 12.0
 #: Behind labels, so that they can be read over points.
 _BACK = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.3}
 
@@ -55,7 +57,6 @@ def place_labels(
     avoid: Iterable[tuple[float, float]] = (),
     lines: Iterable[Sequence[tuple[float, float]]] = (),
     towards: float | Sequence[float] = 90.0,
-    size: float = 6.5,
     gap: float = 0.0,
     colours: Sequence[str] = (),
 ) -> int:
@@ -70,7 +71,6 @@ def place_labels(
         avoid: further points that labels should not cover; texts in the axes are not covered either.
         lines: pairs of points between which there is a line not to be covered.
         towards: direction that is best, degrees from the x axis; of all or of each.
-        size: of the font, pt.
         gap: what markers need more than a small one, pt.
         colours: of each label; ink by default.
     """
@@ -89,7 +89,9 @@ def place_labels(
     drawn, labels = [], []
     for k, text in enumerate(texts):
         colour = colours[k] if colours else None
-        label = axes.text(0, 0, text, fontsize=size, color=colour, va="center", ha="center", zorder=10, bbox=_BACK)
+        label = axes.text(
+            0, 0, text, fontsize=style.FORMULA, color=colour, va="center", ha="center", zorder=10, bbox=_BACK
+        )
         label.set_in_layout(False)
         extent = label.get_window_extent()
         half = np.array([extent.width, extent.height]) / 2 + scale
@@ -141,6 +143,8 @@ def _static(label: _Label, points: Array, segments: Array, frame: object, scale:
         label.high - [frame.x1, frame.y1],  # type: ignore[attr-defined]
     )
     price = _POINT * covered + _HARD * (outside.max(axis=1) > 0)
+    others = points[np.hypot(*(points - label.anchor).T) > clear]
+    price = price + _THROUGH * (distances(others[None], label.anchor, label.end[:, None]) < clear).sum(axis=1)
     if len(segments):
         start, stop = segments[None, :, 0], segments[None, :, 1]
         price = price + _LINE * meets_box(start, stop, low, high).sum(axis=1)
@@ -150,16 +154,29 @@ def _static(label: _Label, points: Array, segments: Array, frame: object, scale:
 
 
 def _choose(labels: Sequence[_Label]) -> None:
-    """Choose a place for each label in turn, then again beside what the others have, until nothing changes."""
+    """Choose a place for each label in turn, in the order that is best: as given, backwards, from the left or right."""
+    rows = list(range(len(labels)))
+    across = sorted(rows, key=lambda k: float(labels[k].anchor[0]))
+    tried = [_choose_in([labels[k] for k in order]) for order in (rows, rows[::-1], across, across[::-1])]
+    for label, chosen in min(tried, key=lambda one: one[0])[1]:
+        label.chosen = chosen
+
+
+def _choose_in(labels: Sequence[_Label]) -> tuple[float, list[tuple[_Label, int]]]:
+    """Choose places in this order, then again beside what the others have, until nothing changes; return the price."""
+    for label in labels:
+        label.chosen = -1
     for _ in range(6):
-        changed = False
+        changed, total = False, 0.0
         for label in labels:
             price = label.price + _between(label, [one for one in labels if one is not label and one.chosen >= 0])
             found = int(price.argmin())
             changed |= found != label.chosen
             label.chosen = found
+            total += float(price[found])
         if not changed:
-            return
+            break
+    return total, [(label, label.chosen) for label in labels]
 
 
 def _between(label: _Label, others: Sequence[_Label]) -> Array:
@@ -192,6 +209,14 @@ def _drop(labels: Sequence[_Label]) -> set[int]:
         if worst is None or wrong[worst] == 0:
             return left
         left.add(worst)
+
+
+def distances(points: Array, start: Array, stop: Array) -> Array:
+    """Return how far points (..., 2) are from the segments from ``start`` to ``stop`` (..., 2)."""
+    way = stop - start
+    length = np.maximum((way**2).sum(axis=-1), 1e-9)
+    along = np.clip(((points - start) * way).sum(axis=-1) / length, 0.0, 1.0)
+    return np.asarray(np.hypot(*np.moveaxis(points - start - along[..., None] * way, -1, 0)))
 
 
 def meets_box(start: Array, stop: Array, low: Array, high: Array) -> Array:

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from uspex_bridge.base.data import Array
 from uspex_bridge.figures import style
 from uspex_bridge.figures.diagram import Diagram, Mark, is_tie, levels_text
+from uspex_bridge.figures.labels import place_labels
 from uspex_bridge.results.model import TIE
 
 Place = Callable[[Mark], tuple[float, float]]
@@ -95,3 +96,66 @@ def _handle(marker: str, colour: Any, label: str, ls: str = "", ms: float = 3.4,
     return Line2D(
         [], [], marker=marker, color=style.INK, mfc=colour, ls=ls, lw=0.9, ms=ms, label=label, **({"mew": 0} | look)
     )
+
+
+def draw_ties(axes: Axes, diagram: Diagram, place: Place, **look: Any) -> None:
+    """Draw the tie lines, each hull with its own dashes."""
+    for k, pairs in enumerate(diagram.edges.values()):
+        for pair in pairs:
+            x, y = zip(*map(place, pair), strict=True)
+            axes.plot(x, y, **({"color": style.INK, "ls": DASHES[k % len(DASHES)]} | look))
+
+
+def name_phases(
+    axes: Axes,
+    diagram: Diagram,
+    shown: Sequence[Mark],
+    named: Sequence[tuple[Mark, str]],
+    place: Place,
+    towards: float | Callable[[Mark], float],
+) -> int:
+    """Name phases, those of one composition together; return how many labels found no free place.
+
+    Args:
+        axes: where.
+        diagram: its tie lines are kept free.
+        shown: marks that labels should not cover.
+        named: phases with their space groups.
+        place: of a mark, data coordinates.
+        towards: direction of a label that is best, degrees.
+    """
+    together = gathered(named)
+    firsts = [marks[0][0] for marks in together]
+    return place_labels(
+        axes,
+        [place(mark) for mark in firsts],
+        [label(marks) for marks in together],
+        avoid=[place(mark) for mark in shown[-1000:]],
+        lines=[(place(a), place(b)) for pairs in diagram.edges.values() for a, b in pairs],
+        towards=[towards(mark) if callable(towards) else towards for mark in firsts],
+        colours=[style.SOFT if is_tie(mark) else style.INK for mark in firsts],
+    )
+
+
+def gathered(named: Sequence[tuple[Mark, str]]) -> list[list[tuple[Mark, str]]]:
+    """Return phases by composition and hull: those of one place share a label, the lowest first."""
+    groups: dict[Any, list[tuple[Mark, str]]] = {}
+    for mark, group in sorted(named, key=lambda pair: pair[0].above):
+        groups.setdefault((mark.hull, mark.entry.reduced), []).append((mark, group))
+    order = {id(mark): k for k, (mark, _) in enumerate(named)}
+    return sorted(groups.values(), key=lambda marks: min(order[id(mark)] for mark, _ in marks))
+
+
+def label(marks: Sequence[tuple[Mark, str]]) -> str:
+    """Return the label of phases of one composition: formula, space groups, which are ties, what puts them in doubt."""
+    groups: dict[str, list[str]] = {}
+    for mark, group in marks:
+        said = remarks(mark)
+        groups.setdefault(f"({said})" if said else "", []).append(style.group_text(group))
+    words = [" ".join(filter(None, (", ".join(filter(None, names)), said))) for said, names in groups.items()]
+    return f"{style.formula_text(marks[0][0].entry.composition)} {', '.join(filter(None, words))}".strip()
+
+
+def remarks(mark: Mark) -> str:
+    """Return what a label says of a phase in brackets: that it is a tie, what puts it in doubt."""
+    return ", ".join([*(["tie"] if is_tie(mark) else []), *mark.entry.marks])

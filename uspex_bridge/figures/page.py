@@ -8,14 +8,16 @@ import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.templates import render
-from uspex_bridge.figures import style
+from uspex_bridge.figures import crystals, style
 from uspex_bridge.figures.diagram import in_order
 from uspex_bridge.results.converged import Convergence
 from uspex_bridge.results.crystal import Crystal, describe
@@ -73,6 +75,12 @@ class Page:
     pictures: Sequence[Picture]
     made: str
 
+    @cached_property
+    def crystals(self) -> dict[str, Crystal | None]:
+        """The phases that can be read as crystals by name, None where no symmetry was found."""
+        symprec = self.answer.question.symprec
+        return {name: describe(structure, symprec) for name, structure in self.answer.structures.items()}
+
 
 def page(report: Page) -> str:
     """Return the page as HTML that is well-formed XML too."""
@@ -94,7 +102,17 @@ def page(report: Page) -> str:
         _settings(report),
         *_notes(report.results.notes),
     ]
-    return render("report/page.html", {"title": escape(title), "body": "\n".join(parts)})
+    shown = crystals.as_script(_viewed(report))
+    values = {"title": escape(title), "body": "\n".join(parts), "crystals": shown, "viewer": crystals.viewer()}
+    return render("report/page.html", values)
+
+
+def _viewed(report: Page) -> dict[str, Any]:
+    """Return the crystals of the phases for the viewer, by name; the conventional cell where there is one."""
+    return {
+        name: crystals.viewed(report.answer.structures[name] if crystal is None else crystal.cell)
+        for name, crystal in report.crystals.items()
+    }
 
 
 def _subtitle(report: Page) -> str:
@@ -124,6 +142,7 @@ def _facts(report: Page) -> Iterable[str]:
 
 
 _HEADINGS = (
+    ("structure", "atoms in the cell"),
     ("phase", ""),
     ("ID", ""),
     ("space group", "system"),
@@ -164,7 +183,7 @@ def _phases(report: Page) -> str:
 def _phase(report: Page, phase: Phase, columns: Sequence[str], groups: PhaseGroups) -> str:
     answer, entry, point = report.answer, phase.entry, report.answer.point(phase)
     structure = answer.structures.get(entry.name)
-    crystal = describe(structure, report.answer.question.symprec) if structure is not None else None
+    crystal = report.crystals.get(entry.name)
     above = "stable" if point.vertex else f"{point.above:.4f}{' tie' if point.above <= TIE else ''}"
     known = report.known.get(entry.name, "new") if report.known is not None else ""
     group = f"{crystal.symbol} ({crystal.number})" if crystal else answer.space_group(phase)
@@ -172,11 +191,12 @@ def _phase(report: Page, phase: Phase, columns: Sequence[str], groups: PhaseGrou
     if entry.parents:
         made += " from " + ", ".join(f"EA{parent}" for parent in entry.parents)
     cells = {
+        "structure": (_view(report, phase), "view", str(crystal.atoms if crystal else entry.natoms)),
         "phase": (_formula(style.reduced(entry.composition)), "formula plain", style.reduced(entry.composition)),
         "space group": (
             f"{style.group_html(group)} {group.partition(' ')[2]}".strip()
             + (f"<br/>{crystal.system}" if crystal else "")
-            + "".join(f"<br/><small>{escape(remark)}</small>" for remark in groups.remarks()),
+            + "".join(f"<small>{escape(remark)}</small>" for remark in groups.remarks()),
             "plain",
             str(crystal.number) if crystal else group,
         ),
@@ -190,7 +210,7 @@ def _phase(report: Page, phase: Phase, columns: Sequence[str], groups: PhaseGrou
         "found": (str(phase.found), "number", None),
         "ID": (
             " ".join([_identity(report, phase, structure, crystal), *map(escape, entry.flags)]),
-            "plain",
+            "",
             str(entry.id),
         ),
         "made by": (escape(made), "", None),
@@ -202,6 +222,18 @@ def _phase(report: Page, phase: Phase, columns: Sequence[str], groups: PhaseGrou
         unit = f" data-unit=' ({units[name]})'" if units[name] else ""
         written.append(f"<td class='{kind}' data-label='{name}'{unit}{order}><div>{text}</div></td>")
     return f"<tr class='{'stable' if point.above <= TIE else 'near'}'>{''.join(written)}</tr>"
+
+
+def _view(report: Page, phase: Phase) -> str:
+    """Return a small picture of a phase that opens a large one."""
+    name = phase.entry.name
+    if name not in report.answer.structures:
+        return ""
+    title = f"{style.reduced(phase.entry.composition)}  {report.answer.space_group(phase)}"
+    return (
+        f"<button type='button' class='view' data-crystal='{escape(name)}' title='{escape(title)}'>"
+        f"<canvas role='img' aria-label='structure of {escape(title)}'></canvas></button>"
+    )
 
 
 def _identity(report: Page, phase: Phase, structure: Structure | None, crystal: Crystal | None) -> str:

@@ -131,7 +131,7 @@ def _lines(axes: Axes, progress: Progress) -> None:
             names.append(style.formula_text(composition))
             colours.append(ink)
     if len(names) <= style.MOST_LABELS:
-        place_labels(axes, starts, names, size=style.FORMULA, towards=45.0, colours=colours, lines=segments)
+        place_labels(axes, starts, names, towards=45.0, colours=colours, lines=segments)
 
 
 def _shares(axes: Axes, progress: Progress) -> None:

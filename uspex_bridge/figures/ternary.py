@@ -11,10 +11,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from uspex_bridge.figures import style
-from uspex_bridge.figures.diagram import Diagram, Mark, need_components
-from uspex_bridge.figures.hull import gathered, label, summary
-from uspex_bridge.figures.labels import place_labels
-from uspex_bridge.figures.marks import DASHES, draw_marks, legend
+from uspex_bridge.figures.diagram import Diagram, Mark, need_components, summary
+from uspex_bridge.figures.marks import draw_marks, draw_ties, legend, name_phases
 
 Colour = Literal["formation", "above", "both"]
 _HEIGHT = 3**0.5 / 2
@@ -67,10 +65,7 @@ def draw(
         style.colour_bar(
             figure, points, axes, words, orientation="horizontal", shrink=0.62, pad=0.02, aspect=32, extend="max"
         ).ax.tick_params(labelsize=6)
-        for k, pairs in enumerate(diagram.edges.values()):
-            for pair in pairs:
-                xs, ys = zip(*map(_place, pair), strict=True)
-                axes.plot(xs, ys, color=style.INK, lw=0.5, alpha=0.8, ls=DASHES[k % 4], zorder=1.5)
+        draw_ties(axes, diagram, _place, lw=0.5, alpha=0.8, zorder=1.5)
         if len(kinds) > 1:
             axes.text(0.0, 0.97, f"({letter})", transform=axes.transAxes, fontweight="bold", va="top")
     legend(panels[0], diagram, shown, loc="lower left", bbox_to_anchor=(0.0, 1.0))
@@ -78,7 +73,7 @@ def draw(
     compositions = f"lowest of each of {len(shown)} compositions" if len(diagram.series) == 1 else "lowest of each"
     named = [(mark, group) for mark, group in diagram.labelled if max(mark.fractions) < 1 - 1e-9]
     style.head(figure, *diagram.head(), compositions)
-    left = max([_labels(axes, diagram, shown, named[:labels]) for axes in panels])
+    left = max([name_phases(axes, diagram, shown, named[:labels], _place, _outwards) for axes in panels])
     if unnamed := left + len(named) - len(named[:labels]):
         style.head(figure, *diagram.head(), compositions, f"{unnamed} on the hull not named")
     return figure
@@ -125,21 +120,6 @@ def _points(axes: Axes, diagram: Diagram, shown: Sequence[Mark], kind: str, far:
 
 def _place(mark: Mark) -> tuple[float, float]:
     return to_plane(mark.fractions)
-
-
-def _labels(axes: Axes, diagram: Diagram, shown: Sequence[Mark], named: Sequence[tuple[Mark, str]]) -> int:
-    """Name the stable phases inside the triangle and on its sides; the corners have their names already."""
-    pairs = [pair for lines in diagram.edges.values() for pair in lines]
-    together = gathered(named)
-    return place_labels(
-        axes,
-        [_place(marks[0][0]) for marks in together],
-        [label(marks) for marks in together],
-        avoid=[_place(mark) for mark in shown[-1000:]],
-        lines=[(_place(a), _place(b)) for a, b in pairs],
-        towards=[_outwards(marks[0][0]) for marks in together],
-        size=style.FORMULA,
-    )
 
 
 def _outwards(mark: Mark) -> float:

@@ -82,7 +82,7 @@ def draw(
         x, y = zip(*places, strict=True)
         axes.scatter(x, y, s=34, facecolors="none", edgecolors=style.ALARM, linewidths=0.7, zorder=4)
     texts = [f"EA{mark.entry.id} {style.formula_text(mark.entry.composition)}" for mark in ringed[:_NAMED]]
-    place_labels(axes, places[:_NAMED], texts, avoid=places, size=style.FORMULA, colours=[style.ALARM] * len(texts))
+    place_labels(axes, places[:_NAMED], texts, avoid=places, colours=[style.ALARM] * len(texts))
     return figure
 
 

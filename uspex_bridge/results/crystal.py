@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import spglib
@@ -41,6 +42,7 @@ class Crystal:
         atoms: in the conventional cell.
         sites: one per orbit.
         operations: of the space group in this setting, ``x, y, z`` and so on.
+        cell: the conventional cell.
     """
 
     symbol: str
@@ -50,6 +52,12 @@ class Crystal:
     atoms: int
     sites: tuple[Site, ...]
     operations: tuple[str, ...] = field(repr=False)
+    cell: Structure = field(repr=False)
+
+    def row(self) -> dict[str, Any]:
+        """Return it as plain values, without operations and cell."""
+        shown = {name: getattr(self, name) for name in ("symbol", "number", "system", "lattice", "atoms")}
+        return shown | {"sites": [asdict(site) for site in self.sites]}
 
     def cif(self, block: str) -> str:
         """Return it as a CIF with one data block."""
@@ -108,4 +116,6 @@ def describe(structure: Structure, symprec: float = 0.1) -> Crystal | None:
         for rotation, translation in zip(again.rotations, again.translations, strict=True)
     )
     symbol, number = str(found.international), int(found.number)
-    return Crystal(symbol, number, system, lattice, len(orbits), tuple(sites), operations)
+    symbols = tuple(chemical_symbols[number] for number in found.std_types)
+    cell = Structure(symbols, np.asarray(found.std_lattice), np.asarray(found.std_positions))
+    return Crystal(symbol, number, system, lattice, len(orbits), tuple(sites), operations, cell)

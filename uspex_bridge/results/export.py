@@ -17,9 +17,11 @@ from uspex_bridge.base.tables import as_csv
 from uspex_bridge.results.convert import to_ase, to_pymatgen
 from uspex_bridge.results.crystal import Crystal, describe
 from uspex_bridge.results.folder import Results
+from uspex_bridge.results.hull import Hull
 from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.seeds import format_poscar
 from uspex_bridge.results.sources import Loose
+from uspex_bridge.results.stability import Question, assess
 
 #: Ending -> format.
 ENDINGS = {
@@ -64,6 +66,8 @@ def export(
     *,
     unrelaxed: bool = False,
     symprec: float = SYMPREC,
+    hull: Hull | None = None,
+    overwrite: bool = True,
 ) -> int:
     """Write entries, one structure at a time, and return how many were written.
 
@@ -74,19 +78,23 @@ def export(
             per structure. A file is replaced when all is written.
         kind: one of ``FORMATS``.
         unrelaxed: take the structures as the operators made them.
-        symprec: CIFs have the symmetry found within so many Å, and names of files its space group; 0 writes P1.
+        symprec: CIFs have the symmetry found within so many Å, and names of files its space group; 0 writes P1. Tables
+            have that space group too, at 0 USPEX's number alone.
+        hull: tables have formation enthalpies and distances to it, eV/atom.
+        overwrite: whether files of a folder that are there already may be replaced.
 
     Raises:
+        ConfigError: a file is there already.
         ModuleNotFoundError: a package for this format is missing.
         OutputError: the file cannot be written.
         InputError: there is nothing to write; no file is made.
     """
     pairs = _structures(pool, entries, unrelaxed=unrelaxed)
     if kind in ("cif", "poscar") and path.is_dir():
-        return _any(_write_each(pool, pairs, path, kind, symprec))
+        return _any(_write_each(pool, pairs, path, kind, symprec, overwrite=overwrite))
     writers: dict[str, Callable[[Path], int]] = {
-        "csv": lambda draft: _write_csv(entries, draft),
-        "parquet": lambda draft: _write_parquet(entries, draft),
+        "csv": lambda draft: _write_csv(_rows(pool, entries, hull, symprec), draft),
+        "parquet": lambda draft: _write_parquet(_rows(pool, entries, hull, symprec), draft),
         "extxyz": lambda draft: _write_extxyz(pool, pairs, draft, forces=not unrelaxed),
         "db": lambda draft: _write_db(pool, pairs, draft, forces=not unrelaxed),
         "cif": lambda draft: _write_text(draft, (cif_text(s, e.name, symprec) for e, s in pairs)),
@@ -212,29 +220,64 @@ def _write_text(path: Path, texts: Iterator[str]) -> int:
     return count
 
 
-def _write_each(pool: Pool, pairs: Pairs, folder: Path, kind: str, symprec: float) -> int:
-    written: set[str] = set()
+def _write_each(pool: Pool, pairs: Pairs, folder: Path, kind: str, symprec: float, *, overwrite: bool) -> int:
+    texts: dict[str, str] = {}
+    for entry, structure in pairs:
+        stem = file_stem(pool, entry, structure, symprec)
+        stem = f"{_clean(entry.run)}_{stem}" if _file(stem, kind) in texts else stem
+        stem = f"{stem}_{entry.id}" if _file(stem, kind) in texts else stem
+        cif = kind == "cif"
+        texts[_file(stem, kind)] = (
+            cif_text(structure, stem, symprec) if cif else format_poscar(structure, structure.comment)
+        )
+    present = [name for name in texts if (folder / name).exists()]
+    if present and not overwrite:
+        more = f" and {len(present) - 1} more" if len(present) > 1 else ""
+        raise ConfigError(f"{folder / present[0]}{more}: there already; --force overwrites")
     with writing(folder):
-        for entry, structure in pairs:
-            stem = file_stem(pool, entry, structure, symprec)
-            stem = f"{_clean(entry.run)}_{stem}" if stem in written else stem
-            stem = f"{stem}_{entry.id}" if stem in written else stem
-            written.add(stem)
-            if kind == "cif":
-                (folder / f"{stem}.cif").write_text(cif_text(structure, stem, symprec), encoding="utf-8")
-            else:
-                (folder / f"{stem}.vasp").write_text(format_poscar(structure, structure.comment), encoding="utf-8")
-    return len(written)
+        for name, text in texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+    return len(texts)
 
 
-def _write_csv(entries: Sequence[Entry], path: Path) -> int:
-    path.write_text(as_csv([entry.row() for entry in entries]), encoding="utf-8")
-    return len(entries)
+def _file(stem: str, kind: str) -> str:
+    return f"{stem}.cif" if kind == "cif" else f"{stem}.vasp"
 
 
-def _write_parquet(entries: Sequence[Entry], path: Path) -> int:
+def hull_of(pool: Pool, question: Question) -> tuple[Hull | None, str]:
+    """Return the hull of a table of ``pool``, or why it has none."""
+    try:
+        return assess(pool, question).hull, ""
+    except (ConfigError, InputError) as error:
+        return None, str(error)
+
+
+def _rows(pool: Pool, entries: Sequence[Entry], hull: Hull | None, symprec: float) -> list[dict[str, Any]]:
+    """Return the rows of a table, with what the hull and spglib say of each entry."""
+    groups = {}
+    if symprec > 0:
+        groups = {e.name: find_group(s, symprec) for e, s in _structures(pool, entries, unrelaxed=False)}
+    rows = []
+    for entry in entries:
+        row = entry.row() | {"space_group_uspex": entry.space_group}
+        if group := groups.get(entry.name):
+            row |= {"space_group": group.number, "space_group_symbol": group.symbol}
+        if hull is not None:
+            point = hull.by_name.get(entry.name)
+            row["formation_enthalpy"] = round(point.formation, 6) + 0.0 if point else None
+            row["above_hull"] = round(point.above, 6) if point else None
+        rows.append(row)
+    return rows
+
+
+def _write_csv(rows: Sequence[dict[str, Any]], path: Path) -> int:
+    path.write_text(as_csv(rows), encoding="utf-8")
+    return len(rows)
+
+
+def _write_parquet(rows: Sequence[dict[str, Any]], path: Path) -> int:
     import pyarrow
     import pyarrow.parquet
 
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([entry.row() for entry in entries]), path)
-    return len(entries)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return len(rows)

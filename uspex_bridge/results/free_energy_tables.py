@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from uspex_bridge.base.formulas import formula_of
-from uspex_bridge.base.tables import layout
+from uspex_bridge.base.tables import layout, wrapped
 from uspex_bridge.base.words import counted, short_names
 from uspex_bridge.results.following import Followed
 from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase
 from uspex_bridge.results.model import Entry
-from uspex_bridge.results.tables import wrapped
 
 #: Temperatures that stand side by side in the table.
 _SIDE_BY_SIDE = 4

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from uspex_bridge.base import jsonl
+from uspex_bridge.base.data import StageReport
 from uspex_bridge.base.errors import InputError
+from uspex_bridge.base.tables import fitted
 from uspex_bridge.call import record_file, record_reading
 from uspex_bridge.call.record_line import ending
 
@@ -64,16 +66,77 @@ def _of_structure(record: Path, number: int) -> list[Entry]:
     return []
 
 
-def summarise(entry: Entry) -> str:
-    """Return one entry on one line."""
-    name = f"EA{entry['id']}" if "id" in entry else str(entry.get("slot") or entry.get("source", ""))
-    step = f" step {entry['step']}" if "step" in entry else ""
-    number = defaultdict(lambda: math.nan, entry)
-    head = f"{entry.get('time', '')}  {name}{step}  {entry.get('formula', ''):<12} {entry.get('pressure_gpa', 0):g} GPa"
-    if "enthalpy_per_atom" in entry:
-        flags = f"  [{' '.join(entry['flags'])}]" if entry.get("flags") else ""
-        return (
-            f"{head}  {ending(entry)}  H {number['enthalpy_per_atom']:.4f} eV/atom  V {number['volume']:.2f} Å³  "
-            f"fmax {number['fmax']:.4f}  {entry.get('steps', '?')} steps  {number['seconds']:.1f} s{flags}"
+#: Units of an entry's values.
+UNITS = {
+    "seconds": "s",
+    "pressure_gpa": "GPa",
+    "energy": "eV",
+    "enthalpy": "eV",
+    "enthalpy_per_atom": "eV/atom",
+    "volume": "Å³",
+    "fmax": "eV/Å",
+    "stress_left_gpa": "GPa",
+    "stages.fmax": "eV/Å",
+    "stages.stress_gpa": "GPa",
+    "cell": "Å",
+    "forces": "eV/Å",
+    "stress": "eV/Å³",
+}
+_HEADINGS = (
+    ("time (UTC)", ""),
+    ("", ""),
+    ("step", ""),
+    ("formula", ""),
+    ("P", "GPa"),
+    ("status", ""),
+    ("H", "eV/atom"),
+    ("fmax", "eV/Å"),
+    ("steps", ""),
+    ("wall", "s"),
+)
+#: Columns that are left out where the table would be wider than a terminal, the first one first.
+_SPARE = ("fmax", "steps", "wall")
+
+
+def table(entries: Sequence[Entry], *, stages: bool = False) -> str:
+    """Return entries as a table of 80 columns; under an entry stand its flags, why it has no result, and its stages."""
+    below = [[*_said(entry), *(_stages(entry) if stages else ())] for entry in entries]
+    return fitted(_HEADINGS, [_row(entry) for entry in entries], _SPARE, below)
+
+
+def _row(entry: Entry) -> list[str]:
+    def number(name: str, spec: str) -> str:
+        return format(entry[name], spec) if isinstance(entry.get(name), (int, float)) else ""
+
+    return [
+        str(entry.get("time", ""))[:16].replace("T", " "),
+        f"EA{entry['id']}" if "id" in entry else str(entry.get("slot") or entry.get("source", "")),
+        str(entry.get("step", "")),
+        str(entry.get("formula", "")),
+        number("pressure_gpa", "g"),
+        ending(entry) if "enthalpy_per_atom" in entry else str(entry.get("status")),
+        number("enthalpy_per_atom", ".4f"),
+        number("fmax", ".3f"),
+        number("steps", "g"),
+        number("seconds", ".1f"),
+    ]
+
+
+def _said(entry: Entry) -> list[str]:
+    flags = [f"flags: {' '.join(entry['flags'])}"] if entry.get("flags") else []
+    return flags if "enthalpy_per_atom" in entry else [*flags, f"{entry.get('code')}: {entry.get('reason')}"]
+
+
+def _stages(entry: Entry) -> Iterator[str]:
+    """Return a line about each stage."""
+    named = {field.name for field in fields(StageReport)}
+    for stage in entry.get("stages") or ():
+        if not named <= {*stage, "detail"}:
+            continue  # no call has written it
+        measured = None not in (stage["fmax"], stage["stress_gpa"])
+        left = f"fmax {stage['fmax']:.4f} eV/Å, stress left {stage['stress_gpa']:.3f} GPa" if measured else ""
+        yield (
+            f"{stage['name']}: {stage['calculator']} {stage['model']}, {stage['optimizer']}: {stage['outcome']} after "
+            f"{stage['steps']} steps, {stage['evaluations']} evaluations, {stage['seconds']:.1f} s; "
+            + "; ".join(filter(None, (left, stage.get("detail"))))
         )
-    return f"{head}  {entry.get('status')} ({entry.get('code')}): {entry.get('reason')}"

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from uspex_bridge.base.formulas import formula_of
-from uspex_bridge.base.tables import layout
+from uspex_bridge.base.tables import layout, wrapped
 from uspex_bridge.results import free_energy_tables as tables
 from uspex_bridge.results.model import Composition
 from uspex_bridge.results.phase_diagram import Crossing, PhaseDiagram
-from uspex_bridge.results.tables import wrapped
 
 
 def report(diagram: PhaseDiagram) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from textwrap import fill
 from typing import Any
 
-from uspex_bridge.base.tables import fitted
+from uspex_bridge.base.tables import fitted, wrapped
 from uspex_bridge.base.words import counted, short_names
 from uspex_bridge.results.groups import phase_groups
 from uspex_bridge.results.matching import Known
@@ -181,8 +180,3 @@ def document(assessment: Assessment, rows: Sequence[Mapping[str, Any]]) -> dict[
         "phases": list(rows),
         "warnings": list(assessment.warnings),
     }
-
-
-def wrapped(text: str, indent: str = "") -> str:
-    """Return a sentence in lines of a terminal's width."""
-    return fill(text, 80, initial_indent=indent, subsequent_indent=f"{indent}  ", break_on_hyphens=False)

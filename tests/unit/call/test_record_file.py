@@ -197,13 +197,17 @@ def test_failed_tries_belong_to_the_structure_that_they_began(search):
 def test_log_command(search):
     shown = CliRunner().invoke(command, ["log", "137", "--record", str(search)])
     assert shown.exit_code == 0
-    assert shown.output.count("CalcFold1 step") == 2
-    assert "-3.0617 eV/atom" in shown.output
+    calls = [line.split()[2:4] for line in shown.output.splitlines() if line.startswith("2026-11-21 04:00")]
+    assert calls == [["CalcFold1", "1"], ["CalcFold1", "2"]]
+    assert "-3.0617" in shown.output
+    assert max(map(len, shown.output.splitlines())) <= 80
     refused = CliRunner().invoke(command, ["log", "--status", "rejected", "--record", str(search)])
-    assert "collapse" in refused.output
+    assert "    collapse: atoms collapsed\n" in refused.output
     assert "1 entry: 1 rejected (collapse)" in refused.output
     whole = CliRunner().invoke(command, ["log", "--json", "-n", "2", "--record", str(search)])
-    assert [json.loads(line)["enthalpy"] for line in whole.output.splitlines()] == [-5.5, -6.1234]
+    document = json.loads(whole.output)
+    assert [entry["enthalpy"] for entry in document["entries"]] == [-5.5, -6.1234]
+    assert document["units"]["enthalpy"] == "eV"
     assert CliRunner().invoke(command, ["log", "--status", "rejcted", "--record", str(search)]).exit_code == 2
     missing = CliRunner().invoke(command, ["log", "999", "--record", str(search)])
     assert missing.exit_code == 1

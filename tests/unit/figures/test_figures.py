@@ -9,7 +9,7 @@ from ase.build import bulk
 from results_making import DATA, Made, write_matlab
 
 from uspex_bridge.base.errors import ConfigError, OutputError
-from uspex_bridge.figures import coverage, diagram, hull, style, ternary, volume
+from uspex_bridge.figures import coverage, diagram, hull, solid, style, ternary, volume
 from uspex_bridge.results.model import TIE, Entry, Pool
 from uspex_bridge.results.outliers import find_outliers
 from uspex_bridge.results.sources import Loose, open_sources
@@ -119,6 +119,7 @@ def test_ternary_draws_the_lowest_of_each_composition(tmp_path):
 def test_the_wrong_number_of_components_is_said():
     four = [entry(k, {symbol: 1}, 0.0) for k, symbol in enumerate(("Ca", "Fe", "Ni", "Al"), 1)]
     made = made_diagram(loose(*four))
+    assert solid.draw(made).axes
     for draw in (hull.draw, ternary.draw, coverage.gather):
         with pytest.raises(ConfigError, match=r"are 4 \(Ca, Fe, Ni, Al\); choose .* --components"):
             draw(made)
@@ -128,6 +129,33 @@ def test_the_wrong_number_of_components_is_said():
     with pytest.raises(ConfigError, match="one composition"):
         hull.draw(one)
     assert volume.draw(volume.gather(one)).axes
+
+
+def test_four_components_are_a_tetrahedron_and_three_rise_by_enthalpy():
+    corners = np.array([solid.to_space(row) for row in np.eye(4)])
+    assert np.linalg.norm(corners[:, None] - corners, axis=2)[np.triu_indices(4, 1)] == pytest.approx(1.0)
+    assert corners[:3].mean(axis=0) == pytest.approx(0.0, abs=1e-12)
+    assert solid.to_space([0.25] * 4) == pytest.approx(corners.mean(axis=0))
+    assert solid.to_screen((1.0, 2.0, 3.0), (-90.0, 0.0)) == pytest.approx((1.0, 3.0))  # from the front
+    assert solid.to_screen((1.0, 2.0, 3.0), (-90.0, 90.0)) == pytest.approx((1.0, 2.0))  # from above
+    pure = [entry(k, {symbol: 1}, 0.0) for k, symbol in enumerate(("Ca", "Fe", "Ni", "Al"), 1)]
+    inner = entry(5, {"Ca": 1, "Fe": 1, "Ni": 1, "Al": 1}, -0.3)
+    four = made_diagram(loose(*pure, inner, entry(6, {"Ca": 2, "Fe": 2, "Ni": 2, "Al": 2}, -0.1)))
+    assert [mark.entry.id for mark in solid.drawn(four)] == [5, 1, 2, 3, 4]
+    assert len(four.facets()) == 4
+    assert all(len(facet) == 4 and any(mark.entry.id == 5 for mark in facet) for facet in four.facets())
+    (label,) = [
+        text.get_text()
+        for text in solid.draw(four).axes[0].texts
+        if {"Ca", "Al"} < set(re.findall("[A-Z][a-z]", text.get_text()))
+    ]
+    assert label
+    three = made_diagram(loose(*pure[:3], entry(7, {"Ca": 1, "Ni": 1}, -0.2), entry(8, {"Ca": 1, "Fe": 1}, 0.9)))
+    assert [mark.entry.id for mark in solid.drawn(three)] == [7, 1, 2, 3]  # 8 lies higher than the hull is deep
+    assert solid.rise(solid.drawn(three)) == pytest.approx(0.85 / 0.2)
+    assert len(three.facets()) == 2
+    heights = [text.get_text() for text in solid.draw(three).axes[0].texts]
+    assert {"-0.20", "0.00"} <= set(heights)
 
 
 def test_components_stand_in_the_order_of_the_search(tmp_path):
@@ -271,3 +299,8 @@ def test_a_page_names_stable_phases_and_says_what_decomposes_into_what():
     texts = [text for trace in page.data if trace.text is not None for text in trace.text]
     assert any("decomposes into" in text and "0.50 CaFe" in text for text in texts)
     assert "CaFe" in [text.strip() for text in texts]
+    solid_page = interactive.solid(made)
+    assert sum(trace.type == "mesh3d" for trace in solid_page.data) == len(made.facets()) == 2
+    (points,) = [trace for trace in solid_page.data if trace.type == "scatter3d" and trace.mode == "markers"]
+    assert list(points.customdata) == [mark.entry.name for mark in solid.drawn(made)]
+    assert min(points.z) == pytest.approx(-0.85)

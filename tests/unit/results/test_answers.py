@@ -20,7 +20,7 @@ from uspex_bridge.call.structures import read_structures
 from uspex_bridge.results.compare import compare
 from uspex_bridge.results.converged import history
 from uspex_bridge.results.crystal import describe
-from uspex_bridge.results.export import FORMATS, export, format_of
+from uspex_bridge.results.export import FORMATS, export, format_of, hull_of
 from uspex_bridge.results.folder import open_results
 from uspex_bridge.results.hull import parse_formula
 from uspex_bridge.results.matching import recognise
@@ -324,10 +324,25 @@ def test_exports(tmp_path):
         ("3", "CaNi", "-8.0"),
         ("1", "Ca", "-2.0"),
     ]
+    assert [(row["space_group"], row["space_group_symbol"]) for row in table] == [("221", "Pm-3m"), ("225", "Fm-3m")]
+    assert "above_hull" not in table[0]
+    hull, why = hull_of(pool, Question(within=0.0, method="none"))
+    assert not why
+    export(pool, entries, tmp_path / "out.csv", "csv", hull=hull, symprec=0.0)
+    with (tmp_path / "out.csv").open() as stream:
+        table = list(csv.DictReader(stream))
+    for row, entry in zip(table, entries, strict=True):
+        assert float(row["above_hull"]) == pytest.approx(hull.by_name[entry.name].above, abs=1e-6)
+        assert float(row["formation_enthalpy"]) == pytest.approx(hull.by_name[entry.name].formation, abs=1e-6)
+    alone = pool.only([results.by_id[3]])
+    none, why = hull_of(alone, Question(components=("Ca", "Ni")))
+    assert (none, "no entry of pure Ca" in why) == (None, True)
     (tmp_path / "many").mkdir()
     assert export(pool, entries, tmp_path / "many", "cif") == 2
     assert {path.name for path in (tmp_path / "many").iterdir()} == {"EA3_CaNi_Pm-3m.cif", "EA1_Ca_Fm-3m.cif"}
     assert ase.io.read(tmp_path / "many" / "EA3_CaNi_Pm-3m.cif").info["spacegroup"].no == 221
+    with pytest.raises(ConfigError, match=r"EA3_CaNi_Pm-3m.cif and 1 more: there already; --force overwrites"):
+        export(pool, entries, tmp_path / "many", "cif", overwrite=False)
     export(pool, entries, tmp_path / "many", "poscar", symprec=0.0)
     assert (tmp_path / "many" / "EA3_CaNi_P1.vasp").is_file()
     export(pool, entries, tmp_path / "raw.extxyz", "extxyz", unrelaxed=True)

@@ -102,41 +102,35 @@ def rows(cycles: list[Cycle]) -> list[dict[str, Any]]:
 
 
 def table(cycles: list[Cycle]) -> str:
-    """Return the cycles as text, energies in meV/atom and forces in meV/Å."""
-    from uspex_bridge.base.tables import layout
+    """Return the cycles as text: what was chosen, then errors of the models in meV/atom (E, PV) and meV/Å (F)."""
+    from uspex_bridge.base.tables import layout, wrapped
 
-    headings = [
-        ("cycle", ""),
-        ("flagged", ""),
-        ("mean |ΔPV|", "meV/atom"),
-        ("chosen", ""),
-        ("labels", ""),
-        ("model", ""),
-        ("taken", ""),
-        ("E", "held out"),
-        ("F", "held out"),
-        ("PV", "held out"),
-        ("E", "predicted"),
-        ("F", "predicted"),
-        ("PV", "predicted"),
+    lines = [
+        [
+            str(cycle.number),
+            "" if cycle.flagged is None else f"{cycle.flagged} of {cycle.screened}",
+            _milli(cycle.mean_pv),
+            *("" if count is None else str(count) for count in (cycle.chosen, cycle.labels)),
+        ]
+        for cycle in cycles
     ]
-    lines = []
-    for row in rows(cycles):
-        flagged = "" if row["flagged"] is None else f"{row['flagged']} of {row['screened']}"
-        errors = [_milli(row.get(f"{kind}_{q}")) for kind in ("held_out", "predicted") for q in QUANTITIES]
-        taken = {True: "yes", False: "no", None: ""}[row.get("promoted")]
-        lines.append(
-            [
-                str(row["cycle"]),
-                flagged,
-                _milli(row["mean_delta_pv"]),
-                *("" if row[key] is None else str(row[key]) for key in ("chosen", "labels")),
-                row.get("model", ""),
-                taken,
-                *errors,
-            ]
-        )
-    return layout(headings, lines)
+    chosen = layout([("cycle", ""), ("flagged", ""), ("mean |ΔPV|", "meV/atom"), ("chosen", ""), ("labels", "")], lines)
+    judged = [
+        [
+            str(row["cycle"]),
+            row["model"],
+            {True: "yes", False: "no", None: ""}[row["promoted"]],
+            *(_milli(row[f"{kind}_{q}"]) for kind in ("held_out", "predicted") for q in QUANTITIES),
+        ]
+        for row in rows(cycles)
+        if "model" in row
+    ]
+    if not judged:
+        return chosen
+    names = [("E", "meV/atom"), ("F", "meV/Å"), ("PV", "meV/atom")]
+    errors = layout([("cycle", ""), ("model", ""), ("taken", ""), *names, *names], judged)
+    said = "mean absolute errors on held-out labels, then of the models in use on the labels that came next:"
+    return "\n\n".join([chosen, f"{wrapped(said)}\n{errors}"])
 
 
 def _milli(value: float | None) -> str:

@@ -115,7 +115,7 @@ def _screen(settings: CycleSettings, now: Standing) -> CycleStep:
     words += [] if search.b_max is None else ["--b-max", str(search.b_max)]
     words += ["--since", now.since] if now.since and (search.failures or search.b_max is not None) else []
     words += ["--calibrate", settings.dataset] if limits.calibrate else []
-    words += ["--training", settings.dataset, "--out", f"{folder_of(now.number)}/screened", "--json"]
+    words += ["--training", settings.dataset, "--out", f"{folder_of(now.number)}/screened", "--force", "--json"]
     return CycleStep("screen", tuple(words))
 
 
@@ -135,7 +135,7 @@ def _labels(settings: CycleSettings, now: Standing) -> list[CycleStep]:
     prepare += ["--generation", str(number), *(["--dataset", settings.dataset] if known else [])]
     return [
         _select(settings, now, places, known=known),
-        CycleStep("augment", (*augment, "-o", f"{here}/augmented.extxyz", "--json")),
+        CycleStep("augment", (*augment, "-o", f"{here}/augmented.extxyz", "--force", "--json")),
         CycleStep("prepare", (*prepare, "--json")),
         _computed(settings, here),
         CycleStep("labels", ("label", "status", f"{here}/labels", "--json"), "labels"),
@@ -156,7 +156,7 @@ def _select(settings: CycleSettings, now: Standing, places: Sequence[str], *, kn
     for option, value in (("--max-atoms", chosen.max_atoms), ("--compositions", chosen.compositions)):
         words += [] if value is None else [option, str(value)]
     words += ["--holdout", chosen.holdout] if chosen.holdout else []
-    return CycleStep("select", (*words, "--out", f"{here}/selected", "--json"))
+    return CycleStep("select", (*words, "--out", f"{here}/selected", "--force", "--json"))
 
 
 def _computed(settings: CycleSettings, here: str) -> CycleStep:
@@ -191,14 +191,16 @@ def _evaluate(settings: CycleSettings, now: Standing) -> list[CycleStep]:
     words = ("evaluate", *old, *new, "--on", settings.dataset)
     probes = ("--probes", "--random", str(gates.random)) if gates.probes else ()
     here = folder_of(number)
-    steps = [CycleStep("evaluate", (*words, "--split", now.held_out, *probes, "-o", f"{here}/held-out", "--json"))]
+    steps = [
+        CycleStep("evaluate", (*words, "--split", now.held_out, *probes, "-o", f"{here}/held-out", "--force", "--json"))
+    ]
     if now.promoted:
         newest = ("--split", "all", "--generation", str(number))
-        steps.append(CycleStep("evaluate newest", (*words, *newest, "-o", f"{here}/newest", "--json")))
+        steps.append(CycleStep("evaluate newest", (*words, *newest, "-o", f"{here}/newest", "--force", "--json")))
     starts = [start for name in settings.models if (start := start_of(settings, name))]
     if gates.foreign and starts:
         words = ("evaluate", *dict.fromkeys(starts), *new, "--on", gates.foreign)
-        steps.append(CycleStep("evaluate foreign", (*words, "-o", f"{here}/foreign", "--json")))
+        steps.append(CycleStep("evaluate foreign", (*words, "-o", f"{here}/foreign", "--force", "--json")))
     return steps
 
 

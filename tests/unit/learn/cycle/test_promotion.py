@@ -133,7 +133,7 @@ def test_steps_are_commands():
     assert "--pv 0.03 " in second["screen"]
     assert "--pv 0.04 " in words(1)["screen"]
     assert "--reference r1 --reference r2" in second["select"]
-    assert second["evaluate newest"].endswith("--split all --generation 2 -o cycle-2/newest --json")
+    assert second["evaluate newest"].endswith("--split all --generation 2 -o cycle-2/newest --force --json")
     assert second["seeds"] == "uspex-bridge seeds r1 r2 -n 5 --into next --force"
     kinds = {step.kind for step in steps_of(SETTINGS, Standing(2, labelled=False))}
     assert kinds == {"shell", "bridge", "labels", "promote"}
@@ -295,7 +295,7 @@ def test_a_loop_does_what_its_steps_can():
     assert "--estimate models/a/current" in words["prepare"]
     assert "--probes --random 3" in words["evaluate"]
     assert words["evaluate foreign"] == (
-        "uspex-bridge evaluate mace:m.model cycle-2/a cycle-2/b --on tp -o cycle-2/foreign --json"
+        "uspex-bridge evaluate mace:m.model cycle-2/a cycle-2/b --on tp -o cycle-2/foreign --force --json"
     )
 
 
