@@ -43,7 +43,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     import tomllib  # here, so that a worker in a Python 3.10 environment can import this module
 
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
         hint = "; text needs quotes" if "Invalid value" in str(error) else ""
         raise ConfigError(f"{path}: not valid TOML: {error}{hint}") from None

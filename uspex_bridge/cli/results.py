@@ -260,11 +260,12 @@ def _detail(results: Results, entry: Entry, structure: Any, symprec: float) -> s
         lines.append(f"  refused by the bridge, the enthalpy is a penalty: uspex-bridge log {entry.id} says why")
     elif entry.record is not None:
         r = entry.record
-        flags = f" [{' '.join(r.flags)}]" if r.flags else ""
         lines.append(
             f"  {r.status} with {' > '.join(r.models)}: {r.steps} steps, fmax {r.fmax:.4f} eV/Å, "
-            f"stress left {r.stress_left_gpa:.3f} GPa{flags}"
+            f"stress left {r.stress_left_gpa:.3f} GPa"
         )
+    if entry.flags:
+        lines.append(f"  flags: {' '.join(entry.flags)}")
     return "\n".join(lines)
 
 

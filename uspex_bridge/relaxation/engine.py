@@ -117,7 +117,8 @@ class _Relaxation:
     def run(self) -> RelaxResult:
         plan, intent = self.plan, self.plan.intent
         ions, cell = motion(intent.isif)
-        overlapping = check_start(self.atoms, plan.guards, cell_moves=not intent.static and cell != "fixed")
+        moves = not intent.static and cell != "fixed"
+        overlapping = check_start(self.atoms, plan.guards, cell_moves=moves, pressure_gpa=plan.pressure_gpa)
         check_further(self.atoms, plan.guards, "start", plan.pressure_gpa)
         if intent.static:
             self.start_volume = float(np.linalg.det(self.atoms.cell.array))

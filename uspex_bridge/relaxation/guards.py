@@ -65,12 +65,12 @@ def widest_gap(atoms: Atoms) -> tuple[float, str]:
     return gaps[axis], "abc"[axis]
 
 
-def check_start(atoms: Atoms, guards: Guards, *, cell_moves: bool = True) -> bool:
+def check_start(atoms: Atoms, guards: Guards, *, cell_moves: bool = True, pressure_gpa: float = 0.0) -> bool:
     """Test a starting structure; return True where overlapping atoms must be pushed apart first.
 
     Raises:
-        Rejected: too many atoms, a flat or dilute cell, a vacuum in a cell that moves, or an overlap where the
-            protocol refuses overlaps.
+        Rejected: too many atoms, a flat or dilute cell, a vacuum in a cell that moves or under pressure, or an overlap
+            where the protocol refuses overlaps.
     """
     n = len(atoms)
     if n > guards.max_atoms:
@@ -90,6 +90,12 @@ def check_start(atoms: Atoms, guards: Guards, *, cell_moves: bool = True) -> boo
             "vacuum",
             f"a vacuum of {gap:.1f} Å along {axis}: clusters, slabs and molecules in boxes are relaxed at a fixed cell "
             "only (ISIF = 2), because a variable cell would close it",
+        )
+    if gap > VACUUM and pressure_gpa != 0.0:
+        raise Rejected(
+            "vacuum",
+            f"a vacuum of {gap:.1f} Å along {axis} at {pressure_gpa:g} GPa: H = E + PV would hold the vacuum's PV; "
+            "clusters, slabs and molecules in boxes are relaxed without pressure",
         )
     close = closest_pair(atoms, guards.overlap_ratio)
     if close is None:

@@ -96,6 +96,11 @@ def test_named_file_must_exist(tmp_path, monkeypatch):
         find_config(tmp_path)
 
 
+def test_settings_with_a_byte_order_mark_are_read(tmp_path):
+    (tmp_path / "bridge.toml").write_text("threads = 3\n", encoding="utf-8-sig")
+    assert load_config(tmp_path).threads == 3
+
+
 @pytest.mark.parametrize("kind", ["link to nothing", "folder", "pipe"])
 def test_settings_that_are_there_and_cannot_be_read_are_not_passed_over(tmp_path, kind):
     """Others, or the defaults, would be another model."""

@@ -223,3 +223,5 @@ def test_vacuum_is_found_and_no_crystal_has_any():
         with pytest.raises(Rejected) as caught:
             check_start(atoms, Guards())
         assert caught.value.code in ("vacuum", "dilute")
+        with pytest.raises(Rejected, match="vacuum's PV"):
+            check_start(atoms, Guards(), cell_moves=False, pressure_gpa=10.0)
