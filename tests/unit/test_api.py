@@ -131,6 +131,15 @@ def test_what_means_nothing_is_refused_before_anything_runs(options, said):
         relax(bulk("Ni", cubic=True), model="toy", **options)
 
 
+def test_a_name_that_the_atoms_contradict_is_said(folder):
+    write("x.vasp", bulk("Ni", cubic=True))
+    _, rest = Path("x.vasp").read_text().split("\n", 1)
+    for title, said in (("Fe3Ni5", True), ("Ni fcc, from a search of Fe3Ni5", False)):
+        Path("x.vasp").write_text(f"{title}\n{rest}")
+        table = relax("x.vasp", model="toy", nsw=0).table()
+        assert (f"{title}: it is called {title} and its atoms are Ni4" in table) == said
+
+
 def test_what_is_no_crystal_is_refused_by_its_type():
     with pytest.raises(InputError, match="int is no crystal"):
         relax([bulk("Ni", cubic=True), 3], model="toy")

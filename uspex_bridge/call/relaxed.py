@@ -13,6 +13,7 @@ from uspex_bridge.base.atoms import to_atoms
 from uspex_bridge.base.data import Frame, RelaxResult, Structure, off_pressure
 from uspex_bridge.base.tables import layout
 from uspex_bridge.call.record_line import ending, level_of, words_of
+from uspex_bridge.call.structures import wrong_label
 from uspex_bridge.relaxation.protocol import Plan
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ def table(results: Iterable[Relaxed]) -> str:
         if off_pressure(found := r.fields.get("pressure_reached_gpa", r.pressure), r.pressure)
     ]
     free = dict.fromkeys(words_of(r.free_energy) for r in listed if r.free_energy is not None)
+    flagged += [f"{r.name}: {wrong}" for r in listed if (wrong := wrong_label(r.structure.comment, r.structure))]
     columns = [("G" if free and name == "H" else name, unit) for name, unit in _COLUMNS]
     flagged += [f"G = F + PV at {words}" for words in free]
     failed = [f"{r.name}: {r.fields.get('code', r.status)}: {r.reason}" for r in listed if not r.ok]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.files import read_text, regular_bytes
-from uspex_bridge.vasp.structure import parse_poscars, read_potcar_symbols
+from uspex_bridge.vasp.structure import ELEMENTS, parse_poscars, read_potcar_symbols
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -119,6 +121,38 @@ def _check_periodic(pbc: Iterable[bool], name: str) -> None:
             f"{name}: not periodic in three dimensions (pbc = {shown}); set pbc to T T T; relax a slab or a cluster in "
             "vacuum with ISIF = 2 (fixed cell)"
         )
+
+
+def wrong_label(label: str, structure: Structure) -> str:
+    """Say that a label has no formula but a wrong one: ``Fe3Ni5`` of a cell Fe2Ni13; empty where it has none.
+
+    A wrong one is the label's first word, or has the elements of the structure; others may name a structure type.
+    """
+    held = _reduced(Counter(structure.symbols))
+    words = [word for word in re.split(r"[\s_:;,/-]+", label) if word]
+    read = {word: formula for word in words if len(formula := _formula(word)) > 1}
+    if held in read.values():
+        return ""
+    for word, formula in read.items():
+        if set(formula) == set(held) or (word == words[0] and not word.isupper()):
+            return f"it is called {word} and its atoms are {structure.formula}"
+    return ""
+
+
+def _formula(word: str) -> dict[str, int]:
+    """Read a word as a formula and reduce it; empty where it is none."""
+    parts = re.findall(r"([A-Z][a-z]?)(\d*)", word)
+    if "".join(map("".join, parts)) != word or not ELEMENTS.issuperset(symbol for symbol, _ in parts):
+        return {}
+    counts: Counter[str] = Counter()
+    for symbol, count in parts:
+        counts[symbol] += int(count or 1)
+    return _reduced(counts)
+
+
+def _reduced(counts: Mapping[str, int]) -> dict[str, int]:
+    divisor = max(math.gcd(*counts.values()), 1)
+    return {symbol: n // divisor for symbol, n in counts.items()}
 
 
 def _named(path: Path, number: int, atoms: Atoms, name: str) -> Structure:

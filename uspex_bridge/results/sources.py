@@ -21,21 +21,18 @@ from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
 from uspex_bridge.call import record_file, record_reading
-from uspex_bridge.call.structures import POSCAR_NAME, from_ase, read_images, read_structures
+from uspex_bridge.call.structures import POSCAR_NAME, from_ase, read_images, read_structures, wrong_label
 from uspex_bridge.results.folder import Results, open_all
 from uspex_bridge.results.join import line_of
 from uspex_bridge.results.labels_folder import is_dataset, labels_of
 from uspex_bridge.results.model import (
     NAN,
-    Composition,
     Entry,
     Pool,
     Recorded,
     Source,
     composition_of,
-    reduced_composition,
 )
-from uspex_bridge.vasp.structure import ELEMENTS
 
 #: Names of a cell's energy in OPTIMADE attributes after the provider's prefix, and of an atom's.
 _PER_CELL, _PER_ATOM = ("energy", "total_energy", "energy_total"), ("energy_per_atom", "total_energy_per_atom")
@@ -147,41 +144,14 @@ def read_relaxed(folder: Path, label: str | None = None) -> Loose:
             )
         )
         held[number], names[number] = structure, comment.split()[0] if comment.split() else str(number)
-        notes += wrong_label(f"{path}, EA{number}" if comment.startswith("EA") else str(path), comment, structure)
+        if wrong := wrong_label(comment, structure):
+            notes.append(f"{path}, EA{number}: {wrong}" if comment.startswith("EA") else f"{path}: {wrong}")
     return Loose(name, tuple(entries), held, names, notes)
 
 
 def _flagged(flags: tuple[str, ...]) -> Recorded:
     """Return what a record would say of a structure of which only the flags are known."""
     return Recorded("", flags, (), NAN, NAN, NAN, 0, NAN, -1)
-
-
-def wrong_label(place: str, label: str, structure: Structure) -> list[str]:
-    """Return a note where a label has no formula but a wrong one: ``Fe3Ni5`` of a cell Fe2Ni13.
-
-    A wrong one is the label's first word, or has the elements of the structure; others may name a structure type.
-    """
-    held = reduced_composition(composition_of(structure.symbols))
-    words = [word for word in re.split(r"[\s_:;,/-]+", label) if word]
-    read = {word: formula for word in words if len(formula := _formula(word)) > 1}
-    if held in read.values():
-        return []
-    for word, formula in read.items():
-        alike = {symbol for symbol, _ in formula} == {symbol for symbol, _ in held}
-        if alike or (word == words[0] and not word.isupper()):
-            return [f"{place}: it is called {word} and its atoms are {structure.formula}"]
-    return []
-
-
-def _formula(word: str) -> Composition:
-    """Read a word as a formula and reduce it; empty where it is none."""
-    parts = re.findall(r"([A-Z][a-z]?)(\d*)", word)
-    if "".join(map("".join, parts)) != word or not ELEMENTS.issuperset(symbol for symbol, _ in parts):
-        return ()
-    counts: dict[str, int] = {}
-    for symbol, count in parts:
-        counts[symbol] = counts.get(symbol, 0) + int(count or 1)
-    return reduced_composition(tuple(counts.items()))
 
 
 def read_dataset(folder: Path, label: str | None = None) -> Loose:
@@ -266,7 +236,8 @@ def _loose(label: str, items: Sequence[_Item], notes: list[str]) -> Loose:
             )
         )
         held[number], names[number] = item.structure, item.name
-        notes += wrong_label(f"{label}, structure {number}", f"{item.name} {item.structure.comment}", item.structure)
+        if wrong := wrong_label(f"{item.name} {item.structure.comment}", item.structure):
+            notes.append(f"{label}, structure {number}: {wrong}")
     if missing := sum(not math.isfinite(entry.enthalpy) for entry in entries):
         notes.append(f"{label}: {missing} of {len(entries)} structures have no energy; good for comparison only")
     return Loose(label, tuple(entries), held, names, notes)
