@@ -16,6 +16,7 @@ from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
 from uspex_bridge.call import record_file
+from uspex_bridge.relaxation.volumes import element_volume
 from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.sources import Loose, open_sources
 
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
 #: How much more or less than V dP an enthalpy may rise, eV/atom.
 _TOLERANCE = 0.01
-#: A volume that falls by more than this from one pressure to the next is no compression, relative.
-COLLAPSE = 0.2
+#: A volume that falls by more than this from one pressure to the next, and by this more than the elements' volumes do,
+#: is no compression, relative.
+_COLLAPSE, _BEYOND = 0.2, 0.1
 #: Steps between neighbouring pressures in which changes of the lowest phase are looked for.
 _STEPS = 24
 
@@ -91,17 +93,18 @@ class EnthalpyCurve:
     def doubts(self) -> list[tuple[float, float, str]]:
         """Return between which neighbouring pressures the curve cannot be one state of one phase, GPa, and why.
 
-        Either the volume falls by more than ``COLLAPSE``, or H does not rise by what the volumes ask for: a model that
-        changes from one state to another there breaks the one or the other.
+        Either the volume falls by more than the elements' volumes explain, or H does not rise by what the volumes ask
+        for: a model that changes from one state to another there breaks the one or the other.
         """
         found = []
         for low, high in pairwise(self.entries):
             span = f"from {low.pressure_gpa:g} to {high.pressure_gpa:g} GPa"
             before, after = low.volume_per_atom, high.volume_per_atom
             ends = (float(low.pressure_gpa or 0.0), float(high.pressure_gpa or 0.0))
-            if before - after > COLLAPSE * before:
-                fall = 100 * (1 - after / before)
-                found.append((*ends, f"{span} its volume falls by {fall:.0f} %, {before:.2f} to {after:.2f} Å³/atom"))
+            fall = 1 - after / before
+            if fall > max(_COLLAPSE, _compression(low, ends) + _BEYOND):
+                words = f"{span} its volume falls by {100 * fall:.0f} %, {before:.2f} to {after:.2f} Å³/atom"
+                found.append((*ends, words))
             rise, step = high.enthalpy_per_atom - low.enthalpy_per_atom, ends[1] - ends[0]
             least, most = pv_energy(step, after), pv_energy(step, before)
             if rise < least - _TOLERANCE or rise > most + _TOLERANCE:
@@ -109,6 +112,12 @@ class EnthalpyCurve:
                     (*ends, f"{span} H rises by {rise:.3f} eV/atom; its volumes ask for {least:.3f} to {most:.3f}")
                 )
         return found
+
+
+def _compression(entry: Entry, pressures: tuple[float, float]) -> float:
+    """Return by how much the volumes of an entry's elements fall from one pressure (GPa) to another, relative."""
+    low, high = (sum(n * element_volume(symbol, at) for symbol, n in entry.reduced) for at in pressures)
+    return 1 - high / low
 
 
 @dataclass(frozen=True)

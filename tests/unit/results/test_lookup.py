@@ -184,6 +184,13 @@ def test_phases_need_not_have_been_computed_at_the_same_pressures(tmp_path):
     assert change.pressure_gpa == pytest.approx(crossing(first_phase, second_phase), abs=0.05)
 
 
+def test_a_soft_crystal_may_lose_more_than_a_fifth_of_its_volume_in_one_step(tmp_path):
+    coarse = murnaghan("fcc", 42.0, -2.0, (0, 30))
+    assert coarse[1].get_volume() < 0.79 * coarse[0].get_volume()
+    ase.io.write(tmp_path / "coarse.extxyz", coarse)
+    assert doubts(curves(open_phases([tmp_path / "coarse.extxyz"]))) == []
+
+
 def test_a_transition_beside_a_collapse_is_not_reliable(tmp_path):
     """As fcc calcium with a model that loses half its volume between 50 and 60 GPa."""
     fcc = murnaghan("fcc", 42.0, -2.0, (0, 10, 20, 30)) + murnaghan("fcc", 24.0, -1.2, (40, 50))
