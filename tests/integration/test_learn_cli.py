@@ -25,7 +25,7 @@ def test_map(run, tmp_path):
     assert len(found["structures"]) == 21
     assert (tmp_path / "map.png").exists()
     code, _, err = run("map", DATA / "301")
-    assert (code, "map.png: there already; --force overwrites" in err) == (4, True)
+    assert (code, "map.png: exists; --force overwrites" in err) == (4, True)
 
 
 def test_map_says_what_is_wrong(run):

@@ -233,7 +233,7 @@ def _write_each(pool: Pool, pairs: Pairs, folder: Path, kind: str, symprec: floa
     present = [name for name in texts if (folder / name).exists()]
     if present and not overwrite:
         more = f" and {len(present) - 1} more" if len(present) > 1 else ""
-        raise ConfigError(f"{folder / present[0]}{more}: there already; --force overwrites")
+        raise ConfigError(f"{folder / present[0]}{more}: exists; --force overwrites")
     with writing(folder):
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")

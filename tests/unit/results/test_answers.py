@@ -341,7 +341,7 @@ def test_exports(tmp_path):
     assert export(pool, entries, tmp_path / "many", "cif") == 2
     assert {path.name for path in (tmp_path / "many").iterdir()} == {"EA3_CaNi_Pm-3m.cif", "EA1_Ca_Fm-3m.cif"}
     assert ase.io.read(tmp_path / "many" / "EA3_CaNi_Pm-3m.cif").info["spacegroup"].no == 221
-    with pytest.raises(ConfigError, match=r"EA3_CaNi_Pm-3m.cif and 1 more: there already; --force overwrites"):
+    with pytest.raises(ConfigError, match=r"EA3_CaNi_Pm-3m.cif and 1 more: exists; --force overwrites"):
         export(pool, entries, tmp_path / "many", "cif", overwrite=False)
     export(pool, entries, tmp_path / "many", "poscar", symprec=0.0)
     assert (tmp_path / "many" / "EA3_CaNi_P1.vasp").is_file()
