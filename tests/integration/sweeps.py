@@ -409,7 +409,7 @@ POTCAR = """  PAW_PBE {0} 01Jan2001
 class Screening(Command):
     """screen."""
 
-    words = ("screen", "search.extxyz", "-m", "one", "-m", "two", "--pv", "0.001", "--out", "screened")
+    words = ("screen", "search.extxyz", "-m", "one", "-m", "two", "--pv", "0.001", "--out", "screened", "--force")
 
     def make(self, folder: Path) -> None:
         (folder / "bridge.toml").write_text(TOYS)
