@@ -93,14 +93,11 @@ _SAID: dict[str, dict[str, Any]] = {
     "promoted": {"cycle": int, "model": str, "promote": bool, "reasons": list, "held_out": dict, "newest": dict},
 }
 _SAID["kept"] = _SAID["promoted"]
-#: What they may say, in the event and in the facts of a step that is done.
-_FACTS: dict[str, Any] = {
-    "structures": int,
-    "to_compute": int,
-    "mean": dict,
-    "chosen": int,
-    "added": dict,
-    "refused": int,
+#: What the facts of a step that is done may say, by step: what is read again from the journal.
+_FACTS: dict[str, dict[str, Any]] = {
+    "screen": {"structures": int, "to_compute": int, "mean": dict},
+    "select": {"chosen": int},
+    "collect": {"added": dict, "refused": int},
 }
 _ALWAYS: dict[str, Any] = {"cycle": int, "step": str, "detail": str, "seconds": (int, float)}
 
@@ -115,7 +112,7 @@ def _is_event(entry: dict[str, Any]) -> bool:
     event = entry.get("event")
     if not isinstance(event, str) or not _has(entry, _within(entry, _ALWAYS) | _SAID.get(event, {})):
         return False
-    return event != "done" or _has(entry["facts"], _within(entry["facts"], _FACTS))
+    return event != "done" or _has(entry["facts"], _within(entry["facts"], _FACTS.get(entry["step"], {})))
 
 
 def _within(fields: dict[str, Any], kinds: dict[str, Any]) -> dict[str, Any]:
@@ -164,6 +161,7 @@ class Loop:
             CalculationError: a step failed; nothing after it was done.
             BusyError: another process drives this loop, or a step of it is still at work.
             Interrupted: a signal came.
+            OutputError: the journal does not keep what is done.
         """
         with self._alone(), _signals():
             if self.state.labelled is None:
@@ -175,6 +173,10 @@ class Loop:
                     self._note("finished", cycle=state.number, stage=state.stage, over=over)
                 elif waiting := self._do(state.number, missing[0]):
                     return waiting
+                elif missing[0].name not in self.state.done:  # it would be done without end
+                    raise OutputError(
+                        f"{self.folder / JOURNAL}: the step '{missing[0].name}' that is done is not read back"
+                    )
             return state.ended
 
     def reopen(self) -> None:

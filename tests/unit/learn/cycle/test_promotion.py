@@ -11,7 +11,7 @@ from uspex_bridge.call import record_file
 from uspex_bridge.cli.cycle import command
 from uspex_bridge.learn.cycle.cost import cost_of
 from uspex_bridge.learn.cycle.history import cycles_of, rows, table
-from uspex_bridge.learn.cycle.loop import JOURNAL, state_of
+from uspex_bridge.learn.cycle.loop import JOURNAL, read_journal, state_of
 from uspex_bridge.learn.cycle.promotion import QUANTITIES, Evidence, Gates, decide
 from uspex_bridge.learn.cycle.settings import (
     CycleSettings,
@@ -344,3 +344,9 @@ def test_what_a_loop_has_cost(tmp_path):
     assert (cost.labels, cost.evaluations, cost.candidates, cost.training_hours) == (20, 2000, 20, 0.5)
     assert cost.saved == pytest.approx(0.99)
     assert "20 DFT calculations; 0.5 h of training; 2,000 model evaluations for 20 candidates: 100 per DFT" in str(cost)
+
+
+def test_facts_of_other_steps_may_have_the_same_names(tmp_path):
+    journal = [{"event": "done", "cycle": 0, "step": "train sea", "facts": {"structures": {"train": 20, "valid": 0}}}]
+    (tmp_path / JOURNAL).write_text("".join(json.dumps(entry) + "\n" for entry in journal))
+    assert read_journal(tmp_path) == journal
