@@ -162,7 +162,8 @@ def settings(code: str) -> None:
 def run(labels: Path, line: str | None, python: Path | None, retry: bool, config: Path | None) -> None:
     """Compute the prepared structures of LABELS on this machine, one after the other. Several calls share the work.
 
-    The exit code is 7 if all in LABELS have failed, 5 if the Python for GPAW has no gpaw.
+    The exit code is 7 if all in LABELS have failed or the input of one cannot be read, and 5 if the Python for GPAW
+    has no gpaw.
 
     Example: uspex-bridge label run labels --python ~/gpaw/bin/python
     """
@@ -190,6 +191,8 @@ def run(labels: Path, line: str | None, python: Path | None, retry: bool, config
     for job in jobs:
         if job.state != "done":
             click.echo(f"{job.state}: {job.folder.name}: {job.reason}", err=True)
+    if unread := [job.folder.name for job in jobs if job.task is None]:
+        raise CalculationError(f"{labels}: the input of {', '.join(unread)} cannot be read; the others are computed")
     if jobs and all(job.state == "failed" for job in _inspect(labels, stale=1.0)):
         sys.exit(CalculationError.exit_code)
 

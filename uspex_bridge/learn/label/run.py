@@ -45,7 +45,11 @@ def run(labels: Path, config: Config, *, command: str | None = None, retry: bool
     checked = settings.code != "gpaw"
     try:
         for folder in folders(labels):
-            if inspect(folder).state not in wanted:
+            found = inspect(folder)
+            if found.task is None:
+                yield found
+                continue
+            if found.state not in wanted:
                 continue
             if not checked:
                 refuse_without_gpaw(command)
