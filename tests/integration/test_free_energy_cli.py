@@ -127,6 +127,10 @@ def test_scha_is_corrected_to_a_second_model_and_to_labels(place, harmonic, monk
         g = [free(same, name, 300.0, method)["g"] for method in ("scha", "corrected")]
         assert g[1] == pytest.approx(g[0], abs=2e-6)
         assert free(same, name, 300.0, "corrected")["above_hull"] is not None
+    again = [*words, "--correct", "model", "--on", "10", "--json"]
+    stopped = free(json.loads(run(*again, "--time-limit", "1e-9")), "EA1", 300.0, "corrected")
+    assert (stopped["status"], "time limit reached" in stopped["reason"]) == ("failed", True)
+    assert free(json.loads(run(*again)), "EA1", 300.0, "corrected")["evaluations"] == 10
     wanted = read("wanted.extxyz", ":")
     assert len(wanted) == 3 * 8
     assert all(atoms.calc is None for atoms in wanted)  # nothing that could be taken for a label

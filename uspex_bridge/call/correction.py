@@ -13,15 +13,15 @@ from ase import Atoms
 
 from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Array, Structure
-from uspex_bridge.base.errors import BridgeError, CalculationError, InputError, Rejected
+from uspex_bridge.base.errors import BridgeError, CalculationError, InputError, Interrupted, Rejected
 from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.parallel import spread
 from uspex_bridge.call.choice import choose_protocol
 from uspex_bridge.call.config import Config
-from uspex_bridge.call.free_energy import evaluator
+from uspex_bridge.call.free_energy import evaluator, interrupting
 from uspex_bridge.call.many import kept_models
 from uspex_bridge.call.record_line import weights_state
-from uspex_bridge.call.thermal import CONFIGURATIONS, FreeEnergyTask
+from uspex_bridge.call.thermal import CONFIGURATIONS, FreeEnergyTask, kept_lines
 from uspex_bridge.models.cards import model_name
 from uspex_bridge.vibrations.correction import FEWEST, correct
 from uspex_bridge.vibrations.modes import Density, Modes
@@ -108,13 +108,13 @@ def corrections(lines: Iterable[Mapping[str, Any]], second: Second, task: FreeEn
         OutputError: the folder cannot be written.
     """
     path = task.out / LINES
-    before = {line["key"]: line for line in jsonl.read(path)} if path.is_file() else {}
+    before = kept_lines(path)
     known: list[dict[str, Any]] = []
 
     def jobs() -> Iterator[_Job]:
         for line in lines:
             job = _Job(dict(line), second, task.out)
-            found = before.get(job.key)
+            found = before.get((job.key, line["temperature"]))
             if found is None:
                 yield job
             else:
@@ -165,7 +165,7 @@ def _compute(job: _Job) -> dict[str, Any]:
     """Correct one free energy, in whichever process."""
     try:
         return _corrected(job)
-    except (Rejected, CalculationError, InputError) as error:
+    except (Rejected, CalculationError, InputError, Interrupted) as error:
         return job.failed(error)
 
 
@@ -207,7 +207,8 @@ def _evaluated(structures: Sequence[Atoms], config: Config, calculator: str) -> 
         halter.start(config.time_limit)
         try:
             model.check_elements(structures[0].get_chemical_symbols())
-            answers = evaluator(model, halter)(structures)
+            with interrupting("the second model had evaluated the configurations"):
+                answers = evaluator(model, halter)(structures)
         finally:
             halter.close()
         level = model_name(model.identity)

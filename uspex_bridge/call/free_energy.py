@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +94,7 @@ def harmonic_of(rest: Structure, model: Backend, asked: FreeEnergyStep, halt: Ca
         Interrupted: told to stop.
         ConfigError, InputError, ModelError, CalculationError: see :func:`uspex_bridge.vibrations.harmonic.harmonic`.
     """
-    try:
+    with interrupting("the phonons were done; there is no free energy"):
         return harmonic(
             rest,
             evaluator(model, halt),
@@ -103,8 +104,6 @@ def harmonic_of(rest: Structure, model: Backend, asked: FreeEnergyStep, halt: Ca
             isotopes=asked.isotopes,
             seed=asked.seed,
         )
-    except Stopped as stop:
-        raise Interrupted(f"{stop} before the phonons were done; there is no free energy") from None
 
 
 def downhill_of(phonons: Harmonic, model: Backend, halt: Callable[[], Why | None]) -> Structure | None:
@@ -114,10 +113,8 @@ def downhill_of(phonons: Harmonic, model: Backend, halt: Callable[[], Why | None
         Interrupted: told to stop.
         CalculationError: the model failed.
     """
-    try:
+    with interrupting("the lowest mode was followed"):
         return downhill(phonons, evaluator(model, halt))
-    except Stopped as stop:
-        raise Interrupted(f"{stop} before the lowest mode was followed") from None
 
 
 def scha_of(
@@ -205,6 +202,19 @@ def evaluator(model: Backend, halt: Callable[[], Why | None]) -> Evaluate:
         return answers
 
     return evaluate
+
+
+@contextmanager
+def interrupting(what: str) -> Iterator[None]:
+    """End a calculation that keeps nothing to go on from where an :func:`evaluator` is told to stop.
+
+    Raises:
+        Interrupted: it was, before ``what``.
+    """
+    try:
+        yield
+    except Stopped as stop:
+        raise Interrupted(f"{stop} before {what}") from None
 
 
 _Found = tuple[Frame, StageReport, dict[str, Any], tuple[str, ...], bool]

@@ -134,7 +134,7 @@ def free_energies(structures: Iterable[Rest], method: Method, task: FreeEnergyTa
             (task.out / name).mkdir(parents=True, exist_ok=True)
     protocol, _ = choose_protocol(task.config)
     plan = make_plan(replace(protocol, free_energy=None), Intent(pressure_gpa=task.pressure), task.config.stages)
-    before = _lines(task.out / LINES)
+    before = kept_lines(task.out / LINES)
     known: list[dict[str, Any]] = []
 
     def jobs() -> Iterator[_Job]:
@@ -165,12 +165,12 @@ def free_energies(structures: Iterable[Rest], method: Method, task: FreeEnergyTa
             close_models()
 
 
-def _lines(path: Path) -> dict[tuple[str, float], dict[str, Any]]:
+def kept_lines(path: Path) -> dict[tuple[str, float], dict[str, Any]]:
     """Return the lines of a file by key and temperature, but for those of calculations that were stopped."""
     if not path.is_file():
         return {}
     kept = (line for line in jsonl.read(path) if line.get("code") != Interrupted.__name__ and not line.get("stopped"))
-    return {(line["key"], line["temperature"]): line for line in kept if "key" in line}
+    return {(line["key"], line["temperature"]): line for line in kept if {"key", "temperature"} <= line.keys()}
 
 
 @dataclass(frozen=True)
