@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from uspex_bridge.call.choice import choose_protocol
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.free_energy import evaluator, interrupting
 from uspex_bridge.call.many import kept_models
-from uspex_bridge.call.record_line import weights_state
+from uspex_bridge.call.record_line import reason_of, weights_state
 from uspex_bridge.call.thermal import CONFIGURATIONS, FreeEnergyTask, kept_lines
 from uspex_bridge.models.cards import model_name
 from uspex_bridge.vibrations.correction import FEWEST, correct
@@ -91,6 +92,20 @@ class Second:
     labels: tuple[tuple[Structure, float, str], ...] = ()
     number: int = 20
 
+    @property
+    def calculator(self) -> str:
+        """The second model's name in the settings."""
+        assert self.config is not None
+        return choose_protocol(self.config)[0].stage[-1].calculator
+
+    @cached_property
+    def key(self) -> str:
+        """What tells whether it is still the same."""
+        said: list[Any] = [(e, level, s.cell.tobytes(), s.scaled.tobytes()) for s, e, level in self.labels]
+        if self.config is not None:
+            said = [weights_state(self.calculator, self.config), self.number]
+        return hashlib.sha256(repr(said).encode()).hexdigest()
+
 
 def corrections(lines: Iterable[Mapping[str, Any]], second: Second, task: FreeEnergyTask) -> Iterator[dict[str, Any]]:
     """Correct free energies; what the folder has already is kept.
@@ -133,32 +148,19 @@ class _Job:
     second: Second
     out: Path
 
-    @property
-    def calculator(self) -> str:
-        assert self.second.config is not None
-        return choose_protocol(self.second.config)[0].stage[-1].calculator
+    @cached_property
+    def key(self) -> str:
+        return hashlib.sha256(f"{self.line['key']} {self.second.key}".encode()).hexdigest()[:16]
 
     @property
-    def key(self) -> str:
-        said: list[Any]
-        if self.second.config is None:
-            said = [(e, level, s.cell.tobytes(), s.scaled.tobytes()) for s, e, level in self.second.labels]
-        else:
-            said = [weights_state(self.calculator, self.second.config), self.second.number]
-        return hashlib.sha256(repr((self.line["key"], said)).encode()).hexdigest()[:16]
+    def base(self) -> dict[str, Any]:
+        """What its line says whatever comes of it."""
+        kept = ("name", "temperature", "pressure_gpa", "formula", "natoms")
+        return {"key": self.key, "method": "corrected"} | {name: self.line[name] for name in kept}
 
     def failed(self, error: BridgeError) -> dict[str, Any]:
         """Return the line of a correction that cannot be had."""
-        rejected = isinstance(error, Rejected)
-        code = error.code if isinstance(error, Rejected) else type(error).__name__
-        said: dict[str, Any] = {
-            "status": "rejected" if rejected else "failed",
-            "code": code,
-            "reason": str(error),
-            "flags": [],
-        }
-        kept = ("name", "temperature", "pressure_gpa", "formula", "natoms")
-        return {"key": self.key, "method": "corrected"} | {name: self.line[name] for name in kept} | said
+        return self.base | reason_of(error) | {"flags": []}
 
 
 def _compute(job: _Job) -> dict[str, Any]:
@@ -175,16 +177,15 @@ def _corrected(job: _Job) -> dict[str, Any]:
         places, energies, level = _labelled(drawn, job.second.labels)
     else:
         places = drawn.some(job.second.number)
-        energies, level = _evaluated(drawn.atoms(places), job.second.config, job.calculator)
+        energies, level = _evaluated(drawn.atoms(places), job.second.config, job.second.calculator)
     lattice = drawn.lattice
     half, sound = len(places) // 2, np.isfinite(energies)
     opposite = len(drawn.energies) // 2
     pairs = bool(sound.all()) and places[half:] == [k + opposite for k in places[:half]] and len(places) % 2 == 0
     difference = (energies - drawn.energies[places])[sound]
     found = correct(difference, drawn.density, len(lattice), lattice.cells, pairs=pairs)
-    line, first = job.failed(Rejected("", "")), job.line
-    del line["code"]
-    return line | {
+    first = job.line
+    return job.base | {
         "status": first["status"],
         "reason": f"{found.configs} configurations, {found.ess:.1f} of them count",
         "flags": list(first["flags"]),

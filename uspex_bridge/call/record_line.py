@@ -81,10 +81,8 @@ class RecordLine:
         """Fill in an error, an unexpected one too."""
         refused = error.result if isinstance(error, Rejected) else None
         self.fields |= {} if refused is None else self._measured(refused)
+        self.fields |= reason_of(error)
         self.fields |= {
-            "status": "rejected" if isinstance(error, Rejected) else "failed",
-            "code": error.code if isinstance(error, Rejected) else type(error).__name__,
-            "reason": str(error),
             "lasting": isinstance(error, Rejected) and error.lasting,
             "exit": error.exit_code if isinstance(error, BridgeError) else BridgeError.exit_code,
             "seconds": round(self.seconds, 3),
@@ -150,6 +148,15 @@ class RecordLine:
             f"V = {result.final.volume:.3f} Å³, fmax {result.fmax:.4f} eV/Å, {left}; "
             f"{stages}; {self.seconds:.1f} s{flags}"
         )
+
+
+def reason_of(error: Exception) -> dict[str, str]:
+    """Return the status, code and reason that a line says of an error."""
+    return {
+        "status": "rejected" if isinstance(error, Rejected) else "failed",
+        "code": error.code if isinstance(error, Rejected) else type(error).__name__,
+        "reason": str(error),
+    }
 
 
 def ending(fields: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ from uspex_bridge.call.choice import choose_protocol
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.free_energy import configurations, downhill_of, harmonic_of, refuse_imaginary, scha_of, spectrum
 from uspex_bridge.call.many import RelaxTask, close_models, kept_models
-from uspex_bridge.call.record_line import weights_state
+from uspex_bridge.call.record_line import reason_of, weights_state
 from uspex_bridge.call.run import Models, relax_structure
 from uspex_bridge.models.cards import model_name
 from uspex_bridge.relaxation.protocol import FreeEnergyStep, Plan, make_plan
@@ -331,9 +331,7 @@ def _base(job: _Job, temperature: float) -> dict[str, Any]:
 
 
 def _failed(job: _Job, error: BridgeError) -> list[dict[str, Any]]:
-    code = error.code if isinstance(error, Rejected) else type(error).__name__
-    said = {"status": "rejected" if isinstance(error, Rejected) else "failed", "code": code, "reason": str(error)}
-    return [_base(job, temperature) | said | {"flags": []} for temperature in job.temperatures]
+    return [_base(job, temperature) | reason_of(error) | {"flags": []} for temperature in job.temperatures]
 
 
 def _geometry(structure: Structure) -> dict[str, Any]:

@@ -67,6 +67,5 @@ def correct(difference: Array, density: Density, atoms: int, cells: int, *, pair
             f"the second model does not see the same crystal: of {number} configurations {ess:.1f} count, and its "
             f"energies scatter by {1000 * difference.std() / atoms:.0f} meV/atom about the first's",
         )
-    found = paired(difference) if pairs else None
-    error = float(difference.std(ddof=1)) / np.sqrt(number) if found is None else found.error
-    return Correction(float(difference.mean()) / cells, float(error) / cells, second / cells, number, ess)
+    error = float(paired(difference).error if pairs else difference.std(ddof=1) / np.sqrt(number))
+    return Correction(float(difference.mean()) / cells, error / cells, second / cells, number, ess)
