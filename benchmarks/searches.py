@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from emulators.forkserver import ForkServer  # noqa: E402
-from emulators.inputs import demo_weights, paper_settings, single_relaxation  # noqa: E402
+from emulators.inputs import demo_weights, embedded_settings, paper_settings, single_relaxation  # noqa: E402
 from emulators.matlab_line import MatlabLine  # noqa: E402
 from emulators.operators import Limits  # noqa: E402
 from emulators.records import Launch, SearchStopped  # noqa: E402
@@ -70,7 +70,7 @@ class Place:
         if self.protocol == "single":
             return 'protocol = "single"\n[calculators.model]\nkind = "chgnet-hp"\n'
         if self.protocol == "embedded":
-            return 'protocol = "embedded"\n'
+            return embedded_settings()
         return paper_settings(WEIGHTS).replace('"paper"', f'"{self.protocol}"')
 
     def model(self) -> Any:
@@ -155,7 +155,6 @@ def try_place(place: Place, folder: Path, generations: int, population: int, lau
     record = [json.loads(line) for line in (folder / "bridge.record").read_text().splitlines()]
     first = {entry["key"]: entry for entry in reversed(record)}.values()
     model = place.model()
-    marked = {flag for entry in record for flag in entry.get("flags", ())}
     tried = []
     for one in winners(found):
         flags = next(
@@ -171,7 +170,7 @@ def try_place(place: Place, folder: Path, generations: int, population: int, lau
         "pressure": place.pressure,
         "candidates": len(first),
         "ends": dict(Counter(str(entry.get("code") or entry["status"]) for entry in first)),
-        "flags": dict(Counter(flag for entry in first for flag in entry.get("flags", ()))) if marked else {},
+        "flags": dict(Counter(flag for entry in first for flag in entry.get("flags", ()))),
         "evaluations": sum(stage["evaluations"] for entry in first for stage in entry.get("stages", [])),
         "stopped": stopped,
         "winners": tried,

@@ -135,8 +135,7 @@ def command(
 
     Each model evaluates energy, forces and PV (-V tr(stress)/3) of every structure without relaxation. The folder
     --out gets screen.csv, screen.json, screen.png, label.extxyz with the structures to compute and the reasons, and
-    all predictions. A repeated (--force) or continued run evaluates only missing
-    structures.
+    all predictions. A repeated (--force) or continued run evaluates only missing structures.
     """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.cli.vasp import read_settings
@@ -278,11 +277,9 @@ def report(found: Screened, most: int) -> str:
         ]
         for verdict in screening.verdicts[:most]
     ]
-    lines = [fitted(headings, rows, ("rms |ΔF|", "|ΔE|")), ""] if rows else []
+    table = [fitted(headings, rows, ("rms |ΔF|", "|ΔE|")), ""] if rows else []
     total = len(screening.verdicts)
-    lines.append(
-        f"{counted(total, 'structure')} by {'; '.join(f'{model.name}: {model.title}' for model in found.models)}"
-    )
+    lines = [f"{counted(total, 'structure')} by {'; '.join(f'{model.name}: {model.title}' for model in found.models)}"]
     for model, shift in zip(screening.models[1:], screening.offsets, strict=False):
         added = ", ".join(f"{element} {value:+.3f}" for element, value in shift.items())
         lines.append(f"energy zero of {model} fitted to {screening.models[0]}'s on these structures, eV/atom: {added}")
@@ -295,4 +292,4 @@ def report(found: Screened, most: int) -> str:
         lines.append(found.calibration.describe(screening.limits.pv))
     if flagged := {flag: screening.count(flag) for flag in FLAGS if screening.count(flag)}:
         lines.append("flags: " + ", ".join(f"{count} {flag}" for flag, count in flagged.items()))
-    return "\n".join([*lines[:2], *map(wrapped, lines[2:])] if rows else map(wrapped, lines))
+    return "\n".join([*table, *map(wrapped, lines)])
