@@ -474,7 +474,7 @@ def free_energies(
     diagram = phase_diagram.phase_diagram(pool, asked, task, several, **how) if several else None
     answers = diagram.answers if diagram is not None else (free_energy.free_energies(pool, asked, task, **how),)
     if harvest is not None:
-        write_harvest(answers, task.out, Path(harvest), on)
+        write_harvest(answers, Path(harvest), on)
     return diagram or answers[0]
 
 

@@ -155,6 +155,17 @@ def test_scha_is_corrected_to_a_second_model_and_to_labels(place, harmonic, monk
         run(*ASKED, "-T", "300", "--correct", "model")
 
 
+def test_a_diagram_of_one_pressure_is_harvested(place, monkeypatch):
+    """Python's list of one pressure has a folder of its own too."""
+    from uspex_bridge import api
+
+    monkeypatch.chdir(place)
+    how = {"method": "scha", "min_image": 4.5, "most": 1, "out": "one", "harvest": "of-one.extxyz", "on": 8}
+    diagram = api.free_energies("structures.extxyz", pressure=[10.0], **how)
+    assert [answer.folder for answer in diagram.answers] == [Path("one") / "10GPa"]
+    assert len(read("of-one.extxyz", ":")) == 8
+
+
 def test_quasi_harmonic_crystals_expand(place, harmonic, monkeypatch):
     """The volume grows with temperature, and G lies below that at the volume at rest, by little when it is cold."""
     monkeypatch.chdir(place)

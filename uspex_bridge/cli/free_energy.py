@@ -177,7 +177,7 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
         click.echo(free_energy_tables.report(answers[0]) if diagram is None else phase_diagram_tables.report(diagram))
         click.echo(f"results in {task.out}/")
     if options["harvest"] is not None:
-        count = write_harvest(answers, task.out, options["harvest"], options["number"])
+        count = write_harvest(answers, options["harvest"], options["number"])
         click.echo(f"{counted(count, 'configuration')} to label in {options['harvest']}", err=as_json)
     if figures:
         _draw(answers, diagram, task.out, err=as_json)
@@ -194,7 +194,7 @@ def _draw(answers: Sequence[FreeEnergies], diagram: PhaseDiagram | None, out: Pa
     from uspex_bridge.figures import free_energy, phase_diagram
 
     for answer in answers:
-        for path in free_energy.save_all(answer, out if diagram is None else out / f"{answer.pressure_gpa:g}GPa"):
+        for path in free_energy.save_all(answer, answer.folder):
             click.echo(str(path), err=err)
     if diagram is not None:
         for path in phase_diagram.save_all(diagram, out):

@@ -46,12 +46,11 @@ def check_harvest(method: str) -> None:
         raise ConfigError(f"only configurations of scha can be harvested; {method} has none")
 
 
-def write_harvest(answers: Sequence[FreeEnergies], out: Path, path: Path, number: int) -> int:
+def write_harvest(answers: Sequence[FreeEnergies], path: Path, number: int) -> int:
     """Write configurations of free energies of ``scha`` to label, and return how many.
 
     Args:
         answers: one for each pressure.
-        out: folder of the free energies.
         path: extxyz file; it is not written where there are none.
         number: of configurations, of each free energy.
 
@@ -63,8 +62,7 @@ def write_harvest(answers: Sequence[FreeEnergies], out: Path, path: Path, number
 
     found = []
     for answer in answers:
-        folder = out if len(answers) == 1 else out / f"{answer.pressure_gpa:g}GPa"
-        found += harvest(sampled(answer.phases), folder, number)
+        found += harvest(sampled(answer.phases), answer.folder, number)
     if found:
         with writing(path):
             ase.io.write(path, found)

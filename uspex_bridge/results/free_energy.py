@@ -98,6 +98,7 @@ class FreeEnergies:
         followed: what the lowest modes of unstable phases lead to, where that was asked.
         failed: structures that could not be relaxed.
         warnings: what must be known before believing it.
+        folder: of the task that computed it.
     """
 
     method: Method | Literal["corrected"]
@@ -111,6 +112,7 @@ class FreeEnergies:
     followed: tuple[Followed, ...]
     failed: tuple[Again, ...]
     warnings: tuple[str, ...]
+    folder: Path
 
     def above(self, name: str, temperature: float | None) -> float:
         """Distance to the hull at a temperature, at rest for None, eV/atom; NaN where there is none."""
@@ -221,6 +223,7 @@ def free_energies(
         followed=tuple(followed),
         failed=failed,
         warnings=(*warnings, *left_out),
+        folder=task.out,
     )
 
 

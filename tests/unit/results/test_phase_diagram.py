@@ -1,5 +1,7 @@
 """Phase diagrams: where phases cross, what is said of it, and the picture."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -47,7 +49,11 @@ def diagram(limit: float = 60.0) -> PhaseDiagram:
             ]
             hulls[t] = build_hull(entries, None, ())
         at_rest = build_hull([one.entry for one in phases], None, ())
-        answers.append(FreeEnergies("harmonic", p, TEMPERATURES, tuple(phases), at_rest, hulls, {}, (), (), (), ()))
+        answers.append(
+            FreeEnergies(
+                "harmonic", p, TEMPERATURES, tuple(phases), at_rest, hulls, {}, (), (), (), (), Path(f"{p:g}GPa")
+            )
+        )
     return PhaseDiagram(tuple(answers))
 
 
