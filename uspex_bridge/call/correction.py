@@ -26,6 +26,7 @@ from uspex_bridge.call.thermal import CONFIGURATIONS, FreeEnergyTask, kept_lines
 from uspex_bridge.models.cards import model_name
 from uspex_bridge.vibrations.correction import FEWEST, correct
 from uspex_bridge.vibrations.modes import Density, Modes
+from uspex_bridge.vibrations.state import DAMAGED
 from uspex_bridge.vibrations.supercell import Supercell
 
 #: Lines of corrections in the folder of the free energies.
@@ -64,8 +65,8 @@ class Drawn:
                 lattice = Supercell(unit, file["masses"], (a, b, c))
                 density = Density(Modes.of(file["phi"], lattice.all_masses), temperature)
                 return cls(lattice, density, file["displacements"], file["energies"])
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise InputError(f"{path}: no configurations can be read ({error}); remove the folder's lines") from None
+        except DAMAGED as error:
+            raise InputError(f"{path}: no configurations can be read ({error}); remove it to begin anew") from None
 
     def some(self, number: int) -> list[int]:
         """Return the places of the first pairs, ``number`` configurations together, the opposites last."""
@@ -108,7 +109,7 @@ class Second:
 
 
 def corrections(lines: Iterable[Mapping[str, Any]], second: Second, task: FreeEnergyTask) -> Iterator[dict[str, Any]]:
-    """Correct free energies; what the folder has already is kept.
+    """Correct free energies; what the folder has already is kept, but for failures.
 
     Args:
         lines: of ``scha``, with a free energy.
@@ -130,7 +131,7 @@ def corrections(lines: Iterable[Mapping[str, Any]], second: Second, task: FreeEn
         for line in lines:
             job = _Job(dict(line), second, task.out)
             found = before.get((job.key, line["temperature"]))
-            if found is None:
+            if found is None or found.get("status") == "failed":
                 yield job
             else:
                 known.append(found | {"name": line["name"]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,10 @@ def save_state(path: Path, state: State, key: str) -> None:
         draft.write_bytes(text.getvalue())
 
 
+#: What reading arrays from a damaged file raises.
+DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
 def load_state(path: Path, key: str) -> State | None:
     """Read a state, or return None where there is none or it belongs to another calculation.
 
@@ -142,5 +147,5 @@ def load_state(path: Path, key: str) -> State | None:
                 head["evaluations"],
                 head["lowest_harmonic_thz"],
             )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise InputError(f"{path}: no state of a free-energy calculation ({error}); remove it to begin anew") from None
