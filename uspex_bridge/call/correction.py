@@ -60,9 +60,7 @@ class Drawn:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                unit = Structure(tuple(map(str, file["symbols"])), file["cell"], file["scaled"])
-                a, b, c = map(int, file["repeats"])
-                lattice = Supercell(unit, file["masses"], (a, b, c))
+                lattice = Supercell.of_arrays(file)
                 density = Density(Modes.of(file["phi"], lattice.all_masses), temperature)
                 return cls(lattice, density, file["displacements"], file["energies"])
         except DAMAGED as error:

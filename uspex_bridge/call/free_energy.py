@@ -10,9 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from uspex_bridge.base.data import Frame, RelaxResult, StageReport, Structure
+from uspex_bridge.base.data import Array, Frame, RelaxResult, StageReport, Structure
 from uspex_bridge.base.errors import ConfigError, InputError, Interrupted, OutOfMemoryError, Rejected
 from uspex_bridge.models.batcher import gpu_of
 from uspex_bridge.models.passes import Budget
@@ -23,6 +21,7 @@ from uspex_bridge.vibrations.harmonic import Harmonic, harmonic
 from uspex_bridge.vibrations.report import FreeEnergy
 from uspex_bridge.vibrations.scha import CONVERGED, scha
 from uspex_bridge.vibrations.settings import Settings
+from uspex_bridge.vibrations.supercell import Supercell
 from uspex_bridge.vibrations.upscale import upscaled
 
 if TYPE_CHECKING:
@@ -283,16 +282,9 @@ def _report(
     )
 
 
-def spectrum(phi: Any, lattice: Any) -> dict[str, Any]:
+def spectrum(phi: Array, lattice: Supercell) -> dict[str, Any]:
     """Return what a file keeps of phonons: force constants and the supercell they belong to."""
-    return {
-        "phi": np.asarray(phi),
-        "cell": lattice.unit.cell,
-        "scaled": lattice.unit.scaled,
-        "symbols": np.array(lattice.unit.symbols),
-        "masses": lattice.masses,
-        "repeats": np.array(lattice.repeats),
-    }
+    return {"phi": phi} | lattice.arrays
 
 
 def configurations(found: FreeEnergy) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from uspex_bridge.base.data import Array, Structure
+from uspex_bridge.base.data import Array
 from uspex_bridge.figures import style
 from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase
 from uspex_bridge.results.free_energy_tables import names_of
@@ -206,6 +206,4 @@ def read_phonons(path: Path) -> tuple[Array, Supercell]:
     They are the curvature of the free energy where that is known, else the auxiliary ones.
     """
     with np.load(path, allow_pickle=False) as file:
-        unit = Structure(tuple(map(str, file["symbols"])), file["cell"], file["scaled"])
-        a, b, c = map(int, file["repeats"])
-        return file["hessian" if "hessian" in file else "phi"], Supercell(unit, file["masses"], (a, b, c))
+        return file["hessian" if "hessian" in file else "phi"], Supercell.of_arrays(file)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -37,6 +39,24 @@ class Supercell:
     unit: Structure
     masses: Array
     repeats: Repeats = (1, 1, 1)
+
+    @classmethod
+    def of_arrays(cls, file: Mapping[str, Array]) -> Supercell:
+        """Return the supercell that :attr:`arrays` in a file describe."""
+        unit = Structure(tuple(map(str, file["symbols"])), file["cell"], file["scaled"])
+        a, b, c = map(int, file["repeats"])
+        return cls(unit, file["masses"], (a, b, c))
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What a file keeps of it."""
+        return {
+            "cell": self.unit.cell,
+            "scaled": self.unit.scaled,
+            "symbols": np.array(self.unit.symbols),
+            "masses": self.masses,
+            "repeats": np.array(self.repeats),
+        }
 
     def __len__(self) -> int:
         return len(self.unit) * self.cells
