@@ -8,7 +8,9 @@ from pathlib import Path
 
 import ase.io
 import pytest
+from ase import Atoms
 from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
 from results_making import DATA
 
 HEADS = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
@@ -68,6 +70,13 @@ def test_what_cannot_be_drawn_is_said_in_a_line(run):
     assert "a binary hull shows 2 components and here are 1 (Si); all structures have one composition" in err
     code, _, err = run("plot", "ternary", DATA / "301")
     assert (code, "see plot hull" in err) == (4, True)
+    four = [Atoms(symbol, cell=[3] * 3, pbc=True) for symbol in ("Ca", "Fe", "Ni", "Al")]
+    for atoms in four:
+        atoms.calc = SinglePointCalculator(atoms, energy=0.0)
+    ase.io.write("four.extxyz", four)
+    code, _, err = run("plot", "ternary", "four.extxyz", "-p", "0", "--3d")
+    assert (code, "a ternary map shows 3 components and here are 4" in err) == (4, True), err
+    assert not Path("ternary.png").exists()
     code, _, err = run("plot", "progress", DATA / "301", "-o", "progress.html")
     assert (code, "no interactive form" in err) == (4, True)
     code, _, err = run("plot", "family", DATA / "301", "EA99")

@@ -98,7 +98,7 @@ def ternary(
         raise click.UsageError("--view goes with --3d.")
     diagram = d.diagram_of(places, options)
     if solid:
-        _solid("ternary", diagram, options, far=far, labels=labels, view=view)
+        _solid("ternary", diagram, 3, options, far=far, labels=labels, view=view)
         return
     from uspex_bridge.figures import ternary as figure
 
@@ -129,17 +129,16 @@ def quaternary(places: tuple[str, ...], view: str | None, far: float, labels: in
 
     Example: uspex-bridge plot quaternary results1 -o tetrahedron.html
     """
-    diagram = d.diagram_of(places, options)
-    from uspex_bridge.figures.diagram import need_components
-
-    need_components(diagram, 4, "a tetrahedron")
-    _solid("quaternary", diagram, options, far=far, labels=labels, view=view)
+    _solid("quaternary", d.diagram_of(places, options), 4, options, far=far, labels=labels, view=view)
 
 
-def _solid(name: str, diagram: Diagram, options: dict[str, Any], *, far: float, labels: int, view: str | None) -> None:
-    """Draw a figure in three dimensions."""
+def _solid(
+    name: str, diagram: Diagram, count: int, options: dict[str, Any], *, far: float, labels: int, view: str | None
+) -> None:
+    """Draw a figure in three dimensions, of so many components."""
     from uspex_bridge.figures import solid
 
+    solid.need(diagram, count)
     seen, document = solid.parse_view(view), solid.document(diagram)
     d.tell_unnamed(diagram, labels)
 

@@ -11,28 +11,29 @@ from matplotlib.figure import Figure
 
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.schema import nearest
-from uspex_bridge.figures import coverage, diagram, hull, solid, style, ternary, volume
+from uspex_bridge.figures import coverage, diagram, hull, style, ternary, volume
+from uspex_bridge.figures import solid as solid_figure
 from uspex_bridge.results.model import TIE, Pool
 from uspex_bridge.results.stability import Question, assess
+
+
+def _ternary(drawn: diagram.Diagram, *, solid: bool = False, **options: Any) -> Figure:
+    return _solid(drawn, 3, **options) if solid else ternary.draw(drawn, **options)
+
+
+def _solid(drawn: diagram.Diagram, count: int = 4, **options: Any) -> Figure:
+    solid_figure.need(drawn, count)
+    return solid_figure.draw(drawn, **options)
+
 
 #: Figure -> what draws it from a diagram.
 PLOTS: dict[str, Callable[..., Figure]] = {
     "hull": hull.draw,
-    "ternary": lambda drawn, solid=False, **options: _ternary(drawn, solid, **options),
-    "quaternary": lambda drawn, **options: _quaternary(drawn, **options),
+    "ternary": _ternary,
+    "quaternary": _solid,
     "volume": lambda drawn, spreads=6.0, **options: volume.draw(volume.gather(drawn, spreads), **options),
     "coverage": lambda drawn, **options: coverage.draw(coverage.gather(drawn), **options),
 }
-
-
-def _ternary(drawn: diagram.Diagram, in_space: bool, **options: Any) -> Figure:
-    diagram.need_components(drawn, 3, "a ternary map")
-    return solid.draw(drawn, **options) if in_space else ternary.draw(drawn, **options)
-
-
-def _quaternary(drawn: diagram.Diagram, **options: Any) -> Figure:
-    diagram.need_components(drawn, 4, "a tetrahedron")
-    return solid.draw(drawn, **options)
 
 
 def plot(

@@ -47,6 +47,15 @@ def to_screen(point: Point, view: View) -> tuple[float, float]:
     return cos(azimuth) * y - sin(azimuth) * x, cos(elevation) * z - sin(elevation) * away
 
 
+def need(diagram: Diagram, count: int) -> None:
+    """Refuse another number of components than the figure has.
+
+    Raises:
+        ConfigError: there are not ``count``, 3 or 4.
+    """
+    need_components(diagram, count, "a tetrahedron" if count == 4 else "a ternary map")
+
+
 def drawn(diagram: Diagram, top: float | None = None) -> list[Mark]:
     """Return the marks that the figure shows: the lowest at each composition of each series.
 
@@ -56,7 +65,7 @@ def drawn(diagram: Diagram, top: float | None = None) -> list[Mark]:
         ConfigError: there are neither three nor four components.
     """
     if len(diagram.components) != 3:
-        need_components(diagram, 4, "a tetrahedron")
+        need(diagram, 4)
         return diagram.lowest()
     limit = default_top(diagram) if top is None else top
     return [mark for mark in diagram.lowest() if mark.formation <= limit]
