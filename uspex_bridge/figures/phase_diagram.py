@@ -15,6 +15,7 @@ from scipy.interpolate import RegularGridInterpolator
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.figures import style
+from uspex_bridge.results.free_energy_tables import names_of
 from uspex_bridge.results.model import Composition
 from uspex_bridge.results.phase_diagram import PhaseDiagram
 
@@ -69,7 +70,8 @@ def draw(diagram: PhaseDiagram, composition: Composition, *, width: float = styl
     colours = [style.PALETTE[seen.index(k) % len(style.PALETTE)] if k in seen else "white" for k in range(len(phases))]
     norm = BoundaryNorm(np.arange(len(phases) + 1) - 0.5, len(phases))
     axes.pcolormesh(*fine, shown.T, cmap=ListedColormap(colours), norm=norm, alpha=0.35, shading="nearest", lw=0)
-    names = [f"EA{phase.entry.id} {style.group_text(phase.group.partition(' ')[0])}" for phase in phases.values()]
+    called = names_of(phase for answer in diagram.answers for phase in answer.phases)
+    names = [f"{called(phase.entry)} {style.group_text(phase.group)}" for phase in phases.values()]
     left = [k for k in seen if not _name(axes, fine, shown == k, names[k])]
     if left:
         axes.legend(handles=[Patch(color=colours[k], alpha=0.35, lw=0, label=names[k]) for k in left])

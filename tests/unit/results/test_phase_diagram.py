@@ -1,5 +1,6 @@
 """Phase diagrams: where phases cross, what is said of it, and the picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from uspex_bridge.results.phase_diagram_tables import document, report
 
 NOTHING = np.zeros(3)
 PRESSURES, TEMPERATURES = (0.0, 50.0, 100.0), (0.0, 500.0, 1000.0)
+#: Run and ID of three phases.
+THREE = (("run", 1), ("run", 2), ("run", 3))
 
 
 def g_of(number: int, pressure: float, temperature: float, limit: float) -> float:
@@ -27,13 +30,13 @@ def g_of(number: int, pressure: float, temperature: float, limit: float) -> floa
     return start + slope * pressure - entropy * temperature - 1e-7 * temperature**2
 
 
-def diagram(limit: float = 60.0) -> PhaseDiagram:
+def diagram(limit: float = 60.0, names: Sequence[tuple[str, int]] = THREE) -> PhaseDiagram:
     cubic = Structure(("Si",), 2.5 * np.eye(3), np.zeros((1, 3)))
     answers = []
     for p in PRESSURES:
         phases, hulls = [], {}
-        for number in (1, 2, 3):
-            entry = Entry("run", number, (("Si", 1),), 0.01 * number, 15.0, pressure_gpa=p, level="toy")
+        for number, name in enumerate(names, 1):
+            entry = Entry(*name, (("Si", 1),), 0.01 * number, 15.0, pressure_gpa=p, level="toy")
             lines = {
                 ("harmonic", t): {"g": g_of(number, p, t, limit), "status": "converged", "reason": "harmonic"}
                 for t in TEMPERATURES
@@ -43,7 +46,7 @@ def diagram(limit: float = 60.0) -> PhaseDiagram:
         for t in TEMPERATURES:
             named = [(one.entry, one.g("harmonic", t)) for one in phases]
             entries = [
-                Entry("run", e.id, e.composition, g, 15.0, pressure_gpa=p, level="toy")
+                Entry(e.run, e.id, e.composition, g, 15.0, pressure_gpa=p, level="toy")
                 for e, g in named
                 if np.isfinite(g)
             ]
@@ -93,6 +96,13 @@ def test_the_picture_names_every_phase():
     assert sorted(name[:3] for name in names if name.startswith("EA")) == ["EA1", "EA2", "EA3"]
     assert axes.get_xlim() == (0.0, 100.0)
     assert not hidden(axes).any()
+
+
+def test_phases_of_several_runs_with_one_id_have_different_names():
+    (axes,) = figure.draw(diagram(names=(("one", 1), ("two", 1), ("three", 1))), (("Si", 1),)).axes
+    legend = [text.get_text() for text in axes.get_legend().get_texts()] if axes.get_legend() else []
+    names = {text.get_text().split()[0] for text in axes.texts} | {name.split()[0] for name in legend}
+    assert names == {"one:EA1", "two:EA1", "three:EA1"}
 
 
 def hidden(axes) -> np.ndarray:
