@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.call import record_file, record_reading
 from uspex_bridge.results.folder import results_folders
-from uspex_bridge.results.join import record_of
+from uspex_bridge.results.join import record_of, structure_of
 from uspex_bridge.results.model import NAN, Entry, Recorded, composition_of
 from uspex_bridge.results.sources import Loose
 
@@ -92,8 +89,7 @@ def _records(place: Path) -> Iterator[Path]:
 def _source(label: str, lines: Sequence[dict[str, Any]]) -> Loose:
     entries, held, names = [], {}, {}
     for number, fields in enumerate(lines, 1):
-        given = fields["input"]
-        structure = Structure(tuple(given["symbols"]), np.array(given["cell"]), np.array(given["scaled"]))
+        structure = structure_of(fields["input"])
         code = str(fields.get("code") or fields["status"])
         recorded = Recorded("rejected", (code,), (), NAN, NAN, NAN, 0, float(fields.get("seconds") or 0.0), 0)
         entries.append(

@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.files import writing
 from uspex_bridge.base.symmetry import primitive
-from uspex_bridge.results.join import line_of
+from uspex_bridge.results.join import line_of, structure_of
 from uspex_bridge.results.model import NAN, Entry
 
 if TYPE_CHECKING:
@@ -89,8 +87,7 @@ def _below(parent: Entry, done: Relaxed, empty: Entry) -> Followed:
     fields: dict[str, Any] = done.fields
     if "enthalpy" not in fields:
         return Followed(parent, None, reason=f"{fields.get('code')}: {fields.get('reason')}")
-    output, line = fields["output"], line_of(fields)
-    whole = Structure(tuple(output["symbols"]), np.array(output["cell"]), np.array(output["scaled"]))
+    line, whole = line_of(fields), structure_of(fields["output"])
     cell = primitive(whole)
     share = len(cell) / len(whole)
     after = replace(

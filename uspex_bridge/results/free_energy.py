@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError
@@ -18,6 +16,7 @@ from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.base.symmetry import find_group
 from uspex_bridge.results.following import Followed, follow
 from uspex_bridge.results.hull import Hull, build_hull
+from uspex_bridge.results.join import structure_of
 from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.rescore import Again, each_again
 from uspex_bridge.results.stability import Question, assess, blocks_of, without_holes
@@ -260,7 +259,7 @@ def _relaxed(
         if again.after is None or output is None:
             yield again, None
         else:
-            yield again, replace(structure_of(output), comment=again.before.name)
+            yield again, structure_of(output, again.before.name)
 
 
 def _downhill(phases: Iterable[ThermalPhase]) -> list[tuple[Entry, Structure | None]]:
@@ -272,11 +271,6 @@ def _downhill(phases: Iterable[ThermalPhase]) -> list[tuple[Entry, Structure | N
             place = line["downhill"]
             found.append((phase.entry, None if place is None else structure_of(place)))
     return found
-
-
-def structure_of(values: Mapping[str, Any]) -> Structure:
-    """Return a structure from plain values: ``symbols``, ``cell`` in Å, ``scaled``."""
-    return Structure(tuple(values["symbols"]), np.array(values["cell"]), np.array(values["scaled"]))
 
 
 def _with(

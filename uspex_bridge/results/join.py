@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,11 @@ def record_of(results: Path) -> Path | None:
 def composition_in(fields: dict[str, Any]) -> Composition:
     """Return the composition of a line of the record, sorted by element."""
     return tuple(sorted(composition_of((fields.get("input") or fields.get("output") or {}).get("symbols", []))))
+
+
+def structure_of(geometry: Mapping[str, Any], comment: str = "") -> Structure:
+    """Return a structure as the record keeps it: ``symbols``, ``cell`` in Å, ``scaled``."""
+    return Structure(tuple(geometry["symbols"]), np.array(geometry["cell"]), np.array(geometry["scaled"]), comment)
 
 
 def line_of(fields: dict[str, Any], offset: int = 0, starts: tuple[int, ...] = ()) -> Line:

@@ -17,6 +17,7 @@ from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
 from uspex_bridge.call import record_file
 from uspex_bridge.relaxation.volumes import element_volume
+from uspex_bridge.results.join import structure_of
 from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.sources import Loose, open_sources
 
@@ -364,6 +365,5 @@ def relax_series(
         for done in relax_all(named, step):
             output = done.fields.get("output")
             if output is not None:
-                cell, scaled = np.array(output["cell"]), np.array(output["scaled"])
-                current[done.name] = Structure(tuple(output["symbols"]), cell, scaled, done.name)
+                current[done.name] = structure_of(output, done.name)
             yield pressure, done

@@ -23,7 +23,7 @@ from uspex_bridge.base.units import pv_energy
 from uspex_bridge.call import record_file, record_reading
 from uspex_bridge.call.structures import POSCAR_NAME, from_ase, read_images, read_structures, wrong_label
 from uspex_bridge.results.folder import Results, open_all
-from uspex_bridge.results.join import line_of
+from uspex_bridge.results.join import line_of, structure_of
 from uspex_bridge.results.labels_folder import is_dataset, labels_of
 from uspex_bridge.results.model import (
     NAN,
@@ -128,9 +128,8 @@ def read_relaxed(folder: Path, label: str | None = None) -> Loose:
     entries, held, names = [], {}, {}
     notes: list[str] = []
     for number, (_, fields) in zip(ids, lines, strict=True):
-        line, output = line_of(fields, 0), fields["output"]
-        comment = str(fields.get("label", ""))
-        structure = Structure(tuple(output["symbols"]), np.array(output["cell"]), np.array(output["scaled"]), comment)
+        line, comment = line_of(fields, 0), str(fields.get("label", ""))
+        structure = structure_of(fields["output"], comment)
         entries.append(
             Entry(
                 run=name,
