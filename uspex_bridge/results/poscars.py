@@ -45,14 +45,14 @@ class PoscarFile:
         path: the file.
         species: elements to use where the file has no element lines.
         blocks: ID -> place; of an ID that occurs twice, the last.
-        notes: what could not be read, with file and line; grows as structures are read.
+        unread: what could not be read, with file and line; grows as structures are read.
         others: ID -> earlier places of an ID that occurs more than once.
     """
 
     path: Path
     species: Sequence[str] = ()
     blocks: dict[int, Block] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
     others: dict[int, list[Block]] = field(default_factory=dict)
 
     @classmethod
@@ -69,7 +69,7 @@ class PoscarFile:
         index = cls(path, species)
         marks = list(_LABEL.finditer(data))
         if not marks and data.strip():
-            index.notes.append(f"{path}, line 1: no line begins with EA or number= and a number; no structure is read")
+            index.unread.append(f"{path}, line 1: no line begins with EA or number= and a number; no structure is read")
         line, counted = 1, 0
         for k, mark in enumerate(marks):
             start = mark.start()
@@ -79,22 +79,27 @@ class PoscarFile:
             number = int(mark[1])
             if end == len(data) and not data.endswith(b"\n"):
                 last = line + data.count(b"\n", start)
-                index.notes.append(f"{path}, line {last}: the file ends within a line; EA{number} is left out")
+                index.unread.append(f"{path}, line {last}: the file ends within a line; EA{number} is left out")
                 continue
             if number in index.blocks:
-                index.notes.append(_twice(path, line, number))
                 index.others.setdefault(number, []).append(index.blocks[number])
             head = data[mark.end() : end].split(b"\n", 7)
             index.blocks[number] = Block(number, start, end, line, _composition(head), _volume(head))
         return index
+
+    @property
+    def notes(self) -> list[str]:
+        """IDs that occur more than once and of which none was chosen, then ``unread``."""
+        later = [place for number in self.others for place in (*self.others[number][1:], self.blocks[number])]
+        later.sort(key=lambda place: place.line)
+        said = "a second time; the last one is used"
+        return [*(f"{self.path}, line {place.line}: EA{place.id} {said}" for place in later), *self.unread]
 
     def choose(self, number: int, volume: float) -> None:
         """Of several structures of one ID take the one whose volume (Å³) is nearest to ``volume``."""
         if number not in self.others or not math.isfinite(volume):
             return
         places = [*self.others.pop(number), self.blocks[number]]
-        told = {_twice(self.path, place.line, number) for place in places}
-        self.notes[:] = [note for note in self.notes if note not in told]
         self.blocks[number] = min(places, key=lambda block: abs((block.volume or math.inf) - volume))
 
     def read(self, ids: Sequence[int]) -> Iterator[tuple[int, Structure]]:
@@ -126,7 +131,7 @@ class PoscarFile:
             return parse_poscar(text, str(self.path), self._names(text))
         except InputError as error:
             place = _MESSAGE_LINE.sub(lambda m: f", line {int(m[1]) + block.line - 1}:", str(error), count=1)
-            self.notes.append(f"{place} (EA{block.id} is left out)")
+            self.unread.append(f"{place} (EA{block.id} is left out)")
             return None
 
     def _names(self, text: str) -> Sequence[str] | None:
@@ -134,10 +139,6 @@ class PoscarFile:
         lines = split_lines(text)
         numeric = len(lines) > 5 and re.fullmatch(r"[\s\d]+", lines[5])
         return self.species if numeric and self.species else None
-
-
-def _twice(path: Path, line: int, number: int) -> str:
-    return f"{path}, line {line}: EA{number} a second time; the last one is used"
 
 
 def _composition(lines: Sequence[bytes]) -> Composition | None:
