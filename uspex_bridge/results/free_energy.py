@@ -181,20 +181,7 @@ def free_energies(
             return None
 
     phases = _with(phases, list(phases), "harmonic", task, observe)
-    followed: list[Followed] = []
-    fresh = phases
-    for _ in range(_ROUNDS if task.follow else 0):
-        if not (starts := _downhill(fresh.values())):
-            break
-        count = sum(one.after is not None for one in followed)
-        found_below = follow(starts, task, count, observe)
-        below = [
-            (one.after, one.structure) for one in found_below if one.after is not None and one.structure is not None
-        ]
-        fresh = {entry.name: ThermalPhase(entry, structure, {}) for entry, structure in below}
-        fresh = _with(fresh, list(fresh), "harmonic", task, observe)
-        followed += found_below
-        phases |= fresh
+    phases, followed = _followed(phases, task, observe) if task.follow else (phases, [])
     at_rest = hull([phase.entry for phase in phases.values()], None)
     hulls = _hulls(phases, "harmonic", task.temperatures, hull)
     left: tuple[str, ...] = ()
@@ -260,6 +247,24 @@ def _relaxed(
             yield again, None
         else:
             yield again, structure_of(output, again.before.name)
+
+
+def _followed(
+    phases: Mapping[str, ThermalPhase], task: FreeEnergyTask, observe: Callable[[str], None]
+) -> tuple[dict[str, ThermalPhase], list[Followed]]:
+    """Return phases with those that the modes of unstable ones lead to, and where each mode led."""
+    every, fresh = dict(phases), dict(phases)
+    found: list[Followed] = []
+    for _ in range(_ROUNDS):
+        if not (starts := _downhill(fresh.values())):
+            break
+        more = follow(starts, task, len(every) - len(phases), observe)
+        below = [(one.after, one.structure) for one in more if one.after is not None and one.structure is not None]
+        fresh = {entry.name: ThermalPhase(entry, structure, {}) for entry, structure in below}
+        fresh = _with(fresh, list(fresh), "harmonic", task, observe)
+        every |= fresh
+        found += more
+    return every, found
 
 
 def _downhill(phases: Iterable[ThermalPhase]) -> list[tuple[Entry, Structure | None]]:
