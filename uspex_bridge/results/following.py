@@ -50,6 +50,8 @@ def follow(
     task: FreeEnergyTask,
     count: int,
     observe: Callable[[str], None],
+    *,
+    with_holes: bool = False,
 ) -> list[Followed]:
     """Relax unstable phases from where their lowest mode is displaced, without symmetry, and write what is found.
 
@@ -58,6 +60,7 @@ def follow(
         task: free energies.
         count: phases that were found before; the file is begun anew with the first.
         observe: called with a word after every structure.
+        with_holes: a phase in a hole of the model is one too.
     """
     from uspex_bridge.call.many import relax_all
 
@@ -74,7 +77,7 @@ def follow(
     for done in relax_all(jobs, task.at_rest(keep_symmetry=False)):
         observe("followed")
         parent = parents[done.fields["index"]]
-        one = _below(parent, done, Entry(str(path), count + 1, ()))
+        one = _below(parent, done, Entry(str(path), count + 1, ()), with_holes=with_holes)
         found.append(one)
         if one.after is not None:
             count += 1
@@ -82,11 +85,13 @@ def follow(
     return found
 
 
-def _below(parent: Entry, done: Relaxed, empty: Entry) -> Followed:
+def _below(parent: Entry, done: Relaxed, empty: Entry, *, with_holes: bool) -> Followed:
     """Return what a relaxation came to, as ``empty`` with a phase in it."""
     fields: dict[str, Any] = done.fields
     if "enthalpy" not in fields:
         return Followed(parent, None, reason=f"{fields.get('code')}: {fields.get('reason')}")
+    if "hole" in (fields.get("flags") or ()) and not with_holes:
+        return Followed(parent, None, reason="its lowest mode leads into a hole of the model")
     line, whole = line_of(fields), structure_of(fields["output"])
     cell = primitive(whole)
     share = len(cell) / len(whole)

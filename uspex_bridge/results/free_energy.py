@@ -181,7 +181,9 @@ def free_energies(
             return None
 
     phases = _with(phases, list(phases), "harmonic", task, observe)
-    phases, followed = _followed(phases, task, observe) if task.follow else (phases, [])
+    followed: list[Followed] = []
+    if task.follow:
+        phases, followed = _followed(phases, task, observe, with_holes=question.with_holes)
     at_rest = hull([phase.entry for phase in phases.values()], None)
     hulls = _hulls(phases, "harmonic", task.temperatures, hull)
     left: tuple[str, ...] = ()
@@ -250,7 +252,7 @@ def _relaxed(
 
 
 def _followed(
-    phases: Mapping[str, ThermalPhase], task: FreeEnergyTask, observe: Callable[[str], None]
+    phases: Mapping[str, ThermalPhase], task: FreeEnergyTask, observe: Callable[[str], None], *, with_holes: bool
 ) -> tuple[dict[str, ThermalPhase], list[Followed]]:
     """Return phases with those that the modes of unstable ones lead to, and where each mode led."""
     every, fresh = dict(phases), dict(phases)
@@ -258,7 +260,7 @@ def _followed(
     for _ in range(_ROUNDS):
         if not (starts := _downhill(fresh.values())):
             break
-        more = follow(starts, task, len(every) - len(phases), observe)
+        more = follow(starts, task, len(every) - len(phases), observe, with_holes=with_holes)
         below = [(one.after, one.structure) for one in more if one.after is not None and one.structure is not None]
         fresh = {entry.name: ThermalPhase(entry, structure, {}) for entry, structure in below}
         fresh = _with(fresh, list(fresh), "harmonic", task, observe)
