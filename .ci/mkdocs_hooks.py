@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from uspex_bridge.cli import external, main, vasp
+from uspex_bridge.cli import docs, external, main, vasp
 
 ROOT = Path(__file__).parents[1]
 #: Script that the theme would load from the network, and the one in docs/ that stands for it.
@@ -21,13 +21,9 @@ def on_page_markdown(markdown, page, **_):
     if name == "reference/changelog.md":
         text = (ROOT / "CHANGELOG.md").read_text().replace("](docs/", "](../")
         return re.sub(r"\[([^\]]+)\]\((?!\.\./|https?:|#)[^)]+\)", r"`\1`", text)
-    markdown = re.sub(r"\[(\w+)\.md\](?=\()", lambda found: f"[{title(found[1])}]", markdown)
+    pages = docs.pages()  # in links the heading stands for the name of the file
+    markdown = re.sub(r"\[(\w+)\.md\](?=\()", lambda found: f"[{docs.title(pages[found[1]])}]", markdown)
     return markdown if "/" in name else re.sub(r"(?<!!)\[([^\]]+)\]\(\.\./[^)]+\)", r"`\1`", markdown)
-
-
-def title(page: str) -> str:
-    """Return the heading of a page, which stands in links for the name of its file."""
-    return (ROOT / "docs" / f"{page}.md").read_text().partition("\n")[0].removeprefix("# ")
 
 
 def on_post_page(output, page, **_):
