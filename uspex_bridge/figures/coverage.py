@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.words import counted
 from uspex_bridge.figures import style
-from uspex_bridge.figures.diagram import Diagram
+from uspex_bridge.figures.diagram import Diagram, standing
 from uspex_bridge.figures.ternary import to_plane, triangle
 
 #: More structures than this at one composition share a colour and a size.
@@ -67,7 +67,9 @@ def gather(diagram: Diagram) -> CompositionCounts:
     counts = Counter(_lowest(amounts) for amounts in blocks)
     largest = max(sum(amounts) for amounts in blocks)
     possible = tuple(_possible(number, largest))
-    return CompositionCounts(diagram.components, dict(counts), possible, largest, diagram.head()[:2])
+    return CompositionCounts(
+        diagram.components, dict(counts), possible, largest, standing(diagram.pressure_gpa, diagram.levels)
+    )
 
 
 def _whole(fractions: Sequence[float], natoms: int) -> tuple[int, ...]:
