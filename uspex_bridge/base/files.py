@@ -116,6 +116,11 @@ def named(path: Path) -> Path:
     return path.absolute()
 
 
+def pressure_folder(out: Path, pressure_gpa: float) -> Path:
+    """Return the folder of one of several pressures, GPa, such as ``50GPa``."""
+    return out / f"{pressure_gpa:g}GPa"
+
+
 def remove(folder: Path, names: Iterable[str]) -> None:
     """Remove files and what an interrupted :func:`publish_files` left of them, in order; absent ones are fine.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.files import pressure_folder
 from uspex_bridge.cli import drawing as d
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import MODEL, RUN_OPTIONS, RUN_SETTINGS, pressures_of
@@ -113,4 +114,4 @@ def _relaxed(
             elif done.before != done.after:
                 q.warn([f"{done.name} at {at:g} GPa: it was {done.before} and became {done.after}"])
             bar.update(1)
-    return open_phases([keep / f"{at:g}GPa" for at in steps])
+    return open_phases([pressure_folder(keep, at) for at in steps])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.files import pressure_folder
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli.options import MODEL, PARALLEL, RUN_OPTIONS, RUN_SETTINGS, Finite, pressures_of
 from uspex_bridge.cli.vasp import read_settings
@@ -87,7 +88,7 @@ def command(files: tuple[Path, ...], pressures: str, out: Path, as_json: bool, f
     from uspex_bridge.call.relaxed import table
     from uspex_bridge.call.structures import read_structures
 
-    places = {at: out if len(steps) == 1 else out / f"{at:g}GPa" for at in steps}
+    places = {at: out if len(steps) == 1 else pressure_folder(out, at) for at in steps}
     for place in places.values():
         if (place / FILENAME).is_file() and not (force or options["resume"]):
             raise InputError(f"{place}: contains results; --resume keeps them and adds to them, --force starts again")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from uspex_bridge.base.data import Array
+from uspex_bridge.base.files import pressure_folder
 from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase, chosen, free_energies, promoted
 from uspex_bridge.results.model import Composition, Pool
 from uspex_bridge.results.stability import Question
@@ -142,7 +143,7 @@ def phase_diagram(
         InputError, ConfigError, ModelError, OutputError: see there.
     """
     entries, warnings = chosen(pool, question, pressures, most)
-    tasks = [replace(task, pressure=at, out=task.out / f"{at:g}GPa") for at in pressures]
+    tasks = [replace(task, pressure=at, out=pressure_folder(task.out, at)) for at in pressures]
     common: dict[str, Any] = {"entries": entries, "method": method, "promote": promote, **how}
     ahead: set[str] = set()
     if method != "harmonic":

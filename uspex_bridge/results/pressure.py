@@ -14,6 +14,7 @@ import numpy as np
 
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import ConfigError, InputError
+from uspex_bridge.base.files import pressure_folder
 from uspex_bridge.base.units import pv_energy
 from uspex_bridge.call import record_file
 from uspex_bridge.relaxation.volumes import element_volume
@@ -360,7 +361,7 @@ def relax_series(
     assert task.out is not None
     current = dict(phases)
     for pressure in (*pressures, *reversed(pressures[:-1])):
-        step = replace(task, out=task.out / f"{pressure:g}GPa", pressure=pressure, keep_symmetry=True)
+        step = replace(task, out=pressure_folder(task.out, pressure), pressure=pressure, keep_symmetry=True)
         named = [(Path(name), 1, replace(s, comment=name)) for name, s in current.items()]
         for done in relax_all(named, step):
             output = done.fields.get("output")
