@@ -224,24 +224,19 @@ def _write_each(pool: Pool, pairs: Pairs, folder: Path, kind: str, symprec: floa
     texts: dict[str, str] = {}
     for entry, structure in pairs:
         stem = file_stem(pool, entry, structure, symprec)
-        stem = f"{_clean(entry.run)}_{stem}" if _file(stem, kind) in texts else stem
-        stem = f"{stem}_{entry.id}" if _file(stem, kind) in texts else stem
+        stem = f"{_clean(entry.run)}_{stem}" if stem in texts else stem
+        stem = f"{stem}_{entry.id}" if stem in texts else stem
         cif = kind == "cif"
-        texts[_file(stem, kind)] = (
-            cif_text(structure, stem, symprec) if cif else format_poscar(structure, structure.comment)
-        )
-    present = [name for name in texts if (folder / name).exists()]
+        texts[stem] = cif_text(structure, stem, symprec) if cif else format_poscar(structure, structure.comment)
+    files = {folder / f"{stem}.{'cif' if kind == 'cif' else 'vasp'}": text for stem, text in texts.items()}
+    present = [path for path in files if path.exists()]
     if present and not overwrite:
         more = f" and {len(present) - 1} more" if len(present) > 1 else ""
-        raise ConfigError(f"{folder / present[0]}{more}: exists; --force overwrites")
+        raise ConfigError(f"{present[0]}{more}: exists; --force overwrites")
     with writing(folder):
-        for name, text in texts.items():
-            (folder / name).write_text(text, encoding="utf-8")
-    return len(texts)
-
-
-def _file(stem: str, kind: str) -> str:
-    return f"{stem}.cif" if kind == "cif" else f"{stem}.vasp"
+        for path, text in files.items():
+            path.write_text(text, encoding="utf-8")
+    return len(files)
 
 
 def hull_of(pool: Pool, question: Question) -> tuple[Hull | None, str]:
