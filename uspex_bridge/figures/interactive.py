@@ -80,12 +80,7 @@ def hull(diagram: Diagram, *, far: float = 0.05, top: float | None = None) -> An
         figure.add_scattergl(
             x=[mark.fractions[1] for mark in marks],
             y=[mark.formation for mark in marks],
-            mode="markers",
-            name=series,
-            marker=_marker(marks, k, far),
-            text=[_hover(diagram, mark) for mark in marks],
-            customdata=[mark.entry.name for mark in marks],
-            hovertemplate="%{text}<extra></extra>",
+            **_points(diagram, marks, k, far),
         )
     for mark, group in diagram.labelled[: style.MOST_LABELS]:
         figure.add_annotation(
@@ -123,12 +118,7 @@ def ternary(diagram: Diagram, *, far: float = 0.05) -> Any:
             a=[mark.fractions[2] for mark in marks],
             b=[mark.fractions[0] for mark in marks],
             c=[mark.fractions[1] for mark in marks],
-            mode="markers",
-            name=series,
-            marker=_marker(marks, k, far),
-            text=[_hover(diagram, mark) for mark in marks],
-            customdata=[mark.entry.name for mark in marks],
-            hovertemplate="%{text}<extra></extra>",
+            **_points(diagram, marks, k, far),
             cliponaxis=False,
         )
         values[0].append([mark.above for mark in marks])
@@ -200,18 +190,13 @@ def solid(diagram: Diagram, *, far: float = 0.05, top: float | None = None) -> A
         figure.add_mesh3d(**columns(facet), i=[0], j=[1], k=[2], color="#8fb4d9", opacity=0.3, **quiet)
     for k, series in enumerate(diagram.series):
         marks = [mark for mark in shown if mark.series == series]
-        look = _marker(marks, k, far)
-        look |= {"symbol": _SOLID_SYMBOLS[k % len(_SOLID_SYMBOLS)], "size": [6 if mark.vertex else 4 for mark in marks]}
-        look["line"] = {"width": 1, "color": style.INK}  # one width for all in three dimensions
-        figure.add_scatter3d(
-            **columns(marks),
-            mode="markers",
-            name=series,
-            marker=look,
-            text=[_hover(diagram, mark) for mark in marks],
-            customdata=[mark.entry.name for mark in marks],
-            hovertemplate="%{text}<extra></extra>",
-        )
+        points = _points(diagram, marks, k, far)
+        points["marker"] |= {
+            "symbol": _SOLID_SYMBOLS[k % len(_SOLID_SYMBOLS)],
+            "size": [6 if mark.vertex else 4 for mark in marks],
+            "line": {"width": 1, "color": style.INK},  # one width for all in three dimensions
+        }
+        figure.add_scatter3d(**columns(marks), **points)
     named = gathered([pair for pair in diagram.labelled if pair[0].formation <= max(m.formation for m in shown)])
     texts = ["<br>".join(_name(*pair) for pair in marks) for marks in named[: style.MOST_LABELS]]
     firsts = [marks[0][0] for marks in named[: style.MOST_LABELS]]
@@ -234,12 +219,7 @@ def volume(volumes: Volumes, *, quantity: Quantity = "formation", far: float = 0
         figure.add_scattergl(
             x=[mark.entry.volume_per_atom for mark in marks],
             y=[height(mark, quantity) for mark in marks],
-            mode="markers",
-            name=series,
-            marker=_marker(marks, k, far),
-            text=[_hover(diagram, mark) for mark in marks],
-            customdata=[mark.entry.name for mark in marks],
-            hovertemplate="%{text}<extra></extra>",
+            **_points(diagram, marks, k, far),
         )
     by_name = {mark.entry.name: mark for mark in volumes.marks}
     outliers = [(by_name[outlier.entry.name], outlier) for outlier in volumes.outliers or ()]
@@ -290,6 +270,18 @@ def _restyle(scale: dict[str, Any], colours: list[list[float]]) -> dict[str, Any
         "marker.cmax": scale["cmax"],
         "marker.colorscale": [scale["colorscale"]] * len(colours),
         "marker.colorbar.title.text": scale["colorbar"]["title"]["text"],
+    }
+
+
+def _points(diagram: Diagram, marks: Sequence[Mark], number: int, far: float) -> dict[str, Any]:
+    """Return look and texts of the points of a series; a click finds their structures by ``customdata``."""
+    return {
+        "mode": "markers",
+        "name": diagram.series[number],
+        "marker": _marker(marks, number, far),
+        "text": [_hover(diagram, mark) for mark in marks],
+        "customdata": [mark.entry.name for mark in marks],
+        "hovertemplate": "%{text}<extra></extra>",
     }
 
 
