@@ -231,6 +231,7 @@ def volume(volumes: Volumes, *, quantity: Quantity = "formation", far: float = 0
             name="outliers",
             marker={"symbol": "circle-open", "size": 14, "color": style.ALARM},
             text=[f"{_hover(diagram, mark)}<br>{outlier.kind}" for mark, outlier in outliers],
+            customdata=[mark.entry.name for mark, _ in outliers],
             hovertemplate="%{text}<extra></extra>",
         )
     figure.update_layout(_layout(diagram), showlegend=len(diagram.series) > 1 or bool(outliers))

@@ -240,6 +240,8 @@ def test_outliers_are_found_and_only_they():
 
 
 def test_volumes_ring_their_outliers(tmp_path):
+    from uspex_bridge.figures import interactive
+
     ends = [entry(901, {"Ca": 1}, 3.0, 13.0), entry(902, {"Ni": 1}, 0.0, 9.0), entry(903, {"Ca": 4, "Ni": 4}, 1.3, 6.0)]
     volumes = volume.gather(made_diagram(loose(*searched(200), *ends)))
     text = svg_of(volume.draw(volumes), tmp_path)
@@ -247,6 +249,8 @@ def test_volumes_ring_their_outliers(tmp_path):
     assert "EA903" in text
     (flagged,) = [point for point in volume.document(volumes)["points"] if point["outlier"]]
     assert (flagged["name"], flagged["outlier"]) == ("made:EA903", "small volume")
+    (rings,) = [trace for trace in interactive.volume(volumes).data if trace.name == "outliers"]
+    assert list(rings.customdata) == ["made:EA903"]  # a click on the ring, which covers the point, finds it
 
 
 def test_the_users_matplotlib_settings_do_not_matter(tmp_path):
