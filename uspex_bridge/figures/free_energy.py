@@ -37,7 +37,7 @@ def save_all(answer: FreeEnergies, out: Path) -> Iterator[Path]:
     style.save(draw(answer), path)
     yield path
     chosen = [phase for phase in _nearest(answer) if _files(phase, answer, out)][:_MOST_PHONONS]
-    called = names_of(answer.phases)
+    called = names_of(answer)
     for phase in chosen:
         name = called(phase.entry).replace(":", "-").replace("/", "-")
         path = out / f"phonons-{name}-{phase.formula}.png"
@@ -66,7 +66,7 @@ def draw(answer: FreeEnergies, *, width: float = style.PAGE) -> Figure:
     hulls = [hull for hull in answer.hulls.values() if len(hull.names) == 2]
     figure = style.new_figure(width, 0.42)
     left, *right = figure.subplots(1, 2 if hulls else 1, squeeze=False)[0]
-    called = names_of(answer.phases)
+    called = names_of(answer)
     for k, phase in enumerate(_nearest(answer)[:_MOST_LINES]):
         name = phase.entry.name
         above = [1000 * answer.above(name, t) for t in answer.temperatures]

@@ -70,7 +70,7 @@ def draw(diagram: PhaseDiagram, composition: Composition, *, width: float = styl
     colours = [style.PALETTE[seen.index(k) % len(style.PALETTE)] if k in seen else "white" for k in range(len(phases))]
     norm = BoundaryNorm(np.arange(len(phases) + 1) - 0.5, len(phases))
     axes.pcolormesh(*fine, shown.T, cmap=ListedColormap(colours), norm=norm, alpha=0.35, shading="nearest", lw=0)
-    called = names_of(phase for answer in diagram.answers for phase in answer.phases)
+    called = names_of(*diagram.answers)
     names = [f"{called(phase.entry)} {style.group_text(phase.group)}" for phase in phases.values()]
     left = [k for k in seen if not _name(axes, fine, shown == k, names[k])]
     if left:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from uspex_bridge.base.formulas import formula_of
@@ -19,7 +19,7 @@ _SIDE_BY_SIDE = 4
 
 def report(answer: FreeEnergies) -> str:
     """Return the answer as text of 80 columns: distances to the hulls, what changed, and what has no free energy."""
-    called = names_of(answer.phases)
+    called = names_of(answer)
     where = f"{counted(len(answer.phases), 'phase')} at {answer.pressure_gpa:g} GPa, {_levels(answer)}"
     lines = [wrapped(f"{where}: distance to the hull of G = F + PV, meV/atom"), ""]
     steps = range(0, len(answer.temperatures), _SIDE_BY_SIDE)
@@ -42,9 +42,10 @@ def report(answer: FreeEnergies) -> str:
     return "\n".join(lines)
 
 
-def names_of(phases: Iterable[ThermalPhase]) -> Callable[[Entry], str]:
+def names_of(*answers: FreeEnergies) -> Callable[[Entry], str]:
     """Return what gives an entry's short name: ``EA12``, with the end of its run's name where there are several."""
-    names = short_names({phase.entry.run for phase in phases})
+    runs = {phase.entry.run for answer in answers for phase in answer.phases}
+    names = short_names(runs | {one.before.run for answer in answers for one in answer.failed})
     return lambda entry: f"EA{entry.id}" if len(names) == 1 else f"{names[entry.run]}:EA{entry.id}"
 
 

@@ -13,7 +13,7 @@ from uspex_bridge.results.phase_diagram import Crossing, PhaseDiagram
 
 def report(diagram: PhaseDiagram) -> str:
     """Return the free energies at every pressure, then the phases of lowest G, as text of 80 columns."""
-    called = tables.names_of(phase for answer in diagram.answers for phase in answer.phases)
+    called = tables.names_of(*diagram.answers)
     parts = [tables.report(answer) for answer in diagram.answers]
     for composition in diagram.compositions:
         phases = diagram.phases(composition)

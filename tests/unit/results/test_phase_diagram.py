@@ -1,6 +1,7 @@
 """Phase diagrams: where phases cross, what is said of it, and the picture."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 from uspex_bridge.base.data import Structure
 from uspex_bridge.call.thermal import FreeEnergyTask
 from uspex_bridge.figures import phase_diagram as figure
+from uspex_bridge.results import free_energy_tables as tables
 from uspex_bridge.results import phase_diagram
 from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase
 from uspex_bridge.results.hull import build_hull
 from uspex_bridge.results.model import Entry
 from uspex_bridge.results.phase_diagram import PhaseDiagram, crossings
 from uspex_bridge.results.phase_diagram_tables import document, report
+from uspex_bridge.results.rescore import Again
 
 NOTHING = np.zeros(3)
 PRESSURES, TEMPERATURES = (0.0, 50.0, 100.0), (0.0, 500.0, 1000.0)
@@ -103,6 +106,12 @@ def test_phases_of_several_runs_with_one_id_have_different_names():
     legend = [text.get_text() for text in axes.get_legend().get_texts()] if axes.get_legend() else []
     names = {text.get_text().split()[0] for text in axes.texts} | {name.split()[0] for name in legend}
     assert names == {"one:EA1", "two:EA1", "three:EA1"}
+
+
+def test_a_run_of_which_nothing_could_be_relaxed_is_named():
+    answer = diagram(names=(("one", 1), ("two", 1), ("two", 2))).answers[0]
+    failed = Again(Entry("three", 1, (("Si", 1),)), None, "no result")
+    assert "failed: three:EA1: no result" in tables.report(replace(answer, failed=(failed,)))
 
 
 def hidden(axes) -> np.ndarray:
