@@ -20,6 +20,7 @@ _SIDE_BY_SIDE = 4
 def report(answer: FreeEnergies) -> str:
     """Return the answer as text of 80 columns: distances to the hulls, what changed, and what has no free energy."""
     called = names_of(answer)
+    method = "scha" if answer.method == "corrected" else answer.method
     where = f"{counted(len(answer.phases), 'phase')} at {answer.pressure_gpa:g} GPa, {_levels(answer)}"
     lines = [wrapped(f"{where}: distance to the hull of G = F + PV, meV/atom"), ""]
     steps = range(0, len(answer.temperatures), _SIDE_BY_SIDE)
@@ -30,12 +31,12 @@ def report(answer: FreeEnergies) -> str:
     unstable = [called(phase.entry) for phase in answer.phases if phase.unstable]
     if unstable:
         said = "no harmonic free energy (imaginary modes): " + ", ".join(unstable)
-        lines.append(wrapped(said + ("" if answer.method == "scha" else "; --method scha may find them stable")))
+        lines.append(wrapped(said + ("" if method == "scha" else "; --method scha may find them stable")))
     lines += [wrapped(said) for said in _soft(answer, called)]
     lines += [wrapped(_followed(one, called)) for one in answer.followed]
     if answer.left:
         left = counted(len(answer.left), "phase")
-        lines.append(f"{left} too far from every harmonic hull, or unstable, for {answer.method} (--promote)")
+        lines.append(f"{left} too far from every harmonic hull, or unstable, for {method} (--promote)")
     flagged = _flagged(answer, called)
     lines += [wrapped(said) for said in flagged]
     lines += [wrapped(f"failed: {called(one.before)}: {one.reason}") for one in answer.failed]

@@ -114,6 +114,16 @@ def test_a_run_of_which_nothing_could_be_relaxed_is_named():
     assert "failed: three:EA1: no result" in tables.report(replace(answer, failed=(failed,)))
 
 
+@pytest.mark.parametrize(("method", "advised"), [("harmonic", True), ("scha", False), ("corrected", False)])
+def test_scha_is_advised_where_it_was_not_done(method, advised):
+    answer = diagram().answers[0]
+    first = replace(answer.phases[0], lines={("harmonic", 0.0): {"status": "rejected", "code": "unstable"}})
+    answer = replace(answer, method=method, phases=(first, *answer.phases[1:]), left=("run:EA3",))
+    text = " ".join(tables.report(answer).split())
+    assert ("--method scha may find them stable" in text) is advised
+    assert f"or unstable, for {'harmonic' if advised else 'scha'} (--promote)" in text
+
+
 def hidden(axes) -> np.ndarray:
     """Return where nothing is drawn, (temperatures, pressures)."""
     (mesh,) = axes.collections
