@@ -15,7 +15,7 @@ from scipy.interpolate import RegularGridInterpolator
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.figures import style
-from uspex_bridge.results.free_energy_tables import names_of
+from uspex_bridge.results.free_energy_tables import names_of, theory_of
 from uspex_bridge.results.model import Composition
 from uspex_bridge.results.phase_diagram import PhaseDiagram
 
@@ -87,8 +87,7 @@ def draw(diagram: PhaseDiagram, composition: Composition, *, width: float = styl
     axes.set_ylabel("temperature (K)")
     axes.set_xlim(pressures[0], pressures[-1])
     axes.set_ylim(temperatures[0], temperatures[-1])
-    levels = ", ".join(dict.fromkeys(phase.entry.level for phase in phases.values()))
-    style.head(figure, style.formula_text(composition), f"{levels}, {diagram.answers[0].method}")
+    style.head(figure, style.formula_text(composition), theory_of(diagram.answers[0]))
     if shown.mask.any():
         style.note(figure, "white: a phase that is lowest beside it has no free energy there")
     return figure

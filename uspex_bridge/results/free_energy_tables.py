@@ -21,7 +21,7 @@ def report(answer: FreeEnergies) -> str:
     """Return the answer as text of 80 columns: distances to the hulls, what changed, and what has no free energy."""
     called = names_of(answer)
     method = "scha" if answer.method == "corrected" else answer.method
-    where = f"{counted(len(answer.phases), 'phase')} at {answer.pressure_gpa:g} GPa, {_levels(answer)}"
+    where = f"{counted(len(answer.phases), 'phase')} at {answer.pressure_gpa:g} GPa, {theory_of(answer)}"
     lines = [wrapped(f"{where}: distance to the hull of G = F + PV, meV/atom"), ""]
     steps = range(0, len(answer.temperatures), _SIDE_BY_SIDE)
     tables = [_table(answer, answer.temperatures[k : k + _SIDE_BY_SIDE], called) for k in steps]
@@ -69,8 +69,8 @@ def _soft(answer: FreeEnergies, called: Callable[[Entry], str]) -> list[str]:
     return said
 
 
-def _levels(answer: FreeEnergies) -> str:
-    """Return the levels of theory and the method."""
+def theory_of(answer: FreeEnergies) -> str:
+    """Return the levels of theory and the method, and what ``scha`` was corrected to."""
     levels = ", ".join(dict.fromkeys(phase.entry.level for phase in answer.phases))
     if answer.method != "corrected":
         return f"{levels}, {answer.method}"
