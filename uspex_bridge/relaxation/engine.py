@@ -411,20 +411,23 @@ class _Relaxation:
         target, found = self.plan.pressure_gpa, pressure_of(frame.stress)
         monitor = self.monitors[self.calculators[-1]]
         real = not monitor.model.identity.get("invented")
-        if not self._volume_free:
-            return too_dense(self.atoms, max(target, found)) if real else ""
-        if guards.scan == "auto" and (not real or fill(self.atoms, target) > COMFORTABLE):
-            lowest = self.lowest()
-            if lowest is not None and frame.enthalpy(target) / len(self.atoms) > lowest:
-                return too_dense(self.atoms, target) if real else ""
-        if outcome in ("time", "file", "above"):
+        if self._volume_free and not self._cannot_win(real):
+            if outcome not in ("time", "file", "above"):
+                before = monitor.evaluations
+                own = (found, frame.energy / len(self.atoms))
+                (verdict,) = scan([self.atoms], monitor.evaluate_many, target, own=[own], real=real)
+                self._charge(monitor.evaluations - before)
+                return verdict.why
             self.flags.append("unscanned")
-            return too_dense(self.atoms, target) if real else ""
-        before = monitor.evaluations
-        own = (found, frame.energy / len(self.atoms))
-        (verdict,) = scan([self.atoms], monitor.evaluate_many, target, own=[own], real=real)
-        self._charge(monitor.evaluations - before)
-        return verdict.why
+        return too_dense(self.atoms, target if self._volume_free else max(target, found)) if real else ""
+
+    def _cannot_win(self, real: bool) -> bool:
+        """Tell whether a result that is not dense, or of invented elements, lies above the lowest known one."""
+        target = self.plan.pressure_gpa
+        if self.plan.guards.scan != "auto" or (real and fill(self.atoms, target) <= COMFORTABLE):
+            return False
+        lowest = self.lowest()
+        return lowest is not None and self.frames[-1].enthalpy(target) / len(self.atoms) > lowest
 
     @property
     def _volume_free(self) -> bool:
