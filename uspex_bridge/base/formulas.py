@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 #: IUPAC's sequence of the elements in formulas, the most electropositive first (Red Book 2005, Table VI).
@@ -11,6 +12,12 @@ _SEQUENCE = (
     "Zn Tl In Ga Al B Pb Sn Ge Si C Bi Sb As P N H Po Te Se S O At I Br Cl F"
 )
 _PLACE = {symbol: place for place, symbol in enumerate(_SEQUENCE.split())}
+
+
+def parts_of(text: str) -> list[tuple[str, int]]:
+    """Read a formula into symbols and their numbers in its order, elements or not; empty where the text is none."""
+    parts = re.findall(r"([A-Z][a-z]?)([0-9]*)", text)
+    return [(symbol, int(count or 1)) for symbol, count in parts] if "".join(map("".join, parts)) == text else []
 
 
 def formula_of(counts: Iterable[tuple[str, int]]) -> str:

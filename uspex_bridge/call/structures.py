@@ -18,6 +18,7 @@ from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.files import read_text, regular_bytes
+from uspex_bridge.base.formulas import parts_of
 from uspex_bridge.vasp.structure import ELEMENTS, parse_poscars, read_potcar_symbols
 
 if TYPE_CHECKING:
@@ -141,12 +142,12 @@ def wrong_label(label: str, structure: Structure) -> str:
 
 def _formula(word: str) -> dict[str, int]:
     """Read a word as a formula and reduce it; empty where it is none."""
-    parts = re.findall(r"([A-Z][a-z]?)(\d*)", word)
-    if "".join(map("".join, parts)) != word or not ELEMENTS.issuperset(symbol for symbol, _ in parts):
+    parts = parts_of(word)
+    if not ELEMENTS.issuperset(symbol for symbol, _ in parts):
         return {}
     counts: Counter[str] = Counter()
     for symbol, count in parts:
-        counts[symbol] += int(count or 1)
+        counts[symbol] += count
     return _reduced(counts)
 
 

@@ -6,7 +6,6 @@ one entry per composition, in which a component stands for an element, so that i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -16,7 +15,7 @@ import numpy as np
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import ConfigError, InputError
-from uspex_bridge.base.formulas import formula_of
+from uspex_bridge.base.formulas import formula_of, parts_of
 from uspex_bridge.base.units import pv_energy
 from uspex_bridge.base.words import counted
 from uspex_bridge.results.model import NAN, Composition, Entry, reduced_composition
@@ -176,12 +175,12 @@ def parse_formula(formula: str) -> Composition:
     Raises:
         ConfigError: it is none.
     """
-    parts = re.findall(r"([A-Z][a-z]?)(\d*)", formula)
-    if "".join(symbol + count for symbol, count in parts) != formula or not formula:
+    parts = parts_of(formula)
+    if not parts:
         raise ConfigError(f"'{formula}' is not a formula such as Ca or MgSiO3")
     if unknown := [symbol for symbol, _ in parts if symbol not in ELEMENTS]:
         raise ConfigError(f"'{formula}': {unknown[0]} is not an element")
-    return tuple((symbol, int(count or 1)) for symbol, count in parts)
+    return tuple(parts)
 
 
 @lru_cache(maxsize=100_000)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.files import writing
+from uspex_bridge.base.formulas import parts_of
 from uspex_bridge.base.templates import render
 from uspex_bridge.vasp.structure import ELEMENTS
 
@@ -164,11 +165,11 @@ def parse_composition(text: str) -> dict[str, int]:
     Raises:
         ConfigError: not a formula of elements and whole numbers.
     """
-    if not re.fullmatch(r"([A-Z][a-z]?[0-9]*)+", text):
+    pairs = parts_of(text)
+    if not pairs:
         raise ConfigError(f"composition '{text}' is not a formula like Mg4Al8O16")
-    pairs = re.findall(r"([A-Z][a-z]?)([0-9]*)", text)
     _check_symbols(tuple(symbol for symbol, _ in pairs), text)
-    counts = {symbol: int(number or 1) for symbol, number in pairs}
+    counts = dict(pairs)
     if 0 in counts.values():
         raise ConfigError(f"composition '{text}' has none of an element")
     return counts
