@@ -143,7 +143,8 @@ class RecordLine:
         if result.off_pressure:
             left += f", pressure {result.pressure_reached_gpa:.1f} GPa instead of {result.pressure_gpa:g}"
         return (
-            f"{self.fields['formula']}: {ending(self.outcome(result))}, {_named(result)} = {result.enthalpy:.6f} eV "
+            f"{self.fields['formula']}: {ending(self.outcome(result))}, "
+            f"{symbol_of(result.free_energy)} = {result.enthalpy:.6f} eV "
             f"({result.enthalpy / len(self.symbols):.6f} eV/atom) at {result.pressure_gpa:g} GPa, "
             f"V = {result.final.volume:.3f} Å³, fmax {result.fmax:.4f} eV/Å, {left}; "
             f"{stages}; {self.seconds:.1f} s{flags}"
@@ -181,8 +182,9 @@ def level_of(fields: dict[str, Any]) -> str:
     return f"{name}, G at {words_of(free_energy)}" if free_energy else name
 
 
-def _named(result: RelaxResult) -> str:
-    return "H" if result.free_energy is None else f"G({words_of(result.free_energy)})"
+def symbol_of(free_energy: dict[str, Any] | None) -> str:
+    """Return ``H``, or ``G(300 K scha)`` where a free energy is in it."""
+    return "H" if free_energy is None else f"G({words_of(free_energy)})"
 
 
 def weights_state(name: str, config: Config) -> tuple[object, ...]:

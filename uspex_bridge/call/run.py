@@ -22,7 +22,7 @@ from uspex_bridge.call.choice import check_unchanged, settled_protocol
 from uspex_bridge.call.config import Config, search_root
 from uspex_bridge.call.folders import Folder, Request
 from uspex_bridge.call.gpu_turns import take_turn
-from uspex_bridge.call.record_line import RecordLine, words_of
+from uspex_bridge.call.record_line import RecordLine, symbol_of, words_of
 from uspex_bridge.call.record_tail import RecordTail, can_stand_again, refused_for_good
 from uspex_bridge.call.repeat import repeated_run
 from uspex_bridge.call.slot import SlotState
@@ -153,7 +153,8 @@ def _run(
         halt = Stopcar(folder.path, halter)
         if earlier is not None and config.on_repeat == "reuse" and can_stand_again(earlier):
             done = entry.repeated(earlier)
-            summary = f"{request.structure.formula}: {done['reason']}, H = {done['enthalpy']:.6f} eV"
+            value = f"{symbol_of(done.get('free_energy'))} = {done['enthalpy']:.6f} eV"
+            summary = f"{request.structure.formula}: {done['reason']}, {value}"
             folder.publish(repeated_run(request, earlier), config, check)
         else:
             lent = models(config)
