@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from ase.formula import Formula
 from scipy.optimize import linprog
+
+from uspex_bridge.base.formulas import parts_of
 
 
 def lowest_known(known: Mapping[str, float], symbols: Sequence[str]) -> float | None:
@@ -19,9 +20,10 @@ def lowest_known(known: Mapping[str, float], symbols: Sequence[str]) -> float | 
     elements = sorted(set(symbols))
     shares, enthalpies = [], []
     for formula, enthalpy in known.items():
-        counts = Formula(formula).count()
-        if counts.keys() <= set(elements):
-            shares.append([counts.get(element, 0) / sum(counts.values()) for element in elements])
+        counts = dict(parts_of(formula))
+        total = sum(counts.values())
+        if total and counts.keys() <= set(elements):
+            shares.append([counts.get(element, 0) / total for element in elements])
             enthalpies.append(enthalpy)
     if not shares:
         return None

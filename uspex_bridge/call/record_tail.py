@@ -15,8 +15,8 @@ from uspex_bridge.call import record_reading
 
 #: What matters to a call is not long ago: so much of the record's end is read, bytes.
 _TAIL = 8_000_000
-_FORMULA = re.compile(rb'"formula":"([^"]+)"')
-_PER_ATOM = re.compile(rb'"enthalpy_per_atom":([-+.\deE]+)')
+_FORMULA = re.compile(rb'"formula":"([A-Za-z0-9]+)"')
+_PER_ATOM = re.compile(rb'"enthalpy_per_atom":(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)[,}]')
 
 
 class RecordTail:

@@ -35,6 +35,13 @@ def test_only_whole_converged_results_of_this_version_stand_again(change):
     assert not can_stand_again({**entry, "output": output, **change})
 
 
+@pytest.mark.parametrize(("formula", "per_atom"), [(b"Ca\xff", b"-1.0"), (b"Ca", b"-Infinity"), (b"Ca", b"-1.2.3")])
+def test_damaged_lines_say_nothing_of_a_composition(tmp_path, formula, per_atom):
+    path = tmp_path / "bridge.record"
+    path.write_bytes(b'{"formula":"' + formula + b'","pressure_gpa":50.0,"enthalpy_per_atom":' + per_atom + b"}\n")
+    assert RecordTail(path).lowest(50.0, "b") == {}
+
+
 def test_what_the_record_knows_of_a_composition_and_of_the_models(tmp_path):
     path = tmp_path / "bridge.record"
     assert RecordTail(path).lowest(50.0, "b") == {}

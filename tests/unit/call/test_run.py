@@ -106,5 +106,6 @@ def test_the_best_known_of_a_composition_is_its_best_decomposition():
     assert lowest_known(known, ["Ca"] * 3 + ["Fe"]) == pytest.approx(-0.5)
     assert lowest_known(known | {"Ca6Fe2": -0.6}, ["Ca"] * 3 + ["Fe"]) == pytest.approx(-0.6)
     assert lowest_known({"Ca3Fe": -0.2}, ["Fe", "Ca", "Ca", "Ca"]) == pytest.approx(-0.2)
+    assert lowest_known(known | {"": -99.0, "no formula": -99.0}, ["Ca"] * 3 + ["Fe"]) == pytest.approx(-0.5)
     assert lowest_known(known, ["Ca", "O"]) is None
     assert lowest_known({}, ["Ca"]) is None
