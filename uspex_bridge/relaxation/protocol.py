@@ -308,12 +308,16 @@ def make_plan(protocol: Protocol, intent: Intent, stages: str | None = None, fma
         last = replace(last, fmax=target, stress=stress)
     fitted = [replace(stage, fmax=max(stage.fmax, last.fmax)) for stage in chosen[:-1]]
     made = (*fitted, replace(last, ediff=ediff))
-    asked = _free_energy(protocol, intent, ends=chosen[-1] == protocol.stage[-1])
+    asked = free_energy_of(protocol, intent, ends=chosen[-1] == protocol.stage[-1])
     return Plan(made, protocol.guards, intent, protocol.name, asked)
 
 
-def _free_energy(protocol: Protocol, intent: Intent, *, ends: bool) -> FreeEnergyStep | None:
-    """Return the free energy that a job ends with, None for none; ``ends`` says that the last stage runs."""
+def free_energy_of(protocol: Protocol, intent: Intent, *, ends: bool) -> FreeEnergyStep | None:
+    """Return the free energy that a job ends with, None for none; ``ends`` says that the last stage runs.
+
+    Raises:
+        ConfigError: it cannot be had.
+    """
     asked = protocol.free_energy or FreeEnergyStep()
     if intent.temperature is not None:
         asked = replace(asked, temperature=intent.temperature)

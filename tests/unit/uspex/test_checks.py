@@ -68,6 +68,22 @@ def test_other_numbers_of_steps_are_sound(make, line, steps):
     assert check_setup(make(line, steps=steps)) == []
 
 
+def test_a_free_energy_ends_the_last_step_alone(make, tmp_path):
+    thermal = tmp_path / "thermal.toml"
+    thermal.write_text(PROTOCOL + PROTOCOL.replace("only", "last") + "[free_energy]\ntemperature = 300\n")
+    folder = make(protocol=str(thermal), rest="1", steps=4)
+    assert check_setup(folder) == []
+    replace(folder, "Specific/INCAR_2", "BRIDGE_STAGES = 1", "BRIDGE_STAGES = 1-2")
+    replace(folder, "Specific/INCAR_4", "NELM", "BRIDGE_STAGES = 1\nNELM")
+    found(folder, "error", "INCAR_2", "scha relaxes no cell at constant volume")
+    found(folder, "warning", "INCAR_4", "the last step does not end with it")
+    replace(folder, "Specific/INCAR_2", "ISIF = 4", "ISIF = 3")
+    found(folder, "warning", "INCAR_2", "computed in this step too")
+    replace(folder, "Specific/INCAR_2", "BRIDGE_STAGES = 1-2", "BRIDGE_STAGES = scha")
+    (hit,) = found(folder, "error", "INCAR_2", "")
+    assert "no stage 'scha'" in hit.message
+
+
 # Each: the line, the file to change, what to replace by what; the severity, file and words of the finding.
 MISTAKES = {
     "no final newline": ("matlab", "Specific/INCAR_2", "NELM = 60\n", "NELM = 60", "error", "INCAR_2", "NELM = 60PSTRESS"),
