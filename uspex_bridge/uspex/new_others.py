@@ -21,7 +21,7 @@ def uspex26(search: Search) -> list[Rendered]:
         "codes": " ".join(["20"] * search.steps),
         "command": f"{search.command} > bridge.out 2>&1",
     }
-    asked = [parse_incar(text) for text in incars(search.steps, search.rest)]
+    asked = [parse_incar(text) for text in incars(search)]
     tags = ["; ".join(f"{tag} = {value}" for tag, value in one.items() if tag != "NELM") for one in asked]
     external = {
         "pressure": decimal(search.pressure),
@@ -55,10 +55,7 @@ def cryspy(search: Search) -> list[Rendered]:
     return [
         Rendered(Path("cryspy.in"), render("cryspy/cryspy.in", values)),
         Rendered(folder / "job_cryspy", render("cryspy/job_cryspy", {"command": search.command})),
-        *(
-            Rendered(folder / f"INCAR_{n}", text + pressure)
-            for n, text in enumerate(incars(search.steps, search.rest), 1)
-        ),
+        *(Rendered(folder / f"INCAR_{n}", text + pressure) for n, text in enumerate(incars(search), 1)),
         Rendered(folder / "POTCAR", "".join(stub(symbol) for symbol in search.elements)),
         Rendered(Path("bridge.toml"), settings_text(search)),
     ]

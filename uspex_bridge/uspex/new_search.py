@@ -204,9 +204,7 @@ def files(search: Search) -> list[Rendered]:
 
         return new_others.uspex26(search) if search.line == "uspex26" else new_others.cryspy(search)
     made = _matlab(search) if search.line == "matlab" else _python(search)
-    steps = [
-        Rendered(Path("Specific", f"INCAR_{n}"), text) for n, text in enumerate(incars(search.steps, search.rest), 1)
-    ]
+    steps = [Rendered(Path("Specific", f"INCAR_{n}"), text) for n, text in enumerate(incars(search), 1)]
     potcars = [Rendered(Path("Specific", f"POTCAR_{symbol}"), stub(symbol)) for symbol in search.elements]
     return [*made, *steps, *potcars, Rendered(Path("Specific", "bridge.toml"), settings_text(search))]
 
@@ -261,12 +259,13 @@ def next_steps(search: Search, folder: Path) -> list[str]:
     ]
 
 
-def incars(steps: int, rest: str = "") -> list[str]:
+def incars(search: Search) -> list[str]:
     """Return the series of INCARs.
 
     The first half of the relaxing steps keeps the volume; from three steps on the last one is static. Where the last
     one ends with a free energy it relaxes, and the ones before it run the stages ``rest`` alone.
     """
+    steps, rest = search.steps, search.rest
     relaxing = steps - 1 if steps > 2 and not rest else steps
     constant = relaxing // 2
     texts = []
