@@ -47,10 +47,15 @@ def _widths(headings: Headings, rows: Rows) -> list[int]:
     return [max(map(len, column)) for column in zip(*zip(*headings, strict=True), *rows, strict=True)]
 
 
+def _fit(widths: Sequence[int]) -> bool:
+    """Tell whether columns of these widths and the gaps between them fit a terminal."""
+    return sum(widths) + 2 * (len(widths) - 1) <= _WIDTH
+
+
 def _narrowed(widths: list[int], least: Sequence[int]) -> list[int]:
     """Return widths of which the widest are smaller, until all fit or are ``least`` (0 for a column of numbers)."""
     widths = list(widths)
-    while sum(widths) + 2 * (len(widths) - 1) > _WIDTH:
+    while not _fit(widths):
         wide = [k for k, low in enumerate(least) if low and widths[k] > low]
         if not wide:
             break
@@ -76,8 +81,7 @@ def fitted(headings: Headings, rows: Rows, spare: Sequence[str], below: Rows = (
     for name in ("", *spare):
         kept = [k for k in kept if not name or headings[k][0] != name]
         chosen, cells = [headings[k] for k in kept], [[row[k] for k in kept] for row in rows]
-        widths = _widths(chosen, cells)
-        if sum(widths) + 2 * (len(widths) - 1) <= _WIDTH:
+        if _fit(_widths(chosen, cells)):
             break
     return layout(chosen, cells, below)
 
