@@ -81,10 +81,8 @@ def settled_protocol(config: Config, search: Path) -> tuple[Protocol, str]:
     return protocol, notice
 
 
-def check_unchanged(
-    plan: Plan, config: Config, record: Path, tail: RecordTail, step: str | None, log: logging.Logger
-) -> None:
-    """Check that the latest result of the same step in a search's record, whose end is ``tail``, is of these models.
+def check_unchanged(plan: Plan, config: Config, tail: RecordTail, step: str | None, log: logging.Logger) -> None:
+    """Check that the latest result of the same step at the end of a search's record is of these models.
 
     A model whose energies do not count, that of an earlier stage, may change.
 
@@ -101,14 +99,14 @@ def check_unchanged(
         if name == plan.stages[-1].calculator:
             changes += _changes(name, known, config)
         elif any(name == stage.calculator for stage in plan.stages) and (other := _changes(name, known, config)):
-            log.warning("%s: %s before; its energies do not count, so the search goes on", record, other[0])
+            log.warning("%s: %s before; its energies do not count, so the search goes on", tail.path, other[0])
     if not changes:
         return
-    said = f"{record} holds results of {' and '.join(changes)}, but protocol '{plan.protocol}' now has other models"
+    said = f"{tail.path} holds results of {' and '.join(changes)}, "
     if changes[0].startswith("protocol"):
-        said = (
-            f"{record} holds results of {' and '.join(changes)}, and the settings now give protocol '{plan.protocol}'"
-        )
+        said += f"and the settings now give protocol '{plan.protocol}'"
+    else:
+        said += f"but protocol '{plan.protocol}' now has other models"
     if config.on_change == "accept":
         log.warning("%s; accepted by on_change", said)
         return

@@ -95,7 +95,7 @@ def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: RelaxTask
         for count, (source, number, structure) in enumerate(structures):
             job = _Job(source, number, structure, task, protocol)
             if record is not None and places and count == 0:
-                check_unchanged(job.plan, task.config, record, RecordTail(record), None, _silent)
+                check_unchanged(job.plan, task.config, RecordTail(record), None, _silent)
             if record is None or (place := places.get(job.entry.key)) is None:
                 yield job
             else:

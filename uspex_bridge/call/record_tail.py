@@ -20,9 +20,14 @@ _PER_ATOM = re.compile(rb'"enthalpy_per_atom":(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)
 
 
 class RecordTail:
-    """The end of a record as it is now; empty where there is no record or it cannot be read."""
+    """The end of a record as it is now; empty where there is no record or it cannot be read.
+
+    Attributes:
+        path: of the record.
+    """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._text = b""
         with suppress(OSError):
             if path.is_file():

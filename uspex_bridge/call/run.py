@@ -189,7 +189,7 @@ def _run(
 def _earlier(record: Path, plan: Plan, config: Config, entry: RecordLine, log: logging.Logger) -> dict[str, Any] | None:
     """Check that the search goes on with its protocol and models; return the latest entry of this very job."""
     tail = RecordTail(record)
-    check_unchanged(plan, config, record, tail, entry.step, log)
+    check_unchanged(plan, config, tail, entry.step, log)
     return tail.latest(entry.key)
 
 

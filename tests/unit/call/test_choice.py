@@ -87,7 +87,7 @@ KNOWN = {"kind": "toy", "weights": None, "model": None, "sha256": None}
 
 def check(tmp_path, config):
     path = tmp_path / "record.jsonl"
-    choice.check_unchanged(PLAN, config, path, RecordTail(path), "1", LOG)
+    choice.check_unchanged(PLAN, config, RecordTail(path), "1", LOG)
 
 
 def unchanged(tmp_path, protocol="single", model=KNOWN, config=None, step="1"):
@@ -138,8 +138,8 @@ def test_a_model_whose_energies_do_not_count_may_change(tmp_path, caplog):
     config = Config(calculators={"model": toy, "student": CalculatorSettings(kind="chgnet")})
     path = tmp_path / "record.jsonl"
     record_file.append(path, {"protocol": "student", "models": {"student": KNOWN, "model": KNOWN}, "step": "1"})
-    choice.check_unchanged(plan, config, path, RecordTail(path), "1", LOG)
+    choice.check_unchanged(plan, config, RecordTail(path), "1", LOG)
     assert "student = toy before" in caplog.text
     other = replace(config, calculators={"model": CalculatorSettings(kind="chgnet"), "student": toy})
     with pytest.raises(ConfigError, match="model = toy"):
-        choice.check_unchanged(plan, other, path, RecordTail(path), "1", LOG)
+        choice.check_unchanged(plan, other, RecordTail(path), "1", LOG)
