@@ -43,8 +43,8 @@ class RecordLine:
         calculators = [weights_state(name, config) for name in dict.fromkeys(s.calculator for s in plan.stages)]
         intent = plan.intent
         asked = (intent.isif, intent.nsw, intent.ibrion, intent.ediffg, round(intent.pressure_gpa, 6), intent.symprec)
-        job = (asked, plan.stages, plan.guards, calculators)
-        self.key = record_file.job_key(structure, job if plan.free_energy is None else (*job, plan.free_energy))
+        further = [word for word in (plan.free_energy, intent.keep_symmetry and "symmetry kept") if word]
+        self.key = record_file.job_key(structure, (asked, plan.stages, plan.guards, calculators, *further))
         self.fields: dict[str, Any] = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "host": socket.gethostname(),
