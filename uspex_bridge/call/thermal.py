@@ -37,6 +37,8 @@ Method = Literal["harmonic", "qha", "scha"]
 LINES, PHONONS, STATES = "free-energy.jsonl", "phonons", "state"
 #: Folder of the configurations that ``scha`` averaged over.
 CONFIGURATIONS = "configurations"
+#: All that phonons hang on of what is asked; the rest is for ``scha``.
+_OF_PHONONS = ("supercell", "min_image", "mesh", "isotopes", "seed")
 #: eV/Å, forces left at rest before phonons are computed.
 _FMAX = 0.005
 
@@ -189,8 +191,9 @@ class _Job:
 
     @property
     def key(self) -> str:
-        asked = self.task.step("scha" if self.method == "scha" else "harmonic", self.temperatures[0])
-        what = asked if self.method == "scha" else replace(asked, temperature=0.0)
+        what = self.task.step("scha" if self.method == "scha" else "harmonic", self.temperatures[0])
+        if self.method != "scha":
+            what = FreeEnergyStep(0.0, "harmonic", **{name: getattr(what, name) for name in _OF_PHONONS})
         model = weights_state(self.calculator, self.task.config)
         return record_file.job_key(self.rest.structure, (self.method, what, round(self.task.pressure, 6), model))
 
