@@ -20,7 +20,7 @@ from uspex_bridge.base.parallel import spread
 from uspex_bridge.call.choice import choose_protocol
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.free_energy import evaluator, interrupting
-from uspex_bridge.call.many import kept_models
+from uspex_bridge.call.many import close_models, kept_models
 from uspex_bridge.call.record_line import reason_of, weights_state
 from uspex_bridge.call.thermal import CONFIGURATIONS, FreeEnergyTask, kept_lines
 from uspex_bridge.models.cards import model_name
@@ -134,11 +134,15 @@ def corrections(lines: Iterable[Mapping[str, Any]], second: Second, task: FreeEn
             else:
                 known.append(found | {"name": line["name"]})
 
-    for job, found in spread(_compute, jobs(), task.workers, task.scheduler):
-        line = job.failed(found) if isinstance(found, BridgeError) else found
-        jsonl.append(path, line)
-        yield line
-    yield from known
+    try:
+        for job, found in spread(_compute, jobs(), task.workers, task.scheduler):
+            line = job.failed(found) if isinstance(found, BridgeError) else found
+            jsonl.append(path, line)
+            yield line
+        yield from known
+    finally:
+        if not task.keep_models:
+            close_models()
 
 
 @dataclass(frozen=True)
