@@ -25,6 +25,7 @@ from uspex_bridge.relaxation.optimizers import optimizer as optimizer_class
 from uspex_bridge.relaxation.overlap import push_apart
 from uspex_bridge.relaxation.protocol import Plan, Stage
 from uspex_bridge.relaxation.saddles import step_off
+from uspex_bridge.relaxation.trajectory import Trajectory
 
 #: Symmetry is looked for with this tolerance (Å) unless SYMPREC says otherwise: POSCARs of USPEX have 6 digits.
 _SYMPREC = 1e-3
@@ -105,9 +106,7 @@ class _Relaxation:
         self.lowest = lowest
         self.ceiling = cache(ceiling)
         self.atoms = to_atoms(structure)
-        self.frames: list[Frame] = []
-        self.calculators: list[str] = []
-        self.reports: list[StageReport] = []
+        self.done = Trajectory(plan.pressure_gpa)
         self.flags: list[str] = []
         self.monitors: dict[str, Monitor] = {}
         self.start_volume = 0.0
@@ -146,10 +145,10 @@ class _Relaxation:
         """Run the stages; return how the last of them ended."""
         outcome: Outcome = "steps"
         for index, stage in enumerate(self.plan.stages):
-            if len(self.frames) >= self.plan.intent.nsw:
+            if len(self.done) >= self.plan.intent.nsw:
                 return "steps"
             self.ended_in = stage.name
-            start, first = self.atoms.copy(), len(self.frames)
+            start, first = self.atoms.copy(), len(self.done)
             try:
                 outcome = self._stage(index, stage)
             except (Rejected, CalculationError):
@@ -158,13 +157,13 @@ class _Relaxation:
                     raise
                 self.atoms.set_cell(start.cell)
                 self.atoms.set_positions(start.positions, apply_constraint=False)
-                self._forget(first)
+                self.done.forget(first)
                 self.flags.append(f"{stage.name}-failed")
                 continue
             if outcome in ("time", "file", "above"):
                 return outcome
             if outcome == "steps" and stage.on_fail == "reject":
-                left = f"{self.reports[-1].fmax:.3g} eV/Å left after {self.reports[-1].steps} steps"
+                left = f"{self.done.reports[-1].fmax:.3g} eV/Å left after {self.done.reports[-1].steps} steps"
                 raise Rejected("unconverged", f"stage '{stage.name}' did not reach its targets: {left} (on_fail)")
             if outcome == "steps" and stage.on_fail == "stop":
                 return outcome
@@ -173,11 +172,11 @@ class _Relaxation:
 
     def _stage(self, index: int, stage: Stage) -> Outcome:
         monitor = self._monitor(stage.calculator)
-        began, before, first = time.monotonic(), monitor.evaluations, len(self.frames)
+        began, before, first = time.monotonic(), monitor.evaluations, len(self.done)
         ions, cell = motion(self.plan.intent.isif, stage.move)
         self.atoms.calc = monitor
         target = movable(self.atoms, ions, cell, self.plan.pressure_gpa)
-        limit = min(stage.steps, self.plan.intent.nsw - first - int(self._is_new(stage.calculator)))
+        limit = min(stage.steps, self.plan.intent.nsw - first - int(self.done.is_new(stage.calculator)))
         outcome: Outcome = "failed"
         detail, steps = "", 0
         try:
@@ -209,15 +208,12 @@ class _Relaxation:
     def _record(self, index: int, stage: Stage, ions: bool, cell: CellMode, first: int) -> bool:
         """Keep the step the atoms are at, tell the observer, return whether the stage's targets are reached."""
         frame = self.monitors[stage.calculator].frame(self.atoms, index)
-        if not self._is_new(stage.calculator) and _same_geometry(frame, self.frames[-1]):
-            self._forget(len(self.frames) - 1)
-        self.frames.append(frame)
-        self.calculators.append(stage.calculator)
+        self.done.add(frame, stage.calculator)
         fmax, stress = self._residuals(frame, ions, cell)
         enthalpy = frame.enthalpy(self.plan.pressure_gpa)
-        self.observe(IonicStep(stage.name, len(self.frames), frame.energy, enthalpy, fmax, stress, frame.volume))
+        self.observe(IonicStep(stage.name, len(self.done), frame.energy, enthalpy, fmax, stress, frame.volume))
         if stage.ediff is not None:
-            recent = [f.enthalpy(self.plan.pressure_gpa) for f in self.frames[first:][-3:]]
+            recent = self.done.enthalpies(first)[-3:]
             return len(recent) == 3 and float(np.abs(np.diff(recent)).max()) < stage.ediff
         if stage.stress is not None:
             return fmax < stage.fmax and stress < stage.stress
@@ -229,8 +225,8 @@ class _Relaxation:
         last, intent = self.plan.stages[-1].calculator, self.plan.intent
         if stage.calculator != last or self.symmetric or motion(intent.isif, stage.move) != (True, "full"):
             return False
-        frames = self.frames[self._start_of_model() :]
-        end = extrapolated([frame.enthalpy(intent.pressure_gpa) / len(self.atoms) for frame in frames])
+        enthalpies = self.done.enthalpies(self.done.start_of_model)
+        end = extrapolated([enthalpy / len(self.atoms) for enthalpy in enthalpies])
         return end is not None and (ceiling := self.ceiling()) is not None and end > ceiling
 
     def _residuals(self, frame: Frame, ions: bool, cell: CellMode) -> tuple[float, float]:
@@ -242,31 +238,14 @@ class _Relaxation:
 
     def _return_to_lowest(self) -> None:
         """Put the atoms at the lowest of the steps of the last model in a row, which becomes the last step."""
-        if self.frames:
-            start = self._start_of_model()
-            enthalpies = [frame.enthalpy(self.plan.pressure_gpa) for frame in self.frames[start:]]
-            self.frames.append(self.frames.pop(start + int(np.argmin(enthalpies))))
-            self._return_to(self.frames[-1])
-
-    def _start_of_model(self) -> int:
-        """Return the number of the first of the last steps in a row that are one model's."""
-        start = len(self.frames) - 1
-        while start > 0 and self.calculators[start - 1] == self.calculators[-1]:
-            start -= 1
-        return start
+        if self.done.frames:
+            self.done.put_lowest_last()
+            self._return_to(self.done.last)
 
     def _return_to(self, frame: Frame) -> None:
         """Put the atoms back where a step was taken."""
         self.atoms.set_cell(frame.cell)
         self.atoms.set_positions(frame.positions, apply_constraint=False)
-
-    def _forget(self, first: int) -> None:
-        """Drop the steps from number ``first`` on."""
-        del self.frames[first:], self.calculators[first:]
-
-    def _is_new(self, calculator: str) -> bool:
-        """Tell whether the next step is the first of this calculator in a row."""
-        return not self.calculators or self.calculators[-1] != calculator
 
     def _monitor(self, calculator: str) -> Monitor:
         if calculator not in self.monitors:
@@ -278,10 +257,10 @@ class _Relaxation:
     def _final_model(self) -> None:
         """Make sure that the result carries the last stage's energy, however early the run ended."""
         last = len(self.plan.stages) - 1
-        if not self.frames:
+        if not self.done.frames:
             raise Interrupted("told to stop before the first step was done; nothing was written")
-        if self._is_new(self.plan.stages[last].calculator):
-            self._return_to(self.frames[-1])
+        if self.done.is_new(self.plan.stages[last].calculator):
+            self._return_to(self.done.last)
             self._evaluate_once(last)
 
     def _moving(self, stage: Stage | None = None) -> tuple[bool, CellMode]:
@@ -298,18 +277,18 @@ class _Relaxation:
         check_geometry(self.atoms, self.plan.guards, self.start_volume)
         self.atoms.calc = monitor
         ions, cell = self._moving()
-        self._record(index, stage, ions, cell, len(self.frames))
+        self._record(index, stage, ions, cell, len(self.done))
         self._report(index, stage, "static", 0, 1, began, "single point")
 
     def _report(
         self, index: int, stage: Stage, outcome: Outcome, steps: int, evaluations: int, began: float, detail: str
     ) -> None:
-        reached = outcome != "failed" and self.frames and self.frames[-1].stage == index
-        last = self.frames[-1] if reached else None
+        reached = outcome != "failed" and self.done.frames and self.done.last.stage == index
+        last = self.done.last if reached else None
         ions, cell = self._moving(stage)
         fmax, stress = self._residuals(last, ions, cell) if last is not None else (None, None)
         model = self.monitors[stage.calculator].model.identity
-        self.reports.append(
+        self.done.reports.append(
             StageReport(
                 name=stage.name,
                 calculator=stage.calculator,
@@ -354,22 +333,22 @@ class _Relaxation:
             self.flags.append("unprobed")
             return outcome
         for left in range(_ROUNDS):
-            before, count = self.frames[-1], len(self.frames)
+            before, count = self.done.last, len(self.done)
             try:
                 if not self._step_off(index):
                     return outcome
-                if guards.saddle == "leave" and len(self.frames) < intent.nsw:
+                if guards.saddle == "leave" and len(self.done) < intent.nsw:
                     outcome = self._stage(index, self.plan.stages[index])
             except (Halt, Rejected, CalculationError):
-                self._forget(count)
+                self.done.forget(count)
                 self.flags.append("saddle" if left else "unprobed")
                 break
-            gain = before.enthalpy(intent.pressure_gpa) - self.frames[-1].enthalpy(intent.pressure_gpa)
-            if len(self.frames) == count:
+            gain = before.enthalpy(intent.pressure_gpa) - self.done.last.enthalpy(intent.pressure_gpa)
+            if len(self.done) == count:
                 self.flags.append("saddle")
                 break
             if gain < _GAIN * len(self.atoms):
-                self._forget(count)
+                self.done.forget(count)
                 self._return_to(before)
                 return "converged"
             if not left:
@@ -378,7 +357,7 @@ class _Relaxation:
                 return outcome
         else:
             self.flags.append("saddle")
-        self._return_to(self.frames[-1])
+        self._return_to(self.done.last)
         return outcome
 
     def _step_off(self, index: int) -> bool:
@@ -391,7 +370,7 @@ class _Relaxation:
         try:
             found, _ = step_off(movable(self.atoms, ions, cell, self.plan.pressure_gpa))
         finally:
-            self._charge(monitor.evaluations - before)
+            self.done.charge(monitor.evaluations - before)
         return found
 
     def _is_symmetric(self) -> bool:
@@ -399,24 +378,20 @@ class _Relaxation:
         scaled = self.atoms.get_scaled_positions(wrap=False)
         return is_symmetric(self.atoms.get_chemical_symbols(), self.atoms.cell.array, scaled, _ALIKE)
 
-    def _charge(self, evaluations: int) -> None:
-        """Add evaluations that were no steps to the last stage's report."""
-        self.reports[-1] = replace(self.reports[-1], evaluations=self.reports[-1].evaluations + evaluations)
-
     def _hole(self, outcome: Outcome) -> str:
         """Say why the result lies in a hole of the potential; return an empty string where it does not."""
-        guards, frame = self.plan.guards, self.frames[-1]
+        guards, frame = self.plan.guards, self.done.last
         if guards.hole == "off":
             return ""
         target, found = self.plan.pressure_gpa, pressure_of(frame.stress)
-        monitor = self.monitors[self.calculators[-1]]
+        monitor = self.monitors[self.done.calculators[-1]]
         real = not monitor.model.identity.get("invented")
         if self._volume_free and not self._cannot_win(real):
             if outcome not in ("time", "file", "above"):
                 before = monitor.evaluations
                 own = (found, frame.energy / len(self.atoms))
                 (verdict,) = scan([self.atoms], monitor.evaluate_many, target, own=[own], real=real)
-                self._charge(monitor.evaluations - before)
+                self.done.charge(monitor.evaluations - before)
                 return verdict.why
             self.flags.append("unscanned")
         return too_dense(self.atoms, target if self._volume_free else max(target, found)) if real else ""
@@ -427,14 +402,14 @@ class _Relaxation:
         if self.plan.guards.scan != "auto" or (real and fill(self.atoms, target) <= COMFORTABLE):
             return False
         lowest = self.lowest()
-        return lowest is not None and self.frames[-1].enthalpy(target) / len(self.atoms) > lowest
+        return lowest is not None and self.done.last.enthalpy(target) / len(self.atoms) > lowest
 
     @property
     def _volume_free(self) -> bool:
         return not self.plan.intent.static and motion(self.plan.intent.isif)[1] in ("full", "volume")
 
     def _result(self, outcome: Outcome) -> RelaxResult:
-        final, guards = self.frames[-1], self.plan.guards
+        final, guards = self.done.last, self.plan.guards
         self._return_to(final)
         self.flags.extend(check_result(self.atoms, guards, pressure_of(final.stress)))
         self.atoms.calc = SinglePointCalculator(
@@ -452,15 +427,15 @@ class _Relaxation:
         if hole:
             self.flags.append("hole")
         result = RelaxResult(
-            frames=tuple(self.frames),
-            stages=tuple(self.reports),
+            frames=tuple(self.done.frames),
+            stages=tuple(self.done.reports),
             converged=converged,
             reason=self._reason(outcome) + (f"; hole of the potential: {hole}" if hole else ""),
             flags=tuple(self.flags),
             fmax=fmax,
             stress_gpa=stress,
             pressure_gpa=self.plan.pressure_gpa,
-            model_start=self._start_of_model(),
+            model_start=self.done.start_of_model,
             models={name: dict(monitor.model.identity) for name, monitor in self.monitors.items()},
         )
         if outcome == "static" and result.off_pressure:
@@ -471,7 +446,7 @@ class _Relaxation:
 
     def _reason(self, outcome: Outcome) -> str:
         """Say what ended the relaxation."""
-        if outcome == "steps" and len(self.frames) >= self.plan.intent.nsw:
+        if outcome == "steps" and len(self.done) >= self.plan.intent.nsw:
             return f"step limit reached: NSW = {self.plan.intent.nsw} in stage '{self.ended_in}'"
         if outcome == "steps":
             (steps,) = [stage.steps for stage in self.plan.stages if stage.name == self.ended_in]
@@ -486,7 +461,3 @@ _REASONS: dict[str, str] = {
     "file": "stopped by STOPCAR in stage '{}'",
     "above": "stopped in stage '{}': by its descent it ends above the search's best by more than stop_above",
 }
-
-
-def _same_geometry(one: Frame, other: Frame) -> bool:
-    return bool(np.array_equal(one.cell, other.cell) and np.allclose(one.scaled, other.scaled, rtol=0, atol=1e-14))
