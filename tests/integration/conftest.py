@@ -31,6 +31,22 @@ def run(capsys, monkeypatch, tmp_path):
     return call
 
 
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """Structures labelled by CHGNet: files for training and for validation."""
+    import learning
+
+    return learning.write_labelled(tmp_path_factory.mktemp("labelled"))
+
+
+@pytest.fixture(scope="session")
+def data(files):
+    """The same as a trainer gets them."""
+    from uspex_bridge.learn.training.order import from_files
+
+    return from_files(*files)
+
+
 @pytest.fixture(scope="module")
 def short():
     """A private folder with a path short enough for sockets."""
