@@ -225,9 +225,9 @@ def draw(facts: dict[str, Any], path: Path) -> None:
                 for size, values in zip(sizes, drawn, strict=True):
                     right.plot([size] * len(values), values, ls="", marker="_", color=colour)
         right.set(xlabel="labels", ylabel="error of PV (meV/atom)")
-        right.legend()
+        right.legend(loc="lower right")
         for axes in (left, right):
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.05 * axes.dataLim.ymax)
             axes.grid(color=style.GRID, lw=0.5)
         return figure
 
