@@ -95,8 +95,11 @@ def check_unchanged(plan: Plan, config: Config, tail: RecordTail, step: str | No
     changes = [] if before.get("protocol") == plan.protocol else [f"protocol '{before.get('protocol')}'"]
     if step is not None:  # else it may be another step, one without a free energy
         changes += _other_free_energy(before.get("free_energy"), plan.free_energy)
+    last = plan.stages[-1].calculator
+    if not changes and step is not None and last not in before["models"]:  # the protocol of this name was another one
+        changes.append(_said(*list(before["models"].items())[-1]))
     for name, known in before["models"].items():
-        if name == plan.stages[-1].calculator:
+        if name == last:
             changes += _changes(name, known, config)
         elif any(name == stage.calculator for stage in plan.stages) and (other := _changes(name, known, config)):
             log.warning("%s: %s before; its energies do not count, so the search goes on", tail.path, other[0])
@@ -153,5 +156,9 @@ def _changes(name: str, known: dict[str, Any], config: Config) -> list[str]:
         return []
     if all(known.get(key) in (None, value) or value is None for key, value in now.items()):
         return []
+    return [_said(name, known)]
+
+
+def _said(name: str, known: dict[str, Any]) -> str:
     words = (known.get("kind"), known.get("weights") or known.get("model"), str(known.get("sha256") or "")[:8])
-    return [f"{name} = {' '.join(str(word) for word in words if word)}"]
+    return f"{name} = {' '.join(str(word) for word in words if word)}"

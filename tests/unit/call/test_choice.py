@@ -132,6 +132,14 @@ def test_other_weights_of_the_same_kind_are_another_model(tmp_path):
         unchanged(tmp_path, model=KNOWN | {"kind": "mace", "weights": "mine.model", "sha256": sha}, config=config)
 
 
+def test_a_protocol_of_the_same_name_that_runs_another_calculator_stops_a_search(tmp_path):
+    path = tmp_path / "record.jsonl"
+    before = KNOWN | {"kind": "chgnet", "weights": "chgnet_0.3.0.pth.tar", "sha256": "d14ab7c0f093"}
+    record_file.append(path, {"protocol": "single", "models": {"chgnet": before}, "step": "1"})
+    with pytest.raises(ConfigError, match="results of chgnet = chgnet chgnet_0.3.0.pth.tar d14ab7c0, but protocol"):
+        check(tmp_path, Config(calculators={"model": CalculatorSettings(kind="toy")}))
+
+
 def test_a_model_whose_energies_do_not_count_may_change(tmp_path, caplog):
     plan = make_plan(load_protocol("student"), Intent())
     toy = CalculatorSettings(kind="toy")
