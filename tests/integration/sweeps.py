@@ -22,6 +22,7 @@ from pathlib import Path
 
 import ase.io
 import learning
+import numpy as np
 from calling import INCAR, OUTPUTS, TOY, leave_stale_outputs, make_folder
 from faults import FAULTS, Faults
 from killed import state
@@ -433,6 +434,7 @@ class Relaxing(Command):
     """relax --resume: many structures into a folder."""
 
     words = ("relax", "search.extxyz", "-p", "50", "--out", "relaxed", "--resume", "--protocol", "single", "--nsw", "3")
+    words += ("--trajectory", "--vasp-files")
 
     def make(self, folder: Path) -> None:
         (folder / "bridge.toml").write_text(TOY)
@@ -440,12 +442,21 @@ class Relaxing(Command):
 
     def look(self, case: Case, end: End) -> None:
         for path in self.root.glob("relaxed/*.extxyz"):
-            assert len(ase.io.read(path, ":")) >= 1
+            assert ase.io.read(path, ":"), f"{path.name} is empty"
+        assert all(path.stat().st_size for path in self.root.glob("relaxed/relaxed.*"))
 
     def look_again(self, end: End) -> None:
-        done = [e for e in jsonl.read(self.root / "relaxed" / "bridge.record") if e["status"] != "failed"]
-        assert len({entry["key"] for entry in done}) == 2
-        self.look(Case("", 0), end)
+        out = self.root / "relaxed"
+        done = [e["output"]["cell"] for e in jsonl.read(out / "bridge.record") if e["status"] != "failed"]
+        frames = ase.io.read(out / "relaxed.extxyz", ":")
+        assert len(done) == len(frames) == 2, f"{len(done)} results, {len(frames)} structures"
+        for cell, atoms in zip(done, frames, strict=True):
+            assert abs(np.linalg.det(cell) - atoms.get_volume()) < 1e-6
+        assert (out / "relaxed.POSCARS").read_text().count("Direct") == 2
+        made = {path.name for path in out.iterdir()} - {"relaxed.extxyz", "relaxed.POSCARS", "bridge.record"}
+        assert len([name for name in made if name.endswith(".trajectory.extxyz")]) == 2, made
+        assert len([name for name in made if (out / name).is_dir()]) == 2, made
+        assert len(made) == 4 + len({"bridge.log", ".bridge.lock"} & made), made
 
 
 #: Answers as ``uspex-bridge`` does to the steps of a loop, at once.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,3 +47,12 @@ def to_structure(atoms: Atoms, name: str = "") -> Structure:
     return Structure(
         tuple(atoms.get_chemical_symbols()), atoms.cell.array, atoms.get_scaled_positions(wrap=False), name
     )
+
+
+def extxyz(frames: Sequence[Atoms]) -> str:
+    """Return frames as the text of an extxyz file."""
+    from ase.io.extxyz import write_extxyz
+
+    stream = io.StringIO()
+    write_extxyz(stream, frames)
+    return stream.getvalue()

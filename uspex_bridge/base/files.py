@@ -5,8 +5,10 @@ Standard library only: old results must be gone before anything heavy is importe
 
 from __future__ import annotations
 
+import glob
 import importlib
 import os
+import socket
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -258,23 +260,59 @@ def writing(place: Path) -> Iterator[None]:
 def replacing(place: Path) -> Iterator[Path]:
     """Give a path beside ``place`` to write a file or a folder to, which takes its place in the end.
 
-    Whatever goes wrong before leaves what was there.
+    Whatever goes wrong before leaves what was there. Of processes that do this at once the last one counts. Of a link
+    the target is replaced; a device or a pipe is written itself.
 
     Raises:
         OutputError: it cannot be written.
     """
-    draft = place.with_name(f".new.{place.name}")
+    if _is_stream(place):
+        with writing(place):
+            yield place
+        return
+    place = Path(os.path.realpath(place)) if place.is_symlink() else place
+    draft = place.with_name(f".new.{socket.gethostname()}.{os.getpid()}.{place.name}")
     try:
         with writing(place):
             place.parent.mkdir(parents=True, exist_ok=True)
-            _delete(draft)
+            _delete_abandoned(draft, place)
             yield draft
             if draft.is_dir():
-                _delete(place)
+                delete(place)
             draft.replace(place)
     finally:
         with suppress(OSError):
-            _delete(draft)
+            delete(draft)
+
+
+def write_whole(place: Path, content: str | bytes) -> None:
+    """Write a file, whole or not at all; a text in UTF-8.
+
+    Raises:
+        OutputError: it cannot be written; what was there stays.
+    """
+    with replacing(place) as draft:
+        draft.write_bytes(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+
+
+def _is_stream(place: Path) -> bool:
+    """Tell whether a path is a device, a pipe or an open file of this process, such as ``/dev/stdout``."""
+    try:
+        mode = place.stat().st_mode
+        target = place.readlink() if place.is_symlink() else place
+    except OSError:
+        return False
+    opened = os.path.realpath(target.parent).startswith("/proc/")
+    return opened or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _delete_abandoned(draft: Path, place: Path) -> None:
+    """Delete what processes of this machine that are no more have left of ``place``, and an older draft of this one."""
+    here = f".new.{socket.gethostname()}."
+    for path in place.parent.glob(f"{glob.escape(here)}*.{glob.escape(place.name)}"):
+        number = path.name.removeprefix(here).removesuffix(f".{place.name}")
+        if path == draft or (number.isdigit() and not Path(f"/proc/{number}").exists()):
+            delete(path)
 
 
 def checksum(path: Path) -> str:
@@ -289,7 +327,7 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _delete(path: Path) -> None:
+def delete(path: Path) -> None:
     """Delete a file or a folder with all that is in it, or nothing."""
     if path.is_dir():
         import shutil

@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError
+from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError, OutputError
+from uspex_bridge.base.files import write_whole
 from uspex_bridge.call.config import Config, read_config
 from uspex_bridge.call.record_tail import RecordTail
 from uspex_bridge.models import inventory
@@ -65,17 +66,21 @@ def settled_protocol(config: Config, search: Path) -> tuple[Protocol, str]:
     if config.protocol != "auto":
         return choose_protocol(config)
     decided = search / FILENAME
-    for _ in range(2):
+    for again in (False, True):
         with suppress(OSError, ValueError, KeyError, TypeError):
             name = str(json.loads(decided.read_text(encoding="utf-8"))["protocol"])
             return _as_begun(load_protocol(name), config, decided), ""
         protocol, notice = choose_protocol(config)
+        text = json.dumps({"protocol": protocol.name, "calculators": protocol.calculators}) + "\n"
         try:
-            with decided.open("x", encoding="utf-8") as stream:
-                stream.write(json.dumps({"protocol": protocol.name, "calculators": protocol.calculators}) + "\n")
+            if again and not decided.is_symlink():  # whoever began it was killed
+                write_whole(decided, text)
+            else:
+                with decided.open("x", encoding="utf-8") as stream:
+                    stream.write(text)
         except FileExistsError:  # a call beside this one was first
             continue
-        except OSError:  # what cannot be kept is decided anew: the record is compared besides
+        except (OSError, OutputError):  # what cannot be kept is decided anew: the record is compared besides
             pass
         return protocol, notice
     return protocol, notice

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from uspex_bridge.base.errors import ConfigError
-from uspex_bridge.base.files import home, named, replacing
+from uspex_bridge.base.files import home, named, write_whole
 from uspex_bridge.base.schema import build, read_toml
 from uspex_bridge.models.cards import CalculatorSettings
 
@@ -252,8 +252,7 @@ def set_interpreter(path: Path, calculator: str, python: str) -> bool:
         text, found = re.subn(pattern, lambda match: match[0].rstrip("\n") + "\n" + line, text, flags=re.MULTILINE)
         if not found:
             raise ConfigError(f"{path}: {header} is not written as a table of its own; write there: {line.strip()}")
-    with replacing(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+    write_whole(path, text)
     return read_config(path).calculators[calculator].python == python
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from uspex_bridge.base import jsonl
-from uspex_bridge.base.atoms import right_handed
+from uspex_bridge.base import growing, jsonl
+from uspex_bridge.base.atoms import extxyz, right_handed
 from uspex_bridge.base.data import Intent, RelaxResult, Structure
 from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError, OutputError
-from uspex_bridge.base.files import writing
+from uspex_bridge.base.files import write_whole, writing
 from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.logs import folder_log
 from uspex_bridge.base.parallel import spread
@@ -30,10 +31,13 @@ from uspex_bridge.call.record_line import RecordLine
 from uspex_bridge.call.record_tail import RecordTail
 from uspex_bridge.call.relaxed import Relaxed
 from uspex_bridge.call.run import Models, relax_structure, step_line, vasp_run
+from uspex_bridge.call.slot import sole_use
 from uspex_bridge.relaxation.protocol import Plan, Protocol, make_plan
 from uspex_bridge.vasp import commit
 from uspex_bridge.vasp.structure import format_contcar
 
+#: Files of all results in the output folder, besides the record, and end of the name of one structure's steps.
+_STRUCTURES, _POSCARS, _TRAJECTORY = "relaxed.extxyz", "relaxed.POSCARS", ".trajectory.extxyz"
 #: Where results are kept in memory only, nothing is logged.
 _silent = logging.Logger("uspex_bridge.silent", logging.CRITICAL)
 
@@ -84,9 +88,25 @@ def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: RelaxTask
         ConfigError, ModelError: nothing can be relaxed with these settings.
         ServiceError: the Dask scheduler does not answer, or no longer.
         OutputError: the output folder cannot be written.
+        BusyError: another call is at work there.
     """
     protocol, notice = choose_protocol(task.config)
-    record = None if task.out is None else _begin(task.out, resume=task.resume)
+    if task.out is None:
+        yield from _relax_all(structures, task, protocol, None, _silent)
+        return
+    with _alone(task.out), folder_log(task.out) as log:
+        if notice:
+            log.warning("%s", notice)
+        yield from _relax_all(structures, task, protocol, _begin(task.out, resume=task.resume), log)
+
+
+def _relax_all(
+    structures: Iterable[tuple[Path, int, Structure]],
+    task: RelaxTask,
+    protocol: Protocol,
+    record: Path | None,
+    log: logging.Logger,
+) -> Iterator[Relaxed]:
     places = record_file.places(record) if record is not None and record.is_file() else {}
     before: list[Relaxed] = []
     names = _Names(task.out, resume=task.resume) if task.out is not None else None
@@ -102,26 +122,31 @@ def relax_all(structures: Iterable[tuple[Path, int, Structure]], task: RelaxTask
                 before.append(_done_before(job, jsonl.read_at(record, place)))
 
     try:
-        with folder_log(task.out) if task.out is not None else nullcontext(_silent) as log:
-            if notice:
-                log.warning("%s", notice)
-            for job, outcome in spread(_relax, jobs(), task.workers, task.scheduler):
-                while before:
-                    yield before.pop(0)
-                yield _keep(job, outcome if isinstance(outcome, _Outcome) else _lost(job, outcome), log, names)
-            yield from before
+        for job, outcome in spread(_relax, jobs(), task.workers, task.scheduler):
+            while before:
+                yield before.pop(0)
+            yield _keep(job, outcome if isinstance(outcome, _Outcome) else _lost(job, outcome), log, names)
+        yield from before
     finally:
         if not task.keep_models:
             close_models()
 
 
-def _begin(out: Path, *, resume: bool) -> Path:
-    """Make the folder of the results, empty unless they are to be kept, and return the record in it."""
+def _alone(out: Path) -> AbstractContextManager[object]:
+    """Make the folder of the results and hold its lock; where nothing can be written, results there can be read."""
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        for old in () if resume else ("relaxed.extxyz", "relaxed.POSCARS", record_file.in_folder(out).name):
+    return sole_use(out) if os.access(out, os.W_OK) else nullcontext()
+
+
+def _begin(out: Path, *, resume: bool) -> Path:
+    """Make the folder of the results whole, or empty unless they are to be kept, and return the record in it."""
+    record = record_file.in_folder(out)
+    growing.take_back(out)
+    with writing(out):
+        for old in () if resume else (_STRUCTURES, _POSCARS, record.name):
             (out / old).unlink(missing_ok=True)
-    return record_file.in_folder(out)
+    return record
 
 
 @dataclass(frozen=True)
@@ -242,9 +267,14 @@ def _keep(job: _Job, outcome: _Outcome, log: logging.Logger, names: _Names | Non
         log.error("%s, structure %d: %s", job.source, job.number, fields["reason"])
     relaxed = _relaxed(job, fields, outcome.result)
     if task.out is not None and names is not None:
-        if outcome.result is not None:
-            _write(relaxed, outcome.result, names.new(relaxed.name, job.number), task, task.out)
-        record_file.append(record_file.in_folder(task.out), fields)
+        record = record_file.in_folder(task.out)
+        if outcome.result is None:
+            record_file.append(record, fields)
+        else:
+            stem = names.new(relaxed.name, job.number)
+            with growing.together(task.out, f"{stem}{_TRAJECTORY}", stem, _POSCARS, _STRUCTURES, record.name):
+                _write(relaxed, outcome.result, stem, task, task.out)
+                record_file.append(record, fields)
     return relaxed
 
 
@@ -264,18 +294,15 @@ def _group(symbols: Sequence[str], cell: Any, scaled: Any, symprec: float) -> st
 
 
 def _write(relaxed: Relaxed, result: RelaxResult, stem: str, task: RelaxTask, out: Path) -> None:
-    import ase.io
-
     structure, plan = relaxed.structure, relaxed.plan
     final = replace(structure, cell=result.final.cell, scaled=result.final.scaled).right_handed
-    with writing(out):
-        with (out / "relaxed.POSCARS").open("a", encoding="utf-8") as stream:
-            stream.write(format_contcar(final, replace(result.final, cell=final.cell, scaled=final.scaled)))
-        ase.io.write(out / "relaxed.extxyz", right_handed(relaxed.atoms), append=True)
-        if task.trajectory:
-            ase.io.write(out / f"{stem}.trajectory.extxyz", [right_handed(atoms) for atoms in relaxed.trajectory])
-        if task.vasp_files:
-            folder = out / stem
+    if task.trajectory:
+        write_whole(out / f"{stem}{_TRAJECTORY}", extxyz([right_handed(atoms) for atoms in relaxed.trajectory]))
+    if task.vasp_files:
+        folder = out / stem
+        with writing(folder):
             folder.mkdir(exist_ok=True)
-            seconds = sum(stage.seconds for stage in result.stages)
-            commit.publish(folder, vasp_run(Request(structure, plan.intent), result, task.config, seconds))
+        seconds = sum(stage.seconds for stage in result.stages)
+        commit.publish(folder, vasp_run(Request(structure, plan.intent), result, task.config, seconds))
+    growing.append(out / _POSCARS, format_contcar(final, replace(result.final, cell=final.cell, scaled=final.scaled)))
+    growing.append(out / _STRUCTURES, extxyz([right_handed(relaxed.atoms)]))

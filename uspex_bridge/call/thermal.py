@@ -14,7 +14,7 @@ import numpy as np
 from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Intent, Structure
 from uspex_bridge.base.errors import BridgeError, ConfigError, Interrupted, ModelError, OutputError, Rejected
-from uspex_bridge.base.files import replacing, writing
+from uspex_bridge.base.files import write_whole, writing
 from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.parallel import spread
 from uspex_bridge.base.units import pv_energy
@@ -157,8 +157,7 @@ def free_energies(structures: Iterable[Rest], method: Method, task: FreeEnergyTa
             outcome = _Outcome(_failed(job, found)) if isinstance(found, BridgeError) else found
             for folder, content in ((PHONONS, outcome.phonons), (CONFIGURATIONS, outcome.configurations)):
                 if content:
-                    with replacing(task.out / folder / f"{job.key}.npz") as draft:
-                        draft.write_bytes(content)
+                    write_whole(task.out / folder / f"{job.key}.npz", content)
             jsonl.append(task.out / LINES, *outcome.lines)
             yield from outcome.lines
         yield from known

@@ -5,12 +5,11 @@ USPEX rebuilds molecules from that order, so atoms are neither sorted nor wrappe
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 
-from uspex_bridge.base.atoms import to_atoms
+from uspex_bridge.base.atoms import extxyz, to_atoms
 from uspex_bridge.base.data import Frame, Structure
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.call.structures import from_ase
@@ -57,7 +56,6 @@ def format_xyz(structure: Structure, frame: Frame, value: float, pressure_gpa: f
         periodic: what ``pbc=`` says.
     """
     from ase.calculators.singlepoint import SinglePointCalculator
-    from ase.io.extxyz import write_extxyz
 
     atoms = to_atoms(structure)
     atoms.set_cell(frame.cell)
@@ -66,6 +64,4 @@ def format_xyz(structure: Structure, frame: Frame, value: float, pressure_gpa: f
     atoms.pbc = periodic
     atoms.calc = SinglePointCalculator(atoms, energy=value, forces=frame.forces, stress=frame.stress)
     atoms.info = {"enthalpy": frame.enthalpy(pressure_gpa), "pressure_gpa": pressure_gpa}
-    text = io.StringIO()
-    write_extxyz(text, [atoms])
-    return text.getvalue()
+    return extxyz([atoms])

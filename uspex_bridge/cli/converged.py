@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.files import write_whole
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import FORCE, Finite
 
@@ -67,7 +68,7 @@ def command(
     else:
         click.echo(f"{searches[-1].label}\n{table(result)}\n{wrapped(verdict(result))}")
     if csv_file is not None:
-        q.write_text(csv_file, as_csv(document(result)["generations"]))
+        write_whole(csv_file, as_csv(document(result)["generations"]))
     q.warn(result.warnings)
     q.tell_notes(pool.notes)
     sys.exit(0 if result.converged else 1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.files import write_whole
 from uspex_bridge.base.words import counted, duration
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import FORCE, Finite
@@ -48,7 +49,7 @@ def init(folder: Path) -> None:
     if path.exists():
         raise ConfigError(f"{path} is there already")
     folder.mkdir(parents=True, exist_ok=True)
-    q.write_text(path, (TEMPLATES / "cycle" / FILENAME).read_text(encoding="utf-8"))
+    write_whole(path, (TEMPLATES / "cycle" / FILENAME).read_text(encoding="utf-8"))
     click.echo(f"{path}: fill it in, then `uspex-bridge cycle run {folder} --dry-run`")
 
 
@@ -172,9 +173,9 @@ def report(folder: Path, out: Path | None, force: bool, as_json: bool) -> None:
         raise InputError(f"{folder}: no cycle has come to its end yet; `uspex-bridge cycle status {folder}`")
     out = out or folder / "report"
     q.keep(*(out / f"cycles{ending}" for ending in (".png", ".csv", ".txt")), force=force)
-    q.write_text(out / "cycles.csv", as_csv(rows(cycles)))
+    write_whole(out / "cycles.csv", as_csv(rows(cycles)))
     text = "\n".join([table(cycles), *_times(cycles), str(cost_of(folder, read_cycle_settings(folder)))])
-    q.write_text(out / "cycles.txt", text + "\n")
+    write_whole(out / "cycles.txt", text + "\n")
     style.save(figure.draw(cycles), out / "cycles.png")
     if as_json:
         click.echo(json.dumps({"cycles": [asdict(cycle) for cycle in cycles]}, indent=1, ensure_ascii=False))

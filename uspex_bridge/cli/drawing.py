@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.files import write_whole
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import FORCE, Finite, settings
 
@@ -194,6 +195,6 @@ def finish(
             style.save(figure, path, options["dpi"])
         click.echo(str(path), err=options["as_json"])
     if options["csv_file"] is not None:
-        q.write_text(options["csv_file"], as_csv(document["points"]))
+        write_whole(options["csv_file"], as_csv(document["points"]))
     if options["as_json"]:
         click.echo(json.dumps(document, indent=1, ensure_ascii=False))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.files import write_whole
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import FORCE
 
@@ -66,7 +67,7 @@ def command(places: tuple[str, ...], as_json: bool, csv_file: Path | None, per_l
         if not as_json:
             click.echo(report(answer, known[name], most))
     if csv_file is not None:
-        q.write_text(csv_file, as_csv([row for group in rows.values() for row in group]))
+        write_whole(csv_file, as_csv([row for group in rows.values() for row in group]))
     q.tell_notes(pool.notes)
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uspex_bridge.base.files import writing
 from uspex_bridge.cli.options import Finite, settings
 
 if TYPE_CHECKING:
@@ -171,14 +170,3 @@ def keep(*paths: Path | None, force: bool) -> None:
     present = ", ".join(str(path) for path in given if path.is_file() or (path.is_dir() and any(path.iterdir())))
     if present and not force:
         raise ConfigError(f"{present}: exists; --force overwrites")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")

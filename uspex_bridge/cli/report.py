@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.files import write_whole
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import drawing as d
 from uspex_bridge.cli import questions as q
@@ -85,7 +86,7 @@ def command(place: str, out: Path, force: bool, generations: int, **options: Any
         pictures=_pictures(results, answer),
         made=f"Made by uspex_bridge {__version__} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
     )
-    q.write_text(out, page(report))
+    write_whole(out, page(report))
     q.warn(answer.warnings)
     q.tell_notes(pool.notes)
     click.echo(f"{out}: {counted(len(answer.phases), 'phase')} within {question.within:g} eV/atom of the hull")

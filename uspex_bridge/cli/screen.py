@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.files import write_whole
 from uspex_bridge.base.words import counted
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import CONFIG, DEVICE, FORCE, PARALLEL, THREADS, Finite
@@ -222,8 +223,8 @@ def _write(found: Screened, summary: dict[str, Any], out: Path) -> None:
     from uspex_bridge.figures import disagreement, style
     from uspex_bridge.learn.choose.candidates import candidate, title_of, write_frames
 
-    q.write_text(out / "screen.csv", as_csv(found.rows()))
-    q.write_text(out / "screen.json", json.dumps(summary, indent=1, ensure_ascii=False))
+    write_whole(out / "screen.csv", as_csv(found.rows()))
+    write_whole(out / "screen.json", json.dumps(summary, indent=1, ensure_ascii=False))
     frames = [
         candidate(
             v.entry,

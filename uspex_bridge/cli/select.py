@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uspex_bridge.base.files import write_whole
 from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import FORCE, Finite
 from uspex_bridge.cli.soap_options import SOAP, progress, soap_of
@@ -116,8 +117,8 @@ def _write(found: Selected, summary: dict[str, Any], out: Path) -> None:
     from uspex_bridge.learn.choose.candidates import write_frames
 
     write_frames(out / "selected.extxyz", found.frames())
-    q.write_text(out / "selected.csv", as_csv(summary["chosen"]))
-    q.write_text(out / "selected.json", json.dumps(summary, indent=1, ensure_ascii=False))
+    write_whole(out / "selected.csv", as_csv(summary["chosen"]))
+    write_whole(out / "selected.json", json.dumps(summary, indent=1, ensure_ascii=False))
     drawn = found.drawn
     style.save(selection.draw(drawn.space, drawn.coordinates, found.have, found.groups()), out / "coverage.png")
 

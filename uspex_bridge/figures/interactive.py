@@ -13,7 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 from matplotlib.colors import Colormap, to_hex
 
-from uspex_bridge.base.files import writing
+from uspex_bridge.base.files import write_whole
 from uspex_bridge.figures import crystals, style
 from uspex_bridge.figures import hull as hull_figure
 from uspex_bridge.figures import solid as solid_figure
@@ -57,9 +57,7 @@ def save(figure: Any, diagram: Diagram, path: Path, *, online: bool = False) -> 
         post_script=f"{crystals.viewer()}\nconst crystals = {crystals.as_script(_clicked(diagram))};\n{_CLICK}",
     )
     text = text.replace("<head>", '<head><meta name="viewport" content="width=device-width, initial-scale=1"/>', 1)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    write_whole(path, text)
 
 
 def hull(diagram: Diagram, *, far: float = 0.05, top: float | None = None) -> Any:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from uspex_bridge.base.atoms import extxyz
 from uspex_bridge.base.errors import ConfigError, InputError
-from uspex_bridge.base.files import writing
+from uspex_bridge.base.files import write_whole
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.correction import Second, harvest
 from uspex_bridge.call.model_names import with_model
@@ -58,12 +59,9 @@ def write_harvest(answers: Sequence[FreeEnergies], path: Path, number: int) -> i
         InputError: a file of configurations cannot be read.
         OutputError: the file cannot be written.
     """
-    import ase.io
-
     found = []
     for answer in answers:
         found += harvest(sampled(answer.phases), answer.folder, number)
     if found:
-        with writing(path):
-            ase.io.write(path, found)
+        write_whole(path, extxyz(found))
     return len(found)

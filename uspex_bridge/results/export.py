@@ -10,7 +10,7 @@ from typing import Any
 from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError
-from uspex_bridge.base.files import replacing, writing
+from uspex_bridge.base.files import replacing, write_whole
 from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.base.symmetry import SYMPREC, find_group
 from uspex_bridge.base.tables import as_csv
@@ -233,9 +233,8 @@ def _write_each(pool: Pool, pairs: Pairs, folder: Path, kind: str, symprec: floa
     if present and not overwrite:
         more = f" and {len(present) - 1} more" if len(present) > 1 else ""
         raise ConfigError(f"{present[0]}{more}: exists; --force overwrites")
-    with writing(folder):
-        for path, text in files.items():
-            path.write_text(text, encoding="utf-8")
+    for path, text in files.items():
+        write_whole(path, text)
     return len(files)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uspex_bridge.base.data import Structure
-from uspex_bridge.base.files import writing
+from uspex_bridge.base.files import write_whole
 from uspex_bridge.base.symmetry import primitive
 from uspex_bridge.results.join import line_of, structure_of
 from uspex_bridge.results.model import NAN, Entry
@@ -112,15 +112,13 @@ def _below(parent: Entry, done: Relaxed, empty: Entry, *, with_holes: bool) -> F
 
 def _write(path: Path, one: Followed, done: Relaxed) -> None:
     """Append a phase to the file, E per primitive cell."""
-    import ase.io
     from ase.calculators.singlepoint import SinglePointCalculator
 
-    from uspex_bridge.base.atoms import to_atoms
+    from uspex_bridge.base.atoms import extxyz, to_atoms
 
     assert one.structure is not None
     assert one.after is not None
     atoms = to_atoms(one.structure)
     atoms.calc = SinglePointCalculator(atoms, energy=done.energy * len(atoms) / done.fields["natoms"])
     atoms.info |= {"name": one.after.origin, "pressure_gpa": one.after.pressure_gpa, "level": one.after.level}
-    with writing(path):
-        ase.io.write(path, atoms, append=True)
+    write_whole(path, (path.read_bytes() if path.exists() else b"") + extxyz([atoms]).encode())

@@ -11,7 +11,7 @@ import numpy as np
 
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import CalculationError, InputError
-from uspex_bridge.base.files import replacing
+from uspex_bridge.base.files import write_whole
 from uspex_bridge.base.units import pressure_of
 from uspex_bridge.results.hull import amounts_of
 from uspex_bridge.results.matching import Catalogue
@@ -209,5 +209,4 @@ def write_seeds(path: Path, text: str, *, force: bool = False) -> None:
     """
     if path.exists() and not force:
         raise InputError(f"{path}: it exists; move it away or say --force")
-    with replacing(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+    write_whole(path, text)

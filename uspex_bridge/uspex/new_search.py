@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from uspex_bridge.base.errors import ConfigError
-from uspex_bridge.base.files import writing
+from uspex_bridge.base.files import write_whole
 from uspex_bridge.base.formulas import parts_of
 from uspex_bridge.base.templates import render
 from uspex_bridge.vasp.structure import ELEMENTS
@@ -231,11 +231,8 @@ def write(folder: Path, rendered: list[Rendered], *, force: bool = False) -> Non
     present = [str(item.path) for item in rendered if (folder / item.path).exists()]
     if present and not force:
         raise ConfigError(f"{folder}: {', '.join(present)} would be overwritten; --force does that")
-    with writing(folder):
-        for item in rendered:
-            path = folder / item.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(item.text, encoding="utf-8", newline="\n")
+    for item in rendered:
+        write_whole(folder / item.path, item.text)
 
 
 def next_steps(search: Search, folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.base.files import replacing
+from uspex_bridge.base.files import write_whole
 from uspex_bridge.vibrations.ensemble import Ensemble
 
 _ARRAYS = ("cell", "scaled", "phi", "displacements", "energies", "forces", "stresses")
@@ -110,8 +110,7 @@ def save_state(path: Path, state: State, key: str) -> None:
         arrays |= {f"{name}_{number}": getattr(ensemble, name) for name in _ARRAYS}
     text = io.BytesIO()
     np.savez(text, head=np.array(json.dumps(head)), **arrays)
-    with replacing(path) as draft:
-        draft.write_bytes(text.getvalue())
+    write_whole(path, text.getvalue())
 
 
 #: What reading arrays from a damaged file raises.

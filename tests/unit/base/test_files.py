@@ -1,11 +1,15 @@
 """What is replaced is whole or as it was before."""
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from uspex_bridge.base.errors import OutputError
-from uspex_bridge.base.files import replacing, user_cache
+from uspex_bridge.base.files import replacing, user_cache, write_whole
 from uspex_bridge.call.config import load_config
 
 
@@ -37,7 +41,7 @@ def test_what_fails_leaves_what_was_there(tmp_path, killed):
     place = tmp_path / "POSCARS"
     place.write_text("old")
     if killed:
-        (tmp_path / ".new.POSCARS").mkdir()
+        (tmp_path / f".new.{socket.gethostname()}.{ended()}.POSCARS").mkdir()
 
     def half() -> None:
         with replacing(place) as draft:
@@ -49,6 +53,47 @@ def test_what_fails_leaves_what_was_there(tmp_path, killed):
         half()
     assert place.read_text() == "old"
     assert names(tmp_path) == {"POSCARS"}
+
+
+def ended() -> int:
+    """Return the number of a process that is no more."""
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return child.pid
+
+
+def test_two_processes_at_once_do_not_meet(tmp_path):
+    place = tmp_path / "hull.csv"
+    other = tmp_path / f".new.{socket.gethostname()}.{os.getppid()}.hull.csv"
+    other.write_text("half")
+    write_whole(place, "whole")
+    assert place.read_text() == "whole"
+    assert other.read_text() == "half"
+
+
+def test_a_link_is_followed_and_stays(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "hull.csv").symlink_to("there/hull.csv")
+    for text in ("one", "two"):
+        write_whole(tmp_path / "hull.csv", text)
+        assert (tmp_path / "there" / "hull.csv").read_text() == text
+    assert names(tmp_path) == {"hull.csv", "there"}
+    assert (tmp_path / "hull.csv").is_symlink()
+
+
+@pytest.mark.parametrize("redirected", [False, True])
+def test_a_stream_is_written_itself(tmp_path, redirected):
+    code = "from uspex_bridge.base.files import *; "
+    code += "write_whole(Path('/dev/stdout'), 'two\\n'); write_whole(Path('/dev/null'), ''); print(3)"
+    if redirected:
+        with (tmp_path / "out").open("a+") as out:
+            subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+        said = (tmp_path / "out").read_text()
+    else:
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == "two\n3\n"
+    assert Path("/dev/null").is_char_device()
+    assert names(tmp_path) == ({"out"} if redirected else set())
 
 
 def test_what_cannot_be_written_is_named(tmp_path):

@@ -12,13 +12,13 @@ from typing import Any
 
 from ase import Atoms
 
-from uspex_bridge.base.atoms import to_structure
+from uspex_bridge.base.atoms import extxyz, to_structure
 from uspex_bridge.base.data import Structure
-from uspex_bridge.base.files import replacing
+from uspex_bridge.base.files import write_whole
 from uspex_bridge.call.structures import from_ase, read_structures
 from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.identity import Split, content_id
-from uspex_bridge.learn.data.labels import extxyz, identity_of, read_frames
+from uspex_bridge.learn.data.labels import identity_of, read_frames
 from uspex_bridge.results.model import Entry, Pool
 from uspex_bridge.results.sources import Loose
 
@@ -113,5 +113,4 @@ def write_frames(path: Path, frames: Sequence[Atoms]) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    with replacing(path) as draft:
-        draft.write_text(extxyz(frames), encoding="utf-8")
+    write_whole(path, extxyz(frames))

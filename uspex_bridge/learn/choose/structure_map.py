@@ -12,7 +12,7 @@ import numpy as np
 
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import ConfigError, InputError
-from uspex_bridge.base.files import replacing
+from uspex_bridge.base.files import write_whole
 from uspex_bridge.learn.choose.hulls import points_of
 from uspex_bridge.learn.choose.soap import Coverage, Scaling, SoapSettings, Space, coverage, describe_all, fit_space
 from uspex_bridge.results.convert import to_ase
@@ -124,8 +124,7 @@ def write_dataset(drawn: StructureMap, pool: Pool, path: Path, colour: Colour, s
     ending = path.suffix.lower()
     dataset = chemiscope_dataset(drawn, pool, colour, selected)
     text = page_of(dataset) if ending in VIEWERS else _as_json(dataset)
-    with replacing(path) as draft:
-        draft.write_bytes(_zipped(text) if ending == ".gz" else text.encode())
+    write_whole(path, _zipped(text) if ending == ".gz" else text)
 
 
 def chemiscope_dataset(

@@ -20,6 +20,7 @@ import numpy as np
 from ase import Atoms
 
 from uspex_bridge.base import jsonl
+from uspex_bridge.base.atoms import extxyz
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.files import checksum, publish_files, writing
 from uspex_bridge.base.locks import held
@@ -35,7 +36,6 @@ from uspex_bridge.learn.data.labels import (
     Label,
     Level,
     Refused,
-    extxyz,
     free_energy,
     identity_of,
     informed,

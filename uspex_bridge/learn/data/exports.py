@@ -11,10 +11,10 @@ from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 from numpy.typing import NDArray
 
-from uspex_bridge.base.atoms import right_handed
+from uspex_bridge.base.atoms import extxyz, right_handed
 from uspex_bridge.base.errors import ConfigError, InputError
-from uspex_bridge.base.files import replacing
-from uspex_bridge.learn.data.labels import extxyz, free_energy, trained_on
+from uspex_bridge.base.files import replacing, write_whole
+from uspex_bridge.learn.data.labels import free_energy, trained_on
 
 Keys = Literal["ase", "mace"]
 #: Name of the file in every exported DeePMD system that says which label each frame is.
@@ -37,8 +37,7 @@ def write_extxyz(frames: Sequence[Atoms], file: Path, keys: Keys = "ase") -> int
     _some(frames, file)
     turned = [right_handed(atoms) for atoms in frames]
     images = [_for_mace(atoms) if keys == "mace" else trained_on(atoms) for atoms in turned]
-    with replacing(file) as draft:
-        draft.write_text(extxyz(images), encoding="utf-8")
+    write_whole(file, extxyz(images))
     return len(frames)
 
 

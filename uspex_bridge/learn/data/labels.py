@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -192,15 +190,6 @@ def informed(atoms: Atoms, label: Label) -> Atoms:
     if label.pressure_gpa is not None:
         atoms.info["pressure_gpa"] = label.pressure_gpa
     return atoms
-
-
-def extxyz(frames: Sequence[Atoms]) -> str:
-    """Return frames as the text of an extxyz file."""
-    from ase.io.extxyz import write_extxyz
-
-    stream = io.StringIO()
-    write_extxyz(stream, frames)
-    return stream.getvalue()
 
 
 def read_frames(path: Path) -> list[Atoms]:

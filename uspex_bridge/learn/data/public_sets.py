@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from ase import Atoms
 
 from uspex_bridge.base.errors import InputError, ModelError
-from uspex_bridge.base.files import checksum, replacing, user_data
+from uspex_bridge.base.files import checksum, user_data, write_whole
 from uspex_bridge.learn.data.identity import Split
 from uspex_bridge.learn.data.labels import read_frames
 
@@ -171,6 +171,5 @@ def _extracted(archive: tarfile.TarFile, path: Path, member: str, sha256: str, i
     if sha256 and hashlib.sha256(data).hexdigest() != sha256:
         raise InputError(f"{path}: {member} is not the published file")
     target = into / PurePosixPath(member).name
-    with replacing(target) as draft:
-        draft.write_bytes(data)
+    write_whole(target, data)
     return target

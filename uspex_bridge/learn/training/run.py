@@ -26,7 +26,7 @@ from ase import Atoms
 import uspex_bridge
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import ConfigError, InputError, Interrupted, OutputError
-from uspex_bridge.base.files import checksum, publish_files, replacing, writing
+from uspex_bridge.base.files import checksum, publish_files, write_whole, writing
 from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.locks import held
 from uspex_bridge.base.units import pressure_of
@@ -185,8 +185,7 @@ class _Curve:
         self.tell(self.trainer.length(self.job), points)
         self.trainer.tidy(self.job.work)
         try:
-            with replacing(self.out / "loss.csv") as draft:
-                draft.write_text(loss.as_csv(points, self.trainer.unit), encoding="utf-8")
+            write_whole(self.out / "loss.csv", loss.as_csv(points, self.trainer.unit))
             if time.monotonic() - self.drawn > _DRAWN:
                 self.draw(points, self.trainer, self.out / "loss.png")
                 self.drawn = time.monotonic()

@@ -529,8 +529,9 @@ def test_of_twins_in_two_splits_the_tested_one_is_joined_and_both_are_told(tmp_p
         "family": "legacy",
         "formula": twin.get_chemical_formula("metal"),
     }
+    from uspex_bridge.base.atoms import extxyz
     from uspex_bridge.base.files import checksum
-    from uspex_bridge.learn.data.labels import extxyz, informed
+    from uspex_bridge.learn.data.labels import informed
 
     label = next(label for label in dataset.labels.values() if label.split == "test")
     files[1].write_text(extxyz([informed(twin, label)]))
