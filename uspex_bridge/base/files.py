@@ -271,18 +271,20 @@ def replacing(place: Path) -> Iterator[Path]:
             yield place
         return
     place = Path(os.path.realpath(place)) if place.is_symlink() else place
-    draft = place.with_name(f".new.{socket.gethostname()}.{os.getpid()}.{place.name}")
+    beside = place.with_name(f"{_drafts_of(place)}{os.getpid()}")  # a folder: libraries write files beside theirs
+    draft = beside / place.name
     try:
         with writing(place):
             place.parent.mkdir(parents=True, exist_ok=True)
-            _delete_abandoned(draft, place)
+            _delete_abandoned(place, beside)
+            beside.mkdir()
             yield draft
             if draft.is_dir():
                 delete(place)
             draft.replace(place)
     finally:
         with suppress(OSError):
-            delete(draft)
+            delete(beside)
 
 
 def write_whole(place: Path, content: str | bytes) -> None:
@@ -306,12 +308,16 @@ def _is_stream(place: Path) -> bool:
     return opened or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def _delete_abandoned(draft: Path, place: Path) -> None:
+def _drafts_of(place: Path) -> str:
+    """Return what the names of folders with drafts of ``place`` begin with, before the number of the process."""
+    return f".new.{place.name}.{socket.gethostname()}."
+
+
+def _delete_abandoned(place: Path, mine: Path) -> None:
     """Delete what processes of this machine that are no more have left of ``place``, and an older draft of this one."""
-    here = f".new.{socket.gethostname()}."
-    for path in place.parent.glob(f"{glob.escape(here)}*.{glob.escape(place.name)}"):
-        number = path.name.removeprefix(here).removesuffix(f".{place.name}")
-        if path == draft or (number.isdigit() and not Path(f"/proc/{number}").exists()):
+    for path in place.parent.glob(f"{glob.escape(_drafts_of(place))}*"):
+        number = path.name.removeprefix(_drafts_of(place))
+        if path == mine or (number.isdigit() and not Path(f"/proc/{number}").exists()):
             delete(path)
 
 

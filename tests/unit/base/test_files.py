@@ -41,7 +41,7 @@ def test_what_fails_leaves_what_was_there(tmp_path, killed):
     place = tmp_path / "POSCARS"
     place.write_text("old")
     if killed:
-        (tmp_path / f".new.{socket.gethostname()}.{ended()}.POSCARS").mkdir()
+        (tmp_path / f".new.POSCARS.{socket.gethostname()}.{ended()}").mkdir()
 
     def half() -> None:
         with replacing(place) as draft:
@@ -64,7 +64,8 @@ def ended() -> int:
 
 def test_two_processes_at_once_do_not_meet(tmp_path):
     place = tmp_path / "hull.csv"
-    other = tmp_path / f".new.{socket.gethostname()}.{os.getppid()}.hull.csv"
+    other = tmp_path / f".new.hull.csv.{socket.gethostname()}.{os.getppid()}" / "hull.csv"
+    other.parent.mkdir()
     other.write_text("half")
     write_whole(place, "whole")
     assert place.read_text() == "whole"

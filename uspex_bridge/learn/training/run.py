@@ -26,7 +26,7 @@ from ase import Atoms
 import uspex_bridge
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import ConfigError, InputError, Interrupted, OutputError
-from uspex_bridge.base.files import checksum, publish_files, write_whole, writing
+from uspex_bridge.base.files import checksum, publish_files, replacing, write_whole, writing
 from uspex_bridge.base.halt import Halter
 from uspex_bridge.base.locks import held
 from uspex_bridge.base.units import pressure_of
@@ -282,11 +282,7 @@ def _errors(trainer: Trainer, job: Training, model: Path, head: str | None) -> d
 
 
 def _copy(source: Path, target: Path) -> None:
-    part = target.with_name(f".{target.name}.part")
-    try:
-        shutil.copyfile(source, part)
-        with part.open("rb") as stream:
+    with replacing(target) as draft:
+        shutil.copyfile(source, draft)
+        with draft.open("rb") as stream:
             os.fsync(stream.fileno())
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
