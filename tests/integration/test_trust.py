@@ -181,11 +181,12 @@ def test_no_option_takes_nan_for_a_number(tmp_path, words, said):
     assert not (tmp_path / "relaxed").exists()
 
 
-def test_memory_that_ran_out_is_no_bug_to_report(tmp_path):
-    """Under a limit that Python just starts in; whichever import fails, and however that says so."""
+@pytest.mark.parametrize("limit", ["-v 300000", "-d 110000"])
+def test_memory_that_ran_out_is_no_bug_to_report(tmp_path, limit):
+    """Under a limit that Python just starts in; whichever import fails or hangs, and however that says so."""
     fold = make_folder(tmp_path)
     leave_stale_outputs(fold)
-    limited = f"ulimit -v 300000; exec {sys.prefix}/bin/uspex-bridge-vasp"
+    limited = f"ulimit {limit}; exec {sys.prefix}/bin/uspex-bridge-vasp"
     done = subprocess.run(["bash", "-c", limited], cwd=fold, capture_output=True, text=True, timeout=60, check=False)
     leaves_nothing(fold, done, 7)
     assert "memory would run out" in done.stderr

@@ -19,8 +19,8 @@ from uspex_bridge.base.locks import held
 from uspex_bridge.base.logs import folder_log
 
 LOCK = ".bridge.lock"
-#: Address space that a run takes with the smallest of models, bytes.
-LEAST_MEMORY = 380 << 20
+#: Option of ulimit -> which limit it sets, and what a run takes of it with the smallest of models, bytes.
+LEAST_MEMORY = {"-v": (resource.RLIMIT_AS, 380 << 20), "-d": (resource.RLIMIT_DATA, 170 << 20)}
 
 
 def run_in_slot(folder: Path, outputs: tuple[str, ...], work: Callable[[logging.Logger], None]) -> int:
@@ -99,12 +99,13 @@ def _refuse_too_little_memory() -> None:
     Raises:
         OutOfMemoryError: the limit is that low.
     """
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY and limit < LEAST_MEMORY:
-        raise OutOfMemoryError(
-            f"memory would run out: this process may take {limit >> 20} MB of it (see ulimit -v, or the limit of the "
-            f"batch job); a run takes {LEAST_MEMORY >> 20} MB at least, with PyTorch 1500"
-        )
+    for option, (kind, least) in LEAST_MEMORY.items():
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY and limit < least:
+            raise OutOfMemoryError(
+                f"memory would run out: this process may take {limit >> 20} MB of it (see ulimit {option}, or the "
+                f"limit of the batch job); a run takes {least >> 20} MB at least, with PyTorch 1500"
+            )
 
 
 class SlotState:
@@ -144,7 +145,10 @@ class SlotState:
                 f"{self._folder}: was removed or replaced while this run was at work; its result is not written"
             )
         now = self._look_into_inputs()
-        if changed := [name for name, before in self._contents.items() if now[name] != before]:
+        changed = [name for name, before in self._contents.items() if now[name] != before]
+        if unread := [reason for name in changed if isinstance(reason := now[name], str)]:
+            raise OutputError(f"{unread[0]}; it could be read when this run began, whose result is not written")
+        if changed:
             raise OutputError(
                 f"{self._folder}: {', '.join(changed)} changed while this run was at work; its result belongs to the "
                 "structure before and is not written"
@@ -160,11 +164,12 @@ class SlotState:
                 found.append(None)
         return found
 
-    def _look_into_inputs(self) -> dict[str, bytes | None]:
-        digests: dict[str, bytes | None] = {}
+    def _look_into_inputs(self) -> dict[str, bytes | str | None]:
+        """Return the digest of each input, why it cannot be read, or None where it is gone."""
+        digests: dict[str, bytes | str | None] = {}
         for name in self._inputs:
             try:
                 digests[name] = hashlib.sha256(regular_bytes(self._folder / name)).digest()
-            except InputError:
-                digests[name] = None
+            except InputError as error:
+                digests[name] = str(error) if (self._folder / name).exists() else None
         return digests

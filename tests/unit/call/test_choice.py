@@ -48,6 +48,14 @@ def test_a_folder_that_cannot_be_written_and_a_file_that_is_broken_are_no_reason
     assert choice.settled_protocol(Config(), tmp_path / "missing")[0].name == "embedded"
     (tmp_path / choice.FILENAME).write_text("{")
     assert choice.settled_protocol(Config(), tmp_path)[0].name == "embedded"
+    assert json.loads((tmp_path / choice.FILENAME).read_text())["protocol"] == "embedded"  # else asked at every call
+
+
+def test_a_link_in_place_of_what_was_decided_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("{")
+    (tmp_path / choice.FILENAME).symlink_to("precious")
+    assert choice.settled_protocol(Config(), tmp_path)[0].name == "embedded"
+    assert (tmp_path / "precious").read_text() == "{"
 
 
 @pytest.mark.parametrize(

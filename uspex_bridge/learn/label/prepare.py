@@ -13,8 +13,9 @@ import numpy as np
 
 from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.data import Structure
-from uspex_bridge.base.errors import ConfigError, InputError, OutputError
-from uspex_bridge.base.files import publish_files
+from uspex_bridge.base.errors import ConfigError, InputError
+from uspex_bridge.base.files import publish_files, writing
+from uspex_bridge.base.locks import held
 from uspex_bridge.base.templates import TEMPLATES, render
 from uspex_bridge.base.words import counted
 from uspex_bridge.learn.data.identity import content_id
@@ -26,6 +27,8 @@ from uspex_bridge.results.sources import open_sources
 
 #: PAW spheres that overlap by more than this are told, and cutoffs below this times ENMAX.
 _OVERLAP, _MARGIN = 0.2, 1.3
+#: Lock of a folder of labels, and seconds to wait for it.
+_LOCK, _WAIT = ".preparing", 60.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,13 +131,31 @@ def prepare(
     Raises:
         ConfigError: the folder has other settings, or a pressure or data set is missing.
         OutputError: a file cannot be written.
+        BusyError: another command has been preparing labels there for a minute.
     """
     if relax and settings.code != "vasp":
         raise ConfigError("--relax is for VASP; 'uspex-bridge relax' relaxes with a model")
+    with writing(labels):
+        labels.mkdir(parents=True, exist_ok=True)
+    with held(labels / _LOCK, f"{labels}: another command prepares labels there; run this again later", _WAIT):
+        return _prepare(wanted, labels, settings, generation, pressure_gpa, potcars, known, relax=relax)
+
+
+def _prepare(
+    wanted: Iterable[Candidate],
+    labels: Path,
+    settings: LabelSettings,
+    generation: int,
+    pressure_gpa: float | None,
+    potcars: Path | None,
+    known: Collection[str],
+    *,
+    relax: bool,
+) -> Prepared:
     if (labels / SETTINGS).is_file():
         _same_level(labels, settings)
     else:
-        _publish(labels, {SETTINGS: format_settings(settings)})
+        publish_files(labels, {SETTINGS: format_settings(settings)})
     done, doubts = Prepared(), _Doubts()
     library = vasp_inputs.library(potcars) if settings.code == "vasp" else None
     sets = None if library is None else vasp_inputs.Potcars(library)
@@ -154,7 +175,9 @@ def prepare(
             given, files = _inputs(structure, cutoff, settings, sets, pressure if relax else None)
             _remember(given, structure, settings, doubts)
             task = _task(replace(candidate, structure=structure), pressure, settings, generation, given, files)
-            _publish(folder, {**files, STRUCTURE: task.text()})
+            with writing(folder):
+                folder.mkdir(exist_ok=True)
+            publish_files(folder, {**files, STRUCTURE: task.text()})
             if sets is not None:
                 (folder / "POTCAR.spec").unlink(missing_ok=True)
             done.made.append(identity)
@@ -305,7 +328,7 @@ def _write_jobs(labels: Path, settings: LabelSettings) -> list[str]:
     files = {name: text for name, text in shared.items() if not (labels / name).exists()}  # jobs that wait use them
     files |= {f"{kind}-{number}.sh": render(f"labels/{kind}.sh", values) for kind in ("slurm", "pbs")}
     files[f"jobs-{number}.txt"] = "".join(f"{name}\n" for name in made)  # last: what it names counts as having a job
-    _publish(labels, files)
+    publish_files(labels, files)
     return _names(number)
 
 
@@ -322,11 +345,3 @@ def _scripts_of(labels: Path, made: Collection[str]) -> list[str]:
 
 def _names(number: int) -> list[str]:
     return [f"slurm-{number}.sh", f"pbs-{number}.sh"]
-
-
-def _publish(folder: Path, files: dict[str, str]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be made: {error.strerror}") from error
-    publish_files(folder, files)

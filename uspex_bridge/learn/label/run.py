@@ -19,6 +19,8 @@ from uspex_bridge.models.backends import Backend, load
 
 #: What a command that computes labels with GPAW calls, from a structure's folder.
 SCRIPT = "../run_gpaw.py"
+#: Seconds to wait for a structure's lock: whoever asks for the status holds it for a moment.
+_WAIT = 0.5
 
 
 def run(labels: Path, config: Config, *, command: str | None = None, retry: bool = False) -> Iterator[LabelState]:
@@ -55,7 +57,7 @@ def run(labels: Path, config: Config, *, command: str | None = None, retry: bool
                 refuse_without_gpaw(command)
                 checked = True
             try:
-                with held(folder / LOCK, "another run computes it"):
+                with held(folder / LOCK, "another run computes it", _WAIT):
                     (folder / RESULT).unlink(missing_ok=True)
                     if settings.code == "model":
                         backend = backend or load(settings.functional, settings_for(settings.functional, config))
