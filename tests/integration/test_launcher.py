@@ -156,6 +156,13 @@ def test_an_interpreter_that_is_gone(tmp_path):
     assert not [name for name in (*OUTPUTS, "EIGENVAL") if (fold / name).exists()]
 
 
+def test_a_working_folder_that_is_gone(tmp_path):
+    fold = make_folder(tmp_path)
+    script = f"rm -r {fold}; exec {VASP}"
+    done = subprocess.run(["bash", "-c", script], cwd=fold, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (8, "uspex-bridge: the working folder was removed\n")
+
+
 @pytest.mark.parametrize(
     "words", [["--nope"], ["--nope", "CalcFold1"], ["--threads", "two"], ["--nope=1", "-x"], ["a", "b"]]
 )

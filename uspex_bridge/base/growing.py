@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.files import delete, write_whole, writing
 
 _NOTE = ".growing"
@@ -64,7 +65,7 @@ def append(path: Path, text: str) -> None:
 def _take_back(folder: Path) -> None:
     note = folder / _NOTE
     try:
-        sizes = json.loads(note.read_text(encoding="utf-8"))
+        sizes = jsonl.loads(note.read_text(encoding="utf-8"))
         *_, (last, before) = sizes.items()
     except FileNotFoundError:
         return

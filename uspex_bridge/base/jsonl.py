@@ -95,11 +95,23 @@ def read_at(path: Path, offset: int) -> dict[str, Any]:
     raise InputError(f"{path}: it changed while it was read; try again")
 
 
+def loads(text: str | bytes) -> Any:
+    """Return what a text of JSON says.
+
+    Raises:
+        ValueError: it is not JSON, or brackets stand in each other by the thousand.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+
+
 def parse(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """Yield the lines that are whole JSON objects."""
     for line in lines:
         try:
-            entry = json.loads(line)
+            entry = loads(line)
         except ValueError:
             continue
         if isinstance(entry, dict):

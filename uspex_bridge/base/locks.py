@@ -89,7 +89,7 @@ class Lock:
             told = json.loads(self.path.read_text(encoding="utf-8"))
             age = duration(max(0.0, time.time() - told["since"]))
             return f"process {int(told['pid'])} on {told['host']} has held {self.path} for {age}"
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, OverflowError):
             return ""
 
     def _open(self) -> int:

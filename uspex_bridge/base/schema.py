@@ -47,7 +47,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         hint = "; text needs quotes" if "Invalid value" in str(error) else ""
         raise ConfigError(f"{path}: not valid TOML: {error}{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
 
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError, OutputError
 from uspex_bridge.base.files import write_whole
 from uspex_bridge.call.config import Config, read_config
@@ -68,7 +69,7 @@ def settled_protocol(config: Config, search: Path) -> tuple[Protocol, str]:
     decided = search / FILENAME
     for again in (False, True):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            name = str(json.loads(decided.read_text(encoding="utf-8"))["protocol"])
+            name = str(jsonl.loads(decided.read_text(encoding="utf-8"))["protocol"])
             return _as_begun(load_protocol(name), config, decided), ""
         protocol, notice = choose_protocol(config)
         text = json.dumps({"protocol": protocol.name, "calculators": protocol.calculators}) + "\n"

@@ -5,7 +5,6 @@ Each reads what USPEX wrote and publishes a result whole or not at all.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Intent, Structure, VaspRun
 from uspex_bridge.base.errors import InputError, OutputError
 from uspex_bridge.base.files import publish_files, read_text
@@ -151,7 +151,7 @@ class ExternalFolder:
         if not path.exists():
             return {}
         try:
-            return json.loads(read_text(path))
+            return jsonl.loads(read_text(path))
         except ValueError as error:
             raise InputError(f"{path}: not valid JSON: {error}") from None
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.errors import ModelError
 from uspex_bridge.call.config import Config
 from uspex_bridge.models import inventory
@@ -90,6 +90,6 @@ def _card(folder: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         raise ModelError(f"{folder}: there is no {CARD}: no training has ended there")
     try:
-        yield json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, KeyError, OSError) as error:
+        yield jsonl.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise ModelError(f"{path}: not a model's card: {error}") from None

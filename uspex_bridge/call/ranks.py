@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.errors import InputError, OutputError
 from uspex_bridge.base.files import OUTPUTS, regular_bytes
 from uspex_bridge.base.locks import NO_LOCKS
@@ -180,7 +181,7 @@ def _leave(rank: Rank, told: dict[str, Any]) -> int:
 def _read(board: IO[str]) -> dict[str, Any]:
     board.seek(0)
     try:
-        told = json.loads(board.read())
+        told = jsonl.loads(board.read())
     except ValueError:
         return {}
     return told if isinstance(told, dict) else {}

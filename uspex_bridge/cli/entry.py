@@ -59,10 +59,22 @@ def _here(kind: str, argv: list[str]) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
     except Exception as error:  # noqa: BLE001 (errors of the run itself do not come here)
+        if isinstance(error, FileNotFoundError) and _nowhere():
+            print("uspex-bridge: the working folder was removed", file=sys.stderr)
+            return 8
         what = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         print(f"uspex-bridge: the installation is broken: {what}; `uspex-bridge doctor` says more", file=sys.stderr)
         return 5
     return 0
+
+
+def _nowhere() -> bool:
+    """Tell whether the working folder is gone."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def read(argv: list[str]) -> tuple[str, dict[str, str]] | None:

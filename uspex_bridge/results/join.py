@@ -7,7 +7,6 @@ that USPEX kept from an earlier generation was not relaxed again and shares the 
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.call import record_file
 from uspex_bridge.call.record_line import ending, level_of
@@ -194,7 +194,7 @@ def _read(path: Path, starts: _Starts) -> Iterator[Line]:
         for raw in stream:
             start, offset = offset, offset + len(raw)
             try:
-                fields = json.loads(raw)
+                fields = jsonl.loads(raw)
             except ValueError:
                 continue
             if isinstance(fields, dict) and fields.get("status") and is_sound(fields):

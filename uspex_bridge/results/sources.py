@@ -7,7 +7,6 @@ recognising known phases only.
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
@@ -299,7 +299,7 @@ def _value(word: str | None, where: str) -> float:
 def _from_json(path: Path, notes: list[str]) -> Iterator[_Item]:
     """Read an OPTIMADE response, Materials Project documents or pymatgen entries, alone or in a list."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = jsonl.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: cannot be read as JSON: {error}") from None
     if isinstance(data, dict) and isinstance(data.get("data"), list):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from math import sqrt
@@ -10,6 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.words import counted
 
@@ -145,7 +145,7 @@ def _forgotten(foreign: Path | None, new: str, gates: Gates) -> list[str]:
 
 def _probes(path: Path, new: str, old: str) -> list[str]:
     """Say where the new model breaks more than the old one; nothing where there are no probes."""
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document = jsonl.loads(path.read_text(encoding="utf-8"))
     found = {probe["name"]: probe for probe in document.get("probes", [])}
     if new not in found or old not in found:
         return []
@@ -186,7 +186,7 @@ def _worse(quantity: str, mine: _Errors, theirs: _Errors, tolerance: float) -> s
 
 def _errors(path: Path, model: str) -> _Errors:
     try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = jsonl.loads(path.read_text(encoding="utf-8"))
         entry = next(entry for entry in document["models"] if entry["name"] == model)
         total = next(row for row in entry["errors"] if row["label"] == "total")
         families: dict[str, dict[str, dict[str, float]]] = {name: defaultdict(dict) for name in QUANTITIES}

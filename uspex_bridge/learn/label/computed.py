@@ -14,6 +14,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.errors import CalculationError, InputError
 from uspex_bridge.base.files import publish_files
 from uspex_bridge.learn.label.tasks import RESULT, LabelTask
@@ -30,7 +31,7 @@ def read(folder: Path, task: LabelTask) -> Atoms:
         InputError: it cannot be used, and why.
     """
     try:
-        found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        found: dict[str, Any] = jsonl.loads((folder / RESULT).read_text(encoding="utf-8"))
         return _labelled(found, task)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{RESULT} cannot be read: {error}") from None

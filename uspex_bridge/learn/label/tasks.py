@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.schema import build
@@ -93,7 +94,7 @@ def read_task(folder: Path) -> LabelTask:
     """
     path = folder / STRUCTURE
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = jsonl.loads(path.read_text(encoding="utf-8"))
         key, level = fields.pop("key"), build(Level, fields.pop("level"), str(path))
         task = build(LabelTask, fields | {"level": level}, str(path))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:

@@ -24,6 +24,7 @@ import numpy as np
 from ase import Atoms
 
 import uspex_bridge
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import ConfigError, InputError, Interrupted, OutputError
 from uspex_bridge.base.files import checksum, publish_files, replacing, write_whole, writing
@@ -168,7 +169,7 @@ def _document(path: Path) -> dict[str, Any]:
         InputError: it is not as it was written.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = jsonl.loads(path.read_text(encoding="utf-8"))
         return dict(found)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: cannot be read: {error}; was it edited? Train in another folder") from None

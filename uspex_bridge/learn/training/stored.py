@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import Array, Structure
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.tables import layout
@@ -71,7 +72,7 @@ def stored_models(place: Path) -> list[Stored]:
     found: dict[Path, Stored] = {}
     for path in sorted(place.rglob(CARD)):
         try:
-            card = json.loads(path.read_text(encoding="utf-8"))
+            card = jsonl.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         if isinstance(card, dict) and {"kind", "data", "elements", "errors", "structures"} <= card.keys():
