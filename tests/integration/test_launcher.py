@@ -160,7 +160,8 @@ def test_a_working_folder_that_is_gone(tmp_path):
     fold = make_folder(tmp_path)
     script = f"rm -r {fold}; exec {VASP}"
     done = subprocess.run(["bash", "-c", script], cwd=fold, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (8, "uspex-bridge: the working folder was removed\n")
+    assert done.returncode == 8
+    assert done.stderr.endswith("uspex-bridge: the working folder was removed\n")
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ class SlotState:
         now = self._look_into_inputs()
         changed = [name for name, before in self._contents.items() if now[name] != before]
         if unread := [reason for name in changed if isinstance(reason := now[name], str)]:
-            raise OutputError(f"{unread[0]}; it could be read when this run began, whose result is not written")
+            raise OutputError(f"{unread[0]}; it could be read when this run began; its result is not written")
         if changed:
             raise OutputError(
                 f"{self._folder}: {', '.join(changed)} changed while this run was at work; its result belongs to the "
