@@ -27,7 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "learn.data": {"base", "models", "call", "results"},
     "learn.choose": {"base", "relaxation", "call", "results", "learn.data"},
     "learn.judge": {"base", "models", "relaxation", "call", "results", "learn.data", "learn.choose"},
-    "learn.training": {"base", "models", "calculators", "call", "results", "learn.data", "learn.judge"},
+    "learn.training": {"base", "models", "calculators", "relaxation", "call", "results", "learn.data", "learn.judge"},
     "learn.label": {"base", "models", "vasp", "call", "results", "learn.data"},
     "learn.cycle": {"base", "models", "call", "results", "learn.data", "learn.training", "learn.label"},
     "doctor": {"base", "models", "call", "uspex", "learn.training"},

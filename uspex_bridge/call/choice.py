@@ -13,6 +13,7 @@ from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError, Outpu
 from uspex_bridge.base.files import write_whole
 from uspex_bridge.call.config import Config, read_config
 from uspex_bridge.call.record_tail import RecordTail
+from uspex_bridge.call.student import STUDENT
 from uspex_bridge.models import inventory
 from uspex_bridge.relaxation.protocol import FreeEnergyStep, Plan, Protocol, load_protocol
 
@@ -107,6 +108,8 @@ def check_unchanged(plan: Plan, config: Config, tail: RecordTail, step: str | No
     for name, known in before["models"].items():
         if name == last:
             changes += _changes(name, known, config)
+        elif name == STUDENT and config.student.distill == "auto":
+            continue
         elif any(name == stage.calculator for stage in plan.stages) and (other := _changes(name, known, config)):
             log.warning("%s: %s before; its energies do not count, so the search goes on", tail.path, other[0])
     if not changes:

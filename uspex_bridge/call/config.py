@@ -74,6 +74,29 @@ class ServiceSettings:
 
 
 @dataclass(frozen=True)
+class StudentSettings:
+    """``[student]``: a student that a search trains for itself (docs/protocols.md).
+
+    Attributes:
+        distill: ``auto`` trains the student on the search's own frames, ``off`` takes ``[calculators.student]``.
+        trainer: as in ``uspex-bridge train``.
+        start: checkpoint that every training starts from; empty for random weights.
+        settings: TOML file laid over the trainer's template; empty for that of students.
+        structures: relaxed structures to train on before the first training.
+    """
+
+    distill: Literal["off", "auto"] = "off"
+    trainer: str = "mace"
+    start: str = ""
+    settings: str = ""
+    structures: int = 50
+
+    def __post_init__(self) -> None:
+        if self.structures < 1:
+            raise ValueError(f"structures = {self.structures} must be at least 1")
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything that bridge.toml may say (docs/configuration.md).
 
@@ -121,6 +144,7 @@ class Config:
     calculators: dict[str, CalculatorSettings] = field(default_factory=dict)
     external: ExternalSettings = field(default_factory=ExternalSettings)
     service: ServiceSettings = field(default_factory=ServiceSettings)
+    student: StudentSettings = field(default_factory=StudentSettings)
     base: str = ""
     source: str = ""
 
@@ -279,6 +303,7 @@ def read_config(path: Path) -> Config:
     calculators = table.pop("calculators", {})
     external = build(ExternalSettings, table.pop("external", {}), f"{path}: [external]")
     service = build(ServiceSettings, table.pop("service", {}), f"{path}: [service]")
+    student = build(StudentSettings, table.pop("student", {}), f"{path}: [student]")
     if not isinstance(calculators, dict) or not all(isinstance(entry, dict) for entry in calculators.values()):
         raise ConfigError(f"{path}: calculators are written as [calculators.NAME] tables")
     base = path.resolve().parent
@@ -286,10 +311,11 @@ def read_config(path: Path) -> Config:
         name: _anchored(build(CalculatorSettings, entry, f"{path}: [calculators.{name}]"), base)
         for name, entry in calculators.items()
     }
+    if student.distill == "auto" and "student" in made:
+        raise ConfigError(f'{path}: [student] distill = "auto" makes its own [calculators.student]; remove one of them')
     config = build(Config, table, str(path))
-    return replace(
-        config, calculators=made, external=external, service=service, base=str(base), source=str(path.resolve())
-    )
+    config = replace(config, calculators=made, external=external, service=service, student=student)
+    return replace(config, base=str(base), source=str(path.resolve()))
 
 
 def _anchored(settings: CalculatorSettings, base: Path) -> CalculatorSettings:

@@ -32,6 +32,7 @@ from uspex_bridge.call.record_tail import RecordTail
 from uspex_bridge.call.relaxed import Relaxed
 from uspex_bridge.call.run import Models, relax_structure, step_line, vasp_run
 from uspex_bridge.call.slot import sole_use
+from uspex_bridge.call.student import without_student
 from uspex_bridge.relaxation.protocol import Plan, Protocol, make_plan
 from uspex_bridge.vasp import commit
 from uspex_bridge.vasp.structure import format_contcar
@@ -163,7 +164,7 @@ class _Job:
     def plan(self) -> Plan:
         task = self.task
         intent = Intent(isif=task.isif, nsw=task.nsw, pressure_gpa=task.pressure, keep_symmetry=task.keep_symmetry)
-        return make_plan(self.protocol, intent, task.config.stages, task.fmax)
+        return without_student(make_plan(self.protocol, intent, task.config.stages, task.fmax), task.config)
 
     @property
     def entry(self) -> RecordLine:

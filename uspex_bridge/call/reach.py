@@ -15,6 +15,7 @@ from typing import Any
 from uspex_bridge.base.errors import BridgeError, CalculationError
 from uspex_bridge.call.choice import choose_protocol
 from uspex_bridge.call.config import load_config
+from uspex_bridge.call.student import loadable
 
 #: Seconds for all models.
 _LIMIT = 900.0
@@ -64,7 +65,7 @@ def main(pressure: float, elements: list[str], near: Path, explicit: Path | None
     try:
         config = load_config(near, explicit)
         limit_threads(config.threads)
-        for name in choose_protocol(config)[0].calculators:
+        for name in loadable(choose_protocol(config)[0], config):
             backend = backends.load(name, config.settings_of(name))
             if not backend.identity.get("invented"):
                 backend.check_elements(elements)

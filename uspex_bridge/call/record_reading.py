@@ -15,7 +15,10 @@ import numpy as np
 
 from uspex_bridge.base import jsonl
 
-_WORDS = ("status", "time", "host", "slot", "folder", "source", "label", "formula", "protocol", "key", "reason", "code")
+_WORDS = (
+    *("status", "time", "host", "slot", "folder", "source", "label", "formula", "protocol", "key", "reason", "code"),
+    "student",
+)
 _NUMBERS = ("pressure_gpa", "energy", "enthalpy", "enthalpy_per_atom", "volume", "fmax", "stress_left_gpa", "seconds")
 _COUNTS = ("id", "natoms", "isif", "nsw", "generation", "exit", "index")
 #: What hulls and phases are made of; NaN is none.

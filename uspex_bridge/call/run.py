@@ -27,6 +27,7 @@ from uspex_bridge.call.record_tail import RecordTail, can_stand_again, refused_f
 from uspex_bridge.call.repeat import repeated_run
 from uspex_bridge.call.slot import SlotState
 from uspex_bridge.call.stopcar import Stopcar
+from uspex_bridge.call.student import fit_student, keep_frames
 from uspex_bridge.models import backends, inventory
 from uspex_bridge.models.cards import model_name
 from uspex_bridge.relaxation.protocol import Plan, make_plan
@@ -118,6 +119,13 @@ def run_folder(
         _run(folder, config, log, halter, models, watcher or Watcher(), check)
 
 
+def record_of(folder: Path, config: Config) -> Path:
+    """Return the record of the search that a working folder belongs to, whether it is there or not."""
+    if config.record:
+        return Path(config.base, config.record).resolve()
+    return record_file.in_folder(search_root(folder, config))
+
+
 def _run(
     folder: Folder,
     config: Config,
@@ -128,12 +136,13 @@ def _run(
     check: Callable[[], None],
 ) -> None:
     request = folder.read(config)
-    named = Path(config.base, config.record) if config.record else None
-    record = named.resolve() if named else record_file.in_folder(search_root(folder.path, config))
+    record = record_of(folder.path, config)
     protocol, notice = settled_protocol(config, record.parent)
     plan = make_plan(protocol, request.intent, config.stages)
+    plan, config, student = fit_student(plan, config, record.parent, request.structure)
     _announce(request, plan, config, notice, log)
     entry = RecordLine(request.structure, plan, config, record_file.whereabouts(folder.path, request.structure.comment))
+    entry.fields |= {} if student is None else {"student": student}
     earlier = _earlier(record, plan, config, entry, log)
     watcher.began(entry.fields)
 
@@ -165,6 +174,7 @@ def _run(
             result = relax_structure(request.structure, plan, lent, halt, observe, known.lowest, known.ceiling)
             done, summary = entry.outcome(result), entry.summary(result)  # before a result stands, for they might fail
             folder.publish(vasp_run(request, result, config, entry.seconds), config, check)
+            _keep_frames(record, entry.key, request.structure, result, student, log)
         halt.remove()
     except BridgeError as error:
         if isinstance(error, Rejected) and not error.lasting:
@@ -328,6 +338,16 @@ def _publish_penalty(
     log.warning("refused (%s): %s; wrote a penalty of %g eV/atom", error.code, error, config.penalty)
     (frame,) = run.frames
     return {"enthalpy": frame.enthalpy(request.intent.pressure_gpa), "volume": frame.volume}
+
+
+def _keep_frames(
+    record: Path, key: str, structure: Structure, result: RelaxResult, student: str | None, log: logging.Logger
+) -> None:
+    """Keep frames for the next student; where they cannot be written, that is no reason to lose a result."""
+    try:
+        keep_frames(record, key, structure, result, student)
+    except OutputError as error:
+        log.warning("%s", error)
 
 
 def _keep(record: Path, entry: RecordLine, log: logging.Logger) -> None:

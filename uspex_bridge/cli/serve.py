@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: Start a worker and a batcher; -P keeps whatever lies in a CalcFold from being imported.
 WORKER = [sys.executable, "-P", "-c", "from uspex_bridge.cli.serve import work; work()"]
 BATCHER = [sys.executable, "-P", "-c", "from uspex_bridge.cli.serve import batch; batch()"]
+#: Runs a command of uspex-bridge.
+BRIDGE = [sys.executable, "-P", "-c", "from uspex_bridge.cli.main import main; main()"]
 #: Size and number of log files.
 _LOG_BYTES, _LOG_FILES = 2_000_000, 3
 
@@ -115,10 +117,12 @@ async def _serve(
     from uspex_bridge.service.daemon import Daemon
     from uspex_bridge.service.device_slots import DeviceSlots
     from uspex_bridge.service.pool import LocalPool
+    from uspex_bridge.service.students import Students
 
     environment = dict(os.environ)
     slots = DeviceSlots(BATCHER, shape.devices, f"{path}.b", environment, log) if shape.devices else None
     pool = LocalPool(WORKER, shape.workers, settings.jobs_per_worker, environment, log, slots)
+    pool.students = Students(BRIDGE, environment, log)
     await Daemon(path, settings, pool, log, shape.why).serve(listening)
 
 

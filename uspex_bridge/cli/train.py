@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +187,33 @@ def distill(teacher: str, places: tuple[str, ...], student: str, workers: int, *
         click.echo(f"{len(added.refused)} not added, such as {first.name}: {first.reason}", err=True)
     files = {"dataset": options["out"] / "dataset", "generation": None, "train_file": None, "valid_file": None}
     _train(student, options | files | {"notes": {"distilled_from": teacher}})
+
+
+@command.command("student", context_settings=_CONTEXT)
+@click.argument("search", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path("."))
+@CONFIG
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
+def student(search: Path, config: Path | None, as_json: bool) -> None:
+    """Train, check and replace the student of SEARCH, the folder with its record, as far as that is due.
+
+    The settings need [student] with distill = "auto". A running service does this by itself; without one, repeat the
+    command, for example hourly by cron. It runs at the lowest priority.
+
+    Example: uspex-bridge train student search
+    """
+    from uspex_bridge.call.record_file import in_folder
+    from uspex_bridge.cli.vasp import read_settings
+    from uspex_bridge.learn.training.student import update
+
+    os.setpriority(os.PRIO_PROCESS, 0, 19)
+    read = read_settings(search, {"config": config})
+    record = Path(read.base, read.record) if read.record else in_folder(search)
+    done = update(record.resolve(), read, draw=_draw)
+    if as_json:
+        check = None if done.check is None else asdict(done.check)
+        click.echo(json.dumps({"said": done.said, "student": done.student, "check": check}, indent=1))
+        return
+    click.echo("\n".join(done.said))
 
 
 @command.command("list", context_settings=_CONTEXT)

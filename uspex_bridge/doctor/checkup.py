@@ -19,6 +19,7 @@ from uspex_bridge.base.errors import BridgeError, CalculationError, ConfigError
 from uspex_bridge.base.files import home
 from uspex_bridge.call.choice import choose_protocol
 from uspex_bridge.call.config import Config, find_config, load_config
+from uspex_bridge.call.student import loadable
 from uspex_bridge.doctor import weights
 from uspex_bridge.models import inventory
 from uspex_bridge.models.cards import Card
@@ -276,7 +277,7 @@ def _settings(near: Path, explicit: Path | None) -> Iterator[Item]:
     )
     if notice:
         yield Item("settings", "note", notice)
-    for name in protocol.calculators:
+    for name in loadable(protocol, config):
         try:
             status = inventory.available(name, config.settings_of(name))
         except BridgeError as error:

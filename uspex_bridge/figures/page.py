@@ -349,6 +349,8 @@ def _settings(report: Page) -> str:
         for k, model in enumerate(outcomes.models, 1):
             shown = {name: value for name, value in model.items() if value not in (None, "")}
             facts[f"model {k}"] = ", ".join(f"{name} {value}" for name, value in shown.items())
+        if outcomes.students:
+            facts["students"] = ", ".join(f"{name} {number}" for name, number in outcomes.students.items())
         if outcomes.accepted:
             facts["beyond their range"] = (
                 f"{', '.join(outcomes.accepted)}: accepted by accept_range although the elements do not hold under "

@@ -100,7 +100,7 @@ _SPARE = ("fmax", "steps", "wall")
 
 def table(entries: Sequence[Entry], *, stages: bool = False) -> str:
     """Return entries as a table of 80 columns; under an entry stand its flags, why it has no result, and its stages."""
-    below = [[*_said(entry), *(_stages(entry) if stages else ())] for entry in entries]
+    below = [[*_said(entry), *(_detail(entry) if stages else ())] for entry in entries]
     return fitted(_HEADINGS, [_row(entry) for entry in entries], _SPARE, below)
 
 
@@ -127,8 +127,10 @@ def _said(entry: Entry) -> list[str]:
     return flags if "enthalpy_per_atom" in entry else [*flags, f"{entry.get('code')}: {entry.get('reason')}"]
 
 
-def _stages(entry: Entry) -> Iterator[str]:
-    """Return a line about each stage."""
+def _detail(entry: Entry) -> Iterator[str]:
+    """Yield a line about the automatic student, if there is one, and about each stage."""
+    if entry.get("student"):
+        yield f"student: {entry['student']}"
     named = {field.name for field in fields(StageReport)}
     for stage in entry.get("stages") or ():
         if not named <= {*stage, "detail"}:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Outcomes:
         flags: flag -> calls.
         failures: the commonest first.
         models: name of a calculator -> its identity, of all that was used.
+        students: name of the automatic student, or why there was none -> structures; empty where none is trained.
         accepted: calculators that were used although they do not hold to the search's pressure.
         protocols, versions: what occurs, the commonest first.
         seconds: wall time of all calls.
@@ -54,6 +55,7 @@ class Outcomes:
     versions: tuple[str, ...]
     seconds: float
     accepted: tuple[str, ...] = ()
+    students: dict[str, int] = field(default_factory=dict)
 
 
 def read_outcomes(path: Path) -> Outcomes:
@@ -67,6 +69,7 @@ def read_outcomes(path: Path) -> Outcomes:
     protocols: Counter[str] = Counter()
     versions: Counter[str] = Counter()
     accepted: dict[str, None] = {}
+    students: Counter[str] = Counter()
     seconds = 0.0
     for line in record_reading.read(path):
         if not line.get("status"):
@@ -75,6 +78,7 @@ def read_outcomes(path: Path) -> Outcomes:
         flags.update(line.get("flags") or ())
         accepted |= dict.fromkeys(line.get("accepted_range") or ())
         seconds += float(line.get("seconds") or 0.0)
+        students.update([str(line["student"])] if line.get("student") else ())
         protocols[str(line.get("protocol") or "")] += 1
         versions[str((line.get("versions") or {}).get("uspex_bridge") or "")] += 1
         for identity in (line.get("models") or {}).values():
@@ -98,4 +102,5 @@ def read_outcomes(path: Path) -> Outcomes:
         versions=tuple(name for name, _ in versions.most_common() if name),
         seconds=seconds,
         accepted=tuple(accepted),
+        students=dict(sorted(students.items())),
     )

@@ -89,6 +89,8 @@ class Daemon:
         ticking.cancel()
         server.close()
         self.path.unlink(missing_ok=True)
+        if self.pool.students:
+            await self.pool.students.close()
         await self.pool.close()
         for peer in list(self._peers):
             peer.writer.transport.abort()

@@ -17,6 +17,7 @@ from uspex_bridge.base.memory import resident_mb
 from uspex_bridge.service.device_slots import DeviceSlots
 from uspex_bridge.service.peers import PATIENCE, ChildProcess
 from uspex_bridge.service.stats import Stats
+from uspex_bridge.service.students import Students
 
 #: So many workers in a row that die before they are ready mean that none will start.
 _BAD_STARTS = 3
@@ -69,6 +70,7 @@ class WorkerPool(ABC):
 
     Attributes:
         size: most jobs that run at once.
+        students: looks after the students of the jobs' searches, if anything does.
     """
 
     size = 0
@@ -77,6 +79,7 @@ class WorkerPool(ABC):
         self.log = log
         self.stats = Stats()
         self.queue: deque[Job] = deque()
+        self.students: Students | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -166,6 +169,8 @@ class WorkerPool(ABC):
         text = "job %d in %s: exit %d after %.2f s, worker %s"
         self.log.info(text, job.number, job.folder, message["exit"], ran, where)
         job.end({"event": "end", "exit": message["exit"]})
+        if self.students:
+            self.students.ended(message)
 
     def run_again(self, job: Job, error: type[errors.BridgeError] | None, message: str) -> None:
         """Put a job whose worker died at the queue's head; with a verdict, if there is an ``error``.

@@ -28,7 +28,7 @@ from uspex_bridge.base.memory import expendable
 from uspex_bridge.base.threads import limit_threads
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.folders import ExternalFolder, VaspFolder
-from uspex_bridge.call.run import Models, Watcher, run_folder
+from uspex_bridge.call.run import Models, Watcher, record_of, run_folder
 from uspex_bridge.call.slot import run_in_slot
 from uspex_bridge.models import backends, inventory
 from uspex_bridge.models.batched import BatchedModels
@@ -108,6 +108,7 @@ def run_job(order: dict[str, Any], halter: JobHalter, parse: Parse, source: Mode
     """
     watcher = Reporter(order["job"], tell)
     declined: list[str] = []
+    trains: list[str] = []
 
     def work(log: logging.Logger) -> None:
         config = read_settings()
@@ -117,6 +118,8 @@ def run_job(order: dict[str, Any], halter: JobHalter, parse: Parse, source: Mode
         verdict = order.get("verdict")
         folder = VaspFolder(path) if order["kind"] == "vasp" else ExternalFolder(path)
         models = (lambda config: NoModels(config, verdict)) if verdict else (lambda config: JobModels(config, source))
+        if config.student.distill == "auto":
+            trains[:] = [str(record_of(folder.path, config).parent), config.source]
         run_folder(folder, config, log, halter, models, watcher)
 
     source.begin(order)
@@ -133,7 +136,7 @@ def run_job(order: dict[str, Any], halter: JobHalter, parse: Parse, source: Mode
     source.end()
     halter.close()
     ended = {"event": "declined", "message": declined[0]} if declined else {"event": "end", "exit": code}
-    return {"job": order["job"], **ended, "entry": watcher.summary, "models": source.names}
+    return {"job": order["job"], **ended, "entry": watcher.summary, "models": source.names, "trains": trains}
 
 
 @contextmanager
