@@ -233,6 +233,13 @@ def evaluations_of(folder: Path) -> float | None:
     return oszicar.read_text().count(" F=") if oszicar.exists() else None
 
 
+def why(folder: Path) -> str:
+    """Return the last line that a call without an end printed."""
+    log = folder / "log"
+    said = log.read_text().strip().splitlines() if log.exists() else []
+    return said[-1] if said else "it said nothing"
+
+
 def enthalpies(folders: list[Path]) -> list[float | None]:
     """Return the enthalpy of every end, eV/atom, by one and the same evaluation; None where there is none."""
     import ase.io
@@ -276,6 +283,7 @@ def measure(name: str, count: int, callers: int, vpmdk: Path | None, device: str
             "load": round(os.getloadavg()[0], 1),
             "evaluations": [n for n in counts if n is not None],
             "enthalpies": enthalpies(folders),
+            "lost": {folder.name: why(folder) for folder in folders if not (folder / "CONTCAR").exists()},
         }
     finally:
         shutil.rmtree(top)
@@ -349,6 +357,9 @@ def main(
                 print(json.dumps(runs[-1]), file=out)
     if runs:
         print(table(rows(runs)))
+        for run in runs:
+            for name, reason in run.get("lost", {}).items():
+                print(f"{run['run']}: no end of {name}: {reason}")
         if json_path:
             json_path.write_text(
                 json.dumps({"cpus": os.cpu_count(), "rows": rows(runs), "runs": runs}, indent=1, default=float) + "\n"

@@ -12,6 +12,7 @@ method. "student, TRQN" are the stages of the protocol `student`; a student's ev
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -99,7 +100,9 @@ def random_cell(system: str, index: int, pressure: float, most: int | None = Non
     volumes = {symbol: float(np.interp(pressure, GRID, values)) for symbol, values in about.volumes.items()}
     volume = sum(volumes.get(symbol, 0.0) for symbol in symbols) * rng.uniform(1.0, 1.3)
     distances = {frozenset(pair.split()): value for pair, value in about.shortest.items()}
-    while True:
+    for attempt in itertools.count():
+        if attempt > 1000:  # the pairs do not fit
+            volume *= 1.001
         lengths, angles = np.exp(rng.uniform(-0.3, 0.3, 3)), rng.uniform(70.0, 110.0, 3)
         cell = Cell.fromcellpar([*lengths, *angles]).array
         cell *= (volume / abs(np.linalg.det(cell))) ** (1 / 3)
@@ -113,7 +116,8 @@ def random_cell(system: str, index: int, pressure: float, most: int | None = Non
             else:
                 break
         if len(placed) == len(symbols):
-            return placed
+            break
+    return placed
 
 
 def start_of(system: str, index: int, pressure: float, most: int | None = None) -> Structure:

@@ -11,6 +11,7 @@ from calling import INCAR, POSCAR, SLOW, TOY, call, leave_stale_outputs, make_fo
 from serving import STATIC, assert_no_result, has_result, held_until, same_as_alone, wait_until
 
 from uspex_bridge.service import wire
+from uspex_bridge.service.students import EVERY
 
 
 def test_files_output_and_record_are_those_of_a_call_without_service(shared, tmp_path):
@@ -189,3 +190,16 @@ def test_the_client_stays_small(shared, tmp_path):
     for heavy in ("numpy", "ase", "click", "torch", "tomllib", "logging", "asyncio", "typing"):
         assert f"'{heavy}'" not in modules
     assert served < bare + 3000
+
+
+def test_the_service_looks_after_the_student_of_a_search(own, tmp_path):
+    """What it waits for goes to the service's log."""
+    service = own()
+    fold = make_folder(tmp_path, incar=STATIC, settings=TOY + '[student]\ndistill = "auto"\n')
+    settings = tmp_path / "bridge.toml"
+    settings.write_text(settings.read_text().replace("single", "student"))
+    for _ in range(EVERY):
+        assert service.call(fold).returncode == 0
+    log = service.path.with_name("service.sock.log")
+    wait_until(lambda: f"{tmp_path}: no student is in use; " in log.read_text())
+    assert {line["student"] for line in record(fold)} <= {"none", "held out"}

@@ -79,10 +79,12 @@ def list_() -> None:
 
     rows = []
     for card, found in environments.families():
-        state = "no pins" if found is None else "not made"
+        state = "not made" if found else "no pins"
+        if found is None and card.module in environments.kinds():
+            state = f"that of {card.module}"
         if found and found.made:
             state = "older pins" if found.outdated else "made"
-        rows.append([card.kind, card.title, card.package, state])
+        rows.append([card.kind, card.title, environments.pinned(card), state])
     click.echo(layout([(word, "") for word in ("kind", "method", "package", "environment")], rows))
     click.echo(f"Environments are made in {environments.home()}")
 

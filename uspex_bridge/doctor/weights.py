@@ -45,7 +45,7 @@ def known_models() -> Iterator[dict[str, Any]]:
                 "installed": installed,
                 "install": card.install,
                 "size_mb": known.size_mb,
-                "licence": known.licence or card.licence,
+                "licence": known.licence or "on its page",
                 "note": known.note,
                 **_place(kind, card, known),
             }

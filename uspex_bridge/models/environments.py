@@ -24,9 +24,8 @@ from uspex_bridge.base.schema import nearest
 from uspex_bridge.base.templates import TEMPLATES
 from uspex_bridge.models.cards import CalculatorSettings, Card
 from uspex_bridge.models.inventory import card_of, cards
+from uspex_bridge.models.worker import START_TIMEOUT
 
-#: Seconds that an interpreter may take to say what it has, importing its model's package included.
-ASK_TIMEOUT = 600.0
 #: What an environment says of itself: Python, the version of every package, and what importing ``argv[1:]`` gives.
 _ASK = """
 import importlib, importlib.metadata, json, os, platform, sys
@@ -130,6 +129,13 @@ def pins(kind: str) -> dict[str, str]:
     """
     lines = (line.partition("#")[0].split(";")[0].strip() for line in pins_file(kind).read_text().splitlines())
     return {name: version for name, _, version in (line.partition("==") for line in lines if "==" in line)}
+
+
+def pinned(card: Card) -> str:
+    """Return the package of a kind with the version that its environment gets, which may be another than here."""
+    name = card.package.partition("==")[0]
+    version = pins(card.kind).get(name) if card.kind in kinds() else None
+    return f"{name}=={version}" if version else card.package
 
 
 def home() -> Path:
@@ -269,13 +275,16 @@ def _ask(python: str, *modules: str) -> dict[str, Any]:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=ASK_TIMEOUT,
+            timeout=START_TIMEOUT,
             env=clean,
             check=False,
         )
         said: dict[str, Any] = json.loads(done.stdout)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ModelError(f"{python}: cannot be run: {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise ModelError(f"{python}: cannot be run: {error.strerror or error}") from None
+    except subprocess.TimeoutExpired:
+        imported = f" (importing {', '.join(modules)})" if modules else ""
+        raise ModelError(f"{python}: gave no answer within {START_TIMEOUT:g} s{imported}") from None
     except ValueError:
         last = done.stderr.strip().splitlines()[-1:] or [f"it ended with exit code {done.returncode}"]
         raise ModelError(f"{python}: does not answer: {last[0]}") from None

@@ -26,8 +26,9 @@ from uspex_bridge.base.words import ending
 from uspex_bridge.models import messages
 from uspex_bridge.models.cards import CalculatorSettings
 
-#: Seconds that a worker may take to start, and to import and load its model (a busy network file system is slow).
-START_TIMEOUT = 600.0
+#: Seconds that a worker may take to start, and to import and load its model: a package that imports in half a minute
+#: takes a quarter of an hour on a machine with thirty times as many processes as cores.
+START_TIMEOUT = 1800.0
 #: Seconds that it may take to end once its stdin is closed.
 END_TIMEOUT = 5.0
 #: Imports the package from its folder argv[1] alone, so that no other package of ours becomes importable, and runs
@@ -136,6 +137,9 @@ class ModelProcess:
             hello = self._line.receive(START_TIMEOUT)
             if hello.get("protocol") != messages.PROTOCOL:
                 raise MessageError(f"it speaks protocol {hello.get('protocol')}, not {messages.PROTOCOL}")
+        except TimeoutError:
+            self.close(kill=True)
+            raise errors.ModelError(f"{self} did not start within {START_TIMEOUT:g} s") from None
         except (OSError, EOFError, MessageError) as error:
             self.close(kill=True)
             reason = self._tail[-1] if self._tail else str(error) or "it ended"

@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.build import bulk
 
 from uspex_bridge.base.errors import CalculationError, ConfigError, ModelError, OutOfMemoryError
-from uspex_bridge.models import backends, inventory, messages
+from uspex_bridge.models import backends, environments, inventory, messages
 from uspex_bridge.models import worker as pipe
 from uspex_bridge.models.cards import CalculatorSettings
 
@@ -419,3 +419,15 @@ def test_memory_that_does_not_suffice_in_a_worker(monkeypatch):
         monkeypatch.setattr(pipe.ModelProcess, "request", full)
         with pytest.raises(OutOfMemoryError):
             far.evaluate_many([bulk("Fe"), bulk("Fe")])
+
+
+def test_an_interpreter_that_takes_too_long_is_said_to_and_ended(monkeypatch, tmp_path):
+    python = tmp_path / "slow"
+    python.write_text("#!/bin/sh\nexec sleep 60\n")
+    python.chmod(0o755)
+    for module in (pipe, environments):
+        monkeypatch.setattr(module, "START_TIMEOUT", 0.2)
+    with pytest.raises(ModelError, match=r"worker \(.*slow\) did not start within 0.2 s$"):
+        backends.load("toy", CalculatorSettings(kind="toy", python=str(python)))
+    with pytest.raises(ModelError, match=r"slow: gave no answer within 0.2 s \(importing numpy, ase, orb_models\)$"):
+        environments.inspect("orb", python)
