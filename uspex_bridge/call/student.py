@@ -26,7 +26,7 @@ from uspex_bridge.relaxation.protocol import Plan, Protocol
 STUDENT = "student"
 #: Folder of the students, the file in it that names the one in use, and the file of frames, all beside the record.
 FOLDER, CURRENT, FRAMES = "student", "current.json", "bridge.frames"
-#: What the record says of a structure that had no student: there is none in use, or it serves the comparison.
+#: What the record says of a structure that had no student: none in use knows it, or it serves the comparison.
 NONE, HELD_OUT = "none", "held out"
 
 #: Of so many structures one is relaxed without a student; before the first one, so many are never trained on.
@@ -44,10 +44,12 @@ class Current:
     Attributes:
         name: of its folder, ``02``.
         calculator: settings of its calculator.
+        elements: that it was trained on.
     """
 
     name: str
     calculator: CalculatorSettings
+    elements: tuple[str, ...]
 
 
 def current(search: Path) -> Current | None:
@@ -60,7 +62,8 @@ def current(search: Path) -> Current | None:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         weights = path.parent.resolve() / told["weights"]
-        return Current(str(told["name"]), CalculatorSettings(**told["calculator"], model=str(weights)))
+        settings = CalculatorSettings(**told["calculator"], model=str(weights))
+        return Current(str(told["name"]), settings, tuple(told["elements"]))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, LookupError) as error:
@@ -80,8 +83,8 @@ def set_current(search: Path, student: Current | None) -> None:
     with replacing(path) as draft:
         weights = Path(str(student.calculator.model)).relative_to(path.parent.resolve())
         given = {name: value for name in _SETTINGS if (value := getattr(student.calculator, name)) is not None}
-        told = {"name": student.name, "weights": str(weights), "calculator": given}
-        draft.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        about = {"name": student.name, "elements": student.elements, "weights": str(weights), "calculator": given}
+        draft.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def fit_student(plan: Plan, config: Config, search: Path, structure: Structure) -> tuple[Plan, Config, str | None]:
@@ -97,7 +100,7 @@ def fit_student(plan: Plan, config: Config, search: Path, structure: Structure) 
         return plan, config, None
     without, draw = without_student(plan, config), _draw(structure)
     found = current(search)
-    if found is None:
+    if found is None or not set(structure.symbols) <= set(found.elements):
         return without, config, HELD_OUT if draw < _UNSEEN else NONE
     if draw < _PLAIN:
         return without, config, HELD_OUT

@@ -37,13 +37,13 @@ def drawn(monkeypatch):
     return lambda number: monkeypatch.setattr(student, "_draw", lambda structure: number)
 
 
-def use(search, name="01"):
+def use(search, name="01", elements=("Ca", "Fe", "Ni")):
     """Put a toy to use as the student; it takes no weights, so that the file may be anything."""
     weights = search / "student" / name / "model.pth"
     weights.parent.mkdir(parents=True, exist_ok=True)
     weights.write_text("")
     settings = CalculatorSettings(kind="toy", model=str(weights.resolve()))
-    student.set_current(search, student.Current(name, settings))
+    student.set_current(search, student.Current(name, settings, elements))
 
 
 def run(fold):
@@ -89,6 +89,13 @@ def test_a_student_in_use_goes_first_and_the_record_names_it(search, drawn, capl
     assert "before" not in caplog.text
     student.set_current(search.parent, None)
     assert led(run(search)) == ["model"]
+
+
+def test_a_structure_with_an_element_that_the_student_does_not_know_is_relaxed_without_it(search, drawn):
+    drawn(5)
+    use(search.parent, elements=("Ca", "Fe"))
+    entry = run(search)
+    assert (entry["student"], led(entry), entry["status"]) == ("none", ["model"], "converged")
 
 
 def test_a_folder_of_students_can_be_moved_with_its_search(search, tmp_path_factory):

@@ -219,7 +219,7 @@ class _Students:
             python=python,
             repulsion=None if kind == "mace" else "zbl",  # MACE is trained with its own
         )
-        return Current(place.name, settings)
+        return Current(place.name, settings, tuple(card["elements"]))
 
     def _file(self, place: Path, what: dict[str, Any]) -> None:
         about = {"structures": len(self.history.frames), **what}

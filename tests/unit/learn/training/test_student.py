@@ -44,7 +44,7 @@ def trainings(monkeypatch):
         if "raises" in told:
             raise told["raises"]
         (order.out / "model.pth").write_text("")
-        return {"model": "model.pth", "sha256": None, "head": None}
+        return {"model": "model.pth", "sha256": None, "head": None, "elements": order.data.elements}
 
     monkeypatch.setattr(student, "TRAINERS", {"toy": SimpleNamespace(kind="toy")})
     monkeypatch.setattr(student, "train", train)
