@@ -19,8 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-#: Seconds that a service may take to answer a connection; ten can pass where many processes share a core.
-ANSWER = 60.0
+#: Seconds that a service may take to answer a connection.
+ANSWER = 10.0
 #: Seconds without a word (it says that it is alive several times as often) after which a service is lost.
 SILENCE = 120.0
 
