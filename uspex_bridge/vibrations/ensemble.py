@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.stress import full_3x3_to_voigt_6_stress
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import CalculationError, Rejected
@@ -184,6 +184,11 @@ class Averages:
         """Standard error of the pressure, GPa."""
         return ev_a3_to_gpa(paired(self._stresses[:, :3].mean(axis=1)).error)
 
+    def stress_along(self, strains: Array) -> Value:
+        """Return the stress along strains (D, 3, 3), (D,), eV/Å³."""
+        full = np.array([voigt_6_to_full_3x3_stress(one) for one in self._stresses])
+        return paired(np.tensordot(full, strains, axes=([1, 2], [1, 2])))
+
     @cached_property
     def _stresses(self) -> Array:
         volume = self.lattice.unit.volume * self.lattice.cells
@@ -196,7 +201,23 @@ class Averages:
         virial = 0.5 * (virial + virial.swapaxes(1, 2)) - 0.5 * (harmonic + harmonic.T)
         full = self.ensemble.stresses + full_3x3_to_voigt_6_stress(virial) / volume
         cell = self.lattice.unit.cell
-        return np.array([self.symmetry.stress(one, cell) for one in full])
+        return self._without_known(np.array([self.symmetry.stress(one, cell) for one in full]))
+
+    def _without_known(self, values: Array) -> Array:
+        """Take out of even values (M, ...) what follows the harmonic energy of the configurations, whose mean is known.
+
+        Thermal pressure rises with it: most of the scatter of a stress is that of the energy (a control variate).
+        """
+        half = len(values) // 2
+        if half < 4:
+            return values
+        energy = 0.5 * np.einsum("ij,ij->i", self._harmonic, self.ensemble.displacements.reshape(len(values), -1))
+        excess = energy - self.density.potential.sum()
+        pairs, known = 0.5 * (values[:half] + values[half:]), excess[:half] - excess[:half].mean()
+        slope = known @ pairs / max(float(known @ known), 1e-300)
+        left = values - excess[:, None] * slope
+        mean = left.mean(axis=0)
+        return np.asarray(mean + (left - mean) * np.sqrt((half - 1) / (half - 2)))  # the slope is fitted too
 
     @cached_property
     def forces(self) -> Value:

@@ -10,6 +10,7 @@ from uspex_bridge.base.data import Array
 from uspex_bridge.base.units import gpa_to_ev_a3
 from uspex_bridge.vibrations.constants import Crystal, explained
 from uspex_bridge.vibrations.dispersion import Dispersion, Mesh
+from uspex_bridge.vibrations.elastic import permitted_strains
 from uspex_bridge.vibrations.ensemble import Averages, Ensemble, Value, paired, reweighted
 from uspex_bridge.vibrations.modes import Density, Modes, free_energies
 from uspex_bridge.vibrations.settings import Settings
@@ -61,6 +62,7 @@ class Estimates:
     def __init__(self, crystal: Crystal, settings: Settings) -> None:
         self.crystal, self.settings = crystal, settings
         self.masses = crystal.lattice.all_masses
+        self.strains = permitted_strains(crystal.lattice, crystal.symmetry, settings.cell)
         self.goal = settings.g_error * len(crystal.lattice)  # eV of the supercell
         self._before: tuple[int, Surrogate] | None = None
         self._present: tuple[int, Surrogate] | None = None
@@ -99,20 +101,46 @@ class Estimates:
         G is stationary in force constants, centroids and cell, so that an earlier population says the same but for the
         second order, which must be small.
         """
-        ensembles, last, phi = [*state.pool, state.current], self.lattice(state).unit, state.phi
-        best, g, weight, variance = state.found[-1], 0.0, 0, 0.0
-        for ensemble, (mean, error) in zip(reversed(ensembles), reversed(state.found), strict=True):
+        last, whole = state.found[-1], self.lattice(state).unit.volume * self.crystal.lattice.cells
+        best, g, weight, variance = (last.g, last.g_error), 0.0, 0, 0.0
+        for ensemble, found in zip(reversed([*state.pool, state.current]), reversed(state.found), strict=True):
             assert ensemble is not None
-            excess = Change.between(self.density(ensemble.phi), phi).gain
-            growth = abs(np.linalg.det(ensemble.cell)) / last.volume - 1.0
-            excess += 0.5 * gpa_to_ev_a3(state.modulus_gpa) * growth**2 * last.volume * self.crystal.lattice.cells
-            if excess > _SAME_G * self.goal:
+            strain = self._strain_of(ensemble, state)
+            excess = Change.between(self.density(ensemble.phi), state.phi).gain
+            if excess + 0.5 * whole * strain @ state.stiffness @ strain > _SAME_G * self.goal:
                 break
             number = len(ensemble)
-            g, weight, variance = g + number * mean, weight + number, variance + (number * error) ** 2
+            g, weight, variance = g + number * found.g, weight + number, variance + (number * found.g_error) ** 2
             if np.sqrt(variance) / weight < best[1]:
                 best = g / weight, float(np.sqrt(variance)) / weight
         return best
+
+    def strain(self, state: State) -> Value:
+        """Return the strain along the permitted ones, (D,), that brings the cell to the pressure, and its error.
+
+        The stress of an earlier population is carried over by elasticity. Half of that counts as an error, and so does
+        the energy by which its modes differ from the present ones, as thermal pressure. All configurations count alike
+        otherwise: of few, those of little scatter are low ones (see :meth:`Averages.free_energy`).
+        """
+        volume = self.lattice(state).unit.volume * self.crystal.lattice.cells
+        populations = [*state.pool, state.current]
+        numbers = np.array([len(e) for e in populations if e is not None])[:, None]
+        strains = np.array([self._strain_of(e, state) for e in populations])
+        other = np.array([Change.between(self.density(e.phi), state.phi).energy for e in populations if e is not None])
+        carried = strains @ state.stiffness
+        stresses = np.array([found.stress for found in state.found]) - carried
+        errors = np.array([found.stress_error for found in state.found])
+        variances = (errors**2 * numbers).mean(axis=0) / numbers + (0.5 * carried) ** 2 + (other[:, None] / volume) ** 2
+        weights = 1.0 / np.clip(variances, 1e-18, 1e6)
+        stress = (weights * stresses).sum(axis=0) / weights.sum(axis=0)
+        excess = stress + gpa_to_ev_a3(self.settings.pressure_gpa) * np.trace(self.strains, axis1=1, axis2=2)
+        inverse = np.linalg.inv(state.stiffness)
+        return Value(-inverse @ excess, np.sqrt(inverse**2 @ (1.0 / weights.sum(axis=0))))
+
+    def _strain_of(self, ensemble: Ensemble | None, state: State) -> Array:
+        """Return the strain of a population's cell against the present one along the permitted ones, (D,)."""
+        assert ensemble is not None
+        return np.asarray(np.tensordot(self.strains, np.linalg.solve(state.cell, ensemble.cell) - np.eye(3), 2))
 
     def mesh_correction(self, state: State, mesh: Mesh) -> Value:
         """Return harmonic F on a dense mesh minus that on the supercell's wave vectors, eV per unit cell.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from uspex_bridge.base.data import Array, Structure
-from uspex_bridge.base.units import pressure_of, pv_energy
+from uspex_bridge.base.units import pv_energy
 from uspex_bridge.vibrations.constants import Crystal, Fit
 from uspex_bridge.vibrations.dispersion import Dispersion, Mesh, MeshEnergies
 from uspex_bridge.vibrations.ensemble import Evaluate, evaluated
@@ -21,10 +21,6 @@ from uspex_bridge.vibrations.supercell import Repeats, Supercell
 DISPLACEMENT = 0.01
 #: Equations per force constant, half of them independent, which the anharmonic part of the forces averages out over.
 _OVERDETERMINED = 4
-#: Relative change of the volume, both ways, for the bulk modulus.
-_SQUEEZE = 0.015
-#: GPa, no bulk modulus is believed to be less.
-_SOFTEST = 10.0
 #: THz, an imaginary frequency above this is noise of forces that are not quite zero.
 IMAGINARY = -0.2
 
@@ -169,14 +165,3 @@ def _displacements(crystal: Crystal, seed: int) -> Array:
         if number == size or regression.determined(moves):
             return moves
         number += 1
-
-
-def squeezed(structure: Structure) -> list[Structure]:
-    """Return a cell a little smaller and a little larger, for :func:`bulk_modulus`."""
-    return [replace(structure, cell=structure.cell * (1.0 + x) ** (1 / 3)) for x in (-_SQUEEZE, _SQUEEZE)]
-
-
-def bulk_modulus(results: list[dict[str, Any]]) -> float:
-    """Return the bulk modulus at fixed fractional coordinates, GPa, from what a model says of :func:`squeezed`."""
-    smaller, larger = (pressure_of(result["stress"]) for result in results)
-    return max((smaller - larger) / (2.0 * _SQUEEZE), _SOFTEST)

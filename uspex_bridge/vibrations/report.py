@@ -130,6 +130,8 @@ class FreeEnergy:
             "found_gpa": self.pressure_gpa,
             "found_gpa_error": self.pressure_error,
             "centroid_force": last.force,
+            "strain": last.strain,
+            "strain_error": last.strain_error,
             "space_group": self.space_group,
             "lowest_harmonic_thz": self.lowest_harmonic_thz,
             "lowest_thz": self.lowest_thz,

@@ -19,23 +19,18 @@ import numpy as np
 
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import CalculationError, ConfigError, Interrupted, Rejected
-from uspex_bridge.base.units import gpa_to_ev_a3, pressure_of, pv_energy
+from uspex_bridge.base.units import pressure_of, pv_energy
 from uspex_bridge.vibrations.constants import Crystal
 from uspex_bridge.vibrations.dispersion import Dispersion, Mesh
-from uspex_bridge.vibrations.ensemble import (
-    Averages,
-    Evaluate,
-    Value,
-    draw,
-    evaluated,
-)
+from uspex_bridge.vibrations.elastic import stiffness, strained
+from uspex_bridge.vibrations.ensemble import Averages, Evaluate, Value, draw, evaluated
 from uspex_bridge.vibrations.estimates import Estimates
-from uspex_bridge.vibrations.harmonic import bulk_modulus, force_constants, squeezed
+from uspex_bridge.vibrations.harmonic import force_constants
 from uspex_bridge.vibrations.modes import THZ_PER_EV, Modes
 from uspex_bridge.vibrations.report import FreeEnergy
 from uspex_bridge.vibrations.settings import FEWEST, Limits, Settings
-from uspex_bridge.vibrations.state import Population, State, load_state, save_state
-from uspex_bridge.vibrations.steps import Change, bounded, move_centroids, strain_of
+from uspex_bridge.vibrations.state import Found, Population, State, load_state, save_state
+from uspex_bridge.vibrations.steps import Change, bounded, move_centroids, strain_cell
 from uspex_bridge.vibrations.supercell import Supercell
 
 #: Why a converged calculation ended.
@@ -149,13 +144,14 @@ class _Scha:
         """Start from harmonic force constants, or from those of a smaller supercell."""
         lattice = self.crystal.lattice
         if start is None:
-            others = squeezed(lattice.unit)
+            others = strained(lattice.unit, self.estimates.strains)
             fit, results, count = force_constants(self.crystal, self.evaluate, self.settings.seed, others)
             phi = fit.phi
         else:
             lattice = lattice.at(start.structure.cell, start.structure.scaled)
             phi = start.dispersion.fill(lattice)
-            results = evaluated(self.evaluate, [Supercell(c, lattice.masses).atoms() for c in squeezed(lattice.unit)])
+            others = strained(lattice.unit, self.estimates.strains)
+            results = evaluated(self.evaluate, [Supercell(cell, lattice.masses).atoms() for cell in others])
             count = len(results)
         modes = Modes.of(phi, self.estimates.masses)
         density = bounded(modes, self.settings.temperature, lattice, _FIRST_RMS)
@@ -163,7 +159,7 @@ class _Scha:
             lattice.unit.cell,
             lattice.unit.scaled,
             density.phi,
-            bulk_modulus(results),
+            stiffness(results, self.estimates.strains),
             evaluations=count,
             lowest_harmonic_thz=float(modes.energies[0]) * THZ_PER_EV,
         )
@@ -195,12 +191,14 @@ class _Scha:
         averages = Averages(state.current, density, lattice, self.crystal.symmetry)
         free, share = self.estimates.free_energy(state, averages)
         volume = lattice.unit.volume
-        own = (free.mean + pv_energy(settings.pressure_gpa, volume), free.error)
+        along = averages.stress_along(self.estimates.strains)
+        g = free.mean + pv_energy(settings.pressure_gpa, volume)
+        own = Found(g, free.error, tuple(along.mean), tuple(along.error))
         state.found = [*state.found[: len(state.pool)], own]
         g, g_error = self.estimates.combined(state)
         asked = self.estimates.ask(state, density, lattice)
         gain = Change.between(density, asked.phi).gain
-        force, stress = averages.largest_force, averages.stress
+        force, strain = averages.largest_force, self.estimates.strain(state)
         state.history.append(
             Population(
                 number=len(state.history),
@@ -209,10 +207,12 @@ class _Scha:
                 g=g,
                 g_error=g_error,
                 variance_share=share,
-                pressure_gpa=pressure_of(stress.mean),
+                pressure_gpa=pressure_of(averages.stress.mean),
                 pressure_error=averages.pressure_error,
                 force=force.mean,
                 force_error=force.error,
+                strain=float(np.linalg.norm(strain.mean)),
+                strain_error=float(np.linalg.norm(strain.error)),
                 gain=gain / lattice.cells,
                 r2=asked.r2,
                 ess=asked.size,
@@ -222,27 +222,17 @@ class _Scha:
                 self_consistent=gain <= self.goal
                 and sum(map(len, self.estimates.usable(state))) >= self.enough
                 and (not settings.ions or force.mean <= max(settings.centroid_force, 2.0 * force.error))
-                and self._on_target(stress, averages.pressure_error, state.modulus_gpa),
+                and self._on_target(strain),
             )
         )
 
-    def _on_target(self, stress: Value, error: float, modulus: float) -> bool:
-        """Tell whether what may relax of the cell has the stress that is asked.
-
-        Args:
-            stress: eV/Å³.
-            error: of the pressure, GPa.
-            modulus: bulk modulus, GPa.
-        """
-        settings = self.settings
-        if settings.cell == "fixed":
-            return True
-        least = settings.volume_error * modulus
-        if abs(pressure_of(stress.mean) - settings.pressure_gpa) > max(least, 2.0 * error):
-            return False
-        target = gpa_to_ev_a3(settings.pressure_gpa) * np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
-        left = np.abs(stress.mean + target) - np.maximum(2.0 * gpa_to_ev_a3(least), 3.0 * stress.error)
-        return settings.cell == "volume" or bool((left <= 0.0).all())
+    def _on_target(self, strain: Value) -> bool:
+        """Tell whether the cell is the one at the pressure, from the strain that it lacks."""
+        volume = np.abs(np.trace(np.tensordot(strain.mean, self.estimates.strains, 1)))
+        error = np.linalg.norm(strain.error * np.trace(self.estimates.strains, axis1=1, axis2=2))
+        least = self.settings.volume_error
+        shape = np.abs(strain.mean[1:]) <= np.maximum(2.0 * least, 2.0 * strain.error[1:])
+        return bool(volume <= max(least, 2.0 * error) and shape.all())
 
     def _configs(self, state: State) -> int:
         """Return how many configurations to draw: a population, or what the error bar still needs."""
@@ -250,7 +240,7 @@ class _Scha:
             return self.configs
         have, cells = len(state.current), self.crystal.lattice.cells
         most = max(min(2 * have, self.settings.final_configs - have), 4)
-        own, all_ = state.found[-1][1] * cells, state.history[-1].g_error * cells
+        own, all_ = state.found[-1].g_error * cells, state.history[-1].g_error * cells
         if not np.isfinite(all_):
             return 2 * (most // 2)
         needed = have * own**2 * (self.goal**-2 - max(all_, self.goal) ** -2)
@@ -263,12 +253,10 @@ class _Scha:
         """Step to the force constants, centroids and cell that the configurations so far ask for.
 
         With the same configurations, weighted anew, it goes on stepping until it is self-consistent on them or they are
-        too few for the Gaussian reached. The cell steps once, and less the more populations are near, so that what is
-        noise averages out.
+        too few for the Gaussian reached. The cell steps once.
         """
         assert state.current is not None
         settings, first, lattice = self.settings, self.estimates.density(state.phi), self.estimates.lattice(state)
-        stress = Averages(state.current, first, lattice, self.crystal.symmetry).stress
         density, begun = first, 0.0
         for _ in range(_STEPS):
             asked = self.estimates.ask(state, density, lattice)
@@ -282,10 +270,7 @@ class _Scha:
             density = bounded(Modes.of(step, self.estimates.masses), settings.temperature, lattice, _LARGEST_RMS)
             if change.gain < 0.05 * self.goal:
                 break
-        cell = lattice.unit.cell
-        if settings.cell != "fixed":
-            strain = strain_of(stress.mean, settings.pressure_gpa, state.modulus_gpa, settings.cell == "full")
-            cell = cell @ (np.eye(3) + 2.0 / (1.0 + len(self.estimates.usable(state))) * strain)
+        cell = strain_cell(state.cell, self.estimates.strains, self.estimates.strain(state))
         state.pool.append(state.current)
         state.current = None
         state.cell, state.scaled, state.phi = cell, lattice.unit.scaled, density.phi

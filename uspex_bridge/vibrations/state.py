@@ -33,6 +33,7 @@ class Population:
         variance_share: share of the error's square that the surrogate's help leaves, 1 without it.
         pressure_gpa, pressure_error: of the crystal, not the target.
         force, force_error: largest mean force on a centroid, eV/Å.
+        strain, strain_error: what the cell lacks to be the one at the pressure.
         gain: about how much G would fall if the force constants were those of the fit, eV.
         r2: share of the forces that the fit explains.
         ess: effective number of configurations in the fit.
@@ -52,6 +53,8 @@ class Population:
     pressure_error: float
     force: float
     force_error: float
+    strain: float
+    strain_error: float
     gain: float
     r2: float
     ess: float
@@ -61,16 +64,26 @@ class Population:
     self_consistent: bool
 
 
+@dataclass(frozen=True)
+class Found:
+    """What one population says by itself: G, eV per unit cell, and the stress along the strains (D,), eV/Å³."""
+
+    g: float
+    g_error: float
+    stress: tuple[float, ...]
+    stress_error: tuple[float, ...]
+
+
 @dataclass
 class State:
     """A calculation between two batches.
 
     Attributes:
         cell, scaled, phi: what the next configurations are drawn from.
-        modulus_gpa: bulk modulus for the steps of the cell.
+        stiffness: against the strains that may change the cell, (D, D), eV/Å³.
         pool: earlier populations, each of another Gaussian.
         current: configurations of the present Gaussian so far, None before the first.
-        found: G and its error, eV per unit cell, of each population of ``pool`` and of ``current``.
+        found: what each population of ``pool`` and ``current`` found.
         history: one entry per batch.
         evaluations: of the model so far.
         lowest_harmonic_thz: lowest frequency of the harmonic start.
@@ -79,10 +92,10 @@ class State:
     cell: Array
     scaled: Array
     phi: Array
-    modulus_gpa: float
+    stiffness: Array
     pool: list[Ensemble] = field(default_factory=list)
     current: Ensemble | None = None
-    found: list[tuple[float, float]] = field(default_factory=list)
+    found: list[Found] = field(default_factory=list)
     history: list[Population] = field(default_factory=list)
     evaluations: int = 0
     lowest_harmonic_thz: float = 0.0
@@ -97,15 +110,19 @@ def save_state(path: Path, state: State, key: str) -> None:
     ensembles = [*state.pool, *([] if state.current is None else [state.current])]
     head = {
         "key": key,
-        "modulus_gpa": state.modulus_gpa,
         "pool": len(state.pool),
         "failed": [e.failed for e in ensembles],
-        "found": state.found,
+        "found": [asdict(one) for one in state.found],
         "history": [asdict(entry) for entry in state.history],
         "evaluations": state.evaluations,
         "lowest_harmonic_thz": state.lowest_harmonic_thz,
     }
-    arrays: dict[str, Any] = {"cell": state.cell, "scaled": state.scaled, "phi": state.phi}
+    arrays: dict[str, Any] = {
+        "cell": state.cell,
+        "scaled": state.scaled,
+        "phi": state.phi,
+        "stiffness": state.stiffness,
+    }
     for number, ensemble in enumerate(ensembles):
         arrays |= {f"{name}_{number}": getattr(ensemble, name) for name in _ARRAYS}
     text = io.BytesIO()
@@ -138,10 +155,13 @@ def load_state(path: Path, key: str) -> State | None:
                 file["cell"],
                 file["scaled"],
                 file["phi"],
-                head["modulus_gpa"],
+                file["stiffness"],
                 ensembles[: head["pool"]],
                 ensembles[head["pool"]] if len(ensembles) > head["pool"] else None,
-                [(g, error) for g, error in head["found"]],
+                [
+                    Found(one["g"], one["g_error"], *map(tuple, (one["stress"], one["stress_error"])))
+                    for one in head["found"]
+                ],
                 [Population(**entry) for entry in head["history"]],
                 head["evaluations"],
                 head["lowest_harmonic_thz"],

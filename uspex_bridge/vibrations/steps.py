@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from ase.stress import voigt_6_to_full_3x3_stress
 
 from uspex_bridge.base.data import Array
-from uspex_bridge.base.units import gpa_to_ev_a3
+from uspex_bridge.vibrations.ensemble import Value
 from uspex_bridge.vibrations.modes import Density, Modes
 from uspex_bridge.vibrations.supercell import Supercell
 
@@ -17,8 +16,6 @@ from uspex_bridge.vibrations.supercell import Supercell
 MOST_MOVE = 0.1
 #: The largest strain at once.
 MOST_STRAIN = 0.03
-#: Shear modulus over bulk modulus, for the step of the cell's shape.
-_SHEAR = 0.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +65,12 @@ class Change:
         ratios = np.clip(self.ratios, 1.0 / 3.0, 3.0)
         return float((potential * (ratios - 1.0 - np.log(ratios))).sum())
 
+    @property
+    def energy(self) -> float:
+        """By about how much the mean potential energies of the modes differ, without their signs, eV."""
+        potential = (self.vectors**2).T @ self.density.potential
+        return float((potential * np.abs(np.clip(self.ratios, 1.0 / 3.0, 3.0) - 1.0)).sum())
+
 
 def bounded(modes: Modes, temperature: float, lattice: Supercell, most: float) -> Density:
     """Return the Gaussian of modes, the soft and imaginary ones stiffened until no atom strays too far.
@@ -95,19 +98,8 @@ def move_centroids(lattice: Supercell, density: Density, forces: Array) -> Super
     return lattice.at(lattice.unit.cell, lattice.unit.scaled + moves @ np.linalg.inv(lattice.unit.cell))
 
 
-def strain_of(stress: Array, pressure_gpa: float, modulus_gpa: float, shape: bool) -> Array:
-    """Return the strain (3, 3) that brings a stress (6,), eV/Å³, to a pressure, by isotropic elasticity.
-
-    Args:
-        stress: ASE's sign.
-        pressure_gpa: target.
-        modulus_gpa: bulk modulus.
-        shape: False changes the volume alone.
-    """
-    excess = voigt_6_to_full_3x3_stress(stress) + gpa_to_ev_a3(pressure_gpa) * np.eye(3)
-    mean = np.trace(excess) / 3.0 * np.eye(3)
-    modulus = gpa_to_ev_a3(modulus_gpa)
-    strain = -mean / (3.0 * modulus)
-    if shape:
-        strain = strain - (excess - mean) / (2.0 * _SHEAR * modulus)
-    return np.asarray(strain * min(1.0, MOST_STRAIN / max(float(np.abs(strain).max()), 1e-12)))
+def strain_cell(cell: Array, strains: Array, wanted: Value) -> Array:
+    """Return a cell (3, 3) that goes along strains (D, 3, 3) as far as is wanted, less what is noise of that."""
+    sizes = wanted.mean**3 / np.maximum(wanted.mean**2 + wanted.error**2, 1e-30)
+    strain = np.tensordot(sizes, strains, 1)
+    return np.asarray(cell @ (np.eye(3) + strain * min(1.0, MOST_STRAIN / max(float(np.abs(strain).max()), 1e-12))))

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import bulk
+from ase.cell import Cell
 from vibrating import emt, gaussian_bound, oscillator, quartic, springs, structure_of
 
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import CalculationError, ConfigError, InputError, Interrupted, Rejected
+from uspex_bridge.base.symmetry import space_group
 from uspex_bridge.base.units import ev_a3_to_gpa
 from uspex_bridge.vibrations.constants import Crystal
 from uspex_bridge.vibrations.harmonic import harmonic
@@ -65,6 +67,21 @@ def test_gold_at_300_k_and_10_gpa():
         assert found.error < 5e-4
         assert found.flags in ((), ("mesh-uncertain",))
         assert "Fm-3m" in found.space_group
+
+
+@pytest.mark.parametrize("strain", [0.03, -0.03])
+def test_a_strained_crystal_returns_to_its_symmetry(strain):
+    """Gold strained along [111]: the angle from 58.69° or 61.33° to the 60° of fcc, G and V those of the fcc start."""
+    axis = np.ones(3) / np.sqrt(3.0)
+    turned = np.eye(3) + strain * (np.outer(axis, axis) - np.eye(3) / 3.0)
+    start = replace(GOLD, cell=GOLD.cell @ turned)
+    assert "R-3m" in space_group(start.symbols, start.cell, start.scaled, 0.05)
+    found = scha(start, emt, AT_10_GPA)
+    assert found.converged, found.reason
+    assert found.space_group == "Fm-3m (225)"
+    assert Cell(found.structure.cell).angles() == pytest.approx(60.0, abs=0.3)
+    assert found.g - found.mesh_correction == pytest.approx(0.9612, abs=2e-4 + 2 * found.history[-1].g_error)
+    assert found.structure.volume == pytest.approx(16.04, abs=0.05)
 
 
 def test_the_pressure_is_minus_the_derivative_of_f():
