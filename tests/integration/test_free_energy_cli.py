@@ -180,6 +180,21 @@ def test_quasi_harmonic_crystals_expand(place, harmonic, monkeypatch):
         assert free(found, name, 300.0, "qha")["g_error"] < 1e-3
 
 
+def test_without_an_element_the_others_have_a_hull(place, harmonic, monkeypatch):
+    """Iron is missing: nickel has its hull, the alloy no place on it; table, JSON and figure say so."""
+    monkeypatch.chdir(place)
+    write("no-iron.extxyz", [image for image in read("structures.extxyz", ":") if set(image.symbols) != {"Fe"}])
+    words = ["no-iron.extxyz", *ASKED[1:], "-T", "0,300", "-o", "no-iron"]
+    found = json.loads(run(*words, "--json"))
+    assert found["stable"]["300"] == ["no-iron.extxyz:EA1"]
+    assert "no entry of pure Fe" in found["problems"]["300"]
+    assert free(found, "EA2", 300.0)["above_hull"] == free(harmonic, "EA2", 300.0)["above_hull"]
+    assert free(found, "EA3", 300.0)["above_hull"] is None
+    text = " ".join(run(*words, "--figures").split())
+    assert "hull of Ni alone at rest, 0 K, 300 K: no entry of pure Fe" in text
+    assert (place / "no-iron" / "free-energy.png").is_file()
+
+
 def test_a_hull_shows_what_is_dynamically_unstable(tmp_path, monkeypatch):
     """Simple cubic nickel with its symmetry kept: flagged in the table, its frequency in JSON."""
     from uspex_bridge.cli.hull import command as hull

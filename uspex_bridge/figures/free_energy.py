@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from ase.dft.kpoints import parse_path_string
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from uspex_bridge.base.data import Array
+from uspex_bridge.base.words import counted
 from uspex_bridge.figures import style
 from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase
-from uspex_bridge.results.free_energy_tables import names_of
+from uspex_bridge.results.free_energy_tables import names_of, theory_of
 from uspex_bridge.vibrations.dispersion import Dispersion, Mesh
 from uspex_bridge.vibrations.modes import THZ_PER_EV
 from uspex_bridge.vibrations.supercell import Supercell, Symmetry
@@ -22,7 +24,7 @@ from uspex_bridge.vibrations.supercell import Supercell, Symmetry
 #: Phases whose lines are drawn, nearest a hull first, and phases whose phonons are.
 _MOST_LINES, _MOST_PHONONS = 12, 12
 #: Points along the band path, and length of the mesh of the density of states, Å.
-_POINTS, _LENGTH = 200, 60.0
+_POINTS, _LENGTH = 400, 60.0
 #: Part of the path that two ticks must be apart for both to have a name.
 _APART = 0.04
 
@@ -33,9 +35,10 @@ def save_all(answer: FreeEnergies, out: Path) -> Iterator[Path]:
     Raises:
         OutputError: one cannot be written.
     """
-    path = out / "free-energy.png"
-    style.save(draw(answer), path)
-    yield path
+    if answer.hulls:
+        path = out / "free-energy.png"
+        style.save(draw(answer), path)
+        yield path
     chosen = [phase for phase in _nearest(answer) if _files(phase, answer, out)][:_MOST_PHONONS]
     called = names_of(answer)
     for phase in chosen:
@@ -64,7 +67,7 @@ def draw(answer: FreeEnergies, *, width: float = style.PAGE) -> Figure:
         width: mm.
     """
     hulls = [hull for hull in answer.hulls.values() if len(hull.names) == 2]
-    figure = style.new_figure(width, 0.42)
+    figure = style.new_figure(width, 0.46)
     left, *right = figure.subplots(1, 2 if hulls else 1, squeeze=False)[0]
     called = names_of(answer)
     for k, phase in enumerate(_nearest(answer)[:_MOST_LINES]):
@@ -91,13 +94,23 @@ def draw(answer: FreeEnergies, *, width: float = style.PAGE) -> Figure:
     left.set_ylabel("above the hull of $G$ (meV/atom)")
     left.set_ylim(bottom=min(-0.5, left.get_ylim()[0]))
     if left.has_data():
-        left.legend(ncols=2 if right else 3, fontsize=5.5)
+        figure.legend(
+            *left.get_legend_handles_labels(), loc="outside lower center", ncols=6 if right else 4, fontsize=5.5
+        )
     if right:
         _hulls(right[0], answer)
-    unstable = sum(phase.unstable for phase in answer.phases)
-    if unstable and answer.method == "harmonic":
-        style.note(figure, f"{unstable} phases with imaginary modes have no harmonic free energy and are left out")
+    style.head(figure, f"{answer.pressure_gpa:g} GPa", theory_of(answer), _left_out(answer))
     return figure
+
+
+def _left_out(answer: FreeEnergies) -> str:
+    """Say how many phases are in no hull of free energies for what they are."""
+    unstable = sum(phase.unstable for phase in answer.phases) if answer.method == "harmonic" else 0
+    said = [f"{counted(unstable, 'phase')} with imaginary modes"] if unstable else []
+    widest = max(answer.hulls.values(), key=lambda hull: len(hull.outside), default=None)
+    if widest is not None and widest.outside:
+        said.append(f"{counted(len(widest.outside), 'phase')} not made of {', '.join(widest.names)}")
+    return f"left out: {' and '.join(said)}" if said else ""
 
 
 def _hulls(axes: Axes, answer: FreeEnergies) -> None:
@@ -142,26 +155,19 @@ def draw_phonons(phase: ThermalPhase, files: dict[str, Path], *, width: float = 
     """
     figure = style.new_figure(width, 0.75)
     bands, states = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
-    path = None
-    for k, (label, file) in enumerate(files.items()):
-        phi, lattice = read_phonons(file)
+    drawn = [(label, *read_phonons(file)) for label, file in files.items()]
+    points, places, ticks, names = _path(drawn[0][2])
+    for k, (label, phi, lattice) in enumerate(drawn):
         dispersion, colour = Dispersion(phi, lattice), style.PALETTE[k]
-        if path is None:
-            path = Supercell(lattice.unit, lattice.masses).atoms().cell.bandpath(npoints=_POINTS)
-            distances, ticks, names = _axis(path)
-            ends = np.flatnonzero(np.diff(distances) < 1e-9) + 1  # the path goes on elsewhere: no line there
-            distances = np.insert(distances, ends, np.nan)
-        energies = np.insert(THZ_PER_EV * dispersion.energies(np.array(path.kpts)), ends, np.nan, axis=0)
-        lines = bands.plot(distances, energies, color=colour, lw=0.7)
+        lines = bands.plot(places, THZ_PER_EV * dispersion.energies(points), color=colour, lw=0.7)
         lines[0].set_label(label)
         values, density = _density(dispersion, lattice)
         states.plot(density, values, color=colour, lw=0.8)
         states.fill_betweenx(values, 0.0, density, color=colour, alpha=0.15, lw=0)
-    assert path is not None
     for tick in ticks:
         bands.axvline(tick, color=style.GRID, lw=0.5, zorder=0)
     bands.set_xticks(ticks, names)
-    bands.set_xlim(distances[0], distances[-1])
+    bands.set_xlim(0.0, ticks[-1])
     for axes in (bands, states):
         axes.axhline(0.0, color=style.PALE, lw=0.6, zorder=0)
     bands.set_ylabel("frequency (THz)")
@@ -170,22 +176,50 @@ def draw_phonons(phase: ThermalPhase, files: dict[str, Path], *, width: float = 
     if len(files) > 1:
         bands.legend(loc="upper right")
     title = f"{style.subscripts(phase.formula)} {style.group_text(phase.group)}"
+    if phase.entry.pressure_gpa is not None:
+        title += f", {phase.entry.pressure_gpa:g} GPa"
     figure.suptitle(title, fontsize=7.5)
     return figure
 
 
-def _axis(path: Any) -> tuple[Array, list[float], list[str]]:
-    """Return where the points of a band path lie, and where its ticks are with their names: ``X|M`` where it jumps."""
-    distances, places, words = path.get_linear_kpoint_axis()
-    named: dict[float, str] = {}
-    for place, word in zip(np.round(places, 9), words, strict=True):
-        name = "Γ" if word == "G" else style.subscripts(str(word))
-        named[float(place)] = f"{named[float(place)]}|{name}" if float(place) in named else name
-    names, room = list(named.values()), _APART * float(distances[-1])
+def _path(lattice: Supercell) -> tuple[Array, Array, list[float], list[str]]:
+    """Return wave vectors along a band path and where they lie, NaN between its parts, then its ticks and their names.
+
+    Two points between which the path jumps share a tick, as in ``X|M``.
+    """
+    path = Supercell(lattice.unit, lattice.masses).atoms().cell.bandpath(npoints=0)
+    reciprocal, here = np.linalg.inv(lattice.unit.cell).T, 0.0
+    parts = parse_path_string(path.path)
+    ends = [path.special_points[name] for part in parts for name in part]
+    whole = sum(np.linalg.norm((b - a) @ reciprocal) for a, b in pairwise(ends))
+    points: list[Array] = []
+    places: list[float] = []
+    ticks: list[float] = []
+    names: list[str] = []
+    for part in parts:
+        if names:
+            names[-1] += f"|{_symbol(part[0])}"
+            points.append(ends[0])
+            places.append(np.nan)
+        else:
+            ticks, names = [here], [_symbol(part[0])]
+        for start, end in pairwise(part):
+            first, last = path.special_points[start], path.special_points[end]
+            length = float(np.linalg.norm((last - first) @ reciprocal))
+            share = np.linspace(0.0, 1.0, max(2, round(_POINTS * length / whole)))
+            points += list(first + share[:, None] * (last - first))
+            places += list(here + share * length)
+            here += length
+            ticks.append(here)
+            names.append(_symbol(end))
     for k in range(1, len(names)):
-        if list(named)[k] - list(named)[k - 1] < room:
+        if ticks[k] - ticks[k - 1] < _APART * here:
             names[k] = ""  # it would stand on the one before
-    return np.asarray(distances), list(named), names
+    return np.array(points), np.array(places), ticks, names
+
+
+def _symbol(name: str) -> str:
+    return "Γ" if name == "G" else style.subscripts(name)
 
 
 def _density(dispersion: Dispersion, lattice: Supercell) -> tuple[Array, Array]:

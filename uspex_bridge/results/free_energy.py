@@ -91,8 +91,9 @@ class FreeEnergies:
         temperatures: K.
         phases: by distance to the hull at rest.
         at_rest: the hull of enthalpies, None where none can be built.
-        hulls: at each temperature; those that cannot be built are left out.
-        problems: why a hull cannot be built, by temperature; None is the one at rest.
+        hulls: at each temperature; those that cannot be built are left out. Where an element has no free energy, the
+            hull is that of the others alone.
+        problems: why a hull of all cannot be built, by temperature; None is the one at rest.
         left: names of the phases that ``promote`` kept out of the self-consistent calculations.
         followed: what the lowest modes of unstable phases lead to, where that was asked.
         failed: structures that could not be relaxed.
@@ -115,13 +116,17 @@ class FreeEnergies:
 
     def above(self, name: str, temperature: float | None) -> float:
         """Distance to the hull at a temperature, at rest for None, eV/atom; NaN where there is none."""
-        hull = self.at_rest if temperature is None else self.hulls.get(temperature)
+        hull = self.hull(temperature)
         point = None if hull is None else hull.by_name.get(name)
         return math.nan if point is None else point.above
 
+    def hull(self, temperature: float | None) -> Hull | None:
+        """Return the hull at a temperature, at rest for None."""
+        return self.at_rest if temperature is None else self.hulls.get(temperature)
+
     def stable(self, temperature: float | None) -> list[Entry]:
         """Corners of a hull, none where it cannot be built."""
-        hull = self.at_rest if temperature is None else self.hulls.get(temperature)
+        hull = self.hull(temperature)
         return [] if hull is None else [point.entry for point in hull.vertices]
 
 
@@ -178,7 +183,8 @@ def free_energies(
             return build_hull(entries, question.components, blocks)
         except (InputError, ConfigError) as error:
             problems[at] = str(error)
-            return None
+        pure = sorted({entry.reduced[0][0] for entry in entries if entry.valid and len(entry.reduced) == 1})
+        return build_hull(entries, pure) if pure and question.components is None else None
 
     phases = _with(phases, list(phases), "harmonic", task, observe)
     followed: list[Followed] = []

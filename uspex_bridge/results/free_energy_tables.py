@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from uspex_bridge.base.formulas import formula_of
@@ -11,6 +11,7 @@ from uspex_bridge.base.tables import layout, wrapped
 from uspex_bridge.base.words import counted, short_names
 from uspex_bridge.results.following import Followed
 from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase
+from uspex_bridge.results.hull import Hull
 from uspex_bridge.results.model import Entry
 
 #: Temperatures that stand side by side in the table.
@@ -114,36 +115,54 @@ def _with_error(answer: FreeEnergies, phase: ThermalPhase, temperature: float) -
 
 
 def _changes(answer: FreeEnergies, called: Callable[[Entry], str]) -> list[str]:
-    said = []
-    before = {entry.name: entry for entry in answer.stable(None)}
+    def named(entries: Iterable[Entry]) -> str:
+        return ", ".join(f"{called(entry)} {formula_of(entry.reduced)}" for entry in entries)
+
+    said, before = [], {entry.name: entry for entry in answer.stable(None)}
     for temperature in answer.temperatures:
-        if temperature not in answer.hulls:
-            said.append(f"no hull at {temperature:g} K: {answer.problems.get(temperature, 'nothing to build it from')}")
+        if (hull := answer.hull(temperature)) is None:
             continue
         now = {entry.name: entry for entry in answer.stable(temperature)}
-        came = [f"{called(e)} {formula_of(e.reduced)}" for name, e in now.items() if name not in before]
-        went = [f"{called(e)} {formula_of(e.reduced)}" for name, e in before.items() if name not in now]
-        listed = ", ".join(f"{called(e)} {formula_of(e.reduced)}" for e in now.values())
-        text = f"stable at {temperature:g} K: {listed}"
+        came = [entry for name, entry in now.items() if name not in before]
+        went = [entry for name, entry in before.items() if name not in now and not _outside(entry, hull)]
+        text = f"stable at {temperature:g} K: {named(now.values())}"
         if came or went:
-            text += f" (new against rest: {', '.join(came) or 'none'}; no longer: {', '.join(went) or 'none'})"
+            text += f" (new against rest: {named(came) or 'none'}; no longer: {named(went) or 'none'})"
         said.append(text)
-    if answer.at_rest is None:
-        said.insert(0, f"no hull at rest: {answer.problems.get(None)}")
-    return said
+    return _without_hull(answer) + said
+
+
+def _outside(entry: Entry, hull: Hull) -> bool:
+    """Tell whether an entry has elements that a hull leaves out."""
+    elements = {symbol for component in hull.components for symbol, _ in component}
+    return not {symbol for symbol, _ in entry.composition} <= elements
+
+
+def _without_hull(answer: FreeEnergies) -> list[str]:
+    """Return why there are hulls of some components alone, or none at all, each reason once."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for at in (None, *answer.temperatures):
+        if (why := answer.problems.get(at)) is not None or answer.hull(at) is None:
+            hull = answer.hull(at)
+            what = "no hull" if hull is None else f"hull of {', '.join(hull.names)} alone"
+            where.setdefault((what, why or "nothing to build it from"), []).append(
+                "rest" if at is None else f"{at:g} K"
+            )
+    return [f"{what} at {', '.join(places)}: {why}" for (what, why), places in where.items()]
 
 
 def _flagged(answer: FreeEnergies, called: Callable[[Entry], str]) -> list[str]:
     """Return what puts single free energies in doubt, and why others are missing."""
-    said: dict[str, None] = {}
+    said: dict[tuple[str, str], list[str]] = {}
     for phase in answer.phases:
         for (method, temperature), line in phase.lines.items():
-            where = f"{called(phase.entry)} ({method}, {temperature:g} K)"
+            who = f"{called(phase.entry)} ({method}"
             if line["status"] in ("rejected", "failed") and line.get("code") != "unstable":
-                said[f"failed: {called(phase.entry)} ({method}): {line['reason']}"] = None
+                said[f"failed: {who})", line["reason"]] = []
             elif line.get("flags"):
-                said[f"{where}: {' '.join(line['flags'])}; {line['reason']}"] = None
-    return list(said)
+                why = "" if method == "harmonic" else f"; {line['reason']}"
+                said.setdefault((who, f"{' '.join(line['flags'])}{why}"), []).append(f"{temperature:g}")
+    return [f"{who}, {', '.join(at)} K): {what}" if at else f"{who}: {what}" for (who, what), at in said.items()]
 
 
 def document(answer: FreeEnergies) -> dict[str, Any]:
