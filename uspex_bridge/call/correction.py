@@ -22,7 +22,7 @@ from uspex_bridge.call.config import Config
 from uspex_bridge.call.free_energy import evaluator, interrupting
 from uspex_bridge.call.many import close_models, kept_models
 from uspex_bridge.call.record_line import reason_of, weights_state
-from uspex_bridge.call.thermal import CONFIGURATIONS, FreeEnergyTask, kept_lines
+from uspex_bridge.call.thermal import PHONONS, FreeEnergyTask, kept_lines
 from uspex_bridge.models.cards import model_name
 from uspex_bridge.vibrations.correction import FEWEST, correct
 from uspex_bridge.vibrations.modes import Density, Modes
@@ -53,7 +53,7 @@ class Drawn:
 
     @classmethod
     def read(cls, path: Path, temperature: float) -> Drawn:
-        """Read a file that :func:`uspex_bridge.call.free_energy.configurations` wrote.
+        """Read a file that :func:`uspex_bridge.call.thermal.free_energies` wrote.
 
         Raises:
             InputError: it is not there or damaged.
@@ -175,7 +175,7 @@ def _compute(job: _Job) -> dict[str, Any]:
 
 
 def _corrected(job: _Job) -> dict[str, Any]:
-    drawn = Drawn.read(job.out / CONFIGURATIONS / f"{job.line['key']}.npz", job.line["temperature"])
+    drawn = Drawn.read(job.out / PHONONS / f"{job.line['key']}.npz", job.line["temperature"])
     if job.second.config is None:
         places, energies, level = _labelled(drawn, job.second.labels)
     else:
@@ -263,7 +263,7 @@ def harvest(lines: Iterable[Mapping[str, Any]], out: Path, number: int) -> list[
     """
     found = []
     for line in lines:
-        drawn = Drawn.read(out / CONFIGURATIONS / f"{line['key']}.npz", line["temperature"])
+        drawn = Drawn.read(out / PHONONS / f"{line['key']}.npz", line["temperature"])
         name = line["name"].rpartition(":")[2]
         for count, atoms in enumerate(drawn.atoms(drawn.some(number))):
             atoms.info["name"] = f"{name}-{line['temperature']:g}K-{line['pressure_gpa']:g}GPa-{count}"

@@ -285,9 +285,3 @@ def _report(
 def spectrum(phi: Array, lattice: Supercell) -> dict[str, Any]:
     """Return what a file keeps of phonons: force constants and the supercell they belong to."""
     return {"phi": phi} | lattice.arrays
-
-
-def configurations(found: FreeEnergy) -> dict[str, Any]:
-    """Return what a file keeps of the configurations that a self-consistent free energy is averaged over."""
-    drawn = found.ensemble
-    return spectrum(found.phi, found.lattice) | {"displacements": drawn.displacements, "energies": drawn.energies}

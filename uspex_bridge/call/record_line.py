@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from uspex_bridge.base.data import RelaxResult, Structure
+from uspex_bridge.base.data import Frame, RelaxResult, Structure
 from uspex_bridge.base.errors import BridgeError, Rejected
 from uspex_bridge.base.version import version
 from uspex_bridge.call import record_file
@@ -58,7 +58,7 @@ class RecordLine:
             "ediffg": intent.ediffg,
             "protocol": plan.protocol,
             "key": self.key,
-            "input": _geometry(structure.symbols, structure.cell, structure.scaled),
+            "input": geometry(structure.symbols, structure),
             "versions": {"uspex_bridge": version(), "python": platform.python_version()},
         }
         if config.accept_range:
@@ -128,7 +128,7 @@ class RecordLine:
             "stages": [asdict(stage) for stage in result.stages],
             "models": result.models,
             **({} if result.free_energy is None else {"free_energy": result.free_energy}),
-            "output": _geometry(self.symbols, final.cell, final.scaled)
+            "output": geometry(self.symbols, final)
             | {"forces": final.forces.round(6).tolist(), "stress": final.stress.tolist()},
         }
         if final.magmoms is not None:
@@ -199,5 +199,6 @@ def weights_state(name: str, config: Config) -> tuple[object, ...]:
     return (settings, package, state.st_size, state.st_mtime_ns) if state else (settings, package)
 
 
-def _geometry(symbols: tuple[str, ...], cell: Any, scaled: Any) -> dict[str, Any]:
-    return {"symbols": list(symbols), "cell": cell.tolist(), "scaled": scaled.tolist()}
+def geometry(symbols: tuple[str, ...], place: Structure | Frame) -> dict[str, Any]:
+    """Return cell and atoms as the record keeps them."""
+    return {"symbols": list(symbols), "cell": place.cell.tolist(), "scaled": place.scaled.tolist()}

@@ -21,9 +21,9 @@ from uspex_bridge.base.units import pv_energy
 from uspex_bridge.call import record_file
 from uspex_bridge.call.choice import choose_protocol
 from uspex_bridge.call.config import Config
-from uspex_bridge.call.free_energy import configurations, downhill_of, harmonic_of, refuse_imaginary, scha_of, spectrum
+from uspex_bridge.call.free_energy import downhill_of, harmonic_of, refuse_imaginary, scha_of, spectrum
 from uspex_bridge.call.many import RelaxTask, close_models, kept_models
-from uspex_bridge.call.record_line import reason_of, weights_state
+from uspex_bridge.call.record_line import geometry, reason_of, weights_state
 from uspex_bridge.call.run import Models, relax_structure
 from uspex_bridge.models.cards import model_name
 from uspex_bridge.relaxation.protocol import FreeEnergyStep, Plan, make_plan
@@ -33,10 +33,9 @@ from uspex_bridge.vibrations.qha import at_volumes, quasi_harmonic
 from uspex_bridge.vibrations.upscale import small_state
 
 Method = Literal["harmonic", "qha", "scha"]
-#: Lines of what was computed, and folders of phonons and of what a calculation goes on from, in the task's folder.
+#: Lines of what was computed, and folders of phonons, with the configurations that ``scha`` averaged over, and of what
+#: a calculation goes on from, in the task's folder.
 LINES, PHONONS, STATES = "free-energy.jsonl", "phonons", "state"
-#: Folder of the configurations that ``scha`` averaged over.
-CONFIGURATIONS = "configurations"
 #: All that phonons hang on of what is asked; the rest is for ``scha``.
 _OF_PHONONS = ("supercell", "min_image", "mesh", "isotopes", "seed")
 #: eV/Å, forces left at rest before phonons are computed.
@@ -132,7 +131,7 @@ def free_energies(structures: Iterable[Rest], method: Method, task: FreeEnergyTa
         OutputError: the folder cannot be written.
     """
     with writing(task.out):
-        for name in (PHONONS, STATES, CONFIGURATIONS):
+        for name in (PHONONS, STATES):
             (task.out / name).mkdir(parents=True, exist_ok=True)
     protocol, _ = choose_protocol(task.config)
     plan = make_plan(replace(protocol, free_energy=None), Intent(pressure_gpa=task.pressure), task.config.stages)
@@ -155,9 +154,8 @@ def free_energies(structures: Iterable[Rest], method: Method, task: FreeEnergyTa
             yield from known
             known.clear()
             outcome = _Outcome(_failed(job, found)) if isinstance(found, BridgeError) else found
-            for folder, content in ((PHONONS, outcome.phonons), (CONFIGURATIONS, outcome.configurations)):
-                if content:
-                    write_whole(task.out / folder / f"{job.key}.npz", content)
+            if outcome.phonons:
+                write_whole(task.out / PHONONS / f"{job.key}.npz", outcome.phonons)
             jsonl.append(task.out / LINES, *outcome.lines)
             yield from outcome.lines
         yield from known
@@ -199,17 +197,16 @@ class _Job:
     def told_by(self, line: Mapping[str, Any]) -> bool:
         """Tell whether a line that is there already says all that is asked."""
         if self.method == "scha" and "g" in line:
-            return (self.task.out / CONFIGURATIONS / f"{self.key}.npz").is_file()
+            return (self.task.out / PHONONS / f"{self.key}.npz").is_file()
         return not (self.task.follow and line.get("code") == "unstable") or "downhill" in line
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Lines of a job, and the files of its phonons and configurations where it has any."""
+    """Lines of a job, and the file of its phonons where it has any."""
 
     lines: list[dict[str, Any]]
     phonons: bytes = b""
-    configurations: bytes = b""
 
 
 def _compute(job: _Job) -> _Outcome:
@@ -249,7 +246,7 @@ def _harmonic(job: _Job, model: Any, halter: Halter) -> _Outcome:
         lines = [line | summary for line in _failed(job, refusal)]
         if job.task.follow:
             lower = downhill_of(phonons, model, halter)
-            lines = [line | {"downhill": None if lower is None else _geometry(lower)} for line in lines]
+            lines = [line | {"downhill": None if lower is None else geometry(lower.symbols, lower)} for line in lines]
     else:
         flags = ["imaginary-between"] if phonons.imaginary_between else []
         for temperature in job.temperatures:
@@ -307,15 +304,17 @@ def _scha(job: _Job, model: Any, halter: Halter) -> _Outcome:
     found = scha_of(job.rest.structure, model, asked, job.plan, halt, state)
     for path in () if stopped else (state, small_state(state)):
         path.unlink(missing_ok=True)
-    line = _base(job, temperature) | found.summary() | {"structure": _geometry(found.structure)}
+    crystal = found.structure
+    line = _base(job, temperature) | found.summary() | {"structure": geometry(crystal.symbols, crystal)}
     phonons = spectrum(found.phi, found.lattice)
+    phonons |= {"displacements": found.ensemble.displacements, "energies": found.ensemble.energies}
     density = Density(Modes.of(found.phi, found.lattice.all_masses), temperature)
     if (curved := hessian(found.lattice, density, found.ensemble)) is not None:
         line |= curved.summary()
         phonons["hessian"] = curved.phi
     line |= {"status": "converged" if found.converged else "unconverged"}
     line |= {"stopped": stopped[0]} if stopped else {}
-    return _Outcome([line], _packed(phonons), _packed(configurations(found)))
+    return _Outcome([line], _packed(phonons))
 
 
 def _base(job: _Job, temperature: float) -> dict[str, Any]:
@@ -334,14 +333,6 @@ def _base(job: _Job, temperature: float) -> dict[str, Any]:
 
 def _failed(job: _Job, error: BridgeError) -> list[dict[str, Any]]:
     return [_base(job, temperature) | reason_of(error) | {"flags": []} for temperature in job.temperatures]
-
-
-def _geometry(structure: Structure) -> dict[str, Any]:
-    return {
-        "symbols": list(structure.symbols),
-        "cell": structure.cell.tolist(),
-        "scaled": structure.scaled.tolist(),
-    }
 
 
 def _packed(arrays: dict[str, Any]) -> bytes:

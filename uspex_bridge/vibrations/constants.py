@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -123,8 +123,7 @@ class Crystal:
 
         Args:
             structure: the crystal, at rest at 0 K.
-            repeats: cells along each lattice vector, None for the smallest with images ``min_image`` Å apart; twice as
-                many where it would be one atom, which has no vibrations.
+            repeats: cells along each lattice vector, see :func:`choose_repeats`.
             min_image: shortest distance between images, Å.
             isotopes: masses in amu in place of the elements' means.
             symprec: tolerance of its symmetry, Å.
@@ -136,9 +135,7 @@ class Crystal:
         """
         masses = masses_of(structure.symbols, isotopes)
         exact = symmetrised(structure, symprec)
-        lattice = Supercell(exact, masses, repeats or choose_repeats(exact, min_image))
-        if len(lattice) == 1:
-            lattice = replace(lattice, repeats=(2, 2, 2))
+        lattice = Supercell(exact, masses, choose_repeats(exact, min_image, repeats))
         symmetry = Symmetry.of(lattice)
         return cls(lattice, symmetry, Regression(lattice, symmetry))
 

@@ -23,7 +23,7 @@ from uspex_bridge.vibrations.surrogate import Surrogate
 _SAME_G = 0.5
 #: Configurations of an earlier population are used again where the cell has since been strained by less than the first,
 #: and where the second, an ordinary Grüneisen parameter, lets force constants of the strained cell cost little of G.
-_REUSED_STRAIN, _GRUNEISEN = 0.02, 2.0
+_REUSED_STRAIN, GRUNEISEN = 0.02, 2.0
 #: A surrogate helps where it leaves less than this share of the variance of configurations that it has not seen.
 _USEFUL = 0.5
 #: Largest factor between the stiffnesses of fitted force constants and the Gaussian's, for the mesh correction.
@@ -191,7 +191,7 @@ class Estimates:
         """Return the populations that force constants of the present cell may be fitted to."""
         strains = [np.abs(np.linalg.solve(state.cell, e.cell) - np.eye(3)).max() for e in state.pool]
         # A strain x changes stiffnesses by 6γx, which costs the potential energy of the modes times (6γx)² / 2.
-        cost = 0.5 * (6.0 * _GRUNEISEN) ** 2 * float(self.density(state.phi).potential.sum())
+        cost = 0.5 * (6.0 * GRUNEISEN) ** 2 * float(self.density(state.phi).potential.sum())
         most = min(_REUSED_STRAIN, float(np.sqrt(0.5 * self.goal / cost)))
         near = [e for e, strain in zip(state.pool, strains, strict=True) if strain < most]
         return near if state.current is None else [*near, state.current]

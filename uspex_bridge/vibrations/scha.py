@@ -24,7 +24,7 @@ from uspex_bridge.vibrations.constants import Crystal
 from uspex_bridge.vibrations.dispersion import Dispersion, Mesh
 from uspex_bridge.vibrations.elastic import stiffness, strained
 from uspex_bridge.vibrations.ensemble import Averages, Evaluate, Value, draw, evaluated
-from uspex_bridge.vibrations.estimates import Estimates
+from uspex_bridge.vibrations.estimates import GRUNEISEN, Estimates
 from uspex_bridge.vibrations.harmonic import force_constants
 from uspex_bridge.vibrations.modes import THZ_PER_EV, Modes
 from uspex_bridge.vibrations.report import FreeEnergy
@@ -273,7 +273,8 @@ class _Scha:
         cell = strain_cell(state.cell, self.estimates.strains, self.estimates.strain(state))
         state.pool.append(state.current)
         state.current = None
-        state.cell, state.scaled, state.phi = cell, lattice.unit.scaled, density.phi
+        growth = np.linalg.det(cell) / np.linalg.det(lattice.unit.cell)
+        state.cell, state.scaled, state.phi = cell, lattice.unit.scaled, density.phi * growth ** (-2.0 * GRUNEISEN)
 
     # The result.
 

@@ -178,12 +178,21 @@ def symmetrised(structure: Structure, symprec: float) -> Structure:
     return replace(structure, cell=atoms.cell.array, scaled=atoms.get_scaled_positions(wrap=False))
 
 
-def choose_repeats(structure: Structure, min_image: float) -> Repeats:
+def choose_repeats(structure: Structure, min_image: float, asked: Repeats | None = None) -> Repeats:
     """Return the smallest supercell whose images are at least ``min_image`` Å apart and that keeps the point group.
+
+    One atom has no vibrations: the smallest supercell has two at least.
+
+    Args:
+        structure: its symmetry exact.
+        min_image: Å.
+        asked: the supercell that is wanted instead, doubled along each vector where it is one atom.
 
     Raises:
         ConfigError: it would need more than 12 cells along a lattice vector.
     """
+    if asked is not None:
+        return (2, 2, 2) if np.prod(asked) * len(structure) == 1 else asked
     rotations = prep_symmetry(to_atoms(replace(structure, free=None)), symprec=EXACT)[0]
     most = [
         min(MOST_REPEATS, int(np.ceil(min_image / length)) + 2) for length in np.linalg.norm(structure.cell, axis=1)
@@ -194,6 +203,6 @@ def choose_repeats(structure: Structure, min_image: float) -> Repeats:
         if np.abs(turned - np.rint(turned)).max() > 1e-9:
             continue
         shortest = np.linalg.norm(minkowski_reduce(structure.cell * scale[:, None])[0], axis=1).min()
-        if shortest >= min_image - 1e-6 and np.prod(repeats) * len(structure) > 1:  # one atom has no vibrations
+        if shortest >= min_image - 1e-6 and np.prod(repeats) * len(structure) > 1:
             return (int(repeats[0]), int(repeats[1]), int(repeats[2]))
     raise ConfigError(f"min_image = {min_image:g} Å needs more than {MOST_REPEATS} cells along a lattice vector")

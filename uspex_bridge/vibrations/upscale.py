@@ -46,6 +46,7 @@ def upscaled(
     Raises:
         ConfigError, ModelError, InputError, Rejected, CalculationError, Interrupted: see there.
     """
+    structure = symmetrised(structure, settings.symprec)
     small, large = _sizes(structure, settings)
     settings = replace(settings, repeats=large)
     if small == large:
@@ -69,8 +70,7 @@ def small_state(state: Path) -> Path:
 
 
 def _sizes(structure: Structure, settings: Settings) -> tuple[Repeats, Repeats]:
-    """Return the small and the large supercell."""
-    exact = symmetrised(structure, settings.symprec)
-    large = settings.repeats or choose_repeats(exact, settings.min_image)
-    small = (1, 1, 1) if len(exact) >= _CELL_ALONE else choose_repeats(exact, 0.5 * settings.min_image)
+    """Return the small and the large supercell of a structure whose symmetry is exact."""
+    large = choose_repeats(structure, settings.min_image, settings.repeats)
+    small = choose_repeats(structure, 0.5 * settings.min_image, (1, 1, 1) if len(structure) >= _CELL_ALONE else None)
     return (large if np.prod(small) >= np.prod(large) else small), large
