@@ -1,6 +1,6 @@
 """Do small searches end without a hole or a saddle point that nobody marked?
 
-    python benchmarks/searches.py --work DIR [--protocols embedded,single,fast,paper] [--generations 2]
+    python benchmarks/searches.py --work DIR [--protocols embedded,single] [--systems Si] [--pressures 50,150]
 
 One search for each protocol, system and pressure, driven as USPEX's MATLAB line drives one, with one step that relaxes
 everything. `single` runs CHGNet-hp; `fast` and `paper` run the demo weights and thus Ca-Fe-Ni alone. The phases that
@@ -42,7 +42,7 @@ from emulators.search import Individual, Search, above_hull  # noqa: E402
 import uspex_bridge  # noqa: E402
 
 SYSTEMS = {"Si": ("Si",), "Ca-Fe-Ni": ("Ca", "Fe", "Ni"), "Mg-Si-O": ("Mg", "Si", "O"), "La-H": ("La", "H")}
-PRESSURES = (0.0, 50.0, 150.0)
+PRESSURES = "0,50,150"
 WEIGHTS = ROOT / "examples" / "demo_weights"
 #: Winners of a search that are tried, the lowest of each composition on its hull; displacement, Å; what is a saddle,
 #: eV/atom; steps of the restart.
@@ -80,13 +80,13 @@ class Place:
         return uspex_bridge.load_model("chgnet" if self.protocol == "embedded" else "chgnet-hp").calculator
 
 
-def places(protocols: list[str]) -> Iterator[Place]:
-    """Yield the searches, the protocols by turns."""
-    for pressure in PRESSURES:
-        for system in SYSTEMS:
-            for protocol in protocols:
+def places(protocols: str, systems: str, pressures: str) -> Iterator[Place]:
+    """Yield the searches of some protocols, systems and pressures (lists with commas), the protocols by turns."""
+    for pressure in pressures.split(","):
+        for system in systems.split(","):
+            for protocol in protocols.split(","):
                 if protocol in ("embedded", "single") or system == "Ca-Fe-Ni":
-                    yield Place(protocol, system, pressure)
+                    yield Place(protocol, system, float(pressure))
 
 
 def search(place: Place, folder: Path, generations: int, population: int, launch: Launch) -> tuple[Search, str]:
@@ -198,13 +198,15 @@ def table(rows: list[dict[str, Any]]) -> str:
 @click.command(help=__doc__)
 @click.option("--work", type=click.Path(path_type=Path, file_okay=False), required=True)
 @click.option("--protocols", default="embedded,single,fast,paper", show_default=True)
+@click.option("--systems", default=",".join(SYSTEMS), show_default=True)
+@click.option("--pressures", default=PRESSURES, show_default=True, help="GPa.")
 @click.option("--generations", default=2, show_default=True)
 @click.option("--population", default=4, show_default=True)
-def main(work: Path, protocols: str, generations: int, population: int) -> None:
+def main(work: Path, protocols: str, systems: str, pressures: str, generations: int, population: int) -> None:
     """Run what is missing and print the table."""
     rows = []
     with ForkServer() as server:
-        for place in places(protocols.split(",")):
+        for place in places(protocols, systems, pressures):
             done = work / f"{place.name}.json"
             if not done.exists():
                 folder = (work / place.name).resolve()

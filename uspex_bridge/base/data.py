@@ -33,6 +33,7 @@ class Structure:
         scaled: fractional coordinates, (N, 3), not wrapped.
         comment: first line of the POSCAR (USPEX's ``EA<ID>`` label).
         free: which fractional coordinates may move, (N, 3), or None where all may (selective dynamics).
+        contradicted: what its file says of it that its atoms contradict, a sentence; empty where nothing.
     """
 
     symbols: tuple[str, ...]
@@ -40,6 +41,7 @@ class Structure:
     scaled: Array
     comment: str = ""
     free: NDArray[np.bool_] | None = None
+    contradicted: str = ""
 
     def __len__(self) -> int:
         return len(self.symbols)

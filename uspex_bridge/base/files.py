@@ -26,12 +26,15 @@ FURTHER_OUTPUTS = ("EIGENVAL", "DOSCAR")
 OUTPUTS = {"vasp": (*VASP_OUTPUTS, *FURTHER_OUTPUTS), "external": EXTERNAL_OUTPUTS}
 #: First bytes of compressed files -> the module that unpacks them.
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\0": "lzma"}
+#: First bytes of what has to be unpacked by hand -> what it is.
+_PACKED = {b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x9d": "compress", b"7z\xbc\xaf\x27\x1c": "7z"}
 
 
 def read_text(path: Path) -> str:
     """Return the text of a file: UTF-8, with a mark or without, or UTF-16; compressed by gzip, bzip2 or xz, or not.
 
-    Bytes that are none of that are kept as marks, since only names and numbers matter.
+    Bytes that are none of that are kept as marks, since only names and numbers matter. Where carriage returns alone end
+    the lines, as on old Macintoshes, they become newlines.
 
     Raises:
         InputError: the file is missing, is a folder, a pipe or a device, cannot be read, or holds a NUL byte.
@@ -43,7 +46,7 @@ def read_text(path: Path) -> str:
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise InputError(f"{path}, line {line}: contains a NUL byte: the file is damaged")
-    return text
+    return text if "\n" in text else text.replace("\r", "\n")
 
 
 def _utf16(data: bytes) -> str | None:
@@ -80,6 +83,9 @@ def _decompressed(path: Path, data: bytes) -> bytes:
             except (OSError, EOFError, ValueError, ImportError) as error:
                 raise InputError(f"{path}: looks compressed, but cannot be unpacked: {error}") from None
             return unpacked
+    for mark, kind in _PACKED.items():
+        if data.startswith(mark):
+            raise InputError(f"{path}: is packed by {kind}; unpack it first")
     return data
 
 

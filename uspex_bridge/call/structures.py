@@ -19,6 +19,8 @@ from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.files import read_text, regular_bytes
 from uspex_bridge.base.formulas import parts_of
+from uspex_bridge.call.cif import FULL, ONE_SITE, read_cif
+from uspex_bridge.call.foreign import refuse_what_is_passed_over
 from uspex_bridge.vasp.structure import ELEMENTS, parse_poscars, read_potcar_symbols
 
 if TYPE_CHECKING:
@@ -32,10 +34,11 @@ if TYPE_CHECKING:
 _COMPRESSED = re.compile(r"\.(gz|bz2|xz)$", re.IGNORECASE)
 #: Names that USPEX and VASP give to POSCARs; ASE would read only the first of several.
 POSCAR_NAME = re.compile(r"POSCAR|CONTCAR|\.vasp$|\.poscar$|geom\.(in|out)$", re.IGNORECASE)
-#: A site is full if its occupancy differs from 1 by no more than this.
-_FULL = 1e-3
-#: Fractional coordinates of one site in a CIF differ by no more than this.
-_ONE_SITE = 2e-3
+#: Columns of occupancies, and of constraints that are not read (ASE reads move_mask).
+_OCCUPANCIES = re.compile(r"(site_|partial_)?occ(up\w*)?", re.IGNORECASE)
+_MASKS = re.compile(r"\w*(mask|fix|frozen|freeze|constrain|selective)\w*", re.IGNORECASE)
+_XYZ_NAME = re.compile(r"\.(ext)?xyz$", re.IGNORECASE)
+_CIF_NAME = re.compile(r"\.m?cif$", re.IGNORECASE)
 
 
 def read_structures(path: Path) -> list[Structure]:
@@ -63,16 +66,23 @@ def read_images(path: Path, kind: str | None = None) -> list[Atoms]:
     """
     import ase.io
 
-    if regular_bytes(path)[:2] == b"\x1f\x8b" and not _COMPRESSED.search(path.name):
+    if kind == "cif" or (kind is None and _CIF_NAME.search(_COMPRESSED.sub("", path.name))):
+        return read_cif(read_text(path), str(path))
+    source: Any = path
+    if kind == "extxyz" or (kind is None and _XYZ_NAME.search(_COMPRESSED.sub("", path.name))):
+        source, kind = io.StringIO(read_text(path), newline=None), "extxyz"
+    elif regular_bytes(path)[:2] == b"\x1f\x8b" and not _COMPRESSED.search(path.name):
         raise InputError(f"{path}: is compressed by gzip; its name must end in .gz")
+    else:
+        refuse_what_is_passed_over(path)
     try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            images: list[Atoms] = list(ase.io.iread(path, index=":", format=kind, do_not_split_by_at_sign=True))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            images: list[Atoms] = list(ase.io.iread(source, index=":", format=kind, do_not_split_by_at_sign=True))
     except Exception as error:
         raise InputError(f"{path}: ASE cannot read it: {type(error).__name__}: {error}") from error
-    if any("are equivalent" in str(warning.message) for warning in said):
-        _check_shared(path, images)
+    if not images:
+        raise InputError(f"{path}: no structure in it")
     for k, atoms in enumerate(images, 1):
         if site := _disordered(atoms):
             raise InputError(f"{path}: structure {k}: {site}; build an ordered cell first")
@@ -89,9 +99,14 @@ def from_ase(atoms: Atoms, name: str) -> Structure:
     if len(atoms) == 0 or atoms.cell.rank < 3:
         raise InputError(f"{name}: no atoms or no cell in three dimensions")
     _check_periodic(atoms.pbc, name)
-    if site := _disordered(atoms):
+    if strange := next((symbol for symbol in atoms.symbols if symbol not in ELEMENTS), None):
+        raise InputError(f"{name}: {strange} is no element")
+    if not (np.isfinite(atoms.cell.array).all() and np.isfinite(atoms.positions).all()):
+        raise InputError(f"{name}: a position or the cell is not finite")
+    if site := _disordered(atoms) or _shared(atoms):
         raise InputError(f"{name}: {site}")
-    return replace(to_structure(atoms, str(atoms.info.get("name", name))), free=_free(atoms, name))
+    structure = to_structure(atoms, str(atoms.info.get("name", name)))
+    return replace(structure, free=_free(atoms, name), contradicted=str(atoms.info.get("contradicted", "")))
 
 
 def from_pymatgen(structure: PymatgenStructure, name: str) -> Structure:
@@ -127,8 +142,11 @@ def _check_periodic(pbc: Iterable[bool], name: str) -> None:
 def wrong_label(label: str, structure: Structure) -> str:
     """Say that a label has no formula but a wrong one: ``Fe3Ni5`` of a cell Fe2Ni13; empty where it has none.
 
-    A wrong one is the label's first word, or has the elements of the structure; others may name a structure type.
+    A wrong one is the label's first word, or has the elements of the structure; others may name a structure type. What
+    the structure's own file says of it counts first.
     """
+    if structure.contradicted:
+        return structure.contradicted
     held = _reduced(Counter(structure.symbols))
     words = [word for word in re.split(r"[\s_:;,/-]+", label) if word]
     read = {word: formula for word in words if len(formula := _formula(word)) > 1}
@@ -163,25 +181,6 @@ def _named(path: Path, number: int, atoms: Atoms, name: str) -> Structure:
         raise InputError(f"{path}: structure {number}: {str(error).removeprefix(f'{name}: ')}") from None
 
 
-def _check_shared(path: Path, images: list[Atoms]) -> None:
-    """Refuse a CIF in which two elements have one site, of which ASE keeps the first.
-
-    Raises:
-        InputError: there is such a site.
-    """
-    from ase.io.cif import parse_cif
-
-    blocks = [block for block in parse_cif(io.StringIO(read_text(path))) if block.has_structure()]
-    for k, (block, atoms) in enumerate(zip(blocks, images, strict=True), 1):
-        kept = atoms.get_scaled_positions()
-        for site in block.get_unsymmetrized_structure():
-            away = kept - np.linalg.solve(atoms.cell.array.T, site.position)
-            near = np.abs(away - np.round(away)).max(axis=1) < _ONE_SITE
-            if site.symbol not in atoms.symbols[near]:
-                at = (site.position @ np.linalg.inv(atoms.cell.array)).round(4).tolist()
-                raise InputError(f"{path}: structure {k}: the site at {at} holds {site.symbol} and another element")
-
-
 def _disordered(atoms: Atoms) -> str:
     """Name the first site that holds several elements, or one only in part; ASE keeps the likeliest in silence."""
     kinds = atoms.arrays.get("spacegroup_kinds")
@@ -190,17 +189,36 @@ def _disordered(atoms: Atoms) -> str:
             at = int(np.flatnonzero(kinds == int(kind))[0]) if kinds is not None and (kinds == int(kind)).any() else 0
             said = ", ".join(f"{symbol} {share}" for symbol, share in shares.items())
             return f"the site at {atoms.get_scaled_positions()[at].round(4).tolist()} is disordered: {said}"
-    for key in ("occupancy", "occupancies"):
-        shares = np.asarray(atoms.arrays.get(key, np.ones(len(atoms))), dtype=float)
-        if (partly := np.flatnonzero(np.abs(shares - 1.0) > _FULL)).size:
+    for key in filter(_OCCUPANCIES.fullmatch, atoms.arrays):
+        shares = np.asarray(atoms.arrays[key], dtype=float)
+        if (partly := np.flatnonzero(np.abs(shares - 1.0) > FULL)).size:
             place = atoms.get_scaled_positions()[partly[0]].round(4).tolist()
             return f"the site at {place} is disordered: {atoms.symbols[partly[0]]} {shares[partly[0]]:g}"
     return ""
 
 
+def _shared(atoms: Atoms) -> str:
+    """Name the first site that two elements share, which is disorder in a file that knows no occupancies."""
+    from scipy.spatial import cKDTree
+
+    places = atoms.get_scaled_positions(wrap=True) % 1.0
+    for one, other in sorted(cKDTree(places, boxsize=1.0).query_pairs(ONE_SITE, p=np.inf)):
+        if atoms.symbols[one] != atoms.symbols[other]:
+            return f"the site at {places[one].round(4).tolist()} holds {atoms.symbols[other]} and another element"
+    return ""
+
+
+def unconstrained(atoms: Atoms) -> Atoms:
+    """Take away what says which atoms were fixed, which does not matter where nothing moves."""
+    atoms.set_constraint()
+    for key in list(filter(_MASKS.fullmatch, atoms.arrays)):
+        del atoms.arrays[key]
+    return atoms
+
+
 def _partly(share: Any) -> bool:
     """Return whether an occupancy is not 1; ``?`` and ``.`` stand for 1 in a CIF."""
-    return share not in ("?", ".") and abs(float(share) - 1.0) > _FULL
+    return share not in ("?", ".") and abs(float(share) - 1.0) > FULL
 
 
 def _free(atoms: Atoms, name: str) -> NDArray[np.bool_] | None:
@@ -209,6 +227,10 @@ def _free(atoms: Atoms, name: str) -> NDArray[np.bool_] | None:
     Raises:
         InputError: a constraint says something else.
     """
+    for key in filter(_MASKS.fullmatch, atoms.arrays):
+        values = atoms.arrays[key]
+        if values.dtype.kind == "b" and values.any() and not values.all():
+            raise InputError(f"{name}: the column {key} is not read; call it move_mask (T: may move) or remove it")
     if not atoms.constraints:
         return None
     free = np.ones((len(atoms), 3), dtype=bool)

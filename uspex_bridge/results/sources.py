@@ -21,7 +21,7 @@ from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
 from uspex_bridge.call import record_file, record_reading
-from uspex_bridge.call.structures import POSCAR_NAME, from_ase, read_images, read_structures, wrong_label
+from uspex_bridge.call.structures import POSCAR_NAME, from_ase, read_images, read_structures, unconstrained, wrong_label
 from uspex_bridge.results.folder import Results, open_all
 from uspex_bridge.results.join import line_of, structure_of
 from uspex_bridge.results.labels_folder import is_dataset, labels_of
@@ -245,8 +245,7 @@ def _loose(label: str, items: Sequence[_Item], notes: list[str]) -> Loose:
 def _from_ase(path: Path) -> Iterator[_Item]:
     """Read extxyz and all else that ASE reads; energies from the calculator, names and pressures from ``info``."""
     for number, atoms in enumerate(read_images(path), 1):
-        atoms.set_constraint()  # what was fixed when an energy was computed does not matter to it
-        structure = from_ase(atoms, f"{path}, structure {number}")
+        structure = from_ase(unconstrained(atoms), f"{path}, structure {number}")
         info = atoms.info
         results: dict[str, Any] = atoms.calc.results if atoms.calc is not None else {}
         energy: Any = results.get("energy", info.get("energy", NAN))

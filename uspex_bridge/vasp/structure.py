@@ -156,15 +156,18 @@ def _parse(lines: _Lines, potcar_symbols: Sequence[str] | None) -> Structure:
     labels, counts = _species(lines)
     symbols = _symbols(labels, counts, potcar_symbols, lines)
     selective, direct = _modes(lines)
-    rows, free = [], []
-    for _ in symbols:
+    rows, free, contradicted = [], [], ""
+    for symbol in symbols:
         rows.append(lines.numbers(3, f"one of {len(symbols)} positions"))
         if selective:
             free.append(lines.flags())
+        label = next(iter(lines.lines[lines.at - 1].split()[6 if selective else 3 :]), "")
+        if not contradicted and label in ELEMENTS and label != symbol:
+            contradicted = f"line {lines.at} is labelled {label}, and the atom is {symbol}"
     scaled: Array = np.array(rows, dtype=float)
     if not direct:
         scaled = np.asarray(np.linalg.solve(cell.T, (scaled * scale).T).T, dtype=float)
-    return Structure(symbols, cell, scaled, comment, np.array(free) if selective else None)
+    return Structure(symbols, cell, scaled, comment, np.array(free) if selective else None, contradicted)
 
 
 @dataclass

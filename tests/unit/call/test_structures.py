@@ -1,7 +1,9 @@
 """Every structure that a user hands over is read as it is meant, or refused in one line that names what is not."""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import threading
 
@@ -17,7 +19,14 @@ from pymatgen.core import Structure as PymatgenStructure
 from uspex_bridge.base.atoms import right_handed, to_atoms
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.files import read_text, split_lines
-from uspex_bridge.call.structures import from_ase, from_pymatgen, read_images, read_structures
+from uspex_bridge.call.structures import (
+    from_ase,
+    from_pymatgen,
+    read_images,
+    read_structures,
+    unconstrained,
+    wrong_label,
+)
 from uspex_bridge.learn.choose.candidates import read_frames_of
 from uspex_bridge.learn.data.exports import write_deepmd, write_extxyz
 from uspex_bridge.learn.data.labels import read_frames
@@ -172,13 +181,132 @@ def test_compressed_files_are_read(tmp_path, name):
     (tmp_path / name).write_bytes(gzip.compress(text.encode()))
     (structure,) = read_structures(tmp_path / name)
     assert len(structure) in (2, 4)
-    ase.io.write(tmp_path / "plain.extxyz", crystal())
-    (tmp_path / "hidden.extxyz").write_bytes(gzip.compress((tmp_path / "plain.extxyz").read_bytes()))
+    ase.io.write(tmp_path / "plain.xsf", crystal())
+    (tmp_path / "hidden.xsf").write_bytes(gzip.compress((tmp_path / "plain.xsf").read_bytes()))
     with pytest.raises(InputError, match=r"compressed by gzip; its name must end in \.gz"):
-        read_structures(tmp_path / "hidden.extxyz")
+        read_structures(tmp_path / "hidden.xsf")
     (tmp_path / "POSCAR").write_bytes(gzip.compress(POSCAR.encode())[:-12])
     with pytest.raises(InputError, match="looks compressed"):
         read_structures(tmp_path / "POSCAR")
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("name", ["POSCAR", "x.vasp", "x.cif", "x.extxyz"])
+def test_a_packed_text_needs_no_name_that_says_so(tmp_path, pack, name):
+    ase.io.write(tmp_path / "plain", crystal(), format={"x.cif": "cif", "x.extxyz": "extxyz"}.get(name, "vasp"))
+    (tmp_path / name).write_bytes(pack((tmp_path / "plain").read_bytes()))
+    assert read_structures(tmp_path / name)[0].formula == "Cu4"
+
+
+@pytest.mark.parametrize(("mark", "kind"), [(b"PK\x03\x04", "zip"), (b"\x28\xb5\x2f\xfd", "zstd")])
+def test_other_packages_are_named(tmp_path, mark, kind):
+    for name in ("POSCAR", "x.cif", "x.extxyz"):
+        (tmp_path / name).write_bytes(mark + bytes(range(40)))
+        with pytest.raises(InputError, match=f"{name}: is packed by {kind}; unpack it first"):
+            read_structures(tmp_path / name)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("ending", ["\r\n", "\r"])
+def test_extxyz_and_poscar_in_any_encoding_and_with_any_line_end(tmp_path, encoding, ending):
+    ase.io.write(tmp_path / "plain.extxyz", crystal())
+    for name, text in (("x.extxyz", (tmp_path / "plain.extxyz").read_text()), ("POSCAR", POSCAR)):
+        (tmp_path / name).write_bytes(text.replace("\n", ending).encode(encoding))
+        assert len(read_structures(tmp_path / name)) == 1
+
+
+DUMP = """ITEM: TIMESTEP
+0
+ITEM: NUMBER OF ATOMS
+2
+ITEM: BOX BOUNDS pp pp pp
+0 4
+0 4
+0 4
+ITEM: ATOMS id type{named} x y z
+1 1{one} 0 0 0
+2 2{other} 2 2 2
+"""
+SHELX = (
+    "TITL x\nCELL 1 3.6 3.6 3.6 90 90 90\nLATT {lattice}\n{more}SFAC Fe Ni\nFe 1 0 0 0 {share}\nNi 2 .5 .5 .5 1\nEND\n"
+)
+PDB = (
+    "CRYST1    3.600    3.600    3.600  90.00  90.00  90.00 {group}\n"
+    "ATOM      1 FE   MOL     1       0.000   0.000   0.000  1.00  0.00          FE\nEND\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("x.lammpstrj", DUMP.format(named="", one="", other=""), "LAMMPS atom types and no elements"),
+        ("x.lammpstrj", DUMP.format(named=" element", one=" Fe", other=" Ni"), ""),
+        ("x.res", SHELX.format(lattice=-1, more="", share="1.0"), ""),
+        ("x.res", SHELX.format(lattice=-1, more="", share="10.5"), "the site Fe is disordered: occupancy 0.5"),
+        ("x.res", SHELX.format(lattice=1, more="", share="1.0"), r"SHELX file \(LATT 1\) is not read"),
+        ("x.res", SHELX.format(lattice=-1, more="SYMM -X,-Y,Z\n", share="1.0"), r"\(SYMM -X,-Y,Z\) is not read"),
+        ("x.pdb", PDB.format(group="P 1"), ""),
+        ("x.pdb", PDB.format(group="F m -3 m"), r"PDB file \(F m -3 m\) is not read"),
+    ],
+)
+def test_what_ase_passes_over_in_other_programs_files_is_refused(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    if said:
+        with pytest.raises(InputError, match=f"{name}: .*{said}"):
+            read_structures(tmp_path / name)
+    else:
+        assert read_structures(tmp_path / name)[0].symbols[0] == "Fe"
+
+
+def test_two_elements_on_one_site_are_disorder_in_every_format(tmp_path):
+    atoms = Atoms("FeNiCo", scaled_positions=[(0, 0, 0), (0.5, 0.5, 0.5), (1, 0, 0.001)], cell=[4, 4, 4], pbc=True)
+    ase.io.write(tmp_path / "x.traj", atoms)
+    for reader in (read_structures, read_reference, read_frames_of):
+        with pytest.raises(InputError, match="structure 1: the site at .* holds Co and another element"):
+            reader(tmp_path / "x.traj")
+
+
+@pytest.mark.parametrize("column", ["occ", "occupancy", "Occupation", "site_occupancy"])
+def test_occupancies_are_known_under_many_names(column):
+    atoms = crystal()
+    atoms.set_array(column, np.array([1, 1, 0.5, 1]))
+    with pytest.raises(InputError, match="disordered: Cu 0.5"):
+        from_ase(atoms, "x")
+
+
+@pytest.mark.parametrize("column", ["fixed", "Move_mask", "selective_dynamics", "frozen_atoms"])
+def test_a_column_of_constraints_under_another_name_is_not_passed_over(column):
+    atoms = crystal()
+    atoms.set_array(column, np.ones(4, dtype=bool))
+    assert from_ase(atoms, "x").free is None
+    atoms.arrays[column][1] = False
+    with pytest.raises(InputError, match=f"the column {column} is not read; call it move_mask"):
+        from_ase(atoms, "x")
+    assert from_ase(unconstrained(atoms), "x").free is None
+
+
+def test_what_is_no_atom_or_no_place_is_refused():
+    atoms = crystal()
+    atoms.symbols[0] = "X"
+    with pytest.raises(InputError, match="X is no element"):
+        from_ase(atoms, "x")
+    atoms = crystal()
+    atoms.positions[1, 2] = np.nan
+    with pytest.raises(InputError, match="not finite"):
+        from_ase(atoms, "x")
+
+
+@pytest.mark.parametrize("selective", [False, True])
+def test_labels_behind_the_coordinates_that_contradict_the_element_line_are_said(tmp_path, selective):
+    flags = " T T T" if selective else ""
+    text = POSCAR.replace("Direct", "Selective\nDirect") if selective else POSCAR
+    for labels, said in ((("Fe", "Ni"), ""), (("site", "1"), ""), (("Fe", "Fe"), "is labelled Fe, and the atom is Ni")):
+        written = text.replace("0 0 0\n0.5", f"0 0 0{flags} {labels[0]}\n0.5").removesuffix("\n")
+        written = written.replace("4 0 0 T T T Fe", "4 0 0")
+        (tmp_path / "POSCAR").write_text(f"{written}{flags} {labels[1]}\n")
+        (structure,) = read_structures(tmp_path / "POSCAR")
+        assert said in wrong_label("x", structure)
+        assert bool(said) == bool(wrong_label("x", structure))
 
 
 @pytest.mark.parametrize("name", ["POSCAR", "x.cif", "x.extxyz", "x.json"])

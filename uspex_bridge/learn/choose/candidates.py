@@ -15,7 +15,7 @@ from ase import Atoms
 from uspex_bridge.base.atoms import extxyz, to_structure
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.files import write_whole
-from uspex_bridge.call.structures import from_ase, read_structures
+from uspex_bridge.call.structures import from_ase, read_structures, unconstrained
 from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.identity import Split, content_id
 from uspex_bridge.learn.data.labels import identity_of, read_frames
@@ -98,8 +98,7 @@ def read_frames_of(path: Path) -> list[Atoms]:
             frames.append(Atoms(structure.symbols, scaled_positions=structure.scaled, cell=structure.cell, pbc=True))
             frames[-1].info["name"] = " ".join(structure.comment.split()[:1])
     for number, atoms in enumerate(frames, 1):
-        atoms.set_constraint()
-        from_ase(atoms, f"{path}, structure {number}")  # says what is no crystal
+        from_ase(unconstrained(atoms), f"{path}, structure {number}")  # says what is no crystal
         atoms.calc = None
         atoms.info["id"] = identity_of(atoms)
         atoms.info["name"] = str(atoms.info.get("name") or f"{path.stem}-{number}")
