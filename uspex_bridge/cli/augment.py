@@ -56,20 +56,23 @@ def command(files: tuple[Path, ...], out: Path, force: bool, as_json: bool, copi
     how = _perturbation(options)
     q.keep(out, force=force)
     frames: dict[str, Any] = {}
-    problems, count = [], 0
+    problems, count, given_up = [], 0, 0
     for path in files:
         for atoms in read_frames_of(path):
             count += 1
+            if wrong := atoms.info.pop("contradicted", ""):
+                problems.append(f"{path}: {atoms.info['name']}: {wrong}")
             if not copies_only:
                 frames.setdefault(atoms.info["id"], atoms)
             for made in augment(atoms, how):
                 if made.atoms is None:
+                    given_up += 1
                     problems.append(made.problem)
                 else:
                     frames.setdefault(made.atoms.info["id"], made.atoms)
     write_frames(out, list(frames.values()))
     wanted = count * (how.copies + len(how.volumes) + (not copies_only))
-    same = wanted - len(problems) - len(frames)
+    same = wanted - given_up - len(frames)
     if as_json:
         summary = {
             "structures": count,

@@ -77,6 +77,7 @@ def known_phases(answer: Assessment, pool: Pool, options: dict[str, Any]) -> dic
     from uspex_bridge.results.sources import Loose, read_reference
 
     files = [read_reference(Path(path)) for path in options["known_files"]]
+    q.tell_notes(note for file in files for note in file.notes if "have no energy" not in note)
     asked = [pool.sources[name] for name in options["references"]]
     given = [source for source in asked if isinstance(source, Loose)]
     references = [*given, *files]

@@ -94,7 +94,7 @@ def _relaxed(
     config = read_settings(Path.cwd(), options)
     limit_threads(config.threads)
     from uspex_bridge.call.many import RelaxTask
-    from uspex_bridge.call.structures import read_structures
+    from uspex_bridge.call.structures import read_structures, wrong_label
     from uspex_bridge.results.pressure import open_phases, relax_series
 
     phases = {}
@@ -105,6 +105,8 @@ def _relaxed(
             if name in phases:
                 raise ConfigError(f"{path}: another file is called {name} too; phases are named after their files")
             phases[name] = structure
+            if wrong := wrong_label(structure.comment, structure):
+                q.warn([f"{path}, structure {number}: {wrong}"])
     task = RelaxTask(config=with_model(config, model) if model else config, out=keep, resume=True)
     hidden, total = not sys.stderr.isatty(), (2 * len(steps) - 1) * len(phases)
     with click.progressbar(length=total, label="relaxing", file=sys.stderr, hidden=hidden) as bar:

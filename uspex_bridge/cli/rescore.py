@@ -86,6 +86,7 @@ def command(
     task = RelaxTask(config=config, out=out, pressure=pressure, nsw=5000 if relax else 0, resume=not force, **parallel)
     results = _compute(pool, entries, task)
     verdict = compare_rankings(pool, results, q.ask(options))
+    q.warn(list(verdict.warnings))
     if as_json:
         click.echo(json.dumps(document(verdict), indent=1, ensure_ascii=False))
     else:

@@ -15,7 +15,7 @@ from uspex_bridge.base.units import pressure_of
 from uspex_bridge.results.hull import Hull, at_pressure, build_hull
 from uspex_bridge.results.join import line_of
 from uspex_bridge.results.model import NAN, Entry, Pool
-from uspex_bridge.results.stability import Question, blocks_of
+from uspex_bridge.results.stability import Question, blocks_of, without_holes
 
 if TYPE_CHECKING:
     from uspex_bridge.call.many import RelaxTask
@@ -131,6 +131,7 @@ class Reranking:
         recall: of the structures within the window by the new model, the part that the first had within it.
         needed: window of the first model, eV/atom, that would have held all of them.
         failed: those that the new model could not compute.
+        warnings: what was left out.
     """
 
     changes: tuple[Change, ...]
@@ -143,19 +144,25 @@ class Reranking:
     recall: float
     needed: float
     failed: tuple[Again, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def compare_rankings(pool: Pool, again: Sequence[Again], question: Question) -> Reranking:
-    """Compare the two hulls of the structures that both models have.
+    """Compare the two hulls of the structures that both models have, without those in a hole of either.
 
     Raises:
         InputError: too little is left to build a hull from.
     """
     good = [one for one in again if one.after is not None and one.before.valid]
-    old_entries, _ = at_pressure([one.before for one in good], None)
+    olds, _ = at_pressure([one.before for one in good], None)
+    news = [one.after for one in good if one.after is not None]
+    sides = [without_holes(entries, with_holes=question.with_holes) for entries in (olds, news)]
+    sound = set.intersection(*({entry.name for entry in entries} for entries, _ in sides))
     blocks = blocks_of(pool)
-    before = build_hull(old_entries, question.components, blocks)
-    after = build_hull([one.after for one in good if one.after is not None], question.components, blocks)
+    before, after = (
+        build_hull([entry for entry in entries if entry.name in sound], question.components, blocks)
+        for entries in (olds, news)
+    )
     ranks = [{point.entry.name: k for k, point in enumerate(hull.points, 1)} for hull in (before, after)]
     changes = []
     for point in after.points:
@@ -184,6 +191,11 @@ def compare_rankings(pool: Pool, again: Sequence[Again], question: Question) -> 
         recall=sum(value <= question.within + 1e-9 for value in near) / len(near),
         needed=max(near),
         failed=tuple(one for one in again if one.after is None),
+        warnings=tuple(
+            f"{which} model: {said}"
+            for which, (_, warned) in zip(("first", "new"), sides, strict=True)
+            for said in warned
+        ),
     )
 
 

@@ -124,7 +124,7 @@ def _from_input_txt(path: Path) -> SearchSettings:
         gpa,
         species,
         whole if right else (),
-        method.text if method is not None and method.text else "USPEX",
+        method.text.upper() if method is not None and method.text else "USPEX",
         calculation.text.lower().removeprefix("s") if calculation is not None else "",  # s300: with spins
     )
 

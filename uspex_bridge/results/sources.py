@@ -21,6 +21,7 @@ from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
 from uspex_bridge.call import record_file, record_reading
+from uspex_bridge.call.cif import FULL
 from uspex_bridge.call.structures import POSCAR_NAME, from_ase, read_images, read_structures, unconstrained, wrong_label
 from uspex_bridge.results.folder import Results, open_all
 from uspex_bridge.results.join import line_of, structure_of
@@ -316,16 +317,22 @@ def _from_json(path: Path, notes: list[str]) -> Iterator[_Item]:
 
 def _from_optimade(document: dict[str, Any]) -> _Item:
     attributes = document["attributes"]
+    if attributes.get("nperiodic_dimensions", 3) != 3 or not all(attributes.get("dimension_types") or (1,)):
+        raise ValueError("it is not periodic in three dimensions")
     symbols = []
-    species = {one["name"]: one["chemical_symbols"] for one in attributes.get("species") or ()}
+    species = {one["name"]: one for one in attributes.get("species") or ()}
     for site in attributes["species_at_sites"]:
-        found = species.get(site, [site])
-        if len(found) != 1:
+        one = species.get(site, {})
+        found, shares = one.get("chemical_symbols", [site]), one.get("concentration", [1.0])
+        if len(found) != 1 or abs(shares[0] - 1.0) > FULL:
             raise ValueError(f"site {site} is disordered")
+        if one.get("attached"):
+            raise ValueError(f"site {site} has atoms without positions ({', '.join(one['attached'])})")
         symbols.append(found[0])
     cell = np.array(attributes["lattice_vectors"], dtype=float)
     positions = np.array(attributes["cartesian_site_positions"], dtype=float)
     structure = Structure(tuple(symbols), cell, positions @ np.linalg.inv(cell), str(document["id"]))
+    structure = _stating(structure, attributes.get("chemical_formula_reduced"))
     energy, level = NAN, ""
     for key, value in attributes.items():
         prefixed = re.fullmatch(r"_([a-z0-9]+)_(\w+)", key)
@@ -337,6 +344,12 @@ def _from_optimade(document: dict[str, Any]) -> _Item:
     return _Item(str(document["id"]), structure, energy, level=level)
 
 
+def _stating(structure: Structure, formula: object) -> Structure:
+    """Say of a structure that its document has another formula, where it does."""
+    wrong = wrong_label(formula, structure) if isinstance(formula, str) else ""
+    return replace(structure, contradicted=wrong)
+
+
 def _from_pymatgen(document: dict[str, Any]) -> _Item:
     """Read a Materials Project document or a ComputedStructureEntry; corrections to energies are left off."""
     from pymatgen.core import Structure as PymatgenStructure
@@ -345,6 +358,7 @@ def _from_pymatgen(document: dict[str, Any]) -> _Item:
     if not read.is_ordered:
         raise ValueError("it is disordered")
     structure = Structure(tuple(site.specie.symbol for site in read), read.lattice.matrix, read.frac_coords)
+    structure = _stating(structure, document.get("formula_pretty"))
     name = str(document.get("material_id") or document.get("entry_id") or document.get("task_id") or "")
     per_atom = document.get("uncorrected_energy_per_atom", document.get("energy_per_atom"))
     energy = document["energy"] if "energy" in document else NAN if per_atom is None else per_atom * len(read)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,8 @@ HONOURED = (
     "BRIDGE_STAGES",
     "BRIDGE_TEMPERATURE",
 )
+#: A tag as like to one that counts is taken for a slip of the pen, but for VASP's own.
+_MISSPELT, _NEAR = 0.9, ("EDIFF",)
 _SETTING = re.compile(r"\s*([A-Za-z]\w*)\s*=\s*(.*?)\s*", re.DOTALL)
 #: Something that was meant to be a setting, which VASP passes over: ``ISIF: 3``, ``ISIF 3``, another sign than ``=``.
 _NO_SETTING = re.compile(r"\s*([A-Za-z]\w*)\s*(?::\s*\S|[^\w\s=,.]+\s*[-+.\d]|\s[-+.\d]).*", re.DOTALL)
@@ -123,7 +126,8 @@ def intent_from_incar(text: str, path: Path | str) -> Intent:
     symprec = reader.number("SYMPREC")
     if symprec is not None and symprec <= 0:
         raise reader.wrong("SYMPREC", "it must be positive")
-    reader.refuse_units("PSTRESS", "kbar (10 kbar = 1 GPa)")
+    reader.refuse_units("PSTRESS", "kbar (10 kbar = 1 GPa)", ("gpa", "mpa", "pa", "mbar", "bar", "atm"))
+    reader.refuse_units("BRIDGE_TEMPERATURE", "K", ("c", "°c", "f", "°f", "ev"))
     temperature = reader.number("BRIDGE_TEMPERATURE")
     if temperature is not None and temperature < 0:
         raise reader.wrong("BRIDGE_TEMPERATURE", "it must not be negative, K")
@@ -151,6 +155,10 @@ def _scan(text: str) -> _Scan:
         if tag in HONOURED and len({value for value, _ in values}) > 1:
             lines = ", ".join(str(line) for _, line in values)
             scan.notes.append(f"{tag} is given more than once (lines {lines}); the last value, {values[-1][0]}, counts")
+        if tag in HONOURED and re.fullmatch(r"\S+\s+[-+.\d].*", values[-1][0]):
+            scan.notes.append(f"line {values[-1][1]}: of {tag} = {values[-1][0]} only the first number is read")
+        near = [] if tag in (*HONOURED, *_NEAR) else difflib.get_close_matches(tag, HONOURED, 1, _MISSPELT)
+        scan.notes += [f"line {values[-1][1]}: {tag} is not read; write {meant} if that is meant" for meant in near]
     return scan
 
 
@@ -207,14 +215,14 @@ class _Reader:
             raise self.wrong(tag, "it must be a whole number")
         return int(value)
 
-    def refuse_units(self, tag: str, unit: str) -> None:
-        """Refuse a unit of pressure after a tag's value, which VASP passes over, unless it is the tag's own.
+    def refuse_units(self, tag: str, unit: str, others: Sequence[str]) -> None:
+        """Refuse another unit after a tag's value, which VASP passes over.
 
         Raises:
             InputError: there is another one.
         """
         words = self.scan.values[tag][-1][0].split() if tag in self.scan.values else []
-        if len(words) > 1 and words[1].lower() in ("gpa", "mpa", "pa", "mbar", "bar", "atm"):
+        if len(words) > 1 and words[1].lower() in others:
             raise self.wrong(tag, f"the unit is always {unit}; another unit behind the number has no effect")
 
     def wrong(self, tag: str, why: str) -> InputError:

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import ase.db
@@ -25,7 +26,7 @@ from uspex_bridge.results.folder import open_results
 from uspex_bridge.results.hull import parse_formula
 from uspex_bridge.results.matching import recognise
 from uspex_bridge.results.model import Pool
-from uspex_bridge.results.rescore import rank_correlation
+from uspex_bridge.results.rescore import Again, compare_rankings, rank_correlation
 from uspex_bridge.results.seeds import at_new_pressure, choose, fit_for, format_seeds, write_seeds
 from uspex_bridge.results.settings import settings_of_input
 from uspex_bridge.results.sources import read_reference
@@ -379,3 +380,22 @@ def test_ranks_that_are_all_the_same_have_no_correlation():
     assert rank_correlation([1.0, 2.0, 3.0], [1.0, 3.0, 2.0]) == pytest.approx(0.5)
     assert math.isnan(rank_correlation([0.0, 0.0, 0.0], [1.0, 2.0, 3.0]))
     assert math.isnan(rank_correlation([1.0, 2.0], [1.0, 2.0]))
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_a_hole_of_either_model_has_no_part_in_the_comparison_of_two(tmp_path, side):
+    """It would be a corner of its hull, and everything else would be measured from it."""
+    results = small_search(tmp_path)
+    hole = replace(results.by_id[3], enthalpy=-30.0, dense=True)
+    before = [hole if entry.id == 3 and side == "before" else entry for entry in results.entries]
+    after = [hole if entry.id == 3 and side == "after" else entry for entry in results.entries]
+    again = [Again(old, new) for old, new in zip(before, after, strict=True)]
+    verdict = compare_rankings(Pool([results]), again, Question())
+    assert hole.name not in {change.entry.name for change in verdict.changes}
+    assert all(hole.name not in hull.by_name for hull in verdict.hulls)
+    assert max(abs(change.shift) for change in verdict.changes) < 1e-9
+    (said,) = verdict.warnings
+    assert said.startswith(("first" if side == "before" else "new") + " model: 1 structure in holes of the model")
+    taken = compare_rankings(Pool([results]), again, Question(with_holes=True))
+    assert hole.name in {change.entry.name for change in taken.changes}
+    assert not taken.warnings

@@ -199,3 +199,10 @@ def test_a_label_that_the_atoms_contradict_is_noted(tmp_path, label, said):
     line = {"label": label, "status": "converged", "enthalpy": -8.0, "volume": 24.4, "output": output}
     (tmp_path / "bridge.record").write_text(json.dumps(line) + "\n")
     assert len(read_relaxed(tmp_path).notes) == bool(said)
+
+
+@pytest.mark.parametrize(("method", "hull"), [("uspex", True), ("Pso", True), ("vcneb", False), ("Minhop", False)])
+def test_the_method_is_known_in_any_case(tmp_path, method, hull):
+    folder = write_matlab(tmp_path / "results1", MADE, ("Ca", "Ni"), 0.0)
+    say_kind(folder, "301", method)
+    assert bool(open_results(folder).settings.no_hull) != hull

@@ -104,6 +104,33 @@ def test_optimade(tmp_path):
     assert "disordered" in refs.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"species": [{"name": "Ni", "chemical_symbols": ["Ni"], "concentration": [0.5]}]}, "site Ni is disordered"),
+        (
+            {"species": [{"name": "Ni", "chemical_symbols": ["Ni"], "concentration": [1.0], "attached": ["H"]}]},
+            "without",
+        ),
+        ({"nperiodic_dimensions": 2}, "not periodic in three dimensions"),
+        ({"dimension_types": [1, 1, 0]}, "not periodic in three dimensions"),
+    ],
+)
+def test_an_optimade_structure_that_is_no_ordered_crystal_is_left_out(tmp_path, change, said):
+    document = optimade(1, NI)
+    document["attributes"] |= change
+    (tmp_path / "x.json").write_text(json.dumps({"data": [document]}))
+    with pytest.raises(InputError, match=said):
+        read_reference(tmp_path / "x.json")
+
+
+def test_a_document_whose_formula_its_atoms_contradict_is_noted(tmp_path):
+    document = optimade(1, NI)
+    document["attributes"]["chemical_formula_reduced"] = "NiO"
+    (tmp_path / "x.json").write_text(json.dumps({"data": [document]}))
+    assert any("it is called NiO and its atoms are Ni" in note for note in read_reference(tmp_path / "x.json").notes)
+
+
 def test_materials_project_documents(tmp_path):
     from pymatgen.core import Structure
     from pymatgen.entries.computed_entries import ComputedStructureEntry

@@ -287,3 +287,13 @@ def test_lists_in_other_words(tmp_path, change):
     assert results.notes == []
     assert [entry.formula for entry in results.entries] == ["Ti", "H2", "TiH", "Ti2H2", "TiH3", "Ti2HO"]
     assert (results.by_id[4].parents, results.by_id[4].quasi_entropy) == ((1, 3), 0.1)
+
+
+def test_structures_that_contradict_the_table_give_no_order_of_the_elements(tmp_path):
+    """The IDs of the structures are one too high: any order that is found would be a wrong one."""
+    folder = write_26(tmp_path / "results1", made_search()[:4], SPECIES)
+    path = folder / "gatheredPOSCARS"
+    path.write_text(re.sub(r"(?m)^number=(\d+)", lambda m: f"number={int(m[1]) + 1}", path.read_text()))
+    results = open_results(folder)
+    assert set(results.settings.species) == {"?1", "?2", "?3"}
+    assert any("most of its structures contradict Individuals" in note for note in results.notes)

@@ -253,3 +253,27 @@ def test_a_pressure_in_another_unit_than_vasp_s_is_refused(unit):
     with pytest.raises(InputError, match="the unit is always kbar"):
         intent_from_incar(f"NSW = 3\nPSTRESS = 50 {unit}\n", "INCAR")
     assert intent_from_incar("NSW = 3\nPSTRESS = 500 kbar ! 50 GPa\n", "INCAR").pressure_gpa == pytest.approx(50.0)
+
+
+@pytest.mark.parametrize("unit", ["C", "°C", "eV"])
+def test_a_temperature_in_another_unit_than_kelvin_is_refused(unit):
+    with pytest.raises(InputError, match="BRIDGE_TEMPERATURE = 27 .*: the unit is always K"):
+        intent_from_incar(f"NSW = 3\nBRIDGE_TEMPERATURE = 27 {unit}\n", "INCAR")
+    assert intent_from_incar("NSW = 3\nBRIDGE_TEMPERATURE = 300 K\n", "INCAR").temperature == 300
+
+
+def test_a_second_number_behind_a_value_is_said_not_to_be_read():
+    intent = intent_from_incar("NSW = 3\nPSTRESS = 1 000\n", "INCAR")
+    assert "line 2: of PSTRESS = 1 000 only the first number is read" in intent.notes
+    assert not any("first number" in note for note in intent_from_incar("NSW = 3 steps\n", "INCAR").notes)
+
+
+@pytest.mark.parametrize(("tag", "meant"), [("PSTRES", "PSTRESS"), ("IBRON", "IBRION"), ("EDIFG", "EDIFFG")])
+def test_a_misspelt_tag_that_would_count_is_said(tag, meant):
+    intent = intent_from_incar(f"NSW = 3\n{tag} = 2\n", "INCAR")
+    assert f"line 2: {tag} is not read; write {meant} if that is meant" in intent.notes
+
+
+def test_vasp_s_own_tags_are_not_taken_for_slips():
+    text = "NSW = 3\nEDIFF = 1e-5\nNELMIN = 4\nISPIN = 2\nISTART = 0\nNELMDL = 5\nISMEAR = 1\nSYSTEM = x\nNSIM = 4\n"
+    assert not any("not read" in note for note in intent_from_incar(text, "INCAR").notes)

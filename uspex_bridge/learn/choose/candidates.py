@@ -12,10 +12,10 @@ from typing import Any
 
 from ase import Atoms
 
-from uspex_bridge.base.atoms import extxyz, to_structure
+from uspex_bridge.base.atoms import extxyz, right_handed, to_structure
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.files import write_whole
-from uspex_bridge.call.structures import from_ase, read_structures, unconstrained
+from uspex_bridge.call.structures import from_ase, read_structures, unconstrained, wrong_label
 from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.identity import Split, content_id
 from uspex_bridge.learn.data.labels import identity_of, read_frames
@@ -85,7 +85,7 @@ def read_labelled_structures(place: Path, split: Split | None = None) -> list[St
 def read_frames_of(path: Path) -> list[Atoms]:
     """Read structures, without energies, with what ``info`` says of them; from other files than extxyz, their names.
 
-    ``name``, ``id`` and ``family`` are filled in where they are missing.
+    ``name``, ``id`` and ``family`` are filled in where they are missing; ``contradicted`` is what the atoms contradict.
 
     Raises:
         InputError: the file is missing, or is no structure.
@@ -97,6 +97,8 @@ def read_frames_of(path: Path) -> list[Atoms]:
         for structure in read_structures(path):
             frames.append(Atoms(structure.symbols, scaled_positions=structure.scaled, cell=structure.cell, pbc=True))
             frames[-1].info["name"] = " ".join(structure.comment.split()[:1])
+            if wrong := wrong_label(structure.comment, structure):
+                frames[-1].info["contradicted"] = wrong
     for number, atoms in enumerate(frames, 1):
         from_ase(unconstrained(atoms), f"{path}, structure {number}")  # says what is no crystal
         atoms.calc = None
@@ -107,9 +109,9 @@ def read_frames_of(path: Path) -> list[Atoms]:
 
 
 def write_frames(path: Path, frames: Sequence[Atoms]) -> None:
-    """Write an extxyz file, whole or not at all.
+    """Write an extxyz file, whole or not at all, every cell right-handed.
 
     Raises:
         OutputError: it cannot be written.
     """
-    write_whole(path, extxyz(frames))
+    write_whole(path, extxyz([right_handed(atoms) for atoms in frames]))

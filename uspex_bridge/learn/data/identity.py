@@ -23,19 +23,22 @@ _DECIMALS = 4
 def content_id(symbols: Sequence[str], cell: Array, scaled: Array) -> str:
     """Return the identity of a structure as a training point: ``s`` and 16 hexadecimal digits.
 
-    It does not change when the cell is turned in space, the atoms are listed in another order or lie in another
-    image of the cell. It does change with a shift of the origin, another choice of cell, and every displacement
-    over about 1e-4: perturbed copies and other pressures are training points of their own.
+    It does not change when the cell is turned in space or made right-handed, the atoms are listed in another order or
+    lie in another image of the cell. It does change with a shift of the origin, another choice of cell, and every
+    displacement over about 1e-4: perturbed copies and other pressures are training points of their own.
 
     Args:
         symbols: element of each atom, (N,).
         cell: lattice vectors as rows, (3, 3), Å.
         scaled: fractional coordinates, (N, 3).
     """
-    places = np.round(np.asarray(scaled, dtype=float), _DECIMALS) % 1.0
+    cell, scaled = np.asarray(cell, dtype=float), np.asarray(scaled, dtype=float)
+    if np.linalg.det(cell) < 0:  # as uspex_bridge.base.atoms.right_handed
+        cell, scaled = cell[[1, 0, 2]], scaled[:, [1, 0, 2]]
+    places = np.round(scaled, _DECIMALS) % 1.0
     units = np.rint(places * 10**_DECIMALS).astype(int) % 10**_DECIMALS
     atoms = sorted([symbol, *row] for symbol, row in zip(symbols, units.tolist(), strict=True))
-    metric = np.rint(np.asarray(cell) @ np.asarray(cell).T * 10**_DECIMALS).astype(int).tolist()
+    metric = np.rint(cell @ cell.T * 10**_DECIMALS).astype(int).tolist()
     # The letter keeps readers of extxyz from taking an identity such as 12e4 for a number.
     return "s" + hashlib.sha256(json.dumps([atoms, metric]).encode()).hexdigest()[:16]
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.base.data import Structure
-from uspex_bridge.base.errors import ConfigError, InputError
+from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.files import publish_files, writing
 from uspex_bridge.base.locks import held
 from uspex_bridge.base.templates import TEMPLATES, render
 from uspex_bridge.base.words import counted
+from uspex_bridge.call.structures import from_ase, unconstrained, wrong_label
 from uspex_bridge.learn.data.identity import content_id
 from uspex_bridge.learn.data.labels import read_frames
 from uspex_bridge.learn.label import kpoints, vasp_inputs
@@ -91,12 +91,10 @@ def candidates(places: Sequence[str]) -> Iterator[Candidate]:
 def _from_extxyz(path: Path) -> Iterator[Candidate]:
     for number, atoms in enumerate(read_frames(path), 1):
         info = atoms.info
-        if atoms.cell.rank < 3:
-            raise InputError(f"{path}: frame {number} has no cell in three dimensions")
         pressure = next((info[key] for key in ("pressure_gpa", "pressure_GPa") if key in info), None)
         own = info.get("own_pressure_gpa")
         yield Candidate(
-            to_structure(atoms),
+            from_ase(unconstrained(atoms), f"{path}, frame {number}"),
             str(info.get("origin") or info.get("name") or f"{path.stem}-{number}"),
             str(info.get("family", "")),
             None if pressure is None else float(pressure),
@@ -181,6 +179,8 @@ def _prepare(
             if sets is not None:
                 (folder / "POTCAR.spec").unlink(missing_ok=True)
             done.made.append(identity)
+            if wrong := wrong_label(candidate.origin, candidate.structure):
+                done.notes.append(f"{candidate.origin}: {wrong}")
     done.notes += doubts.notes()
     if settings.code != "model":
         done.scripts = _write_jobs(labels, settings) or _scripts_of(labels, done.made)

@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from uspex_bridge.base.errors import BusyError, ConfigError, InputError, OutputError
 from uspex_bridge.cli import main
+from uspex_bridge.learn.choose.candidates import read_frames_of, write_frames
 from uspex_bridge.learn.data.dataset import MANIFEST, Dataset
 from uspex_bridge.learn.data.exports import IDS
 from uspex_bridge.learn.data.identity import content_id, split_of
@@ -540,3 +541,17 @@ def test_of_twins_in_two_splits_the_tested_one_is_joined_and_both_are_told(tmp_p
     reopened = Dataset.open(dataset.path)
     (added,) = reopened.add([moved(twin)], generation=1, level=LEVEL).labels
     assert (added.family, added.split) == ("legacy", "test")
+
+
+def test_identity_and_files_are_those_of_the_right_handed_cell(tmp_path):
+    atoms = labelled("CaFe2Ni", 4)
+    atoms.calc = None
+    left = atoms.copy()
+    left.set_cell(atoms.cell.array[[1, 0, 2]])
+    assert np.linalg.det(left.cell.array) < 0
+    assert identity_of(left) == identity_of(atoms)
+    write_frames(tmp_path / "x.extxyz", [left])
+    (written,) = read_frames_of(tmp_path / "x.extxyz")
+    assert np.linalg.det(written.cell.array) > 0
+    assert written.info["id"] == identity_of(atoms)
+    assert written.positions == pytest.approx(atoms.positions)

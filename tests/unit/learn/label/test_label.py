@@ -17,13 +17,15 @@ from ase.dft.kpoints import mindistance2monkhorstpack
 from click.testing import CliRunner
 from emulators.vasp_label import SMEARING, frame, leave_outputs, potcar
 
+from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import BridgeError, ConfigError, InputError
 from uspex_bridge.cli import main
 from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.identity import content_id
 from uspex_bridge.learn.label import kpoints
 from uspex_bridge.learn.label.collect import inspect
-from uspex_bridge.learn.label.settings import format_settings, read_label_settings
+from uspex_bridge.learn.label.prepare import Candidate, candidates, prepare
+from uspex_bridge.learn.label.settings import LabelSettings, format_settings, read_label_settings
 from uspex_bridge.learn.label.tasks import read_task
 from uspex_bridge.vasp.incar import parse_incar
 from uspex_bridge.vasp.structure import read_poscar, read_potcar_symbols
@@ -727,3 +729,18 @@ def test_a_relaxation_that_does_not_converge_is_no_label(tmp_path, chosen, libra
 def test_only_vasp_relaxes(tmp_path, chosen):
     words = ("prepare", tmp_path / "l", chosen, "--code", "gpaw", "--generation", 0, "--relax")
     assert "--relax is for VASP" in str(cli(*words, code=4).exception)
+
+
+def test_frames_that_are_no_crystals_are_not_prepared(tmp_path):
+    atoms = cell("CaNi", 1)
+    atoms.pbc = (True, True, False)
+    ase.io.write(tmp_path / "x.extxyz", atoms)
+    with pytest.raises(InputError, match="frame 1: not periodic in three dimensions"):
+        list(candidates([str(tmp_path / "x.extxyz")]))
+
+
+def test_a_formula_that_the_atoms_contradict_is_said_when_they_are_prepared(tmp_path):
+    structure = Structure(("Ca", "Ni"), np.eye(3) * 4, np.array([[0, 0, 0], [0.5, 0.5, 0.5]]), contradicted="it is not")
+    settings = LabelSettings(code="gpaw")
+    found = prepare([Candidate(structure, "x")], tmp_path / "labels", settings, generation=0, pressure_gpa=0.0)
+    assert "x: it is not" in found.notes
