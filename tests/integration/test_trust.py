@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import ase.io
 import numpy as np
 import pytest
 from calling import INCAR, OUTPUTS, POSCAR, TOY, call, leave_stale_outputs, make_folder, record
@@ -42,6 +43,27 @@ def test_a_penalty_stays_one_in_the_steps_that_follow(tmp_path, on_reject):
             assert entry["status"] == "penalty"
             assert entry["enthalpy"] == pytest.approx(400.0, abs=1e-4)
             assert (fold / "CONTCAR").read_text().splitlines()[2:] == first.splitlines()[2:]
+
+
+def test_a_penalty_that_uspex_has_moved_stays_one(tmp_path):
+    """Before all steps but the first and the last two USPEX moves lattice vectors by 0.25 Å and atoms by 0.05 Å."""
+    fold = make_folder(tmp_path, poscar=FLAT)
+    assert call(fold, "--on-reject", "penalty").returncode == 0
+    penalty = ase.io.read(fold / "CONTCAR")
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        moved = penalty.copy()
+        moved.set_cell(moved.cell.array + rng.uniform(-0.25, 0.25, (3, 3)), scale_atoms=True)
+        moved.positions += rng.uniform(-0.05, 0.05, (len(moved), 3))
+        moved.wrap()
+        ase.io.write(fold / "POSCAR", moved, format="vasp", direct=True)
+        assert call(fold, "--on-reject", "penalty").returncode == 0
+        assert record(fold)[-1]["code"] == "penalty"
+        assert record(fold)[-1]["status"] == "penalty"
+        assert ase.io.read(fold / "CONTCAR").cell.array == pytest.approx(penalty.cell.array)
+    (tmp_path / "bridge.record").unlink()  # nothing says that it follows a penalty: it may be a crystal
+    call(fold, "--on-reject", "penalty")
+    assert record(fold)[-1].get("code") != "penalty"
 
 
 @pytest.mark.parametrize(("name", "code"), [("INCAR", 3), ("POSCAR", 3), ("POTCAR", 3), ("bridge.toml", 4)])

@@ -17,6 +17,8 @@ from uspex_bridge.call.folders import Request
 _SPACING = 1.3
 #: How far a penalty may lie from its grid, relative to the cell, to be known again: files have six digits.
 _ALIKE = 1e-4
+#: How far USPEX's MATLAB line moves each component of the lattice vectors and of the atoms between two steps, Å.
+_LATTICE, _ATOMS = 0.25, 0.05
 
 
 def penalty_run(request: Request, penalty: float, why: str) -> VaspRun:
@@ -35,16 +37,24 @@ def penalty_run(request: Request, penalty: float, why: str) -> VaspRun:
     return VaspRun(request.structure, (frame,), request.intent, converged=False, model=why, incar=request.incar)
 
 
-def is_penalty(structure: Structure) -> bool:
-    """Tell whether a structure is the grid of a penalty, whatever the order of its atoms and the cell's orientation."""
+def is_penalty(structure: Structure, *, moved: bool = False) -> bool:
+    """Tell whether a structure is the grid of a penalty, whatever the order of its atoms and the cell's orientation.
+
+    Args:
+        structure: it.
+        moved: whether USPEX may have moved lattice and atoms, which it does before every step but the first and the
+            last two; a real crystal may then look alike.
+    """
     edge, side = _grid(structure)
     metric = structure.cell @ structure.cell.T
-    if not np.allclose(metric, edge**2 * np.eye(3), rtol=0, atol=_ALIKE * edge**2):
-        return False
+    if moved:
+        alike, off = bool((np.abs(structure.cell - edge * np.eye(3)) < 1.05 * _LATTICE).all()), 2 * _ATOMS / edge
+    else:
+        alike, off = np.allclose(metric, edge**2 * np.eye(3), rtol=0, atol=_ALIKE * edge**2), _ALIKE
     steps = structure.scaled * side
     sites = np.round(steps)
     return bool(
-        np.abs(steps - sites).max() < _ALIKE * side and len(np.unique(sites % side, axis=0)) == len(structure.symbols)
+        alike and np.abs(steps - sites).max() < off * side and len(np.unique(sites % side, axis=0)) == len(structure)
     )
 
 

@@ -41,6 +41,13 @@ class RecordTail:
         line = next(self._lines(f'"key":"{key}"'.encode()), b"")
         return next(record_reading.parse([line]), None)
 
+    def latest_beside(self, where: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the latest entry of a structure, where the fields of a new one say which it is, else of its folder."""
+        name = "id" if "id" in where else "folder"
+        said = json.dumps({name: where[name]}, separators=(",", ":"), ensure_ascii=False)[1:-1]
+        lines = record_reading.parse(self._lines(said.encode()))
+        return next((entry for entry in lines if entry.get(name) == where[name]), None)
+
     def latest_result(self, step: str | None) -> dict[str, Any] | None:
         """Return the latest entry that names models, of a step of the search (None: not known)."""
         for line in self._lines(b'"models":{'):

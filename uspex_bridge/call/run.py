@@ -157,7 +157,7 @@ def _run(
         _keep(record, entry, log)
 
     try:
-        _refuse_penalty(request)
+        _refuse_penalty(request, record, entry)
         _refuse_again(earlier)
         halt = Stopcar(folder.path, halter)
         if earlier is not None and config.on_repeat == "reuse" and can_stand_again(earlier):
@@ -241,11 +241,15 @@ def _refuse_again(earlier: dict[str, Any] | None) -> None:
         raise Rejected(str(earlier.get("code")), _AS_BEFORE + reason, lasting=True)
 
 
-def _refuse_penalty(request: Request) -> None:
+def _refuse_penalty(request: Request, record: Path, entry: RecordLine) -> None:
     """Refuse the geometry of a penalty that an earlier step wrote: relaxed, it would be a crystal like any other."""
     from uspex_bridge.call.penalty import is_penalty
 
-    if is_penalty(request.structure):
+    structure = request.structure
+    moved = entry.step != "1" and is_penalty(structure, moved=True)
+    before = RecordTail(record).latest_beside(entry.fields) if moved else None
+    follows = before is not None and before["status"] == "penalty" and before.get("formula") == structure.formula
+    if follows or is_penalty(structure):
         raise Rejected("penalty", "the structure is the penalty of an earlier step for a refused structure")
 
 

@@ -30,6 +30,8 @@ STIFFEST, STIFFENING = 1200.0, 12.0
 #: Volumes of a scan over that of the result: two smaller ones, and four larger ones up to whichever of LARGEST and
 #: BEYOND times the expected volume is more.
 SMALLER, LARGER, LARGEST, BEYOND = (0.92, 0.96), 4, 1.2, 1.15
+#: What fills less of the expected volume than DENSE is compressed further: it may lie at the brink of a hole.
+DENSE, FURTHER = 0.9, (0.84, 0.88)
 #: The pressure may rise with the volume by this share of the target pressure, or so many GPa, for noise.
 RISE, LEAST_RISE = 0.05, 2.0
 #: The enthalpy may fall on compression by this, eV/atom.
@@ -182,7 +184,7 @@ def first_rise(volumes: Array, pressures: Array, tolerance: float) -> tuple[tupl
 
 def _ratios(full: float) -> tuple[float, ...]:
     last = max(LARGEST, BEYOND / full)
-    return (*SMALLER, 1.0, *np.geomspace(1.0, last, LARGER + 1)[1:].tolist())
+    return (*(FURTHER if full < DENSE else ()), *SMALLER, 1.0, *np.geomspace(1.0, last, LARGER + 1)[1:].tolist())
 
 
 def values_of(answer: Any, atoms: int) -> tuple[float, float]:

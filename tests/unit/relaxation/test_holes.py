@@ -225,3 +225,26 @@ def test_vacuum_is_found_and_no_crystal_has_any():
         assert caught.value.code in ("vacuum", "dilute")
         with pytest.raises(Rejected, match="vacuum's PV"):
             check_start(atoms, Guards(), cell_moves=False, pressure_gpa=10.0)
+
+
+@pytest.mark.parametrize(("symbols", "target", "dense"), [("CaFeNi", 150.0, True), ("CaFeNi", 20.0, False)])
+def test_what_is_dense_is_compressed_further(symbols, target, dense):
+    """CHGNet's CaFeNi at 150 GPa: its pressure falls on compression, but only below nine tenths of its volume."""
+    volumes = [5.32, 5.66, 5.99, 6.32, 6.65, 6.99, 7.32, 7.65, 7.98, 8.32, 8.65, 8.98, 9.31, 9.65, 9.98, 10.6]
+    pressures = [138.6, 158.8, 165.5, 160.8, 150, 137.4, 126.5, 116.6, 113, 118.2, 116, 112.8, 106.3, 95.3, 91.6, 85]
+    atoms = Atoms(symbols, scaled_positions=[(0, 0, 0), (0.5, 0.5, 0.1), (0.2, 0.6, 0.6)], cell=[2.7127] * 3, pbc=True)
+    asked = []
+
+    def evaluate(structures):
+        asked.extend(one.get_volume() / len(one) for one in structures)
+        found = [np.interp(volume, volumes, pressures) for volume in asked]
+        return [{"energy": 0.0, "stress": -p * gpa_to_ev_a3(1.0) * np.array([1, 1, 1, 0, 0, 0])} for p in found]
+
+    (verdict,) = scan([atoms], evaluate, target)
+    if dense:
+        assert 0.7 < verdict.fill < 0.9
+        assert "P rises from" in verdict.why
+        assert min(asked) == pytest.approx(0.84 * 6.654, abs=0.01)
+    else:
+        assert not asked  # too dense at sight
+        assert verdict.why
