@@ -58,9 +58,10 @@ def pressure(
         pool = _relaxed(places, steps, model, keep, settings)
     else:
         pool = _opened(places, model)
-    from uspex_bridge.results.pressure import curves, doubts, transitions
+    from uspex_bridge.results.pressure import curves, doubts, holes_of, transitions
 
     found = curves(pool)
+    q.warn([] if pressures else holes_of(pool))  # those relaxed here were said as they came
     q.warn(doubts(found))
     against = reference or found[0].phase
     changes = transitions(found)
@@ -86,7 +87,7 @@ def _relaxed(
     places: tuple[Path, ...], steps: list[float], model: str | None, keep: Path, options: dict[str, Any]
 ) -> Pool:
     """Relax the structures at every pressure and open what is left."""
-    from uspex_bridge.base.errors import ConfigError
+    from uspex_bridge.base.errors import CalculationError, ConfigError
     from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.call.model_names import with_model
     from uspex_bridge.cli.vasp import read_settings
@@ -95,7 +96,7 @@ def _relaxed(
     limit_threads(config.threads)
     from uspex_bridge.call.many import RelaxTask
     from uspex_bridge.call.structures import read_structures, wrong_label
-    from uspex_bridge.results.pressure import open_phases, relax_series
+    from uspex_bridge.results.pressure import is_point, open_phases, relax_series
 
     phases = {}
     for path in places:
@@ -109,11 +110,16 @@ def _relaxed(
                 q.warn([f"{path}, structure {number}: {wrong}"])
     task = RelaxTask(config=with_model(config, model) if model else config, out=keep, resume=True)
     hidden, total = not sys.stderr.isatty(), (2 * len(steps) - 1) * len(phases)
+    points = total
     with click.progressbar(length=total, label="relaxing", file=sys.stderr, hidden=hidden) as bar:
         for at, done in relax_series(phases, steps, task):
-            if "output" not in done.fields:
-                q.warn([f"{done.name} at {at:g} GPa: {done.fields.get('reason')}; this point is left out"])
+            if not is_point(done):
+                points -= 1
+                why = "a hole of the model" if "enthalpy" in done.fields else done.fields.get("reason")
+                q.warn([f"{done.name} at {at:g} GPa: {why}; this point is left out"])
             elif done.before != done.after:
                 q.warn([f"{done.name} at {at:g} GPa: it was {done.before} and became {done.after}"])
             bar.update(1)
+    if not points:
+        raise CalculationError("no structure could be relaxed at any of the pressures; the lines above say why")
     return open_phases([pressure_folder(keep, at) for at in steps])

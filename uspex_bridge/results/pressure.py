@@ -174,7 +174,7 @@ def open_phases(places: Iterable[Path]) -> Pool:
 
 
 def curves(pool: Pool) -> list[EnthalpyCurve]:
-    """Gather entries by phase and level of theory, in the order they come in.
+    """Gather entries by phase and level of theory, in the order they come in; those in holes of a model are none.
 
     A phase's name is what the file calls the structure, else the file's own name.
 
@@ -185,9 +185,11 @@ def curves(pool: Pool) -> list[EnthalpyCurve]:
         raise InputError(
             "no structure has an energy; to relax starting structures here say at which pressures: -p 0:100:10"
         )
+    if all("hole" in entry.marks for entry in pool.entries if entry.valid):
+        raise InputError("all structures with an energy are in holes of the model")
     groups: dict[tuple[str, str], dict[float, Entry]] = defaultdict(dict)
     for entry in pool.entries:
-        if not entry.valid:
+        if not entry.valid or "hole" in entry.marks:
             continue
         if entry.pressure_gpa is None:
             raise InputError(f"{entry.name}: nothing states the pressure it was relaxed at (info pressure_gpa)")
@@ -199,6 +201,15 @@ def curves(pool: Pool) -> list[EnthalpyCurve]:
         if len({entry.reduced for entry in group.values()}) > 1:
             raise InputError(f"{phase}: several compositions bear this name; give every phase a name of its own")
     return [EnthalpyCurve(p, level, tuple(group[x] for x in sorted(group))) for (p, level), group in groups.items()]
+
+
+def holes_of(pool: Pool) -> list[str]:
+    """Return which points :func:`curves` leaves out, a line each."""
+    return [
+        f"{_phase(pool, entry)} at {entry.pressure_gpa or 0.0:g} GPa is in a hole of the model; this point is left out"
+        for entry in pool.entries
+        if entry.valid and "hole" in entry.marks
+    ]
 
 
 def _phase(pool: Pool, entry: Entry) -> str:
@@ -337,6 +348,11 @@ def doubts(found: Sequence[EnthalpyCurve]) -> list[str]:
     ]
 
 
+def is_point(done: Relaxed) -> bool:
+    """Tell whether a relaxation gave a point of its phase's curve: one that was refused or is in a hole did not."""
+    return "enthalpy" in done.fields and "hole" not in (done.fields.get("flags") or ())
+
+
 def relax_series(
     phases: Mapping[str, Structure], pressures: Sequence[float], task: RelaxTask
 ) -> Iterator[tuple[float, Relaxed]]:
@@ -365,6 +381,6 @@ def relax_series(
         named = [(Path(name), 1, replace(s, comment=name)) for name, s in current.items()]
         for done in relax_all(named, step):
             output = done.fields.get("output")
-            if output is not None:
+            if output is not None and is_point(done):
                 current[done.name] = structure_of(output, done.name)
             yield pressure, done

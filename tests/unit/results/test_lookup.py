@@ -1,17 +1,21 @@
 """Families, operators and phases under pressure: what the figures of a search's history are drawn from."""
 
 import shutil
+from types import SimpleNamespace
 
 import ase.io
+import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
 from results_making import Made, write_matlab
 from scipy.optimize import brentq
 
+from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
 from uspex_bridge.call.config import Config
+from uspex_bridge.call.many import RelaxTask
 from uspex_bridge.call.structures import read_structures
 from uspex_bridge.figures import family as family_figure
 from uspex_bridge.figures import pressure as pressure_figure
@@ -20,7 +24,16 @@ from uspex_bridge.results.family import ancestors
 from uspex_bridge.results.folder import open_results
 from uspex_bridge.results.hull import build_hull
 from uspex_bridge.results.operators import progress
-from uspex_bridge.results.pressure import curves, differences, doubts, open_phases, relax_series, sequence, transitions
+from uspex_bridge.results.pressure import (
+    curves,
+    differences,
+    doubts,
+    holes_of,
+    open_phases,
+    relax_series,
+    sequence,
+    transitions,
+)
 
 CELL = bulk("Si", "diamond", 5.4)
 
@@ -265,3 +278,36 @@ def test_phases_relaxed_here_keep_their_symmetry(tmp_path):
     assert (tmp_path / "out" / "20GPa" / "bridge.record").read_text() == record
     shutil.rmtree(tmp_path / "out" / "0GPa")
     assert len(curves(open_phases([tmp_path / "out"]))[0].entries) == 1
+
+
+def test_points_in_holes_of_a_model_are_no_points_of_a_curve(tmp_path):
+    frames = murnaghan("fcc", 42.0, -2.0, range(0, 41, 10), "PBE")
+    frames[2].info["flags"] = "hole"
+    ase.io.write(tmp_path / "all.extxyz", frames)
+    pool = open_phases([tmp_path / "all.extxyz"])
+    (curve,) = curves(pool)
+    assert curve.pressures.tolist() == [0, 10, 30, 40]
+    assert holes_of(pool) == ["fcc at 20 GPa is in a hole of the model; this point is left out"]
+    for atoms in frames:
+        atoms.info["flags"] = "hole"
+    ase.io.write(tmp_path / "holes.extxyz", frames)
+    with pytest.raises(InputError, match="all structures with an energy are in holes"):
+        curves(open_phases([tmp_path / "holes.extxyz"]))
+
+
+@pytest.mark.parametrize("outcome", [{"status": "rejected"}, {"enthalpy": -9.0, "flags": ["hole"]}])
+def test_a_series_of_pressures_does_not_go_on_from_a_hole(tmp_path, monkeypatch, outcome):
+    """What was refused at one pressure is kept as training data; it is no start for the next."""
+    started = []
+
+    def relax_all(jobs, task):
+        for _, _, structure in jobs:
+            started.append(structure.volume)
+            shape = {"symbols": ["Ni"], "cell": (2 * np.eye(3)).tolist(), "scaled": [[0, 0, 0]]}
+            yield SimpleNamespace(name=structure.comment, fields={"output": shape, **outcome})
+
+    monkeypatch.setattr("uspex_bridge.call.many.relax_all", relax_all)
+    start = Structure(("Ni",), 2.2 * np.eye(3), np.zeros((1, 3)))
+    task = RelaxTask(config=Config(), out=tmp_path)
+    assert len(list(relax_series({"fcc": start}, [0.0, 50.0], task))) == 3
+    assert started == pytest.approx([start.volume] * 3)
