@@ -85,7 +85,7 @@ def _decompressed(path: Path, data: bytes) -> bytes:
             return unpacked
     for mark, kind in _PACKED.items():
         if data.startswith(mark):
-            raise InputError(f"{path}: is packed by {kind}; unpack it first")
+            raise InputError(f"{path}: is compressed by {kind}; decompress it first")
     return data
 
 

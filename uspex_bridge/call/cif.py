@@ -76,7 +76,7 @@ def _underscored(block: Mapping[str, Any]) -> dict[str, Any]:
 
 def _atoms(tags: dict[str, Any]) -> Atoms:
     if any(key.startswith("_cell_wave_vector") for key in tags) or _number(tags, "_cell_modulation_dimension"):
-        raise _Unreadable("a modulated crystal, of which this is only the average; build a commensurate cell first")
+        raise _Unreadable("a modulated crystal: the file holds its average only; build a commensurate cell first")
     cell = _cell(tags)
     symbols, scaled = _sites(tags, cell)
     stated = _stated(tags)
@@ -211,7 +211,7 @@ def _symmetries(tags: Mapping[str, Any], cell: Array) -> list[list[Operation]]:
         found = [_of_setting(setting) for setting in settings]
     fitting = [operations for operations in found if _fits(operations, cell)]
     if not fitting:
-        raise _Unreadable("its cell has not the symmetry of its space group")
+        raise _Unreadable("its cell does not have the symmetry of its space group")
     return fitting
 
 
@@ -345,7 +345,7 @@ def _contradiction(atoms: Atoms, tags: Mapping[str, Any], stated: Sequence[tuple
     if same and (not units or min(abs(ratios[0] - n) for n in (1.0, units)) < 0.01):
         return ""
     shown = _word(tags, "_chemical_formula_sum") + (f", Z = {units:g}" if units else "")
-    return f"its file says {shown}, and its atoms are {formula_of(held.items())}"
+    return f"the file states {shown}, but the atoms are {formula_of(held.items())}"
 
 
 def _alike(one: Atoms, other: Atoms) -> bool:

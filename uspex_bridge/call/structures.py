@@ -100,7 +100,7 @@ def from_ase(atoms: Atoms, name: str) -> Structure:
         raise InputError(f"{name}: no atoms or no cell in three dimensions")
     _check_periodic(atoms.pbc, name)
     if strange := next((symbol for symbol in atoms.symbols if symbol not in ELEMENTS), None):
-        raise InputError(f"{name}: {strange} is no element")
+        raise InputError(f"{name}: {strange} is not an element")
     if not (np.isfinite(atoms.cell.array).all() and np.isfinite(atoms.positions).all()):
         raise InputError(f"{name}: a position or the cell is not finite")
     if site := _disordered(atoms) or _shared(atoms):

@@ -176,7 +176,7 @@ def species_of(rows: Rows, relaxed: PoscarFile | None, given: Sequence[str], not
         return tuple(given)
     found = _order_of(pairs, [row["counts"] for row in rows])
     if not given and relaxed is not None and 2 * _fitting(pairs, found) < len(pairs):
-        notes.append(f"{relaxed.path}: most of its structures contradict Individuals, so that no element is known")
+        notes.append(f"{relaxed.path}: most of its structures contradict Individuals; no element is known")
         return tuple(f"?{k}" for k in range(1, len(found) + 1))
     if given and (len(pairs) < _ENOUGH or _fitting(pairs, found) < len(pairs)):
         return tuple(given)

@@ -163,7 +163,7 @@ def _parse(lines: _Lines, potcar_symbols: Sequence[str] | None) -> Structure:
             free.append(lines.flags())
         label = next(iter(lines.lines[lines.at - 1].split()[6 if selective else 3 :]), "")
         if not contradicted and label in ELEMENTS and label != symbol:
-            contradicted = f"line {lines.at} is labelled {label}, and the atom is {symbol}"
+            contradicted = f"line {lines.at} is labelled {label}, but the atom is {symbol}"
     scaled: Array = np.array(rows, dtype=float)
     if not direct:
         scaled = np.asarray(np.linalg.solve(cell.T, (scaled * scale).T).T, dtype=float)

@@ -67,7 +67,7 @@ BISMUTH = f"{SITES}Bi1 Bi .4 .4 .4\nTe1 Te 0 0 0\nTe2 Te .21 .21 .21\n"
 
 def test_the_cell_decides_between_the_axes_of_a_rhombohedral_group():
     assert formula(cif("_symmetry_space_group_name_H-M 'R -3 m'\n" + BISMUTH, 10.4, 24)) == "Bi2Te3"
-    with pytest.raises(InputError, match="its cell has not the symmetry"):
+    with pytest.raises(InputError, match="its cell does not have the symmetry"):
         read_cif(cif("_symmetry_space_group_name_H-M 'R -3 m :H'\n" + BISMUTH, 10.4, 24), "x")
 
 
@@ -92,7 +92,7 @@ def test_the_origin_is_that_of_the_symbol_or_of_the_formula(symbol):
         (P1 + SITES + "O1 O 0 0 ?\n", "the site O1 has no coordinates"),
         (P1 + SITES + "_atom_site_attached_hydrogens\nO1 O 0 0 0 2\n", "hydrogen atoms without coordinates"),
         (P1 + "_cell_modulation_dimension 1\n" + ROCK_SALT, "a modulated crystal"),
-        ("_symmetry_space_group_name_H-M 'P 63/m m c'\n" + ROCK_SALT, "its cell has not the symmetry"),
+        ("_symmetry_space_group_name_H-M 'P 63/m m c'\n" + ROCK_SALT, "its cell does not have the symmetry"),
         ("_symmetry_Int_Tables_number 225\n" + P1 + ROCK_SALT, "no space group is called P 1, number 225"),
         ("_symmetry_space_group_name_H-M 'F m -3 m x'\n" + ROCK_SALT, "no space group is called F m -3 m x"),
         (P1 + SITES.replace("_atom_site_type_symbol\n", "") + "CL1 0 0 0\n", "the label CL1 may be C or Cl"),
@@ -123,9 +123,9 @@ def test_a_dummy_site_is_no_atom():
         ("_chemical_formula_sum 'Cl Na'\n", ""),
         ("_chemical_formula_sum 'Cl4 Na4'\n_cell_formula_units_Z 4\n", ""),
         ("_chemical_formula_sum 'Cl Na'\n_cell_formula_units_Z 4\n", ""),
-        ("_chemical_formula_sum 'Cl Na2'\n", "its file says Cl Na2, and its atoms are Na4Cl4"),
-        ("_chemical_formula_sum 'Cl H2 Na O'\n", "its file says Cl H2 Na O, and its atoms are Na4Cl4"),
-        ("_chemical_formula_sum 'Cl Na'\n_cell_formula_units_Z 2\n", "its file says Cl Na, Z = 2, and its"),
+        ("_chemical_formula_sum 'Cl Na2'\n", "the file states Cl Na2, but the atoms are Na4Cl4"),
+        ("_chemical_formula_sum 'Cl H2 Na O'\n", "the file states Cl H2 Na O, but the atoms are Na4Cl4"),
+        ("_chemical_formula_sum 'Cl Na'\n_cell_formula_units_Z 2\n", "the file states Cl Na, Z = 2, but the"),
     ],
 )
 def test_a_formula_that_the_atoms_contradict_is_said(tmp_path, stated, said):

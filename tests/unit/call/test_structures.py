@@ -202,7 +202,7 @@ def test_a_packed_text_needs_no_name_that_says_so(tmp_path, pack, name):
 def test_other_packages_are_named(tmp_path, mark, kind):
     for name in ("POSCAR", "x.cif", "x.extxyz"):
         (tmp_path / name).write_bytes(mark + bytes(range(40)))
-        with pytest.raises(InputError, match=f"{name}: is packed by {kind}; unpack it first"):
+        with pytest.raises(InputError, match=f"{name}: is compressed by {kind}; decompress it first"):
             read_structures(tmp_path / name)
 
 
@@ -288,7 +288,7 @@ def test_a_column_of_constraints_under_another_name_is_not_passed_over(column):
 def test_what_is_no_atom_or_no_place_is_refused():
     atoms = crystal()
     atoms.symbols[0] = "X"
-    with pytest.raises(InputError, match="X is no element"):
+    with pytest.raises(InputError, match="X is not an element"):
         from_ase(atoms, "x")
     atoms = crystal()
     atoms.positions[1, 2] = np.nan
@@ -300,7 +300,7 @@ def test_what_is_no_atom_or_no_place_is_refused():
 def test_labels_behind_the_coordinates_that_contradict_the_element_line_are_said(tmp_path, selective):
     flags = " T T T" if selective else ""
     text = POSCAR.replace("Direct", "Selective\nDirect") if selective else POSCAR
-    for labels, said in ((("Fe", "Ni"), ""), (("site", "1"), ""), (("Fe", "Fe"), "is labelled Fe, and the atom is Ni")):
+    for labels, said in ((("Fe", "Ni"), ""), (("site", "1"), ""), (("Fe", "Fe"), "is labelled Fe, but the atom is Ni")):
         written = text.replace("0 0 0\n0.5", f"0 0 0{flags} {labels[0]}\n0.5").removesuffix("\n")
         written = written.replace("4 0 0 T T T Fe", "4 0 0")
         (tmp_path / "POSCAR").write_text(f"{written}{flags} {labels[1]}\n")
