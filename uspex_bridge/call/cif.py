@@ -55,7 +55,7 @@ def read_cif(text: str, name: str) -> list[Atoms]:
         raise InputError(f"{name}: no CIF: {type(error).__name__}: {error}") from error
     blocks = [tags for tags in blocks if "_atom_site_fract_x" in tags or "_atom_site_cartn_x" in tags]
     if not blocks:
-        raise InputError(f"{name}: no structure in it (tags _atom_site_fract_x)")
+        raise InputError(f"{name}: no structures in it (tags _atom_site_fract_x)")
     images = []
     for number, tags in enumerate(blocks, 1):
         try:

@@ -82,7 +82,7 @@ def read_images(path: Path, kind: str | None = None) -> list[Atoms]:
     except Exception as error:
         raise InputError(f"{path}: ASE cannot read it: {type(error).__name__}: {error}") from error
     if not images:
-        raise InputError(f"{path}: no structure in it")
+        raise InputError(f"{path}: no structures in it")
     for k, atoms in enumerate(images, 1):
         if site := _disordered(atoms):
             raise InputError(f"{path}: structure {k}: {site}; build an ordered cell first")

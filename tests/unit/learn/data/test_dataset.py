@@ -554,4 +554,4 @@ def test_identity_and_files_are_those_of_the_right_handed_cell(tmp_path):
     (written,) = read_frames_of(tmp_path / "x.extxyz")
     assert np.linalg.det(written.cell.array) > 0
     assert written.info["id"] == identity_of(atoms)
-    assert written.positions == pytest.approx(atoms.positions)
+    assert written.positions == pytest.approx(atoms.positions, abs=1e-6)
