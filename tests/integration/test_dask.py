@@ -25,7 +25,7 @@ def cluster():
 
 @pytest.fixture
 def service(own, cluster):
-    return own("--scheduler", cluster.scheduler_address)
+    return own("--dask", cluster.scheduler_address)
 
 
 def dask_pids(cluster) -> dict[str, int]:
@@ -140,17 +140,17 @@ def test_models_are_loaded_anew_after_a_reload(service, cluster, tmp_path):
 
 
 def test_a_scheduler_that_does_not_answer_is_said(tmp_path):
-    done = serve(tmp_path, "--scheduler", "tcp://127.0.0.1:9")
+    done = serve(tmp_path, "--dask", "tcp://127.0.0.1:9")
     assert done.returncode == 11
     assert "no Dask scheduler at tcp://127.0.0.1:9" in done.stderr
-    done = serve(tmp_path, "--scheduler", "nowhere.json")
+    done = serve(tmp_path, "--dask", "nowhere.json")
     assert done.returncode == 11
     assert "no such scheduler file" in done.stderr
 
 
 def test_without_the_package_it_says_how_to_get_it(tmp_path):
     (tmp_path / "distributed.py").write_text("raise ImportError('not here')\n")
-    done = serve(tmp_path, "--scheduler", "tcp://127.0.0.1:9", PYTHONPATH=str(tmp_path))
+    done = serve(tmp_path, "--dask", "tcp://127.0.0.1:9", PYTHONPATH=str(tmp_path))
     assert done.returncode == 11
     assert "uspex_bridge[cluster]" in done.stderr
 
@@ -170,7 +170,7 @@ def serve(tmp_path: Path, *options: str, **environment: str) -> subprocess.Compl
 
 def test_a_lost_scheduler_ends_the_service_and_callers_go_on_by_themselves(own, tmp_path):
     with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None) as lost:
-        service = own("--scheduler", lost.scheduler_address)
+        service = own("--dask", lost.scheduler_address)
         assert service.call(make_folder(tmp_path / "a")).returncode == 0
         lost.close()
         service.process.wait(90)

@@ -120,14 +120,14 @@ def test_scha_is_corrected_to_a_second_model_and_to_labels(place, harmonic, monk
     """To the same model: nothing changes. To labels that lie 0.1 eV/atom higher, of the harvest alone: G does too."""
     monkeypatch.chdir(place)
     words = [*ASKED, "-T", "300", "--method", "scha", "--promote", "0.02", "--g-error", "0.001"]
-    text = run(*words, "--correct", "model", "--on", "8", "--harvest", "wanted.extxyz", "--json", "--force")
+    text = run(*words, "--correct", "model", "--samples", "8", "--harvest", "wanted.extxyz", "--json", "--force")
     same = json.loads(text[: text.rindex("}") + 1])
     assert same["method"] == "corrected"
     for name in ("EA1", "EA2", "EA3"):
         g = [free(same, name, 300.0, method)["g"] for method in ("scha", "corrected")]
         assert g[1] == pytest.approx(g[0], abs=2e-6)
         assert free(same, name, 300.0, "corrected")["above_hull"] is not None
-    again = [*words, "--correct", "model", "--on", "10", "--json"]
+    again = [*words, "--correct", "model", "--samples", "10", "--json"]
     stopped = free(json.loads(run(*again, "--time-limit", "1e-9")), "EA1", 300.0, "corrected")
     assert (stopped["status"], "time limit reached" in stopped["reason"]) == ("failed", True)
     assert free(json.loads(run(*again)), "EA1", 300.0, "corrected")["evaluations"] == 10

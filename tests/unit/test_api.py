@@ -247,7 +247,7 @@ def test_selection_is_that_of_the_command(folder):
     found = select(SEARCH, budget=5, quota={"near": 0.4}, exclusions={"max_atoms": 12})
     assert len(found.rows()) == len(found.frames()) == 5
     assert max(len(atoms) for atoms in found.frames()) <= 12
-    done = CliRunner().invoke(command, [str(SEARCH), "-n", "5", "--near", "0.4", "--max-atoms", "12", "--json"])
+    done = CliRunner().invoke(command, [str(SEARCH), "-n", "5", "--near-share", "0.4", "--max-atoms", "12", "--json"])
     assert json.loads(done.stdout) == json.loads(json.dumps(found.to_dict()))
     with pytest.raises(InputError, match="nothing is left"):
         select(SEARCH, exclusions={"max_atoms": 1})

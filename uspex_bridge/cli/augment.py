@@ -30,7 +30,7 @@ from uspex_bridge.cli.options import FORCE, Finite
 @click.option(
     "--volumes",
     metavar="V,V,...",
-    help="Fractions of the volume for further copies, as a test for holes: 0.9,0.8,0.7,0.6.",
+    help="Fractions of the volume for further copies, as a test for holes: 0.9,0.8,0.7,0.6.  [default: none]",
 )
 @click.option("--min-ratio", default=0.6, show_default=True, help="Closest pair, in sums of covalent radii.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random numbers.")

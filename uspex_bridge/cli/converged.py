@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @q.REFERENCES
 @q.HULL
 @q.DUPLICATES
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="CSV file for the history.")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="CSV file for the history.  [default: none]")
 @FORCE
 @q.JSON
 def command(

@@ -60,7 +60,11 @@ def init(folder: Path) -> None:
     is_flag=True,
     help="List of the remaining commands of this cycle and of missing files; no command is run.",
 )
-@click.option("--watch", type=Finite(min=0, min_open=True), help="Interval between checks while the loop waits, s.")
+@click.option(
+    "--watch",
+    type=Finite(min=0, min_open=True),
+    help="Interval between checks while the loop waits, s.  [default: end of the command instead]",
+)
 @click.option("--reopen", is_flag=True, help="Continuation of a finished loop with the present settings.")
 def run(folder: Path, dry_run: bool, watch: float | None, reopen: bool) -> None:
     """Continue the loop in FOLDER until it is finished or waits for labels.

@@ -84,7 +84,7 @@ def check(folder: Path, accept: bool, twins: bool) -> None:
     "--from",
     "source",
     type=click.Path(path_type=Path),
-    help="Source distribution of mattersim 1.2.3, where pip cannot download it (27 MB).",
+    help="Source distribution of mattersim 1.2.3, if pip cannot download it (27 MB).  [default: download]",
 )
 def fetch(source: Path | None) -> None:
     """Download the public sets of DFT calculations at high pressure for 'evaluate --on mpf-tp' and others.
@@ -150,9 +150,17 @@ def export(folder: Path, target: Path, kind: str, split: Any, force: bool) -> No
     help="Functional, PBE ..., or the model's name; PBE/PBE+U for both together.  [default: the files', the dataset's]",
 )
 @click.option(
-    "--settings", default="", help="Text on further settings; a different text is a different level of theory."
+    "--details",
+    "settings",
+    default="",
+    help="Text on further settings; a different text is a different level of theory.  [default: none]",
 )
-@click.option("--pressure", "-p", type=Finite(), help="Pressure of the search, GPa, for files without one.")
+@click.option(
+    "-p",
+    "--pressure",
+    type=Finite(),
+    help="Pressure of the search, GPa, for files without one.  [default: none]",
+)
 @click.option(
     "--frames",
     default="last",
@@ -163,8 +171,20 @@ def export(folder: Path, target: Path, kind: str, split: Any, force: bool) -> No
 @click.option(
     "--split", type=click.Choice(["train", "valid", "test"]), help="Split of new families.  [default: by name]"
 )
-@click.option("--valid", type=Finite(), default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
-@click.option("--test", type=Finite(), default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
+@click.option(
+    "--valid",
+    type=Finite(),
+    default=0.1,
+    show_default=True,
+    help="Fraction of families for this split, in a new dataset.",
+)
+@click.option(
+    "--test",
+    type=Finite(),
+    default=0.1,
+    show_default=True,
+    help="Fraction of families for this split, in a new dataset.",
+)
 @q.JSON
 def add(folder: Path, places: tuple[Path, ...], frames: str, as_json: bool, **options: Any) -> None:
     """Add other labels to the dataset in FOLDER, or create it.

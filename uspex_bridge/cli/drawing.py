@@ -38,7 +38,12 @@ def out(name: str) -> Callable[..., Any]:
             "--dpi", type=click.IntRange(min=50), default=300, show_default=True, help="Resolution of pixels, 1/inch."
         ),
         FORCE,
-        click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="CSV file for the drawn numbers."),
+        click.option(
+            "--csv",
+            "csv_file",
+            type=click.Path(path_type=Path),
+            help="CSV file for the drawn numbers.  [default: none]",
+        ),
         click.option("--json", "as_json", is_flag=True, help="JSON of the drawn numbers on standard output."),
     )
 

@@ -32,7 +32,11 @@ def command() -> None:
 @click.argument("kind")
 @FOLDER
 @click.option("--python", metavar="PATH", help="Interpreter for the environment.  [default: this one]")
-@click.option("--index", metavar="URL", help="Further package index, such as one of pytorch.org with a CUDA build.")
+@click.option(
+    "--index",
+    metavar="URL",
+    help="Further package index, such as one of pytorch.org with a CUDA build.  [default: none]",
+)
 @click.option("--force", is_flag=True, help="Overwriting of an environment that is there.")
 @click.option("--no-settings", is_flag=True, help="No entry in bridge.toml.")
 @CONFIG

@@ -1,4 +1,4 @@
-"""``uspex-bridge evaluate``: models against labels, against each other, and where they break."""
+"""``uspex-bridge evaluate``: models against labels, against each other, and at their limits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--generation",
     type=click.IntRange(0),
-    help="Generation of the labels, with --split all, as a test of predictions.",
+    help="Generation of the labels; with --split all a test of predictions.  [default: all]",
 )
 @click.option("-o", "--out", type=_PATH, default=Path("evaluated"), show_default=True, help="Folder.")
 @click.option(
@@ -57,19 +57,19 @@ _PATH = click.Path(path_type=Path)
     type=Finite(min=0, min_open=True),
     default=0.1,
     show_default=True,
-    help="Distance above the hull that is near, eV/atom.",
+    help="Distance above the hull of the structures that are ranked, eV/atom.",
 )
 @click.option(
     "--ultra-high",
     type=Finite(),
     default=500.0,
     show_default=True,
-    help="Pressure above which labels count in the total only, GPa.",
+    help="Pressure above which labels count only in the total, GPa.",
 )
 @click.option(
     "--windows",
-    help="Lines of the tables by the labels' own pressure, edges in GPa; the search's pressure where this is left out "
-    "and labels have one.  [default: 5,50,120,300,600]",
+    help="Limits of the pressure windows of the tables, GPa.  [default: a line for each pressure of the search, else "
+    "5,50,120,300,600]",
 )
 @click.option(
     "--probes", is_flag=True, help="Compressed structures, approaching atoms and relaxed random structures included."
@@ -107,10 +107,11 @@ def command(
     uspex-bridge evaluate models/dpa3-01 --on dataset --split all --generation 2
     uspex-bridge evaluate chgnet sevennet --on mpf-tp
 
-    A model is a folder of train, a calculator's name in the settings, or KIND:WEIGHTS. Errors of energy,
-    forces, virial, PV and pressure per pressure and in total (the total is over all structures, not over the lines),
-    how structures of one composition and near the hull are ranked, how far models are apart, whether the elements hold
-    under compression to the labels' highest pressure. --out gets evaluation.json, errors.csv, parity.png and pv.png.
+    A model is a folder of train, a calculator's name in the settings, or KIND:WEIGHTS. Tables give the errors of
+    energy, forces, virial, PV and pressure, for each pressure and in total. The total is computed from all structures.
+    Further tables give the ranking of structures of one composition and near the hull, the differences between
+    models, and holes of the elements up to the highest pressure of the labels. --out gets evaluation.json,
+    errors.csv, parity.png and pv.png.
     """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.base.threads import limit_threads
     from uspex_bridge.cli.vasp import read_settings

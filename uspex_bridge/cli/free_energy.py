@@ -28,23 +28,26 @@ if TYPE_CHECKING:
     type=click.Choice(["harmonic", "qha", "scha"]),
     default="harmonic",
     show_default=True,
-    help="Phonons at rest; those of five volumes; or the self-consistent approximation, atoms and cell relaxed at T.",
+    help="Approximation: phonons of the static crystal, phonons at five volumes, or self-consistent phonons with atoms "
+    "and cell relaxed at T.",
 )
 @click.option(
     "--promote",
     type=Finite(min=0),
     default=0.05,
     show_default=True,
-    help="Distance to a harmonic hull up to which qha or scha is done, eV/atom; scha for all with imaginary modes too.",
+    help="Largest distance above the harmonic hull for qha and scha, eV/atom; scha is also done for imaginary modes.",
 )
-@click.option("-n", "most", type=click.IntRange(min=1), help="Largest number of phases, nearest the hull first.")
+@click.option(
+    "-n", "most", type=click.IntRange(min=1), help="Largest number of phases, nearest the hull first.  [default: all]"
+)
 @click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path),
     default=Path("free-energy"),
     show_default=True,
-    help="Folder of the results; existing ones are not repeated.",
+    help="Folder of the results; existing results are kept.",
 )
 @MODEL
 @click.option(
@@ -62,31 +65,42 @@ if TYPE_CHECKING:
     type=Finite(min=0, min_open=True),
     default=0.002,
     show_default=True,
-    help="Standard error of G that scha samples for, eV/atom.",
+    help="Target for the standard error of G in scha, eV/atom.",
 )
 @click.option(
     "--keep-symmetry",
     is_flag=True,
-    help="Fixed symmetry at rest, for phases that are stable only through thermal motion.",
+    help="Fixed symmetry of the starting structure, for phases that only thermal motion stabilises.",
 )
-@click.option("--follow", is_flag=True, help="Phases of lower symmetry too, down the imaginary modes of unstable ones.")
+@click.option(
+    "--follow", is_flag=True, help="Phases of lower symmetry along the imaginary modes of unstable phases included."
+)
 @click.option(
     "--correct",
     metavar="MODEL|FILE",
-    help="Second model, or file of structures with energies, that the free energies of scha are corrected to.",
+    help="Second model, or file of structures with energies, to which the free energies of scha are corrected.  "
+    "[default: no correction]",
 )
 @click.option(
-    "--on",
+    "--samples",
     "number",
     type=click.IntRange(min=8),
     default=20,
     show_default=True,
-    help="Number of configurations of each free energy for --correct and --harvest.",
+    help="Number of configurations per free energy for --correct and --harvest.",
 )
 @click.option(
-    "--harvest", type=click.Path(path_type=Path, dir_okay=False), help="File (extxyz) for configurations to label."
+    "--harvest",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Extxyz file for configurations to label.  [default: none]",
 )
-@click.option("--isotope", "isotopes", multiple=True, metavar="ELEMENT=MASS", help="Mass of an element, amu: H=2.014.")
+@click.option(
+    "--isotope",
+    "isotopes",
+    multiple=True,
+    metavar="ELEMENT=MASS",
+    help="Mass of an element, amu: H=2.014.  [default: the natural mass]",
+)
 @click.option(
     "--figures", is_flag=True, help="Figures of G and hulls against T, of phonons, and the phase diagram, in --out."
 )
@@ -95,7 +109,7 @@ if TYPE_CHECKING:
     "-p",
     "--pressure",
     "pressures",
-    help="Pressure, GPa, or several (0,20,50 or 0:100:10) for a phase diagram.  [default: the one all sources have]",
+    help="Pressure, GPa, or several (0,20,50 or 0:100:10) for a phase diagram.  [default: that of all sources]",
 )
 @q.REFERENCES
 @q.COMPONENTS

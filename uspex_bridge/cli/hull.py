@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @q.STABILITY
 @q.SYMPREC
 @q.RECORD
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="CSV file for the phases.")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="CSV file for the phases.  [default: none]")
 @FORCE
 @q.JSON
 def command(places: tuple[str, ...], as_json: bool, csv_file: Path | None, per_level: bool, **options: Any) -> None:

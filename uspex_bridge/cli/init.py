@@ -15,8 +15,11 @@ from uspex_bridge.cli.options import Finite
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("line", type=click.Choice(["matlab", "python", "uspex26", "cryspy"]))
 @click.argument("folder", default=".", type=click.Path(path_type=Path))
-@click.option("--elements", help="Elements of a search with variable composition, or compounds: Ca,Fe,Ni; MgO,SiO2.")
-@click.option("--composition", help="Fixed composition, instead of --elements: Mg4Al8O16.")
+@click.option(
+    "--elements",
+    help="Elements or compounds of a search with variable composition: Ca,Fe,Ni; MgO,SiO2.  [default: none]",
+)
+@click.option("--composition", help="Fixed composition, instead of --elements: Mg4Al8O16.  [default: none]")
 @click.option("--atoms", help="Smallest and largest cell of a variable composition.  [default: 2-24]")
 @click.option("-p", "--pressure", type=Finite(), default=0.0, show_default=True, help="Pressure of the search, GPa.")
 @click.option(

@@ -42,27 +42,45 @@ def command() -> None:
 @command.command(context_settings=q.CONTEXT)
 @LABELS
 @q.PLACES
-@click.option("--code", type=click.Choice(["vasp", "gpaw", "model"]), help="Code that computes the labels.")
+@click.option(
+    "--code",
+    type=click.Choice(["vasp", "gpaw", "model"]),
+    help="Code that computes the labels.  [default: that of --settings]",
+)
 @click.option(
     "--settings",
     "file",
     type=click.Path(path_type=Path),
-    help="TOML file with the differences from the template of --code.",
+    help="TOML file with the differences from the template of --code.  [default: none]",
 )
-@click.option("-m", "--model", help="Model for --code model: a calculator, KIND:WEIGHTS, a training's folder.")
+@click.option(
+    "-m",
+    "--model",
+    help="Model for --code model: a calculator's name, KIND:WEIGHTS, a folder of train.  [default: none]",
+)
 @click.option("--potcars", type=click.Path(path_type=Path), help="POTCAR library.  [default: $PMG_VASP_PSP_DIR]")
 @click.option(
     "--generation", type=click.IntRange(min=0), required=True, help="Generation of the search, or number of the cycle."
 )
-@click.option("--pressure", "-p", type=Finite(), help="Pressure of the search, GPa, for PLACES without one.")
-@click.option("--dataset", type=click.Path(path_type=Path), help="Dataset; structures with labels in it are left out.")
+@click.option(
+    "-p",
+    "--pressure",
+    type=Finite(),
+    help="Pressure of the search, GPa, for PLACES without one.  [default: none]",
+)
+@click.option(
+    "--dataset",
+    type=click.Path(path_type=Path),
+    help="Dataset; structures with a label in it are left out.  [default: none]",
+)
 @click.option(
     "--relax", is_flag=True, help="Relaxation of each at its pressure (ISIF = 3) before the single point; VASP only."
 )
 @click.option(
     "--estimate",
     metavar="MODEL",
-    help="Model that estimates each structure's own pressure; the cutoff is for that pressure if it is higher.",
+    help="Model for the pressure of each structure; the cutoff follows it if it is above that of the search.  "
+    "[default: none]",
 )
 @CONFIG
 @q.JSON
@@ -154,10 +172,14 @@ def settings(code: str) -> None:
 @command.command(context_settings=q.CONTEXT)
 @LABELS
 @click.option(
-    "--command", "line", help="Command for VASP or GPAW in each structure's folder.  [default: the settings']"
+    "--command", "line", help="Command for VASP or GPAW in each structure's folder.  [default: that of the settings]"
 )
-@click.option("--python", type=click.Path(exists=True, path_type=Path), help="Python interpreter with gpaw.")
-@click.option("--retry", is_flag=True, help="Failed structures included.")
+@click.option(
+    "--python",
+    type=click.Path(exists=True, path_type=Path),
+    help="Python interpreter with gpaw.  [default: that of the settings]",
+)
+@click.option("--retry", is_flag=True, help="Second calculation of failed structures.")
 @CONFIG
 def run(labels: Path, line: str | None, python: Path | None, retry: bool, config: Path | None) -> None:
     """Compute the prepared structures of LABELS on this machine, one after the other. Several calls share the work.
@@ -218,8 +240,20 @@ def status(labels: Path, stale: float, as_json: bool) -> None:
 @LABELS
 @click.argument("dataset", type=click.Path(path_type=Path))
 @STALE
-@click.option("--valid", type=Finite(), default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
-@click.option("--test", type=Finite(), default=0.1, show_default=True, help="Fraction of families, of a new dataset.")
+@click.option(
+    "--valid",
+    type=Finite(),
+    default=0.1,
+    show_default=True,
+    help="Fraction of families for this split, in a new dataset.",
+)
+@click.option(
+    "--test",
+    type=Finite(),
+    default=0.1,
+    show_default=True,
+    help="Fraction of families for this split, in a new dataset.",
+)
 @q.JSON
 def collect(labels: Path, dataset: Path, stale: float, valid: float, test: float, as_json: bool) -> None:
     """Add the finished labels of LABELS to DATASET, and list the others with reasons.

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Colour by pressure, the share of each element, formation enthalpy, or distance to the hull.",
 )
-@click.option("--chosen", type=click.Path(), help="Subset of PLACES, ringed in the map.")
+@click.option("--chosen", type=click.Path(), help="Subset of PLACES, ringed in the map.  [default: none]")
 @q.REFERENCES
 @q.LEVELS
 @q.RECORD

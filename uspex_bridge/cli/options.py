@@ -34,25 +34,28 @@ CONFIG = click.option(
     type=click.Path(path_type=Path),
     help="Settings file.  [default: $USPEX_BRIDGE_CONFIG, then the first bridge.toml from this folder upwards]",
 )
-PROTOCOL = click.option("--protocol", help="Named protocol (paper, embedded, single, fast, auto) or a TOML file.")
-STAGES = click.option("--stages", help="Stages of the protocol to run: 1, 2-3, robust, all.")
-DEVICE = click.option("--device", help="Device: auto, cpu, cuda or cuda:N.")
-THREADS = click.option("--threads", type=click.IntRange(min=1), help="Number of CPU threads.")
+PROTOCOL = click.option("--protocol", help="Named protocol or a TOML file.  [default: that of the settings, else auto]")
+STAGES = click.option("--stages", help="Stages of the protocol to run: 1, 2-3, robust.  [default: all]")
+DEVICE = click.option("--device", help="Device: auto, cpu, cuda or cuda:N.  [default: that of the settings, else auto]")
+THREADS = click.option(
+    "--threads", type=click.IntRange(min=1), help="Number of CPU threads.  [default: that of the settings, else 1]"
+)
 TIME_LIMIT = click.option(
     "--time-limit",
     type=Finite(min=0, min_open=True, infinite=True),
-    help="Time limit, s; the result is then the best geometry so far.",
+    help="Time limit, s; the result is then the best geometry so far.  [default: that of the settings, else 7200]",
 )
 SERVER = click.option(
     "--server",
     type=click.Choice(["auto", "off", "start", "require"]),
     expose_value=False,
-    help="Use of a service: a running one, none, start one, or fail without one.",
+    help="Use of a service: a running one, none, start one, or fail without one.  [default: that of the settings, "
+    "else auto]",
 )
 SOCKET = click.option(
     "--socket",
     metavar="PATH",
-    help="Socket of the service.  [default: $USPEX_BRIDGE_SOCKET, else the one in /tmp]",
+    help="Socket of the service.  [default: $USPEX_BRIDGE_SOCKET, else one in /tmp]",
 )
 WORKERS = click.option(
     "--workers",
@@ -62,7 +65,10 @@ WORKERS = click.option(
     help="Number of processes that share the structures.",
 )
 SCHEDULER = click.option(
-    "--scheduler", metavar="ADDRESS", help="Address or file of a Dask scheduler; its workers do the work."
+    "--dask",
+    "scheduler",
+    metavar="ADDRESS",
+    help="Address or file of a Dask scheduler for workers on other nodes.  [default: processes of this machine]",
 )
 
 

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 @click.argument("places", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--to", "reference", help="Reference phase of the enthalpies.  [default: the first]")
 @click.option(
-    "-p", "--pressure", "pressures", metavar="FROM:TO:STEP", help="Pressures to relax the structures at here, GPa."
+    "-p",
+    "--pressure",
+    "pressures",
+    metavar="FROM:TO:STEP",
+    help="Pressures of the relaxations, GPa.  [default: no relaxation]",
 )
 @MODEL
 @click.option(

@@ -36,9 +36,10 @@ LEVELS = settings(
     ),
     click.option("--mix-levels", is_flag=True, help="One hull for several levels of theory."),
 )
-PRESSURE = click.option("-p", "--pressure", type=Finite(), help="Pressure, GPa.  [default: the one all sources have]")
+PRESSURE = click.option("-p", "--pressure", type=Finite(), help="Pressure, GPa.  [default: that of all sources]")
 COMPONENTS = click.option(
-    "--components", help="Corners of the hull: Ca,Fe,Ni or MgO,SiO2.  [default: the elements, else the search's blocks]"
+    "--components",
+    help="Corners of the hull: Ca,Fe,Ni or MgO,SiO2.  [default: the elements, else the blocks of the search]",
 )
 HOLES = click.option("--with-holes", is_flag=True, help="Structures in holes of the model included.")
 #: Which hull is meant.
@@ -47,7 +48,8 @@ STABILITY = click.option(
     "--stability",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
-    help="Folder of free-energy: phases with imaginary modes get the flag unstable, JSON and CSV the frequency.",
+    help="Folder of free-energy: phases with imaginary modes get the flag unstable, JSON and CSV the frequency.  "
+    "[default: no flag]",
 )
 SYMPREC = click.option(
     "--symprec",

@@ -45,7 +45,11 @@ UNITS = {
 @RUN_OPTIONS
 @PARALLEL
 @MODEL
-@click.option("--fmax", type=Finite(min=0, min_open=True), help="Force target of the last stage, eV/Å.")
+@click.option(
+    "--fmax",
+    type=Finite(min=0, min_open=True),
+    help="Force target of the last stage, eV/Å.  [default: that of the protocol]",
+)
 @click.option(
     "--isif", type=click.IntRange(0, 8), default=3, show_default=True, help="Degrees of freedom, as VASP's ISIF."
 )

@@ -67,7 +67,11 @@ _WRITTEN = ("label.extxyz", "screen.csv", "screen.json", "screen.png")
     type=Finite(min=0),
     help="Largest distance above the hull, eV/atom; beyond it a structure is far.  [default: no limit]",
 )
-@click.option("--training", type=click.Path(path_type=Path), help="Training set: a dataset's folder, or a file.")
+@click.option(
+    "--training",
+    type=click.Path(path_type=Path),
+    help="Training set: a dataset's folder, or a file.  [default: none, no flag outside]",
+)
 @click.option(
     "--novelty",
     default=1.0,
@@ -86,13 +90,17 @@ _WRITTEN = ("label.extxyz", "screen.csv", "screen.json", "screen.png")
     "--failures", is_flag=True, help="Lost structures of the searches in PLACES included, at their starting geometry."
 )
 @click.option(
-    "--b-max", type=click.IntRange(min=0), help="Number of lost structures above which retraining is recommended."
+    "--b-max",
+    type=click.IntRange(min=0),
+    help="Number of lost structures above which retraining is recommended.  [default: none]",
 )
-@click.option("--since", default="", help="Earliest time of failures that count (2026-11-29T08:00, UTC).")
+@click.option(
+    "--since", default="", help="Earliest time of failures that count (2026-11-29T08:00, UTC).  [default: none]"
+)
 @click.option(
     "--calibrate",
     type=click.Path(path_type=Path),
-    help="Dataset for the error of PV at given |ΔPV|; only labels outside all training sets are used.",
+    help="Dataset for the error of PV at given |ΔPV|; only labels outside all training sets are used.  [default: none]",
 )
 @click.option(
     "--confidence",
@@ -102,7 +110,7 @@ _WRITTEN = ("label.extxyz", "screen.csv", "screen.json", "screen.png")
     help="Confidence of the calibrated threshold.",
 )
 @PARALLEL
-@click.option("--retry", is_flag=True, help="Second evaluation of structures for which a model failed.")
+@click.option("--retry", is_flag=True, help="Second evaluation of failed structures.")
 @click.option(
     "-n",
     "most",

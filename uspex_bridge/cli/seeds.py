@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--generation",
     type=click.IntRange(min=0),
-    help="Generation of the seeds, counted from 1 in the MATLAB line and from 0 in the Python line.",
+    help="Generation of the seeds, from 1 in the MATLAB line, from 0 in the Python line.  [default: the next one]",
 )
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), help="File.  [default: the one that USPEX reads in --into]"
@@ -45,7 +45,11 @@ if TYPE_CHECKING:
 @click.option(
     "--scale-to", type=Finite(), help="Pressure to which --model scales every cell, GPa.  [default: cells as they are]"
 )
-@click.option("-m", "--model", help="Model for --scale-to: a calculator's name, or KIND:WEIGHTS (mace:my.model).")
+@click.option(
+    "-m",
+    "--model",
+    help="Model for --scale-to: a calculator's name, or KIND:WEIGHTS (mace:my.model).  [default: the protocol's]",
+)
 @q.REFERENCES
 @q.COMPONENTS
 @q.LEVELS

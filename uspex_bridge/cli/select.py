@@ -26,7 +26,8 @@ _WRITTEN = ("selected.extxyz", "selected.csv", "selected.json", "coverage.png")
     "-n", "--budget", type=click.IntRange(min=1), default=100, show_default=True, help="Largest number of structures."
 )
 @click.option(
-    "--near",
+    "--near-share",
+    "near",
     type=Finite(0, 1),
     default=0.5,
     show_default=True,
@@ -34,7 +35,9 @@ _WRITTEN = ("selected.extxyz", "selected.csv", "selected.json", "coverage.png")
 )
 @q.within(0.05)
 @click.option(
-    "--compositions", type=click.IntRange(min=1), help="Largest number of compositions near the hull, the lowest first."
+    "--compositions",
+    type=click.IntRange(min=1),
+    help="Largest number of compositions near the hull, the lowest first.  [default: all]",
 )
 @click.option(
     "--each",
@@ -53,13 +56,17 @@ _WRITTEN = ("selected.extxyz", "selected.csv", "selected.json", "coverage.png")
 )
 @click.option("--with-outliers", is_flag=True, help="Outliers in volume or enthalpy included.")
 @q.HOLES
-@click.option("--max-atoms", type=click.IntRange(min=1), help="Largest number of atoms in a cell.")
+@click.option("--max-atoms", type=click.IntRange(min=1), help="Largest number of atoms in a cell.  [default: no limit]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random numbers.")
-@click.option("--have", type=click.Path(path_type=Path), help="Existing structures: a dataset's folder, or a file.")
+@click.option(
+    "--have",
+    type=click.Path(path_type=Path),
+    help="Existing structures: a dataset's folder, or a file.  [default: none]",
+)
 @click.option(
     "--holdout",
     type=click.Path(path_type=Path),
-    help="Excluded phases: structures, or a .txt file with one name per line.",
+    help="Excluded phases: structures, or a .txt file with one name per line.  [default: none]",
 )
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default=Path("selected"), show_default=True, help="Folder."
@@ -75,11 +82,11 @@ def command(places: tuple[str, ...], out: Path, force: bool, as_json: bool, **op
 
     \b
     uspex-bridge select screened/label.extxyz --reference results1 -n 60 --have dataset
-    uspex-bridge select results1 --compositions 300 --each 3 --near 1 -n 900
+    uspex-bridge select results1 --compositions 300 --each 3 --near-share 1 -n 900
 
-    First the lowest structures of each composition within --within of the hull are taken, then those furthest in
-    SOAP space from all taken before and from --have. Duplicates, outliers and structures in holes of the model are
-    left out. References define the hull and are not selected. The folder --out gets selected.extxyz, selected.csv,
+    First the lowest structures of each composition within --within of the hull are selected, then those farthest in
+    SOAP space from all selected structures and from --have. Duplicates, outliers and structures in holes of the model
+    are left out. References define the hull and are not selected. The folder --out gets selected.extxyz, selected.csv,
     selected.json and coverage.png.
     """  # noqa: D301 (click's mark for lines that stay as they are)
     from uspex_bridge.learn.choose.select import Quota

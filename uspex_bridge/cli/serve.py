@@ -47,15 +47,18 @@ _LOG_BYTES, _LOG_FILES = 2_000_000, 3
 @click.option(
     "--idle-timeout",
     type=Finite(min=0, min_open=True, infinite=True),
-    help="Time without a job after which the service ends, s.",
+    help="Time without a job after which the service ends, s.  [default: that of the settings, else 3600]",
 )
 @click.option(
-    "--socket", type=click.Path(path_type=Path), help="Socket.  [default: $USPEX_BRIDGE_SOCKET, else one in /tmp]"
+    "--socket",
+    type=click.Path(path_type=Path),
+    help="Socket of the service.  [default: $USPEX_BRIDGE_SOCKET, else one in /tmp]",
 )
 @click.option(
-    "--scheduler",
+    "--dask",
+    "scheduler",
     metavar="ADDRESS",
-    help="Address or file (*.json) of a Dask scheduler; its workers do the jobs.",
+    help="Address or file of a Dask scheduler for workers on other nodes.  [default: processes of this machine]",
 )
 @click.option(
     "--log", type=click.Path(path_type=Path), help="Log file, rotated.  [default: the socket's name with .log]"
@@ -136,7 +139,7 @@ async def _serve_dask(
         from uspex_bridge.service.dask_pool import DaskPool
     except ImportError as error:
         wanted = "pip install 'uspex_bridge[cluster]'"
-        raise ServiceError(f"--scheduler needs the package distributed ({error}); {wanted}") from None
+        raise ServiceError(f"--dask needs the package distributed ({error}); {wanted}") from None
     logging.getLogger("distributed").handlers = log.handlers
     pool = await DaskPool.connect(scheduler, parse, log)
     daemon = Daemon(path, config.service, pool, log, "every Dask worker evaluates itself")

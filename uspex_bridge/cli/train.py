@@ -23,21 +23,33 @@ _PATH = click.Path(path_type=Path)
 _DATA = settings(
     click.argument("dataset", required=False, type=_PATH),
     click.option("--generation", type=click.IntRange(0), help="Last generation of the labels.  [default: all]"),
-    click.option("--train-file", type=_PATH, help="Extxyz file with energy, forces and stress, instead of DATASET."),
-    click.option("--valid-file", type=_PATH, help="Validation structures that belong to --train-file."),
+    click.option("--train-file", type=_PATH, help="Extxyz file with energy, forces and stress.  [default: DATASET]"),
+    click.option(
+        "--valid-file",
+        type=_PATH,
+        help="Extxyz file for validation, with --train-file.  [default: none]",
+    ),
 )
 _TRAINING = settings(
     click.option("-o", "--out", type=_PATH, required=True, help="Folder of the training and of the model."),
-    click.option("--settings", "settings_files", type=_PATH, multiple=True, help="TOML file laid over the template."),
+    click.option(
+        "--settings",
+        "settings_files",
+        type=_PATH,
+        multiple=True,
+        help="TOML file with the differences from the template.",
+    ),
     click.option(
         "--from",
         "parent",
         metavar="CHECKPOINT",
         help="File, known name or training to start from.  [default: random weights]",
     ),
-    click.option("--branch", "--head", help="Head of a checkpoint with several."),
+    click.option("--branch", "--head", help="Head of a checkpoint with several heads.  [default: the only one]"),
     click.option(
-        "--time-limit", type=Finite(min=0, min_open=True, infinite=True), help="Time limit, s; --resume continues."
+        "--time-limit",
+        type=Finite(min=0, min_open=True, infinite=True),
+        help="Time limit, s; --resume continues.  [default: none]",
     ),
     click.option(
         "--resume", is_flag=True, help="Continuation from the last checkpoint; a finished training is not changed."
@@ -52,8 +64,15 @@ _TRAINING = settings(
     CONFIG,
     click.option("--json", "as_json", is_flag=True, help="JSON of the model's card on standard output."),
 )
-_STEPS = click.option("--steps", "length", type=click.IntRange(min=1), help="Number of training steps.")
-_EPOCHS = click.option("--epochs", "length", type=click.IntRange(min=1), help="Number of passes through the data.")
+_STEPS = click.option(
+    "--steps", "length", type=click.IntRange(min=1), help="Number of training steps.  [default: that of the template]"
+)
+_EPOCHS = click.option(
+    "--epochs",
+    "length",
+    type=click.IntRange(min=1),
+    help="Number of passes through the data.  [default: that of the template]",
+)
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
@@ -100,7 +119,9 @@ def sea(**options: Any) -> None:
 @_TRAINING
 @_EPOCHS
 @click.option(
-    "--replay", type=_PATH, help="Extxyz file of the foundation model's own training data, for replay (multi-head)."
+    "--replay",
+    type=_PATH,
+    help="Extxyz file of the foundation model's own training data, for multi-head replay.  [default: no replay]",
 )
 def mace(**options: Any) -> None:
     """MACE: multi-head replay fine-tuning, fine-tuning on the new labels alone, or from random weights.
@@ -148,7 +169,13 @@ def chgnet(**options: Any) -> None:
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Number of processes of the teacher."
 )
 @_TRAINING
-@click.option("--steps", "--epochs", "length", type=click.IntRange(min=1), help="Length of the student's training.")
+@click.option(
+    "--steps",
+    "--epochs",
+    "length",
+    type=click.IntRange(min=1),
+    help="Length of the student's training.  [default: that of the template]",
+)
 def distill(teacher: str, places: tuple[str, ...], student: str, workers: int, **options: Any) -> None:
     """Label the structures of PLACES with TEACHER, and train a fast student on the labels.
 
@@ -233,7 +260,11 @@ def stored(folder: Path, as_json: bool) -> None:
 @command.command("choose", context_settings=_CONTEXT)
 @click.argument("folder", type=_PATH)
 @click.argument("places", nargs=-1, required=True)
-@click.option("--second", metavar="MODEL", help="Second opinion, if no two models have the same training labels.")
+@click.option(
+    "--second",
+    metavar="MODEL",
+    help="Second opinion, if no two models have the same training labels.  [default: the median of the others]",
+)
 @click.option(
     "--pv",
     type=float,
@@ -241,7 +272,14 @@ def stored(folder: Path, as_json: bool) -> None:
     show_default=True,
     help="Threshold of |ΔPV| from which a label is needed, eV/atom.",
 )
-@click.option("-o", "--out", type=_PATH, default=Path("chosen"), show_default=True, help="Folder that keeps answers.")
+@click.option(
+    "-o",
+    "--out",
+    type=_PATH,
+    default=Path("chosen"),
+    show_default=True,
+    help="Folder of the predictions; existing ones are kept.",
+)
 @CONFIG
 @DEVICE
 @click.option("--json", "as_json", is_flag=True, help="JSON with units instead of a table.")

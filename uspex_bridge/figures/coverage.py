@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.words import counted
 from uspex_bridge.figures import style
-from uspex_bridge.figures.diagram import Diagram, standing
+from uspex_bridge.figures.diagram import Diagram, are_elements, standing
 from uspex_bridge.figures.ternary import to_plane, triangle
 
 #: More structures than this at one composition share a colour and a size.
@@ -105,7 +105,7 @@ def draw(coverage: CompositionCounts, *, width: float = style.COLUMN) -> Figure:
 
 
 def _said(coverage: CompositionCounts) -> tuple[str, ...]:
-    unit = "atoms" if all(name.isalpha() and name.istitle() for name in coverage.components) else "blocks"
+    unit = "atoms" if are_elements(coverage.components) else "blocks"
     return (
         *coverage.standing,
         counted(sum(coverage.counts.values()), "structure"),

@@ -226,6 +226,11 @@ def is_tie(mark: Mark) -> bool:
     return mark.above <= TIE and not mark.vertex
 
 
+def are_elements(components: Iterable[str]) -> bool:
+    """Tell whether all corners of a diagram are elements, not compounds."""
+    return all(name.isalpha() and name.istitle() for name in components)
+
+
 def need_components(diagram: Diagram, count: int, figure: str) -> None:
     """Check that a figure can show so many components.
 

@@ -119,8 +119,10 @@ def _edges(axes: Axes, family: Family, places: Mapping[int, tuple[float, float]]
 
 
 def _label(entry: Entry, above: float | None) -> str:
-    """Return what stands beside a member: its ID, formula and distance to the hull."""
+    """Return what stands beside a member: its ID, formula, doubts and distance to the hull."""
     text = f"EA{entry.id} {style.formula_text(entry.composition)}"
+    if entry.marks:
+        text = f"{text} ({', '.join(entry.marks)})"
     return text if above is None else f"{text}\n{above:+.3f}" if above else f"{text}\non the hull"
 
 

@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from uspex_bridge.figures import style
-from uspex_bridge.figures.diagram import Diagram, Mark, need_components, summary
+from uspex_bridge.figures.diagram import Diagram, Mark, are_elements, need_components, summary
 from uspex_bridge.figures.marks import draw_marks, draw_ties, legend, name_phases
 
 #: A hull that is shallower than this does not set the window, eV/atom.
@@ -75,7 +75,7 @@ def draw(
     legend(axes, diagram, shown)
     style.note(figure, diagram.note)
     hidden = len(diagram.marks) - len(shown)
-    higher = f"{hidden} lie higher" if hidden else ""
+    higher = f"{hidden} above the axis" if hidden else ""
     style.head(figure, *diagram.head(), higher)
     if unnamed := name_phases(axes, diagram, shown, named, _place, -90.0) + len(diagram.labelled) - len(named):
         style.head(figure, *diagram.head(), higher, f"{unnamed} on the hull not named")
@@ -85,8 +85,7 @@ def draw(
 def _axes(axes: Axes, diagram: Diagram, shown: Sequence[Mark], named: int) -> None:
     """Name the axes and set their limits, with room for labels below the hull."""
     names = diagram.components
-    compounds = any(sum(letter.isupper() or letter.isdigit() for letter in name) > 1 for name in names)
-    a, b = (f"({style.subscripts(name)})" if compounds else style.subscripts(name) for name in names)
+    a, b = names if are_elements(names) else (f"({style.subscripts(name)})" for name in names)
     axes.set_xlabel(rf"$\mathit{{x}}$ in {a}$_{{1{{-}}\mathit{{x}}}}${b}$_{{\mathit{{x}}}}$")
     axes.set_ylabel("enthalpy of formation (eV/atom)")
     low = min((mark.formation for mark in shown), default=0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,10 @@ _PANELS: dict[str, tuple[str, str, Callable[[Values], Any]]] = {
     "virial": ("virial", "eV/atom", lambda values: values.virial),
     "pv": ("PV", "eV/atom", lambda values: values.pv),
 }
+#: Part of the labels' range that panels extend beyond it.
+_MARGIN = 0.15
+#: What stands over the figures where a model leaves the range of the labels.
+_CUT = "values beyond a panel are drawn on its frame"
 
 
 @style.styled
@@ -27,25 +31,24 @@ def draw(models: Sequence[Judged], width: float = style.PAGE) -> Figure:
     """Draw one row of panels per model, coloured by pressure.
 
     Energies are relative to one energy per element, fitted to the labels, so that differences between structures fill
-    the panel and not those between elements.
+    the panel and not those between elements. The panels of a quantity have one range, that of the labels with a margin.
 
     Args:
         models: judged on labels.
         width: mm.
     """
-    figure = style.new_figure(width, 0.29 * len(models))
-    axes = figure.subplots(len(models), len(_PANELS), squeeze=False)
-    for line, model in zip(axes, models, strict=True):
-        zero = _zero(model)
-        for panel, (quantity, (title, unit, take)) in zip(line, _PANELS.items(), strict=True):
-            shift = zero if quantity == "energy" else np.zeros(len(model.cases))
-            _panel(panel, model, take, shift)
+    figure = style.new_figure(width, 0.06 + 0.25 * len(models))
+    axes = figure.subplots(len(models), len(_PANELS), squeeze=False, sharex="col", sharey="col")
+    cut = False
+    for column, (quantity, (title, unit, take)) in zip(axes.T, _PANELS.items(), strict=True):
+        cut |= _column(column, models, take, energies=quantity == "energy")
+        for panel, model in zip(column, models, strict=True):
             error = getattr(model.total, quantity)
             said = f"MAE {_milli(error.mae)}, RMSE {_milli(error.rmse)} m{unit}"
             panel.set_title(said, loc="left", fontsize=6)
-            panel.set_xlabel(f"{title} of the labels ({unit})")
             panel.set_ylabel(model.short if quantity == "energy" else "")
-    _legend(figure)
+        column[-1].set_xlabel(f"{title} of the labels ({unit})")
+    _legend(figure, axes[0, 0], cut)
     return figure
 
 
@@ -59,40 +62,71 @@ def draw_pv(models: Sequence[Judged], width: float = style.PAGE) -> Figure:
     """
     across = min(4, len(models))
     down = -(-len(models) // across)
-    figure = style.new_figure(width, 1.15 * down / across)
-    axes = figure.subplots(down, across, squeeze=False)
+    figure = style.new_figure(width, 0.08 + 1.2 * down / across)
+    axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
     for panel in axes.flat[len(models) :]:
         panel.set_axis_off()
     title, unit, take = _PANELS["pv"]
+    cut = _column(axes.flat[: len(models)], models, take)
     for panel, model in zip(axes.flat, models, strict=False):
-        _panel(panel, model, take, np.zeros(len(model.cases)))
         error = model.total.pv
         panel.set_title(f"{model.short}\nMAE {error.mae:.3g}, max {error.largest:.3g} {unit}", loc="left", fontsize=6)
+    for panel in axes.flat[max(len(models) - across, 0) : len(models)]:
         panel.set_xlabel(f"{title} of the labels ({unit})")
-    axes.flat[0].set_ylabel(f"{title} of the model ({unit})")
-    _legend(figure)
+        panel.tick_params(labelbottom=True)
+    for panel in axes[:, 0]:
+        panel.set_ylabel(f"{title} of the model ({unit})")
+    _legend(figure, axes[0, 0], cut)
     return figure
 
 
-def _legend(figure: Figure) -> None:
-    """Say above the panels which marker is which pressure."""
-    found: dict[str, Any] = {}
-    for panel in figure.axes:
-        handles, labels = panel.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    figure.legend(list(found.values()), [f"{label} GPa" for label in found], loc="outside upper left", ncols=len(found))
+def _legend(figure: Figure, panel: Axes, cut: bool) -> None:
+    """Say above the panels which marker is which pressure, and whether values were drawn on a frame."""
+    handles, labels = panel.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=len(labels),
+        title=_CUT if cut else None,
+        title_fontsize=style.REMARK,
+        alignment="left",
+    )
 
 
-def _panel(panel: Axes, model: Judged, take: Callable[[Values], Any], shift: Any) -> None:
-    shown = {label.removesuffix(" GPa"): places for label, places in model.lines.items()}
+def _column(
+    panels: Iterable[Axes], models: Sequence[Judged], take: Callable[[Values], Any], *, energies: bool = False
+) -> bool:
+    """Draw one quantity of each model in the same range; return whether a value lies beyond it."""
+    labels = np.concatenate(
+        [
+            np.ravel(take(case.reference)) - (zero if energies else 0.0)
+            for model in models
+            for case, zero in zip(model.cases, _zero(model), strict=True)
+        ]
+    )
+    margin = _MARGIN * max(float(np.ptp(labels)), 1e-3)
+    span = float(labels.min()) - margin, float(labels.max()) + margin
+    beyond = [
+        _panel(panel, model, take, _zero(model) if energies else np.zeros(len(model.cases)), span)
+        for panel, model in zip(panels, models, strict=True)
+    ]
+    return any(beyond)
+
+
+def _panel(panel: Axes, model: Judged, take: Callable[[Values], Any], shift: Any, span: tuple[float, float]) -> bool:
+    """Draw a model's values against the labels'; return whether one lies beyond the range."""
+    shown = dict(model.lines)
     if rest := sorted(set(range(len(model.cases))).difference(*shown.values())):
-        shown["higher, not in a line,"] = rest
+        shown["higher"] = rest
+    beyond = False
     for k, (label, chosen) in enumerate(shown.items()):
         labels = np.concatenate([np.ravel(take(model.cases[i].reference)) - shift[i] for i in chosen])
         answers = np.concatenate([np.ravel(take(model.answers[i])) - shift[i] for i in chosen])
+        beyond |= bool(np.any((answers < span[0]) | (answers > span[1])))
         panel.scatter(
             labels,
-            answers,
+            np.clip(answers, *span),
             s=5,
             lw=0,
             alpha=0.6,
@@ -100,10 +134,12 @@ def _panel(panel: Axes, model: Judged, take: Callable[[Values], Any], shift: Any
             marker=style.MARKERS[k % len(style.MARKERS)],
             label=label,
             rasterized=len(labels) > style.RASTER,
+            clip_on=False,
+            zorder=2,
         )
-    low, high = np.min([panel.get_xlim(), panel.get_ylim()]), np.max([panel.get_xlim(), panel.get_ylim()])
-    panel.plot([low, high], [low, high], color=style.INK, lw=0.5, zorder=0)
-    panel.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    panel.plot(span, span, color=style.INK, lw=0.5, zorder=0)
+    panel.set(xlim=span, ylim=span, aspect="equal")
+    return beyond
 
 
 def _milli(value: float) -> str:

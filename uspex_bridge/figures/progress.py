@@ -58,7 +58,7 @@ def draw(
     hidden = sum(point.above > limit for point in progress.points)
     where = () if answer is None else standing(answer.pressure_gpa, answer.levels)
     style.note(figure, "" if answer is None else answer.extrapolated)
-    style.head(figure, *where, f"{counted(total, 'structure')} made", f"{hidden} lie higher" if hidden else "")
+    style.head(figure, *where, f"{counted(total, 'structure')} made", f"{hidden} above the axis" if hidden else "")
     _lines(upper, progress)
     return figure
 

@@ -131,7 +131,7 @@ def draw(
     style.note(figure, diagram.note)
     said = [f"lowest of each of {len({mark.entry.reduced for mark in diagram.marks})} compositions"]
     if hidden := len(diagram.lowest()) - len(shown):
-        said.append(f"{hidden} lie higher")
+        said.append(f"{hidden} above the axis")
     style.head(figure, *diagram.head(), *said)
     inside = {id(mark) for mark in shown}
     named = [pair for pair in diagram.labelled if max(pair[0].fractions) < 1 - 1e-9 and id(pair[0]) in inside]

@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from uspex_bridge.figures import style
-from uspex_bridge.figures.diagram import Diagram, Mark, need_components, summary
+from uspex_bridge.figures.diagram import Diagram, Mark, are_elements, need_components, summary
 from uspex_bridge.figures.marks import draw_marks, draw_ties, legend, name_phases
 
 Colour = Literal["formation", "above", "both"]
@@ -70,12 +70,15 @@ def draw(
             axes.text(0.0, 0.97, f"({letter})", transform=axes.transAxes, fontweight="bold", va="top")
     legend(panels[0], diagram, shown, loc="lower left", bbox_to_anchor=(0.0, 1.0))
     style.note(figure, diagram.note)
-    compositions = f"lowest of each of {len(shown)} compositions" if len(diagram.series) == 1 else "lowest of each"
+    compositions = (
+        f"lowest of each of {len(shown)} compositions" if len(diagram.series) == 1 else "lowest of each composition"
+    )
+    grid = f"grid in {'at.' if are_elements(diagram.components) else 'mol'} %"
     named = [(mark, group) for mark, group in diagram.labelled if max(mark.fractions) < 1 - 1e-9]
-    style.head(figure, *diagram.head(), compositions)
+    style.head(figure, *diagram.head(), compositions, grid)
     left = max([name_phases(axes, diagram, shown, named[:labels], _place, _outwards) for axes in panels])
     if unnamed := left + len(named) - len(named[:labels]):
-        style.head(figure, *diagram.head(), compositions, f"{unnamed} on the hull not named")
+        style.head(figure, *diagram.head(), compositions, grid, f"{unnamed} on the hull not named")
     return figure
 
 

@@ -69,31 +69,35 @@ def draw(
     style.colour_bar(figure, points, axes, "enthalpy above hull (eV/atom)", extend="max")
     axes.set_xlabel("volume (Å$^3$/atom)")
     axes.set_ylabel("enthalpy (eV/atom)" if quantity == "enthalpy" else "enthalpy of formation (eV/atom)")
-    limit = _window(axes, [place(mark) for mark in volumes.marks])
+    limit = _window(
+        axes, [place(mark) for mark in volumes.marks], [place(mark) for mark in volumes.marks if mark.vertex]
+    )
     hidden = sum(place(mark)[1] > limit for mark in volumes.marks)
     ringed, said = _ringed(volumes)
     rings = [Line2D([], [], marker="o", ls="", mfc="none", mec=style.ALARM, ms=5.5, mew=0.7, label="outlier")]
     legend(axes, diagram, volumes.marks, rings if ringed else ())
     style.note(figure, diagram.note)
-    style.head(figure, *diagram.head(len(volumes.marks)), said, f"{hidden} lie higher" if hidden else "")
+    style.head(figure, *diagram.head(len(volumes.marks)), said, f"{hidden} above the axis" if hidden else "")
     ringed = [mark for mark in ringed if place(mark)[1] <= limit]
     places = [place(mark) for mark in ringed]
     if places:
         x, y = zip(*places, strict=True)
         axes.scatter(x, y, s=34, facecolors="none", edgecolors=style.ALARM, linewidths=0.7, zorder=4)
     texts = [f"EA{mark.entry.id} {style.formula_text(mark.entry.composition)}" for mark in ringed[:_NAMED]]
-    place_labels(axes, places[:_NAMED], texts, avoid=places, colours=[style.ALARM] * len(texts))
+    shown = [place(mark) for mark in volumes.marks[-1000:] if place(mark)[1] <= limit]
+    place_labels(axes, places[:_NAMED], texts, avoid=[*places, *shown], colours=[style.ALARM] * len(texts))
     return figure
 
 
-def _window(axes: Axes, places: Sequence[tuple[float, float]]) -> float:
-    """Set the limits; return the upper one, eV/atom: a third above 95 % of the structures, so that few lie higher."""
+def _window(axes: Axes, places: Sequence[tuple[float, float]], kept: Sequence[tuple[float, float]]) -> float:
+    """Set the limits; return the upper one, eV/atom: a third above 95 % of the structures, and above all ``kept``."""
     if not places:
         return 0.0
     x, y = np.array(places).T
     low = float(y.min())
     high = low + 1.33 * max(float(np.quantile(y, 0.95)) - low, 0.02)
     high = min(high, low + 1.06 * max(float(y.max()) - low, 0.02))
+    high = max([high, *(low + 1.06 * (height - low) for _, height in kept)])
     inside = x[y <= high]
     margin = 0.06 * max(float(np.ptp(inside)), 0.1)
     axes.set_xlim(float(inside.min()) - margin, float(inside.max()) + margin)

@@ -85,6 +85,56 @@ def test_one_name_and_one_short_form_for_one_thing(name, short):
         assert {name, short} <= set(p.opts), words
 
 
+#: Options that several verbs have, and what the help of each says wherever it stands.
+MEANINGS = {
+    "--pressure": r"^Pressures?\b.*GPa",
+    "--model": r"^Models?\b.*(calculator|KIND:WEIGHTS)",
+    "--out": r"^(File|Folder|Figure|HTML file)\b",
+    "--json": r"^JSON\b",
+    "--csv": r"^CSV file for ",
+    "--within": r"^Largest distance above the hull, eV/atom",
+    "--near": r"^Largest distance above the old hull, eV/atom",
+    "--symprec": r"^Tolerance of space groups\b.*Å",
+    "--threads": r"^Number of CPU threads",
+    "--workers": r"^Number of (processes|structures at once)",
+    "--dask": r"^Address or file of a Dask scheduler",
+    "--device": r"^Device: auto, cpu, cuda or cuda:N",
+    "--config": r"^Settings file",
+    "--settings": r"^TOML file with the differences from the template",
+    "--protocol": r"^(Named protocol|Protocol)\b.*TOML file",
+    "--stages": r"^Stages of the protocol",
+    "--socket": r"^Socket of the service",
+    "--seed": r"^Seed of the random numbers",
+    "--time-limit": r"^Time limit\b.*\bs\b",
+    "--reference": r"^Further structures with energies",
+    "--components": r"^Corners of the hull",
+    "--generation": r"^(Last g|G)eneration of the ",
+    "--generations": r"^(Largest n|N)umber of generations",
+    "--pv": r"^Threshold of \|ΔPV\|.*eV/atom",
+    "--retry": r"^Second (evaluation|calculation) of failed structures",
+    "--resume": r"^Continuation",
+}
+
+
+@pytest.mark.parametrize("name", MEANINGS)
+def test_a_name_means_the_same_in_every_verb(name):
+    mine = [(words, p) for words, p in OPTIONS if name in p.opts]
+    assert mine
+    for words, p in mine:
+        assert re.search(MEANINGS[name], p.help or ""), words
+    assert len({p.is_flag for _, p in mine}) == 1
+
+
+def test_a_name_has_one_kind_of_value_in_every_verb():
+    numbers = (type(click.FLOAT), type(click.INT))
+    kinds: dict[str, set[bool]] = {}
+    for _, p in OPTIONS:
+        for name in p.opts:
+            kinds.setdefault(name, set()).add(isinstance(p.type, numbers))
+    several = {"-p", "--pressure"}  # one number, or a list of them where that makes sense
+    assert {name for name, found in kinds.items() if len(found) > 1} == several
+
+
 def test_n_is_a_largest_number():
     for words, p in OPTIONS:
         if "-n" in p.opts:
@@ -125,8 +175,8 @@ def test_the_help_of_an_option_is_a_noun_phrase_with_unit_and_default(words, opt
     quantity = re.search(r"[Pp]ressure|[Ee]nthalp|[Dd]isplacement|[Tt]ime limit", text)
     if quantity and not text.startswith("Number of") and isinstance(option.type, (click.FloatRange, click.IntRange)):
         assert re.search(r"GPa|eV|Å|, s\b|relative", text), f"no unit: {text}"
-    if isinstance(option.default, (int, float)) and not isinstance(option.default, bool):
-        assert option.show_default or "[default" in text, f"no default: {text}"
+    if not (option.is_flag or option.required or option.multiple):
+        assert option.show_default or "[default: " in text, f"no word on what happens without it: {text}"
 
 
 def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys):

@@ -71,7 +71,7 @@ def test_binary_hull_draws_line_labels_and_what_it_leaves_out(tmp_path):
     ends = {tuple(np.round(point, 6)) for segment in segments for point in segment}
     assert ends == {(0.0, 0.0), (0.5, -0.4), (1.0, 0.0)}
     text = svg_of(figure, tmp_path)
-    assert "50 GPa; model; 6 structures; 1 lie higher" in text
+    assert "50 GPa; model; 6 structures; 1 above the axis" in text
     explained = [entry.get_text() for entry in axes.get_legend().get_texts()]
     assert explained == ["structure", "on the hull", "within 1 meV/atom"]
     assert "(tie)" in text

@@ -150,7 +150,7 @@ def _select(settings: CycleSettings, now: Standing, places: Sequence[str], *, kn
     if number:
         words += [word for place in places for word in ("--reference", place)]
     words += ["-n", str(chosen.budget if number else chosen.first), "--seed", str(chosen.seed + number)]
-    words += ["--near", f"{chosen.near:g}", "--within", f"{chosen.within:g}", "--each", str(chosen.each)]
+    words += ["--near-share", f"{chosen.near:g}", "--within", f"{chosen.within:g}", "--each", str(chosen.each)]
     words += ["--method", chosen.method]
     words += ["--have", settings.dataset] if known else []
     for option, value in (("--max-atoms", chosen.max_atoms), ("--compositions", chosen.compositions)):

@@ -260,12 +260,12 @@ def _remarks(one: Judged, cases: Sequence[Case], answers: Mapping[int, Values], 
     """Say what a reader of the table must know."""
     notes = []
     if one.offsets:
-        listed = ", ".join(f"{element} {value:+.3f}" for element, value in list(one.offsets.items())[:_ELEMENTS])
-        more = f", {len(one.offsets) - _ELEMENTS} more" if len(one.offsets) > _ELEMENTS else ""
-        fitted = "fitted to structures that are not tested on" if elsewhere else "fitted to these structures"
+        listed = ", ".join(f"{element} {value:+.3f}" for element, value in one.offsets.items())
+        said = f"{listed} eV" if len(one.offsets) <= _ELEMENTS else f"{len(one.offsets)} elements"
+        fitted = "fitted to other structures" if elsewhere else "fitted to these structures"
         notes.append(
-            f"{one.name}: energies moved by one constant per element, {fitted}, eV: {listed}{more}; --offsets off "
-            "shows them raw"
+            f"{one.name}: energies shifted by one constant per element, {fitted} ({said}); --offsets off shows them "
+            "unshifted"
         )
     else:
         own = [cases[k] for k in answers]

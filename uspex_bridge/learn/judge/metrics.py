@@ -175,7 +175,7 @@ def rows(cases: Sequence[Case], answers: Sequence[Values], lines: Lines = BY_PRE
     near_rmse = None if near is None else sum(row.near_rmse or 0 for row in made)
     totals = [("total", pairs)]
     if len(usual) < len(pairs):
-        totals.insert(0, (f"total up to {limit:g} GPa", usual))
+        totals.insert(0, (f"up to {limit:g} GPa", usual))
     made += [replace(_row(label, part, None), near=near, near_rmse=near_rmse) for label, part in totals if part]
     return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from uspex_bridge.base.tables import layout
@@ -64,41 +65,60 @@ def tables(report: Accuracy) -> str:
 
 
 def _error_table(model: Judged, *, named: bool) -> str:
-    headings = [("", ""), ("structures", "")]
-    for short, unit in (_QUANTITIES[quantity] for quantity in _SHOWN):
-        headings += [(f"{short} MAE", unit), ("RMSE", unit), ("max", unit)]
-    pairs = any(row.order for row in model.rows)
-    headings += [("pairs", ""), ("wrong", "")] if pairs else []
-    hulls = any(row.near is not None for row in model.rows)
-    headings += [("N(<50)", ""), ("N(<RMSE)", "")] if hulls else []
-    lines = []
-    for row in model.rows:
-        cells = [row.label, str(row.count)]
-        for quantity in _SHOWN:
-            error, factor = getattr(row, quantity), _factor(_QUANTITIES[quantity][1])
-            cells += [_number(factor * value) for value in (error.mae, error.rmse, error.largest)]
-        if pairs:
-            cells += [str(row.order.pairs), str(row.order.wrong)] if row.order else ["", ""]
-        if hulls:
-            cells += ["" if value is None else str(value) for value in (row.near, row.near_rmse)]
-        lines.append(cells)
+    """Return the errors of a model in tables that a terminal holds, one below the other."""
+    first = [("structures", [str(row.count) for row in model.rows])]
+    last: list[tuple[str, list[str]]] = []
+    if any(row.order for row in model.rows):
+        pairs = [(str(row.order.pairs), str(row.order.wrong)) if row.order else ("", "") for row in model.rows]
+        last += zip(("pairs", "wrong"), map(list, zip(*pairs, strict=True)), strict=True)
+    if any(row.near is not None for row in model.rows):
+        for name, counts in (
+            ("N(<50)", [row.near for row in model.rows]),
+            ("N(<RMSE)", [r.near_rmse for r in model.rows]),
+        ):
+            last.append((name, ["" if count is None else str(count) for count in counts]))
+    parts = [
+        _block(model, _SHOWN[:2], first, []),
+        _block(model, _SHOWN[2:4], [], []),
+        _block(model, _SHOWN[4:], [], last),
+    ]
     title = f"{model.short} ({model.title})\n" if named else f"{model.title}\n"
-    return title + layout(headings, lines)
+    return title + "\n".join(parts)
+
+
+def _block(
+    model: Judged,
+    quantities: Sequence[str],
+    before: Sequence[tuple[str, list[str]]],
+    after: Sequence[tuple[str, list[str]]],
+) -> str:
+    """Return the errors of some quantities, between columns of a name and a cell per line."""
+    headings = [("", ""), *((name, "") for name, _ in before)]
+    columns = [[row.label for row in model.rows], *(cells for _, cells in before)]
+    for quantity in quantities:
+        short, unit = _QUANTITIES[quantity]
+        for name, kind in ((f"{short} MAE", "mae"), ("RMSE", "rmse"), ("max", "largest")):
+            headings.append((name, unit))
+            columns.append([_number(_factor(unit) * getattr(getattr(row, quantity), kind)) for row in model.rows])
+    headings += [(name, "") for name, _ in after]
+    return layout(headings, list(zip(*columns, *(cells for _, cells in after), strict=True)))
 
 
 def comparison_table(report: Accuracy, quantity: str) -> str:
-    """Return one quantity's mean absolute error of every model, line by line, the largest one in brackets."""
+    """Return one quantity's mean absolute error of every model, line by line."""
     short, unit = _QUANTITIES[quantity]
     labels = list(dict.fromkeys(row.label for model in report.models for row in model.rows))
     lines = []
     for model in report.models:
         found = {row.label: getattr(row, quantity) for row in model.rows}
-        lines.append([model.short, *(_bracketed(found.get(label), _factor(unit)) for label in labels)])
-    return layout([(f"{short} MAE (max), {unit}", ""), *((label, "") for label in labels)], lines)
+        lines.append([model.short, *(_mean(found.get(label), _factor(unit)) for label in labels)])
+    ends = [label.rpartition(" GPa") for label in labels]
+    names = [(first or last, sign.strip()) for first, sign, last in ends]
+    return layout([(f"{short} MAE", unit), *names], lines)
 
 
-def _bracketed(error: Error | None, factor: float) -> str:
-    return "" if error is None else f"{_number(factor * error.mae)} ({_number(factor * error.largest)})"
+def _mean(error: Error | None, factor: float) -> str:
+    return "" if error is None else _number(factor * error.mae)
 
 
 def _factor(unit: str) -> float:
@@ -107,7 +127,7 @@ def _factor(unit: str) -> float:
 
 
 def _number(value: float) -> str:
-    """Return a number with one decimal, or two where it is below 10 GPa or meV."""
+    """Return a number with one decimal, or two where it is below 10, or none from 1000 on."""
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 1000 else f"{value:.0f}"
 
 
@@ -152,7 +172,7 @@ def _disagreement_table(report: Accuracy) -> str:
     lines = [
         [
             " - ".join(short[name] for name in one.models),
-            *(f"{1000 * value:.1f}" for value in (one.energy.mae, one.forces.mae, one.pv.mae, one.pv.largest)),
+            *(_number(1000 * value) for value in (one.energy.mae, one.forces.mae, one.pv.mae, one.pv.largest)),
             *(str(count) for count in one.over.values()),
         ]
         for one in report.disagreements

@@ -288,7 +288,7 @@ GATED = replace(
 
 def test_a_loop_does_what_its_steps_can():
     words = {step.name: str(step) for step in steps_of(GATED, Standing(2, since="2026-11-29T08:00:00"))}
-    for option in ("--near 0.8", "--within 0.1", "--compositions 30", "--each 2", "--method clusters"):
+    for option in ("--near-share 0.8", "--within 0.1", "--compositions 30", "--each 2", "--method clusters"):
         assert option in words["select"]
     assert "--holdout known.cif" in words["select"]
     assert "--failures --b-max 20 --since 2026-11-29T08:00:00 --calibrate dataset" in words["screen"]
