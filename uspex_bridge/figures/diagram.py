@@ -136,7 +136,7 @@ def make_diagram(answers: Mapping[str, Assessment]) -> Diagram:
     orders = {tuple(sorted(names)) for names in named}
     if len(orders) > 1:
         listed = "; ".join(", ".join(names) for names in named)
-        raise ConfigError(f"the levels of theory span different hulls ({listed}); say --components")
+        raise ConfigError(f"the levels of theory span different hulls ({listed}); choose --components")
     components = in_order(next(iter(answers.values())))
     marks: list[Mark] = []
     edges: dict[str, tuple[tuple[Mark, Mark], ...]] = {}

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from uspex_bridge.base.words import counted
 from uspex_bridge.figures import style
 from uspex_bridge.figures.diagram import standing
-from uspex_bridge.figures.labels import place_labels
+from uspex_bridge.figures.labels import distances, place_labels
 from uspex_bridge.results.family import Family
 from uspex_bridge.results.model import Entry
 from uspex_bridge.results.stability import Assessment
 
 #: mm that a member with a label takes up across, and a generation downwards.
 _ACROSS, _DOWN = 25.0, 13.0
+#: A line runs through a member that is nearer to it than this; how far it is bent then, in places.
+_CLOSE, _BEND = 0.2, 0.9
 #: The highest figure, mm.
 _HIGHEST = 230.0
 
@@ -58,7 +62,12 @@ def draw(
         [places[number] for number in named],
         [_label(family.members[number], height.get(number)) for number in named],
         avoid=places.values(),
-        lines=[(places[a], places[b]) for a, parents in family.parents.items() for b in parents],
+        lines=[
+            pair
+            for number, parents in family.parents.items()
+            for parent in parents
+            for pair in pairwise(_course(places, parent, number))
+        ],
         towards=0.0,
         gap=3.0,
     )
@@ -112,18 +121,29 @@ def _edges(axes: Axes, family: Family, places: Mapping[int, tuple[float, float]]
     main = set(zip(family.main, family.main[1:], strict=False))
     for number, parents in family.parents.items():
         for parent in parents:
-            xs, ys = zip(places[parent], places[number], strict=True)
+            xs, ys = zip(*_course(places, parent, number), strict=True)
             heavy = (number, parent) in main
             colour = style.INK if heavy else style.PALE
             axes.plot(xs, ys, color=colour, lw=1.3 if heavy else 0.6, zorder=2 if heavy else 1)
 
 
+def _course(places: Mapping[int, tuple[float, float]], start: int, end: int) -> list[tuple[float, float]]:
+    """Return the line between two members: straight, or bent where it would run through a third one."""
+    a, b = np.array(places[start]), np.array(places[end])
+    others = np.array([place for number, place in places.items() if number not in (start, end)]).reshape(-1, 2)
+    if not len(others) or distances(others, a, b).min() > _CLOSE:
+        return [places[start], places[end]]
+    bend = (a + b) / 2 + _BEND * np.array([a[1] - b[1], b[0] - a[0]]) / np.hypot(*(b - a))
+    t = np.linspace(0.0, 1.0, 13)[:, None]
+    return [(float(x), float(y)) for x, y in (1 - t) ** 2 * a + 2 * t * (1 - t) * bend + t**2 * b]
+
+
 def _label(entry: Entry, above: float | None) -> str:
-    """Return what stands beside a member: its ID, formula, doubts and distance to the hull."""
+    """Return what stands beside a member: its ID and formula, below its distance to the hull, or what is doubtful."""
     text = f"EA{entry.id} {style.formula_text(entry.composition)}"
-    if entry.marks:
-        text = f"{text} ({', '.join(entry.marks)})"
-    return text if above is None else f"{text}\n{above:+.3f}" if above else f"{text}\non the hull"
+    if above is None:
+        return "\n".join([text, *entry.marks])
+    return f"{text}\n{above:+.3f}" if above else f"{text}\non the hull"
 
 
 def _axes(axes: Axes, family: Family, rows: list[list[int]], places: Mapping[int, tuple[float, float]]) -> None:

@@ -9,7 +9,7 @@ from ase.build import bulk
 from results_making import DATA, Made, write_matlab
 
 from uspex_bridge.base.errors import ConfigError, OutputError
-from uspex_bridge.figures import coverage, diagram, hull, solid, style, ternary, volume
+from uspex_bridge.figures import coverage, diagram, family, hull, solid, style, ternary, volume
 from uspex_bridge.results.model import TIE, Entry, Pool
 from uspex_bridge.results.outliers import find_outliers
 from uspex_bridge.results.sources import Loose, open_sources
@@ -308,3 +308,18 @@ def test_a_page_names_stable_phases_and_says_what_decomposes_into_what():
     (points,) = [trace for trace in solid_page.data if trace.type == "scatter3d" and trace.mode == "markers"]
     assert list(points.customdata) == [mark.entry.name for mark in solid.drawn(made)]
     assert min(points.z) == pytest.approx(-0.85)
+
+
+def test_a_line_of_the_family_tree_bends_around_a_member():
+    places = {1: (0.0, 0.0), 2: (2.0, -2.0), 3: (1.0, -1.0), 4: (3.0, 0.0)}
+    bent = np.array(family._course(places, 1, 2))
+    assert (tuple(bent[0]), tuple(bent[-1])) == (places[1], places[2])
+    assert np.hypot(*(bent - places[3]).T).min() > 0.3
+    assert family._course(places, 4, 2) == [places[4], places[2]]
+
+
+def test_the_volume_figure_shows_every_phase_on_the_hull():
+    alike = [entry(k, {"Ni": 1}, -5.0 + 0.001 * k) for k in range(10, 60)]
+    drawn = volume.gather(made_diagram(loose(entry(1, {"Ca": 2}, 4.0), *alike)))
+    axes = volume.draw(drawn, quantity="enthalpy").axes[0]
+    assert axes.get_ylim()[1] > 4.0

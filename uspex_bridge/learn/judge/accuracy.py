@@ -273,8 +273,8 @@ def _remarks(one: Judged, cases: Sequence[Case], answers: Mapping[int, Values], 
         left = Error.of(a.energy - c.reference.energy for c, a in zip(own, moved, strict=True)).rmse
         if left < 0.5 * (raw := one.total.energy.rmse):
             notes.append(
-                f"{one.name}: one energy per element would take the RMSE of E from {1000 * raw:.3g} to "
-                f"{1000 * left:.3g} meV/atom: another energy zero; --offsets on takes it off"
+                f"{one.name}: one energy per element would reduce the RMSE of E from {1000 * raw:.3g} to "
+                f"{1000 * left:.3g} meV/atom: another energy zero; --offsets on removes it"
             )
     if one.failed:
         name, reason = next(iter(one.failed.items()))

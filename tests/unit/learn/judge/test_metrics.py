@@ -6,8 +6,11 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from uspex_bridge.base.units import gpa_to_ev_a3
+from uspex_bridge.figures import parity
 from uspex_bridge.learn.judge import metrics, probes
+from uspex_bridge.learn.judge.accuracy import Accuracy, Judged
 from uspex_bridge.learn.judge.cases import Values, case_of
+from uspex_bridge.learn.judge.tables import tables
 
 
 def frame(symbols, energy, pressure=0.0, own=0.0, name=None):
@@ -175,3 +178,40 @@ def test_order_is_that_of_enthalpies_at_the_mean_pressure_of_two_structures_of_o
     wrong = metrics.rows(cases, answers)[-1].order
     assert (wrong.pairs, wrong.wrong) == (1, 1)
     assert wrong.error == pytest.approx(gain)
+
+
+def judged(name, energy=0.0, force=0.0, virial=0.0):
+    """A model with the same errors everywhere, at pressures from below 5 to above 600 GPa."""
+    owns = (0.0, 20.0, 80.0, 200.0, 450.0, 900.0)
+    frames = [frame(["Ca", "Fe"], -1.0 - k, pressure=None, own=own) for k, own in enumerate(owns)]
+    cases = cases_of(frames)
+    answers = shifted(cases, energy, force, virial)
+    lines = metrics.Lines()
+    rows = tuple(metrics.rows(cases, answers, lines))
+    return Judged(name, name, f"{name} 1.0", tuple(cases), tuple(answers), dict(lines.of(cases)), {}, {}, {}, rows, ())
+
+
+@pytest.fixture(scope="module")
+def models():
+    return judged("chgnet", 0.1, 0.2, 0.3), judged("sevennet", 12.0, 345.0, 67.0), judged("mace:mp-0", 1.0, 1.0, 1.0)
+
+
+def test_all_tables_of_several_models_fit_80_columns(models):
+    text = tables(Accuracy(models))
+    assert max(map(len, text.splitlines())) <= 80
+    for quantity in ("E MAE", "F MAE", "W MAE", "PV MAE", "P MAE"):
+        assert text.count(quantity) >= len(models)
+
+
+def test_the_panels_of_a_quantity_have_one_range_whatever_a_model_answers(models):
+    figure = parity.draw_pv(models)
+    spans = {panel.get_ylim() for panel in figure.axes if panel.axison}
+    assert len(spans) == 1
+    ((low, high),) = spans
+    labels = np.array([case.reference.pv for case in models[0].cases])
+    assert low < labels.min() < labels.max() < high
+    drawn = [np.asarray(c.get_offsets())[:, 1] for panel in figure.axes for c in panel.collections]
+    assert all(low <= values.min() and values.max() <= high for values in drawn)
+    (legend,) = figure.legends
+    assert "frame" in legend.get_title().get_text()
+    assert "frame" not in parity.draw_pv(models[:1]).legends[0].get_title().get_text()
