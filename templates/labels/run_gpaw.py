@@ -1,6 +1,6 @@
-"""Compute one label with GPAW: run in a structure's folder, with any Python that has gpaw.
+"""Compute one label with GPAW. Run this script in the folder of a structure, with any Python with gpaw.
 
-Reads structure.json, leaves GPAW's log gpaw.txt and label.json, which appears when all is in it.
+The input is structure.json. The output is gpaw.txt (log of GPAW) and label.json, written whole at the end.
 """
 
 import json

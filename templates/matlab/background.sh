@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Start a relaxation in the background and return at once.
-# With whichCluster 0 and several parallel calculations USPEX goes on when its command returns, and takes
-# the step for finished when it finds JOB_IS_FINISHED in JOB_LOG. In INPUT.txt, as commandExecutable:
+# With whichCluster 0 and several parallel calculations, USPEX continues when its command returns. A step is
+# finished when JOB_LOG contains JOB_IS_FINISHED. In INPUT.txt, as commandExecutable:
 #     bash ../Specific/background.sh uspex-bridge-vasp
-# That line is written whatever becomes of the relaxation; SIGTERM to this script is passed on to it.
+# JOB_IS_FINISHED is written after every relaxation, also a failed one. SIGTERM to this script ends the relaxation.
 if [ $# -eq 0 ]; then
     echo "usage: bash background.sh COMMAND [ARGUMENT...]" >&2
     exit 2
 fi
 if [ "$1" != --detached ]; then
     rm -f JOB_LOG
-    # The end of the terminal, or Ctrl-C to USPEX, is no reason to stop.
+    # The relaxation continues after the end of the terminal and after Ctrl-C to USPEX.
     trap '' HUP INT
     $(command -v setsid) bash "$0" --detached "$@" < /dev/null > bridge.out 2>&1 &
     exit 0
@@ -33,7 +33,7 @@ echo "$(date '+%F %T') $* (process $$)" >> JOB_LOG
 job=$!
 wait "$job"
 code=$?
-# A signal ends 'wait' early; the relaxation may still be writing its result.
+# A signal ends 'wait' early; the relaxation may still write its result.
 while kill -0 "$job" 2> /dev/null; do
     wait "$job"
     code=$?

@@ -194,7 +194,7 @@ def test_with_more_structures_than_a_queue_takes_each_task_does_several(tmp_path
 
 def test_a_script_submitted_from_another_folder_runs_nothing(vasp, tmp_path, task):
     done = task("slurm", tmp_path, script=vasp / "slurm-1.sh")
-    assert (done.returncode, "submit this script in the folder it lies in" in done.stderr) == (1, True)
+    assert (done.returncode, "submit this script from its own folder" in done.stderr) == (1, True)
     assert not (tmp_path / "ran").exists()
 
 
