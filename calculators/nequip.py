@@ -57,7 +57,7 @@ def build(request: BuildRequest) -> Any:
     calculator.bridge_file = name
     if strange := [type_name for type_name in elements(calculator) if type_name not in chemical_symbols]:
         raise ModelError(
-            f"{name}: its types {', '.join(strange)} are no elements; set options.chemical_species_to_atom_type_map"
+            f"{name}: its types {', '.join(strange)} are not elements; set options.chemical_species_to_atom_type_map"
         )
     return calculator
 

@@ -16,7 +16,7 @@ _URL = "https://orbitalmaterials-public-models.s3.us-west-1.amazonaws.com/forcef
 
 def _known(forces: str, neighbours: str, data: str) -> KnownModel:
     name = f"orb-v3-{forces}-{neighbours}-{data}"
-    notes = [] if forces == "conservative" else ["forces and stress are not the energy's slope"]
+    notes = [] if forces == "conservative" else ["forces and stress are not derivatives of the energy"]
     notes += ["at most 20 neighbours, not continuous"] if neighbours == "20" else []
     return KnownModel(
         name,

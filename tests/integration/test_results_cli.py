@@ -270,7 +270,7 @@ def test_several_results_folders_share_one_hull(run, tmp_path):
     write_matlab(tmp_path / "b", [Made(1, ni, -5.2)], ("Ca", "Ni"), 60.0)
     code, out, err = run("hull", "a", "--json")
     assert code == 0
-    assert "taken to be of the same" in err
+    assert "assumed to be the same" in err
     names = [phase["name"] for phase in json.loads(out)["phases"] if phase["stable"]]
     assert names == ["a/results1:EA1", "a/results2:EA1"]
     code, _, err = run("hull", "a", "b")

@@ -154,7 +154,7 @@ class _Process:
         if not self._ready:
             raise ModelError(f"worker processes do not start: one {how}")
         if code == Interrupted.exit_code:
-            return Interrupted("one evaluation hung beyond the time limit")
+            return Interrupted("one evaluation exceeded the time limit")
         return CalculationError(f"the worker process {how}, twice with this structure") if deaths > 1 else None
 
     def end(self) -> None:

@@ -48,8 +48,8 @@ def choose_protocol(config: Config) -> tuple[Protocol, str]:
     if not missing:
         return paper, ""
     notice = (
-        f"protocol 'embedded' (CHGNet), since no weights are found for {' and '.join(missing)} of the default "
-        "protocol 'paper'; `uspex-bridge doctor` shows how to get them; protocol = \"embedded\" removes this note"
+        f"protocol 'embedded' (CHGNet) is used: no weights of {' and '.join(missing)} (protocol 'paper') are found; "
+        '`uspex-bridge doctor` shows how to get them; protocol = "embedded" removes this note'
     )
     return load_protocol("embedded"), notice
 

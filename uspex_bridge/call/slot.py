@@ -89,7 +89,7 @@ def sole_use(folder: Path, wait: float = 0.0, log: logging.Logger | None = None)
         BusyError: another bridge holds it.
         OutputError: the folder cannot be written.
     """
-    busy = f"{folder}: another bridge is at work here; one folder takes one run at a time"
+    busy = f"{folder}: another run uses this folder"
     return held(folder / LOCK, busy, wait, log)
 
 

@@ -158,7 +158,7 @@ class ModelProcess:
         self.close()
         code = self._process.returncode
         how = ending(code)
-        said = f"; it last said: {' | '.join(list(self._tail)[-3:])}" if self._tail else ""
+        said = f"; its last output: {' | '.join(list(self._tail)[-3:])}" if self._tail else ""
         return f"{self} {how} during a request{said}"
 
 

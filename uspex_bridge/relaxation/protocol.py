@@ -282,7 +282,7 @@ def make_plan(protocol: Protocol, intent: Intent, stages: str | None = None, fma
     the INCAR names a temperature, or the protocol does and its last stage runs.
 
     Raises:
-        ConfigError: the choice of stages does not fit the protocol, pressure or ``fmax`` is no number, there is no
+        ConfigError: the choice of stages does not fit the protocol, pressure or ``fmax`` is not a number, there is no
             such ISIF or NSW, or a free energy is asked for that cannot be had.
     """
     for what, value in (("the pressure", intent.pressure_gpa), ("fmax", fmax)):

@@ -94,7 +94,7 @@ def history(
     if not results.entries:
         raise InputError(f"{results.path}: it holds no structures yet")
     if not born:
-        raise InputError(f"{results.path}: nothing says which structure belongs to which generation (OUTPUT.txt)")
+        raise InputError(f"{results.path}: the generations of the structures are unknown (no OUTPUT.txt)")
     running = _running(results, born)
     numbers = sorted(number for number in born if number != running)
     if not numbers:

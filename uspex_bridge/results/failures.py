@@ -52,7 +52,7 @@ def read_failures(places: Sequence[str], since: str = "") -> Failures:
     """
     records = records_of(places)
     if not records:
-        raise InputError(f"{', '.join(places)}: there is no {record_file.FILENAME}, which says what was lost")
+        raise InputError(f"{', '.join(places)}: there is no {record_file.FILENAME}, and lost structures are unknown")
     counts: Counter[str] = Counter()
     sources = []
     for path in records:

@@ -143,7 +143,7 @@ class Results:
         import numpy as np
 
         if not self.settings.blocks:
-            raise InputError(f"{self.path}: nothing says which blocks the compositions are made of (Parameters.txt)")
+            raise InputError(f"{self.path}: the blocks of the compositions are unknown (no Parameters.txt)")
         counts = dict(entry.composition)
         wanted = np.array([counts.get(symbol, 0) for symbol in self.settings.species], dtype=float)
         matrix = np.array(self.settings.blocks, dtype=float).T
@@ -223,7 +223,9 @@ def open_results(path: Path, label: str | None = None, *, record: bool = True) -
         if unread := [note for note in notes if note.startswith(f"{individuals}, line")]:
             raise InputError(f"{unread[0]}; no line of it can be read")
         if line == "matlab" and first and "ID" not in first.split():
-            raise InputError(f"{individuals}: not a table of any USPEX; its first line is '{first.strip()[:40]}'")
+            raise InputError(
+                f"{individuals}: not a table of a known version of USPEX; its first line is '{first.strip()[:40]}'"
+            )
     entries = _entries(rows, name, settings, relaxed, notes)
     found = record_of(path) if record else None
     if found is not None:
@@ -297,7 +299,7 @@ def _unique(rows: Rows, path: Path, notes: Notes) -> Rows:
     """Keep the last row of each ID, sorted by ID."""
     by_id = {row["id"]: row for row in rows}
     if len(by_id) < len(rows):
-        notes.append(f"{path}: {len(rows) - len(by_id)} IDs stand in it twice; the last line of each is used")
+        notes.append(f"{path}: {len(rows) - len(by_id)} IDs occur twice; the last line of each is used")
     return [by_id[number] for number in sorted(by_id)]
 
 
@@ -371,12 +373,12 @@ def _entries(
             )
         )
     if relaxed is not None:
-        notes += [f"{relaxed.path}: {line}; it takes no part" for line in apart]
+        notes += [f"{relaxed.path}: {line}; it is left out" for line in apart]
     if relaxed is not None and loose:
         some = ", ".join(loose[:5]) + (f" and {len(loose) - 5} more" if len(loose) > 5 else "")
         limits = f"{100 * _SAME_VOLUME:g} to {100 * _OTHER_VOLUME:g} %"
         notes.append(
-            f"{relaxed.path}: the volume of {some} differs by {limits} from that in Individuals, which is taken"
+            f"{relaxed.path}: the volume of {some} differs by {limits} from that in Individuals, which is used"
         )
     missing = sum(1 for entry in entries if relaxed is not None and entry.id not in relaxed.blocks and entry.valid)
     if missing and relaxed is not None:

@@ -70,7 +70,7 @@ def follow(
     found, parents, jobs = [], {}, []
     for number, (entry, structure) in enumerate(starts):
         if structure is None:
-            found.append(Followed(entry, None, reason="nothing along its lowest mode lies lower"))
+            found.append(Followed(entry, None, reason="no lower structure along its lowest mode"))
         else:
             parents[number] = entry
             jobs.append((path, number, replace(structure, comment=f"EA{entry.id} {entry.formula} {entry.run}")))
@@ -106,7 +106,7 @@ def _below(parent: Entry, done: Relaxed, empty: Entry, *, with_holes: bool) -> F
         symbol=done.after,
     )
     if parent.enthalpy_per_atom - after.enthalpy_per_atom < _LOWER:
-        return Followed(parent, None, reason="its lowest mode leads to nothing lower")
+        return Followed(parent, None, reason="no lower structure along its lowest mode")
     return Followed(parent, after, replace(cell, comment=after.origin))
 
 

@@ -377,7 +377,7 @@ def with_stability(pool: Pool, folder: Path) -> Pool:
 
     path = folder / LINES
     if not path.is_file():
-        raise InputError(f"{folder}: there is no {LINES} in it; uspex-bridge free-energy leaves one")
+        raise InputError(f"{folder}: there is no {LINES} in it; uspex-bridge free-energy writes it")
     found: dict[tuple[Path, str], tuple[tuple[str, float], ...]] = {}
     for line in jsonl.read(path):
         if line.get("method") == "harmonic" and "lowest_harmonic_thz" in line:
@@ -393,5 +393,5 @@ def with_stability(pool: Pool, folder: Path) -> Pool:
         for entry in pool.entries
     ]
     if all(one.properties == other.properties for one, other in zip(entries, pool.entries, strict=True)):
-        raise InputError(f"{path}: it has phonons of none of these structures; name the places as free-energy had them")
+        raise InputError(f"{path}: it has phonons of none of these structures; name the same places as for free-energy")
     return pool.only(entries)

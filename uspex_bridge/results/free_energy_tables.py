@@ -59,9 +59,7 @@ def _soft(answer: FreeEnergies, called: Callable[[Entry], str]) -> list[str]:
             found = phase.softest(temperature)
             name = called(phase.entry)
             if found is None and phase.unstable and not math.isnan(phase.g("scha", temperature)):
-                said.append(
-                    f"not known whether stable at {temperature:g} K: {name}, too few configurations (--g-error)"
-                )
+                said.append(f"stability unknown at {temperature:g} K: {name}, too few configurations (--g-error)")
             if found is None or not (found[2] or phase.unstable):
                 continue
             lowest, error, imaginary = found

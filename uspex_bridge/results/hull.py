@@ -23,7 +23,7 @@ from uspex_bridge.vasp.structure import ELEMENTS
 
 #: Pressures closer than this are the same, GPa.
 SAME_PRESSURE = 0.01
-_UNSTATED = "nothing states the pressure; the enthalpies are taken as they are (--pressure says it)"
+_UNSTATED = "the pressure is unknown; the enthalpies are used unchanged (--pressure gives it)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,12 +215,12 @@ def at_pressure(entries: Sequence[Entry], pressure_gpa: float | None) -> tuple[l
     if pressure_gpa is None:
         if len(known) > 1 and known[-1] - known[0] > SAME_PRESSURE:
             listed = ", ".join(f"{value:g}" for value in known)
-            raise ConfigError(f"the sources are of several pressures ({listed} GPa); say --pressure for one of them")
+            raise ConfigError(f"the sources are of several pressures ({listed} GPa); choose one with --pressure")
         if not known:
             return list(entries), [_UNSTATED]
         pressure_gpa = known[0]
         unstated = dict.fromkeys(entry.run for entry in entries if entry.valid and entry.pressure_gpa is None)
-        assumed = [f"nothing states the pressure of {run}; it is taken to be {pressure_gpa:g} GPa" for run in unstated]
+        assumed = [f"the pressure of {run} is unknown and assumed to be {pressure_gpa:g} GPa" for run in unstated]
     else:
         assumed = []
     moved: dict[tuple[str, float], int] = {}
@@ -234,7 +234,7 @@ def at_pressure(entries: Sequence[Entry], pressure_gpa: float | None) -> tuple[l
             brought.append(replace(entry, pressure_gpa=pressure_gpa))
     warnings = [
         f"{run}: {counted(count, 'entry')} of {old:g} GPa taken to {pressure_gpa:g} GPa as E + PV at their geometry, "
-        "an upper bound; relax them there (uspex-bridge rescore) before you trust their places"
+        "an upper bound; relax them there (uspex-bridge rescore) for reliable distances"
         for (run, old), count in moved.items()
     ]
     return brought, assumed + warnings
@@ -267,12 +267,12 @@ def one_level(entries: Sequence[Entry], *, mix: bool = False) -> list[str]:
     if len(levels) > 1:
         if not mix:
             raise ConfigError(
-                f"the enthalpies are of several levels of theory and do not belong on one hull: {listed}; name what "
+                f"the enthalpies are of several levels of theory and cannot share a hull: {listed}; name what "
                 "is not stated with --level, build a hull each with --per-level, or say --mix-levels"
             )
-        return [f"several levels of theory on one hull, distances mean little: {listed}"]
+        return [f"several levels of theory on one hull, distances are unreliable: {listed}"]
     if levels.get("") and len(levels[""]) > 1:
-        return [f"nothing states the level of theory of {', '.join(levels[''])}; they are taken to be of the same"]
+        return [f"the level of theory of {', '.join(levels[''])} is unknown and assumed to be the same"]
     return []
 
 
@@ -288,7 +288,7 @@ def _components(
         return chosen
     elements_found = list(dict.fromkeys(symbol for entry in entries for symbol, _ in entry.composition))
     if unknown := [symbol for symbol in elements_found if symbol not in ELEMENTS]:
-        raise InputError(f"nothing says which element {unknown[0]} of {entries[0].run} is; Parameters.txt would")
+        raise InputError(f"the element {unknown[0]} of {entries[0].run} is unknown; Parameters.txt contains it")
     pure = {entry.composition[0][0] for entry in entries if len(entry.composition) == 1}
     if pure.issuperset(elements_found):
         return [((symbol, 1),) for symbol in elements_found]
@@ -299,7 +299,7 @@ def _components(
     if present and len(present) == len(blocks):
         return list(blocks)
     missing = ", ".join(symbol for symbol in elements_found if symbol not in pure)
-    raise InputError(f"no entry of pure {missing} to measure from; add one with --reference, or say --components")
+    raise InputError(f"no entry of pure {missing}; add one with --reference, or choose --components")
 
 
 def _place(
@@ -327,9 +327,7 @@ def _references(placed: Sequence[tuple[Entry, tuple[float, ...]]], components: S
     for component, value in zip(components, lowest, strict=True):
         if value == float("inf"):
             formula = formula_of(component)
-            raise InputError(
-                f"no entry of pure {formula} to measure from; add one with --reference, or other --components"
-            )
+            raise InputError(f"no entry of pure {formula}; add one with --reference, or choose other --components")
     return lowest
 
 

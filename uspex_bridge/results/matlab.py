@@ -90,18 +90,18 @@ def read_individuals(path: Path, notes: Notes) -> list[dict[str, Any]]:
             continue
         if line_number <= 2 and not words[0].isdigit():  # the line of units
             if "kcal/mol" in line:
-                notes.append(f"{path}, line {line_number}: enthalpies in kcal/mol; what is called eV here is that")
+                notes.append(f"{path}, line {line_number}: enthalpies in kcal/mol; they are not in eV")
             continue
         row = _individual(line, before, after)
         if row is None:
-            notes.append(f"{path}, line {line_number}: cut short or not a line of USPEX; it is left out")
+            notes.append(f"{path}, line {line_number}: incomplete, or not a line of USPEX; it is left out")
             continue
         if not counted:
             row["counts"] = ()
         if per_atom:
             row["per_atom"] = True
         if row["enthalpy"] != row["enthalpy"]:
-            notes.append(f"{path}, line {line_number}: the enthalpy of EA{row['id']} is no number")
+            notes.append(f"{path}, line {line_number}: the enthalpy of EA{row['id']} is not a number")
         rows.append(row)
     return rows
 
@@ -149,7 +149,7 @@ def read_origin(path: Path, notes: Notes) -> dict[int, tuple[str, tuple[int, ...
         if match:
             made[int(match[1])] = match[2], tuple(int(word) for word in match[3].split() if int(word))
         elif line.strip() and not line.lstrip().startswith("ID"):
-            notes.append(f"{path}, line {line_number}: cut short or not a line of USPEX; parents are unknown")
+            notes.append(f"{path}, line {line_number}: incomplete, or not a line of USPEX; parents are unknown")
     return made
 
 
@@ -161,7 +161,7 @@ def read_step_enthalpies(path: Path, notes: Notes) -> list[tuple[float, ...]]:
         values = tuple(number(word) for word in words)
         wrong = next((w for w, v in zip(words, values, strict=True) if v != v and w.lower() != "nan"), None)
         if wrong is not None:
-            notes.append(f"{path}, line {line_number}: '{wrong}' is no number")
+            notes.append(f"{path}, line {line_number}: '{wrong}' is not a number")
         if values or path.suffix == ".csv":
             rows.append(values)
     return rows
@@ -174,11 +174,11 @@ def read_ranked(path: Path, notes: Notes) -> list[Ranked]:
         match = _RANKED.match(line)
         if match is None:
             if line_number > 6 and line.strip():
-                notes.append(f"{path}, line {line_number}: cut short or not a line of USPEX; it is left out")
+                notes.append(f"{path}, line {line_number}: incomplete, or not a line of USPEX; it is left out")
             continue
         words = match[3].split()
         if len(words) < 4 or any(map(_foreign, words)):
-            notes.append(f"{path}, line {line_number}: EA{match[1]} is cut short; it is left out")
+            notes.append(f"{path}, line {line_number}: EA{match[1]} is incomplete; it is left out")
             continue
         enthalpy, volume, fitness, group = (number(word) for word in words[:4])
         counts = tuple(int(word) for word in match[2].split())

@@ -82,7 +82,7 @@ def progress(results: Results, hull: Hull, within: float = 0.05) -> Progress:
     made = [e for e in results.entries if e.origin not in KEPT]
     numbers = [e.generation for e in made if e.generation is not None]
     if not numbers:
-        raise InputError(f"{results.path}: nothing says which structure belongs to which generation (OUTPUT.txt)")
+        raise InputError(f"{results.path}: the generations of the structures are unknown (no OUTPUT.txt)")
     points = [mine[e.id] for e in made if e.id in mine and e.generation is not None]
     points.sort(key=lambda point: (point.entry.generation or 0, point.entry.id))
     stable = [point.entry.reduced for point in hull.vertices]

@@ -111,7 +111,7 @@ class EnthalpyCurve:
             least, most = pv_energy(step, after), pv_energy(step, before)
             if rise < least - _TOLERANCE or rise > most + _TOLERANCE:
                 found.append(
-                    (*ends, f"{span} H rises by {rise:.3f} eV/atom; its volumes ask for {least:.3f} to {most:.3f}")
+                    (*ends, f"{span} H rises by {rise:.3f} eV/atom; its volumes require {least:.3f} to {most:.3f}")
                 )
         return found
 
@@ -182,9 +182,7 @@ def curves(pool: Pool) -> list[EnthalpyCurve]:
         InputError: no entry has an energy, one has no pressure, or a phase has structures of different composition.
     """
     if not any(entry.valid for entry in pool.entries):
-        raise InputError(
-            "no structure has an energy; to relax starting structures here say at which pressures: -p 0:100:10"
-        )
+        raise InputError("no structure has an energy; to relax starting structures give pressures: -p 0:100:10")
     if all("hole" in entry.marks for entry in pool.entries if entry.valid):
         raise InputError("all structures with an energy are in holes of the model")
     groups: dict[tuple[str, str], dict[float, Entry]] = defaultdict(dict)
@@ -192,14 +190,14 @@ def curves(pool: Pool) -> list[EnthalpyCurve]:
         if not entry.valid or "hole" in entry.marks:
             continue
         if entry.pressure_gpa is None:
-            raise InputError(f"{entry.name}: nothing states the pressure it was relaxed at (info pressure_gpa)")
+            raise InputError(f"{entry.name}: the pressure of its relaxation is unknown (info pressure_gpa)")
         group = groups[_phase(pool, entry), entry.level]
         pressure = round(entry.pressure_gpa, 3)
         if pressure not in group or entry.enthalpy_per_atom < group[pressure].enthalpy_per_atom:
             group[pressure] = entry
     for (phase, _), group in groups.items():
         if len({entry.reduced for entry in group.values()}) > 1:
-            raise InputError(f"{phase}: several compositions bear this name; give every phase a name of its own")
+            raise InputError(f"{phase}: several compositions have this name; give every phase a name of its own")
     return [EnthalpyCurve(p, level, tuple(group[x] for x in sorted(group))) for (p, level), group in groups.items()]
 
 
@@ -235,9 +233,11 @@ def differences(found: Sequence[EnthalpyCurve], reference: str | None = None, st
     """
     name = reference or found[0].phase
     if name not in {curve.phase for curve in found}:
-        raise ConfigError(f"no phase is called {name}; there are {', '.join(dict.fromkeys(c.phase for c in found))}")
+        raise ConfigError(f"there is no phase {name}; there are {', '.join(dict.fromkeys(c.phase for c in found))}")
     if len({curve.entries[0].reduced for curve in found}) > 1:
-        raise ConfigError("phases of several compositions have no enthalpy difference; give those of one")
+        raise ConfigError(
+            "phases of several compositions have no enthalpy difference; choose phases of one composition"
+        )
     made = []
     for level in dict.fromkeys(curve.level for curve in found):
         mine = [curve for curve in found if curve.level == level]
@@ -342,7 +342,7 @@ def _after(curve: EnthalpyCurve, pressure: float) -> float:
 def doubts(found: Sequence[EnthalpyCurve]) -> list[str]:
     """Return where curves cannot be one state of one phase, a line each."""
     return [
-        f"{curve.phase}: {why}: these are two states, or the model is not to be trusted there"
+        f"{curve.phase}: {why}: these are two states, or the model is unreliable there"
         for curve in found
         for _, _, why in curve.doubts()
     ]

@@ -57,7 +57,7 @@ def read_tables(path: Path, notes: Notes) -> Iterator[Table]:
         elif names is None:
             continue
         elif len(cells) != len(names) or not line.rstrip().endswith("|") or not cells[0].isdigit():
-            notes.append(f"{path}, line {line_number}: cut short or not a row of the table; it is left out")
+            notes.append(f"{path}, line {line_number}: incomplete, or not a row of the table; it is left out")
         else:
             table.rows.append(dict(zip(names, cells, strict=True)))
     if names is not None:

@@ -50,7 +50,7 @@ def common_pressure(entries: Iterable[Entry], asked: float | None) -> float:
         return asked
     known = {entry.pressure_gpa for entry in entries if entry.valid}
     if len(known) != 1 or None in known:
-        raise ConfigError("the sources do not agree on a pressure, or do not say it: give --pressure")
+        raise ConfigError("the sources have different or unknown pressures: give --pressure")
     return float(known.pop() or 0.0)
 
 

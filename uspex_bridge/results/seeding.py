@@ -42,7 +42,7 @@ def place_for(folder: Path, *, anti: bool = False, generation: int | None = None
         InputError: this search reads none, or would read them wrongly.
     """
     settings = settings_of_input(folder)
-    over = (f"{folder / 'USPEX_IS_DONE'}: this search is over",) if (folder / "USPEX_IS_DONE").exists() else ()
+    over = (f"{folder / 'USPEX_IS_DONE'}: this search has ended",) if (folder / "USPEX_IS_DONE").exists() else ()
     if (folder / "INPUT.txt").is_file():
         _refuse(folder / "INPUT.txt", settings)
         return _anti_seeds(folder, settings) if anti else Place(_matlab(folder, generation), over)
@@ -52,7 +52,7 @@ def place_for(folder: Path, *, anti: bool = False, generation: int | None = None
         read = _python(folder, generation)
         return Place(read.path, (*read.notes, *over))
     place = folder / "AntiSeeds" / "POSCARS" if anti else _matlab(folder, generation)
-    return Place(place, (f"{folder} holds no input of USPEX: nothing says whether it reads this",))
+    return Place(place, (f"{folder} holds no input of USPEX: the format of its seeds is unknown",))
 
 
 def _matlab(folder: Path, generation: int | None) -> Path:
@@ -78,12 +78,12 @@ def _anti_seeds(folder: Path, settings: SearchSettings) -> Place:
     if settings.calculation.endswith("1") or len(settings.blocks) > 1:
         raise InputError(
             f"{path}: in a search of variable composition USPEX compares fingerprints without elements, those of "
-            "anti-seeds have them, and no anti-seed ever counts"
+            "anti-seeds have them, and anti-seeds have no effect"
         )
     if (folder / "ANTISEEDS.mat").exists():
         raise InputError(
-            f"{folder / 'ANTISEEDS.mat'}: the search has begun, and USPEX reads AntiSeeds/POSCARS no more; a new "
-            "search reads it"
+            f"{folder / 'ANTISEEDS.mat'}: the search has begun, and USPEX does not read AntiSeeds/POSCARS again; "
+            "a new search reads it"
         )
     text, notes = InputTxt.read(path), []
     for key, why, line in (

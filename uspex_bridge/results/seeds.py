@@ -208,5 +208,5 @@ def write_seeds(path: Path, text: str, *, force: bool = False) -> None:
         OutputError: it cannot be written.
     """
     if path.exists() and not force:
-        raise InputError(f"{path}: it exists; move it away or say --force")
+        raise InputError(f"{path}: it exists; --force overwrites")
     write_whole(path, text)

@@ -239,7 +239,7 @@ def _loose(label: str, items: Sequence[_Item], notes: list[str]) -> Loose:
         if wrong := wrong_label(f"{item.name} {item.structure.comment}", item.structure):
             notes.append(f"{label}, structure {number}: {wrong}")
     if missing := sum(not math.isfinite(entry.enthalpy) for entry in entries):
-        notes.append(f"{label}: {missing} of {len(entries)} structures have no energy; good for comparison only")
+        notes.append(f"{label}: {missing} of {len(entries)} structures have no energy; usable for comparison only")
     return Loose(label, tuple(entries), held, names, notes)
 
 
@@ -275,7 +275,7 @@ def _from_table(path: Path) -> Iterator[_Item]:
             file = path.parent / row["file"]
             structures = read_structures(file)
             if len(structures) != 1:
-                raise InputError(f"{where}: {file} holds {len(structures)} structures; one energy belongs to one")
+                raise InputError(f"{where}: {file} holds {len(structures)} structures; an energy is for one structure")
             pressure = row.get("pressure_gpa")
             yield _Item(
                 row.get("name") or Path(row["file"]).stem,
@@ -293,7 +293,7 @@ def _value(word: str | None, where: str) -> float:
     try:
         return float(word)
     except ValueError:
-        raise InputError(f"{where} = '{word}' is no number") from None
+        raise InputError(f"{where} = '{word}' is not a number") from None
 
 
 def _from_json(path: Path, notes: list[str]) -> Iterator[_Item]:

@@ -146,8 +146,8 @@ def _unbound(hull: Hull) -> list[str]:
         deepest = BOUND + pv_energy(max(point.entry.pressure_gpa or 0.0, 0.0), CONTRACTION)
         if point.formation < -deepest:
             said.append(
-                f"{point.entry.name}: an enthalpy of formation of {point.formation:.1f} eV/atom is that of no compound "
-                f"(below -{deepest:.1f}): its own, or that of its components, is wrong"
+                f"{point.entry.name}: an enthalpy of formation of {point.formation:.1f} eV/atom is impossible for a "
+                f"compound (below -{deepest:.1f}): this enthalpy, or that of a component, is wrong"
             )
     return said
 
@@ -180,9 +180,9 @@ def without_holes(entries: Sequence[Entry], *, with_holes: bool = False) -> tupl
     left = every - {entry.name for entry in sole}
     out = [entry for entry in holes if entry.name in left]
     names = ", ".join(f"EA{entry.id}" for entry in out[:5]) + (", ..." if len(out) > 5 else "")
-    said = [f"{counted(len(out), 'structure')} in holes of the model left out ({names}); --with-holes takes them"]
+    said = [f"{counted(len(out), 'structure')} in holes of the model left out ({names}); --with-holes includes them"]
     formulas = ", ".join(dict.fromkeys(formula_of(entry.reduced) for entry in sole))
-    only = f"all that is known of {formulas} lies in holes of the model and takes part: no enthalpy here can be trusted"
+    only = f"all structures of {formulas} are in holes of the model and are included: the enthalpies are unreliable"
     return [e for e in entries if e.name not in left], [*(said if out else []), *([only] if sole else [])]
 
 

@@ -67,7 +67,7 @@ def read_table(path: Path, notes: Notes) -> Iterator[tuple[int, dict[str, str]]]
         cells = _with_parents(_CELL.findall(line), names)
         brackets = all(cell.endswith(("]", ")")) for cell in cells if cell.startswith(("[", "(")))
         if len(cells) != len(names) or not brackets or (line_number == len(lines) and not whole):
-            notes.append(f"{path}, line {line_number}: cut short or not a row of the table; it is left out")
+            notes.append(f"{path}, line {line_number}: incomplete, or not a row of the table; it is left out")
             continue
         yield line_number, dict(zip(names, cells, strict=True))
 
@@ -93,7 +93,7 @@ def read_individuals(path: Path, notes: Notes) -> Rows:
         except ValueError as error:
             notes.append(f"{place}: {error}; it is left out")
             continue
-        notes += [f"{place}: {name} {cells[name]} is no number" for name in _COLUMNS if not _is_value(cells, name)]
+        notes += [f"{place}: {name} {cells[name]} is not a number" for name in _COLUMNS if not _is_value(cells, name)]
     return rows
 
 
@@ -104,7 +104,7 @@ def _row(cells: dict[str, str]) -> dict[str, Any]:
         ValueError: what a structure cannot do without is missing or wrong.
     """
     if "energy" not in cells:
-        raise ValueError("the table has no column called energy")
+        raise ValueError("the table has no column energy")
     row: dict[str, Any] = {"origin": ""}
     row["generation"], row["id"] = (_whole(cells, name) for name in ("generation", "number"))
     row["counts"] = _list(cells["num_atoms_all"])
@@ -128,7 +128,7 @@ def _row(cells: dict[str, str]) -> dict[str, Any]:
 
 def _whole(cells: dict[str, str], name: str) -> int:
     if not (match := _WHOLE.fullmatch(cells[name])):
-        raise ValueError(f"{name} {cells[name]} is no whole number")
+        raise ValueError(f"{name} {cells[name]} is not a whole number")
     return int(match[1])
 
 
@@ -142,7 +142,7 @@ def _list(cell: str) -> tuple[int, ...]:
         return ()
     found = [_WHOLE.fullmatch(word) for word in cell.strip("[]()").replace(",", " ").split()]
     if not all(found):
-        raise ValueError(f"{cell} is no list of whole numbers")
+        raise ValueError(f"{cell} is not a list of whole numbers")
     return tuple(int(match[1]) for match in found if match)
 
 

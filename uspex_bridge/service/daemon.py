@@ -68,7 +68,7 @@ class Daemon:
         try:
             private.make_private(str(self.path.parent))
             if not lock.acquire():
-                raise ServiceError(f"{self.path}: a service runs there already; see it with: uspex-bridge status")
+                raise ServiceError(f"{self.path}: a service runs there already (uspex-bridge status)")
             self.path.unlink(missing_ok=True)
             server = await asyncio.start_unix_server(self._welcome, self.path, limit=MOST_ASKED, backlog=1024)
         except OutputError as error:
@@ -215,7 +215,7 @@ class Daemon:
         place = await asyncio.to_thread(_identify, folder, inode)
         busy = self._claiming | {job.place for job in self.pool.jobs if not job.abandoned}
         if place in busy:
-            raise BusyError(f"{folder}: another bridge is at work here; one folder takes one run at a time")
+            raise BusyError(f"{folder}: another run uses this folder")
         self._claiming.add(place)
         try:
             await asyncio.to_thread(clear_slot, folder, outputs)

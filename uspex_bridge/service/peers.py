@@ -125,7 +125,7 @@ class ChildProcess:
 
     def how(self, code: int) -> str:
         """Say how it ended, with the last lines that it printed."""
-        return ending(code) + (f"; it last said: {' | '.join(self.tail)}" if self.tail else "")
+        return ending(code) + (f"; its last output: {' | '.join(self.tail)}" if self.tail else "")
 
     async def _complaints(self) -> None:
         """Put what libraries print into the log."""

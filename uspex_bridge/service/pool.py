@@ -101,7 +101,7 @@ class WorkerPool(ABC):
         """End a job as a signal ends a run: with what is reached, without a result where that is nothing."""
         if job in self.queue:
             self.queue.remove(job)
-            message = "told to stop while waiting in the service's queue; nothing was written"
+            message = "stopped while waiting in the queue of the service; nothing was written"
             job.fail(errors.Interrupted.__name__, message)
         elif job in self.running:
             self.order(job, "halt")
@@ -363,7 +363,7 @@ class LocalPool(WorkerPool):
             job.deaths += 1
             self.log.warning("job %d in %s: its worker %s", job.number, job.folder, how)
             if code == errors.Interrupted.exit_code:
-                self.run_again(job, errors.Interrupted, "one evaluation hung beyond the time limit")
+                self.run_again(job, errors.Interrupted, "one evaluation exceeded the time limit")
             elif job.deaths > 1:
                 self.run_again(job, errors.CalculationError, f"the worker process {how}, twice with this structure")
             else:

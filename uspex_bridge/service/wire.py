@@ -47,7 +47,7 @@ def mismatch(other: dict[str, Any]) -> str:
     """
     mine = greeting()
     if other.get("service") != mine["service"]:
-        return "what answers there is no service of uspex-bridge"
+        return "the program there is not a service of uspex-bridge"
     for key in ("version", "protocol"):
         if other.get(key) != mine[key]:
             return f"it is of {key} {other.get(key)}, this is {mine[key]}"

@@ -260,7 +260,7 @@ def test_worker_that_exits(hostile):
     with (
         hostile("exits") as backend,
         pytest.raises(
-            CalculationError, match="ended with exit code 3 during a request; it last said: .*the last words"
+            CalculationError, match="ended with exit code 3 during a request; its last output: .*the last words"
         ),
     ):
         backend.calculator.calculate(CRYSTAL)

@@ -74,6 +74,6 @@ def test_lost_structures_are_screened_and_listed(search, tmp_path, monkeypatch):
     assert facts["retrain"] is True
     assert facts["failures"]["hole"] == 1
     assert facts["flags"]["rejected"] == 2
-    assert "the search lost it (hole)" in " ".join(row["reasons"] for row in facts["label"])
+    assert "lost in the search (hole)" in " ".join(row["reasons"] for row in facts["label"])
     frames = ase.io.read("screened/label.extxyz", ":")
     assert all("own_pressure_gpa" in atoms.info for atoms in frames)

@@ -106,7 +106,7 @@ def test_a_search_that_is_cut_off_is_read_as_far_as_it_goes(tmp_path):
     (folder / "gatheredPOSCARS").write_text(text[: text.rindex("0.5")] + "\n")
     results = open_results(folder)
     assert [entry.id for entry in results.entries] == [1, 2, 3]
-    assert results.notes[0] == f"{folder}/Individuals, line 6: cut short or not a line of USPEX; it is left out"
+    assert results.notes[0] == f"{folder}/Individuals, line 6: incomplete, or not a line of USPEX; it is left out"
     assert len(list(results.structures())) == 3
     cut = PoscarFile.open(folder / "gatheredPOSCARS")
     assert [number for number, _ in cut.read([2, 4])] == [2]
@@ -138,7 +138,7 @@ def test_nan_and_100000_are_no_results_and_are_named(tmp_path):
     folder = write_matlab(tmp_path / "results1", search, ("Ca", "Ni"))
     results = open_results(folder)
     assert [entry.valid for entry in results.entries] == [True, False, False, True]
-    assert f"{folder}/Individuals, line 4: the enthalpy of EA2 is no number" in results.notes
+    assert f"{folder}/Individuals, line 4: the enthalpy of EA2 is not a number" in results.notes
     assert results.by_id[2].row()["enthalpy"] is None
 
 

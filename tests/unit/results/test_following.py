@@ -27,7 +27,7 @@ def relaxed(enthalpy: float, flags: list[str]) -> SimpleNamespace:
     ("enthalpy", "flags", "with_holes", "reason"),
     [
         (-2.4, [], False, ""),
-        (-2.0003, [], False, "its lowest mode leads to nothing lower"),
+        (-2.0003, [], False, "no lower structure along its lowest mode"),
         (-8.0, ["hole"], False, "its lowest mode leads into a hole of the model"),
         (-8.0, ["hole"], True, ""),
     ],

@@ -120,7 +120,7 @@ def test_compounds_as_components():
 def test_what_a_hull_refuses():
     with pytest.raises(InputError, match="no entries"):
         build_hull([])
-    with pytest.raises(InputError, match="no entry of pure Ni to measure from"):
+    with pytest.raises(InputError, match="no entry of pure Ni; add one"):
         build_hull([entry("Ca", -2.0), entry("CaNi", -3.0, 2)])
     with pytest.raises(InputError, match="no entry of pure Ni"):
         build_hull([entry("Ca", -2.0), entry("CaNi", -3.0, 2)], ["Ca", "Ni"])
@@ -154,8 +154,8 @@ def test_pressures_are_not_mixed_unnoticed():
     assert (only.enthalpy, none) == (-1.0, [])
     unknown = entry("Fe", -3.0, 3, run="new")
     assert at_pressure([unknown], 50.0) == ([replace(unknown, pressure_gpa=50.0)], [])
-    assert "nothing states the pressure" in at_pressure([unknown], None)[1][0]
-    assert at_pressure([unknown, high], None)[1] == ["nothing states the pressure of new; it is taken to be 50 GPa"]
+    assert "the pressure is unknown" in at_pressure([unknown], None)[1][0]
+    assert at_pressure([unknown, high], None)[1] == ["the pressure of new is unknown and assumed to be 50 GPa"]
 
 
 def test_levels_of_theory_are_not_mixed_unnoticed():
@@ -168,5 +168,5 @@ def test_levels_of_theory_are_not_mixed_unnoticed():
     with pytest.raises(ConfigError, match="not stated"):
         one_level([one, replace(other, level="")])
     assert one_level([replace(one, level="")]) == []
-    assert "taken to be of the same" in one_level([replace(one, level=""), replace(other, level="")])[0]
+    assert "assumed to be the same" in one_level([replace(one, level=""), replace(other, level="")])[0]
     assert one_level([one, replace(other, enthalpy=math.nan)]) == []  # takes no part

@@ -154,7 +154,7 @@ def test_a_composition_that_the_structure_contradicts(tmp_path, writer):
     blocks[3] = poscar(more, ("Ca", "Ni"), "3")
     path.write_text("EA".join(blocks))
     results = open_results(folder)
-    assert results.notes == [f"{path}: EA3 is CaNi in Individuals and CaNi3 there; it takes no part"]
+    assert results.notes == [f"{path}: EA3 is CaNi in Individuals and CaNi3 there; it is left out"]
     answer = assess(Pool([results]), Question())
     assert [point.entry.id for point in answer.hull.vertices] == [1, 4, 2]
 

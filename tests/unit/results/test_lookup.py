@@ -185,7 +185,7 @@ def test_phases_against_pressure(tmp_path, step, error):
     fine = differences(found, steps=100)[1]
     assert len(fine.pressures) > 100
     assert set(second.pressures) <= set(fine.pressures)
-    with pytest.raises(ConfigError, match="no phase is called hcp; there are fcc, bcc"):
+    with pytest.raises(ConfigError, match="there is no phase hcp; there are fcc, bcc"):
         differences(found, "hcp")
 
 

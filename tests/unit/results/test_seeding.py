@@ -51,7 +51,7 @@ def test_the_matlab_line_reads_seeds_of_the_next_generation_or_of_one(tmp_path):
     assert place_for(tmp_path, generation=4).path == tmp_path / "Seeds" / "POSCARS_4"
     assert place_for(tmp_path).notes == ()
     (tmp_path / "USPEX_IS_DONE").touch()
-    assert "this search is over" in place_for(tmp_path).notes[0]
+    assert "this search has ended" in place_for(tmp_path).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_the_python_line_reads_every_file_of_a_folder(tmp_path):
 
 
 def test_a_folder_without_an_input_says_so(tmp_path):
-    assert "nothing says whether it reads this" in place_for(tmp_path).notes[0]
+    assert "the format of its seeds is unknown" in place_for(tmp_path).notes[0]
 
 
 def answer(tmp_path, name, pressure, made, species=("H", "S")):

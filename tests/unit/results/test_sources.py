@@ -60,7 +60,7 @@ def test_a_table_of_cifs(tmp_path):
     assert refs.entries[0].enthalpy == pytest.approx(-5.5 + pv_energy(50, NI.get_volume()), abs=1e-4)
     assert (refs.entries[1].enthalpy, refs.entries[1].pressure_gpa) == (-2.0, 0.0)
     table.write_text("file,energy\nni.cif,low\n")
-    with pytest.raises(InputError, match=r"refs.csv, line 2: energy = 'low' is no number"):
+    with pytest.raises(InputError, match=r"refs.csv, line 2: energy = 'low' is not a number"):
         read_reference(table)
     table.write_text("name,energy\nni.cif,1\n")
     with pytest.raises(InputError, match="needs the columns file and energy"):

@@ -46,7 +46,7 @@ def test_holes_stay_off_the_hull_unless_they_are_asked_for(tmp_path):
     pool = pool_of(tmp_path, SMALL, flags={4: ("elongated", "hole")})
     answer = assess(pool, Question())
     assert [point.entry.id for point in answer.hull.vertices] == [1, 3, 2]
-    assert "1 structure in holes of the model left out (EA4); --with-holes takes them" in answer.warnings
+    assert "1 structure in holes of the model left out (EA4); --with-holes includes them" in answer.warnings
     asked = assess(pool, Question(with_holes=True))
     assert [point.entry.id for point in asked.hull.vertices] == [1, 4, 2]
     assert asked.warnings == ()
@@ -83,7 +83,7 @@ def test_an_element_of_which_only_holes_are_known_takes_part_with_a_warning(tmp_
     answer = assess(pool, Question())
     assert [(point.entry.id, point.entry.marks) for point in answer.hull.vertices] == [(1, ("hole",)), (3, ()), (2, ())]
     assert answer.warnings == (
-        "all that is known of Ca lies in holes of the model and takes part: no enthalpy here can be trusted",
+        "all structures of Ca are in holes of the model and are included: the enthalpies are unreliable",
     )
 
 

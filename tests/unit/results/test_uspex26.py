@@ -207,7 +207,7 @@ def test_what_is_no_number_counts_as_not_computed(tmp_path):
     results = open_results(folder)
     assert len(results.entries) == 6
     assert not results.by_id[5].valid
-    assert results.notes == [f"{individuals}, line 6: energy null is no number"]
+    assert results.notes == [f"{individuals}, line 6: energy null is not a number"]
 
 
 def test_parents_may_be_nothing_at_all_and_a_file_may_begin_with_a_mark_of_its_encoding(tmp_path):
@@ -223,10 +223,10 @@ def test_parents_may_be_nothing_at_all_and_a_file_may_begin_with_a_mark_of_its_e
 def test_a_table_without_energies_and_a_file_of_no_known_kind_are_refused(tmp_path):
     columns = [name for name in COLUMNS_OF_26 if name != "energy"]
     folder = write_26(tmp_path / "results1", made_search(), SPECIES, columns)
-    with pytest.raises(InputError, match="line 2: the table has no column called energy"):
+    with pytest.raises(InputError, match="line 2: the table has no column energy"):
         open_results(folder)
     (folder / "Individuals").write_text("energies of last night\n")
-    with pytest.raises(InputError, match="not a table of any USPEX"):
+    with pytest.raises(InputError, match="not a table of a known version of USPEX"):
         open_results(folder)
 
 

@@ -196,7 +196,7 @@ def screen(
         if used < 3 * len(fitted):
             notes.append(
                 f"{models[k]}: its energy zero, {len(fitted)} numbers, is fitted to {used} structures only and takes "
-                "part of |ΔE| away; PV and forces are not touched"
+                "part of |ΔE| away; PV and forces are unchanged"
             )
     verdicts = [_judge(one, energies[k], pv[k], models, limits, also) for k, one in enumerate(seen)]
     sound = [one for one, verdict in zip(seen, verdicts, strict=True) if UNFIT.isdisjoint(verdict.flags)]
@@ -284,9 +284,9 @@ def _flags(one: Seen, models: Sequence[str], limits: Limits) -> dict[Flag, str]:
     if limits.within is not None and one.point is not None and one.point.above > limits.within:
         flags["far"] = f"{one.point.above:.3f} eV/atom above the hull"
     if entry.record is not None and entry.record.status == "unconverged":
-        flags["unconverged"] = f"its relaxation had not converged, a force of {entry.record.fmax:.3g} eV/Å was left"
+        flags["unconverged"] = f"unconverged relaxation, largest force {entry.record.fmax:.3g} eV/Å"
     if entry.record is not None and entry.record.status == "rejected":
-        flags["rejected"] = f"the search lost it ({', '.join(entry.record.flags)})"
+        flags["rejected"] = f"lost in the search ({', '.join(entry.record.flags)})"
     if one.novelty > limits.novelty:
         flags["outside"] = f"{one.novelty:.1f} x as far from the training set as its structures are from each other"
     failures = [

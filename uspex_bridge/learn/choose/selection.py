@@ -174,7 +174,9 @@ def select_pool(
     candidates = distinct(pool, kept, question.method, question.tolerances)
     left["duplicates"] = len(kept) - len(candidates)
     if not candidates:
-        raise InputError("nothing is left to choose from: " + ", ".join(f"{n} {why}" for why, n in left.items() if n))
+        raise InputError(
+            "no structure remains to select from: " + ", ".join(f"{n} {why}" for why, n in left.items() if n)
+        )
     have = drawn.space.place(features)
     coordinates = {entry.name: row for entry, row in zip(drawn.entries, drawn.coordinates, strict=True)}
     found = select(candidates, coordinates, drawn.points, have, quota)

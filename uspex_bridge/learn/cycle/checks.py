@@ -49,7 +49,7 @@ def check(folder: Path, settings: CycleSettings, *, promoted: bool) -> None:
             except BridgeError as error:
                 problems.append(f"  {where}: {error}")
     if problems:
-        raise ConfigError(f"{folder / FILENAME}: the loop could not go through:", *problems)
+        raise ConfigError(f"{folder / FILENAME}: the loop cannot run:", *problems)
 
 
 def _looks(settings: CycleSettings, config: Config, *, promoted: bool) -> Iterator[_Look]:
@@ -139,7 +139,7 @@ def _start(trainer: Trainer, start: str) -> None:
 
 def _replay(trainer: Trainer, replay: str) -> None:
     if trainer.kind != "mace":
-        raise ConfigError(f"is MACE's; {trainer.title} has no such thing")
+        raise ConfigError(f"is an option of MACE, not of {trainer.title}")
     _file(replay)
 
 
@@ -169,7 +169,7 @@ def _program(command: str, where: Path) -> None:
     try:
         word = next((word for word in list(words) if not re.match(r"\w+=", word)), "")
     except ValueError as error:
-        raise ConfigError(f"'{command}' is no shell command: {error}") from None
+        raise ConfigError(f"'{command}' is not a shell command: {error}") from None
     word = os.path.expandvars(os.path.expanduser(word))
     if "/" not in word:
         done = subprocess.run(["sh", "-c", 'command -v "$1"', "sh", word], stdout=subprocess.DEVNULL, check=False)

@@ -40,7 +40,7 @@ class Cost:
     def __str__(self) -> str:
         said = f"cost: {counted(self.labels, 'DFT calculation')}"
         if self.timed:
-            said += f", {self.core_hours:.3g} core-hours ({self.timed} say theirs)"
+            said += f", {self.core_hours:.3g} core-hours ({self.timed} with known times)"
         said += f"; {self.training_hours:.3g} h of training"
         if self.evaluations:
             said += f"; {self.evaluations:,} model evaluations for {self.candidates:,} candidates"

@@ -175,7 +175,7 @@ class Loop:
                     return waiting
                 elif missing[0].name not in self.state.done:  # it would be done without end
                     raise OutputError(
-                        f"{self.folder / JOURNAL}: the step '{missing[0].name}' that is done is not read back"
+                        f"{self.folder / JOURNAL}: the step '{missing[0].name}' is finished but cannot be read back"
                     )
             return state.ended
 
@@ -263,10 +263,10 @@ class Loop:
             last = said[-1] if said else "it said nothing"
             self._note("failed", cycle=number, step=step.name, exit=code, seconds=_since(began), detail=last)
             if code == Interrupted.exit_code:
-                raise Interrupted(f"cycle {number}, {step.name}: {last}; run again to go on")
+                raise Interrupted(f"cycle {number}, {step.name}: {last}; run again to continue")
             raise CalculationError(
                 f"cycle {number}, {step.name}: exit code {code}: {last} (see {err}); correct this and run again: "
-                "what is done stays done"
+                "finished steps are kept"
             )
         return out.read_text()
 
@@ -277,8 +277,8 @@ class Loop:
         if label.how == "submit":
             answer = here / "logs" / "compute.out"
             said = answer.read_text(errors="replace").splitlines() if answer.is_file() else []
-            detail += f" ({said[-1] if said else label.command}); what the queue no longer has, submit again there"
-        return f"{detail}; run again when they are done"
+            detail += f" ({said[-1] if said else label.command}); submit jobs again that are no longer in the queue"
+        return f"{detail}; run again after they have finished"
 
     def _enough(self, number: int, document: dict[str, Any]) -> None:
         states = document["states"]
@@ -344,7 +344,7 @@ class Loop:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the loop's lock, which steps inherit: it is free when the last of them has ended."""
-        busy = f"{self.folder}: this loop, or a step that it began, is at work already"
+        busy = f"{self.folder}: this loop, or one of its steps, is running already"
         with held(self.folder / ".cycle.lock", busy) as lock:
             self._lock = lock.fileno()
             yield
@@ -379,7 +379,7 @@ def _signals() -> Iterator[None]:
     """Let SIGTERM and SIGINT end the loop in order."""
 
     def stop(number: int, frame: Any) -> None:
-        raise Interrupted(f"stopped by {signal.Signals(number).name}; run again to go on")
+        raise Interrupted(f"stopped by {signal.Signals(number).name}; run again to continue")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -93,7 +93,7 @@ def decide(evidence: Evidence, new: str, old: str | None, gates: Gates) -> Promo
     mine = _errors(evidence.held_out, new)
     against = _forgotten(evidence.foreign, new, gates)
     if old is None:
-        return Promotion(True, ("there is no other yet", *against), mine.total, {})
+        return Promotion(True, ("the first model", *against), mine.total, {})
     theirs = _errors(evidence.held_out, old)
     if lost := _lost(mine, theirs):
         against.append(lost)
@@ -102,7 +102,7 @@ def decide(evidence: Evidence, new: str, old: str | None, gates: Gates) -> Promo
     against += _probes(evidence.held_out, new, old)
     predicted, latest = _errors(evidence.newest, old), _errors(evidence.newest, new)
     fresh, before = _unseen(latest), _unseen(latest, predicted)
-    better = ["none of the newest labels is unseen by both"]
+    better = ["both models were trained on all of the newest labels"]
     if fresh and before:
         gains = sum(fresh[name] < before[name] for name in QUANTITIES)
         if gains < 2:

@@ -240,9 +240,7 @@ def read_cycle_settings(folder: Path) -> CycleSettings:
             raise ConfigError(f"{path}: unknown key '{key}'{nearest(key, known)}")
     models = table.get("models", {})
     if not isinstance(models, Mapping) or len(models) < 2:
-        raise ConfigError(
-            f"{path}: needs two or more [models.NAME]; models of different architecture disagree usefully"
-        )
+        raise ConfigError(f"{path}: needs two or more [models.NAME]; they must be of different architecture")
     given = {name: dict(table.get(name, {})) for name in _PARTS}
     later = given["search"].pop("then", [])
     if not isinstance(later, list):

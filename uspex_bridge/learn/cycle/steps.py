@@ -83,7 +83,7 @@ def steps_of(settings: CycleSettings, now: Standing) -> list[CycleStep]:
     search, number = settings.search.at(now.stage), now.number
     if now.begins and search.seeds and settings.seeds.count:
         earlier = [place for stage in range(now.stage) for place in settings.search.at(stage).places]
-        steps.append(_seeds("seeds handed on", earlier, settings.seeds.count, search.seeds))
+        steps.append(_seeds("seeds written", earlier, settings.seeds.count, search.seeds))
     if (number > 1 or now.begins) and search.command:
         steps.append(CycleStep("search", (search.command,), "shell"))
     if number > 0:

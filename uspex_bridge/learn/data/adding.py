@@ -68,7 +68,7 @@ def offer(
     named = Counter(_functional(atoms) for atoms in frames if _functional(atoms))
     functional = functional or (level.functional if level else _only(named))
     if not code or not functional:
-        raise ConfigError("nothing says what computed the labels: give --code and --functional")
+        raise ConfigError("the code of the labels is unknown: give --code and --functional")
     kept = []
     for atoms in frames:
         if pressure_gpa is not None:
@@ -89,7 +89,9 @@ def offer(
         kept = [atoms for k, atoms in enumerate(kept) if k not in found]
     cutoffs = {float(atoms.info["provenance"]["encut"]) for atoms in kept if "encut" in provenance_of(atoms)}
     if len(cutoffs) > 1:
-        notes.append(f"cutoffs from {min(cutoffs):g} to {max(cutoffs):g} eV: energies of unlike cutoffs are not alike")
+        notes.append(
+            f"cutoffs from {min(cutoffs):g} to {max(cutoffs):g} eV: energies of different cutoffs are not comparable"
+        )
     return Offered(kept, code, functional, tuple(refused), tuple(notes))
 
 

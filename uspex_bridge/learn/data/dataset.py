@@ -79,7 +79,7 @@ class Dataset:
             path.mkdir(parents=True, exist_ok=True)
         with dataset._alone():
             if is_dataset(path):
-                raise InputError(f"{path}: there is a dataset already; open it, or name another folder")
+                raise InputError(f"{path}: a dataset exists there; use it, or name another folder")
             head = {"dataset": VERSION, "valid": valid, "test": test}
             publish_files(path, {MANIFEST: json.dumps(head) + "\n"})
         return dataset

@@ -56,14 +56,14 @@ def write_deepmd(frames: Sequence[Atoms], folder: Path, *, mixed: bool = False, 
 
     Raises:
         ConfigError: dpdata is missing, or ``folder`` holds something else.
-        InputError: there is no frame, or one has no stress (DeePMD would train without virials and not say so).
+        InputError: there is no frame, or one has no stress (DeePMD would train without virials).
         OutputError: the folder cannot be written.
     """
     import dpdata
 
     _some(frames, folder)
     if folder.exists() and any(folder.iterdir()) and not list(folder.rglob("type.raw")):
-        raise ConfigError(f"{folder}: holds something else than DeePMD systems; name another folder")
+        raise ConfigError(f"{folder}: contains other files than DeePMD systems; name another folder")
     type_map = sorted({*elements, *(symbol for atoms in frames for symbol in atoms.symbols)})
     systems = dpdata.MultiSystems(type_map=type_map)
     names: dict[str, list[str]] = {}
@@ -125,5 +125,5 @@ def _virial(atoms: Atoms) -> NDArray[np.float64]:
     stress = atoms.calc.results.get("stress")
     if stress is None:
         name = atoms.info.get("id", atoms.get_chemical_formula())
-        raise InputError(f"{name}: no stress; DeePMD would train without virials and not say so")
+        raise InputError(f"{name}: no stress; DeePMD would train without virials")
     return np.asarray(-voigt_6_to_full_3x3_stress(stress) * atoms.get_volume())

@@ -148,7 +148,7 @@ def problem_of(atoms: Atoms) -> str:
     if abs(own := pressure_of(stress)) > _MAX_PRESSURE:
         return f"a pressure of {own:.3g} GPa"
     if abs(energy - e0) > _MAX_ENTROPY * len(atoms):
-        return f"free energy and energy are {abs(energy - e0) / len(atoms):.3g} eV/atom apart: smearing far too wide"
+        return f"free energy and energy are {abs(energy - e0) / len(atoms):.3g} eV/atom apart: the smearing is too wide"
     return ""
 
 

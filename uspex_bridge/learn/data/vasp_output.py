@@ -60,7 +60,7 @@ def vasprun_of(path: Path) -> Any:
         try:
             return Vasprun(path, parse_dos=False, parse_eigen=False, parse_potcar_file=False, ionic_step_skip=None)
         except SyntaxError as error:  # of lxml and of xml
-            raise InputError(f"{path.name} ends in the middle or is damaged ({error})") from None
+            raise InputError(f"{path.name} is incomplete or damaged ({error})") from None
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OSError, EOFError) as error:
             raise InputError(f"{path.name} cannot be read: {type(error).__name__}: {error}") from None
 
@@ -190,7 +190,7 @@ def outcar_of(path: Path) -> Outcar:
     except (OSError, EOFError) as error:
         raise InputError(f"{path.name} cannot be read: {error}") from None
     if _OURS in text[:2000]:
-        raise InputError(f"{path.name} was written by uspex_bridge: its numbers are a model's, not DFT's")
+        raise InputError(f"{path.name} was written by uspex_bridge: values of a model, not of DFT")
     pages = []
     for part in re.split(r"Iteration +\d+\( +1\)", text)[1:]:
         free = re.findall(r"free  energy   TOTEN  = +(\S+)", part)
@@ -332,7 +332,7 @@ def steps_of(run: VaspRunFiles, every: int = 0) -> list[Step]:
         InputError: nothing of the run can be read.
     """
     if run.outcar is not None and not run.outcar.ended:
-        raise InputError("OUTCAR ends in the middle; the run was stopped")
+        raise InputError("OUTCAR is incomplete; the run was stopped")
     total = len(run.vasprun.ionic_steps) if run.vasprun is not None else len(run.images)
     if not total:
         raise InputError("no ionic step is complete")

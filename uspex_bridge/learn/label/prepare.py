@@ -168,7 +168,7 @@ def _prepare(
         else:
             pressure = pressure_gpa if candidate.pressure_gpa is None else candidate.pressure_gpa
             if pressure is None:
-                raise ConfigError(f"{candidate.origin}: nothing says the pressure of its search; give --pressure")
+                raise ConfigError(f"{candidate.origin}: the pressure of its search is unknown; give --pressure")
             cutoff = max(pressure, candidate.own_pressure_gpa or pressure)
             given, files = _inputs(structure, cutoff, settings, sets, pressure if relax else None)
             _remember(given, structure, settings, doubts)
@@ -188,7 +188,7 @@ def _prepare(
     if done.without_potcar:
         done.notes.append(
             f"{done.without_potcar} of the structures in {labels} have no POTCAR, and VASP cannot start without: give "
-            f"--potcars DIR or set {vasp_inputs.VARIABLE} and prepare again, or put POTCARs together yourself, in the "
+            f"--potcars DIR or set {vasp_inputs.VARIABLE} and prepare again, or assemble the POTCARs yourself, in the "
             "order of POTCAR.spec"
         )
     return done
@@ -205,14 +205,14 @@ class _Doubts:
     def notes(self) -> list[str]:
         """Return it in words."""
         found = [
-            f"{symbol} starts without a magnetic moment in {counted(number, 'structure')} and will end without one; "
+            f"{symbol} starts without a magnetic moment in {counted(number, 'structure')} and stays without one; "
             "[magmom] gives it one"
             for symbol, number in self.non_magnetic.items()
         ]
         if wide := [overlap for overlap in self.overlaps if overlap > _OVERLAP]:
             found.append(
                 f"PAW spheres overlap by more than {100 * _OVERLAP:g} % in {counted(len(wide), 'structure')} (by "
-                f"{100 * max(wide):.0f} % at most): take harder data sets under [potcars] for these"
+                f"{100 * max(wide):.0f} % at most): choose harder data sets for these under [potcars]"
             )
         if self.tight:
             found.append(

@@ -153,7 +153,7 @@ class LabelSettings:
                 f"[second] {', '.join(wrong)} would be another level of theory; {', '.join(_MIXING)} may be"
             )
         if self.code != "model" and not self.job.command.strip():
-            raise ValueError("[job] command is empty; name what runs in every structure's folder")
+            raise ValueError("[job] command is empty; name the command for the folder of every structure")
 
     def cutoff(self, pressure_gpa: float) -> float:
         """Return the plane-wave cutoff at a pressure, eV; negative pressures count as 0."""
@@ -202,7 +202,7 @@ def read_label_settings(path: Path | None, code: Code | None) -> LabelSettings:
     own = {} if path is None else dict(read_toml(path))
     wanted = own.get("code", code)
     if wanted is None:
-        raise ConfigError("say what computes the labels: --code vasp, gpaw or model, or --settings FILE")
+        raise ConfigError("name the code of the labels: --code vasp, gpaw or model, or --settings FILE")
     if code not in (None, wanted):
         raise ConfigError(f"{path} is for {wanted}, not for {code}")
     if wanted not in get_args(Code):

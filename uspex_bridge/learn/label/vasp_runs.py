@@ -117,7 +117,7 @@ def _open(folder: Path) -> tuple[Any, Any]:
         if not (folder / name).is_file():
             raise InputError(f"{name} is missing")
     if not ended(folder):
-        raise InputError("OUTCAR ends in the middle; the run was stopped")
+        raise InputError("OUTCAR is incomplete; the run was stopped")
     run = vasprun_of(folder / "vasprun.xml")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -192,7 +192,7 @@ def _geometry(run: Any, structure: Structure) -> None:
     found = run.final_structure
     same = np.allclose(found.lattice.matrix, structure.cell, rtol=0, atol=_LENGTH)
     if not same or _moved(found.frac_coords - structure.scaled, structure.cell):
-        raise InputError("cell or positions are not those that were prepared")
+        raise InputError("cell or positions differ from the prepared ones")
 
 
 def _kpoints(run: Any, task: LabelTask, structure: Structure) -> None:

@@ -65,6 +65,6 @@ def teach(
         frames.append(atoms)
     if not frames:
         reason = next((answer.problem for answer in answers.values()), "there are no structures")
-        raise CalculationError(f"{name}: labelled nothing: {reason}")
+        raise CalculationError(f"{name}: no label was computed: {reason}")
     dataset = Dataset.at(folder / "dataset")
     return dataset.add(frames, generation=0, level=Level("model", model.title, settings_hash(model.key)))

@@ -169,7 +169,7 @@ def plan(order: Order) -> tuple[Trainer, Training, dict[str, Any]]:
             "checkpoint that knows them, or train from random weights (no --from)"
         )
     if order.replay is not None and trainer.kind != "mace":
-        raise ConfigError(f"--replay is MACE's; {trainer.title} has no such thing")
+        raise ConfigError(f"--replay is an option of MACE, not of {trainer.title}")
     replay, replay_sha256 = _labelled(order.replay) if order.replay else ([], None)
     job = Training(
         work=(order.out / "work").resolve(),
@@ -293,7 +293,7 @@ def _labelled(path: Path) -> tuple[list[Atoms], str]:
     frames = read_frames(path)
     for number, atoms in enumerate(frames, 1):
         if problem := problem_of(atoms):
-            raise InputError(f"{path}, structure {number} ({atoms.symbols}): {problem}; take it out or label it again")
+            raise InputError(f"{path}, structure {number} ({atoms.symbols}): {problem}; remove it or label it again")
     if not frames:
         raise InputError(f"{path}: holds no structure")
     return frames, checksum(path)

@@ -73,7 +73,7 @@ def train(
     halter = Halter()
     with writing(order.out):
         order.out.mkdir(parents=True, exist_ok=True)
-    with held(order.out / ".lock", f"{order.out}: another training is at work there"):
+    with held(order.out / ".lock", f"{order.out}: another training is running there"):
         trainer, job, request = plan(order)
         if (order.out / CARD).is_file():
             return _finished(order, request)
@@ -191,7 +191,7 @@ class _Curve:
                 self.draw(points, self.trainer, self.out / "loss.png")
                 self.drawn = time.monotonic()
         except OutputError as error:
-            raise OutputError(f"{error}; the training was ended: make room, then --resume") from None
+            raise OutputError(f"{error}; the training was ended: free disk space, then --resume") from None
 
 
 def _publish(
@@ -252,7 +252,7 @@ def _publish(
             with suppress(OSError):
                 (order.out / name).unlink(missing_ok=True)
         raise OutputError(
-            f"{order.out}: the model cannot be written: {error.strerror or error}; make room, then --resume"
+            f"{order.out}: the model cannot be written: {error.strerror or error}; free disk space, then --resume"
         ) from error
     return card
 

@@ -149,7 +149,7 @@ class Run:
         said = f"the end of its log, {self.log}, is:"
         if _FULL.search(whole) or shutil.disk_usage(self.folder).free < _ROOM:
             return OutputError(
-                f"{self.title} ended with {how}: the disk is full (or its quota); make room, then --resume. {said}",
+                f"{self.title} ended with {how}: the disk or its quota is full; free disk space, then --resume. {said}",
                 *lines,
             )
         if "ModuleNotFoundError" in text:
@@ -159,7 +159,7 @@ class Run:
                 f"{self.title} diverged (NaN) and ended with {how}; lower the learning rate and begin again. {said}",
                 *lines,
             )
-        hint = "; it ran out of memory, or something killed it" if status == -signal.SIGKILL else ""
+        hint = "; it ran out of memory or was killed" if status == -signal.SIGKILL else ""
         return CalculationError(f"{self.title} ended with {how}{hint}; {said}", *lines)
 
 
@@ -262,7 +262,7 @@ def check_outcome(
     for name, error in points[-1].errors.items() if points else ():
         if error > settings.diverged * max(trivial.get(name, error), 0.01):
             raise CalculationError(
-                f"{title} diverged: it ends with an error of the {name} of {error:.3g}, knowing nothing gives "
+                f"{title} diverged: it ends with an error of the {name} of {error:.3g}, a constant model gives "
                 f"{trivial[name]:.3g}; nothing is published; lower the learning rate and begin again"
             )
 

@@ -228,7 +228,7 @@ def test_on_the_newest_labels_only_those_count_that_neither_was_trained_on(tmp_p
     newest.write_text(json.dumps(document))
     verdict = decide(Evidence(held_out, newest), "new", "old", Gates())
     assert verdict.promote
-    assert verdict.reasons == ("none of the newest labels is unseen by both",)
+    assert verdict.reasons == ("both models were trained on all of the newest labels",)
 
 
 def probed(path, **models):
@@ -301,7 +301,7 @@ def test_a_loop_does_what_its_steps_can():
 
 def test_the_next_pressure_begins_with_seeds_of_those_before(tmp_path):
     steps = steps_of(GATED, Standing(4, stage=1, begins=True))
-    assert [step.name for step in steps][:3] == ["seeds handed on", "search", "screen"]
+    assert [step.name for step in steps][:3] == ["seeds written", "search", "screen"]
     assert str(steps[0]) == "uspex-bridge seeds r0 -n 5 --into next50 --force"
     assert str(steps[1]) == "./go50"
     assert "screen r50 -m" in str(steps[2])

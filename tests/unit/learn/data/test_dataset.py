@@ -182,7 +182,7 @@ def spoiled(what: str) -> Atoms:
         ("nan", "forces not finite"),
         ("huge force", "a force of 2e+03 eV/Å"),
         ("pressure", "GPa"),
-        ("smearing", "smearing far too wide"),
+        ("smearing", "the smearing is too wide"),
         ("sparse", "Å³/atom"),
         ("molecule", "not periodic"),
     ],
@@ -345,7 +345,7 @@ def test_hulls_take_no_label_whose_file_is_another_one(dataset):
     with pytest.raises(InputError, match="not as it was written; 'uspex-bridge dataset check"):
         list(labels_of(dataset.path, "d"))
     frames.unlink()
-    with pytest.raises(InputError, match="is gone: put it back"):
+    with pytest.raises(InputError, match="is missing: restore it"):
         list(labels_of(dataset.path, "d"))
     frames.write_bytes(written[frames])
     head, line = written[manifest].splitlines()[:2]

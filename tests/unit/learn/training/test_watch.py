@@ -48,11 +48,11 @@ def test_divergence_is_told_from_noise():
 @pytest.mark.parametrize(
     ("code", "error", "said"),
     [
-        ("open('/dev/full', 'w').write('x' * 100000)", OutputError, "the disk is full"),
+        ("open('/dev/full', 'w').write('x' * 100000)", OutputError, "the disk or its quota is full"),
         (
             "print('[enforce fail at inline_container.cc:672] . unexpected pos'); print('frame\\n' * 99); exit(1)",
             OutputError,
-            "the disk is full",
+            "the disk or its quota is full",
         ),
         ("exit('[enforce fail at alloc_cpu.cpp:130] not enough memory')", CalculationError, "not enough memory"),
         ("import torch_of_another_world", ModelError, "its environment lacks a package"),

@@ -41,7 +41,7 @@ class Mace(Trainer):
         if not given.get("compute_stress"):
             raise ConfigError("settings: compute_stress must be true: without stresses there is no PV")
         if job.replay and job.parent is None:
-            raise ConfigError("--replay rehearses what a foundation model knows; it needs --from")
+            raise ConfigError("--replay is for foundation models; it needs --from")
         samples = int(given.pop("num_samples_pt", 10_000))
         table = given | {
             "name": _NAME,
