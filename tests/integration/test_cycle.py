@@ -152,7 +152,7 @@ def test_waits_for_labels_and_says_what_failed(tmp_path):
     assert [e["event"] for e in read_journal(tmp_path)].count("waiting") == 2
     status = CliRunner().invoke(command, ["cycle", "status", str(tmp_path)])
     assert "label status" in status.output
-    assert "submit again there" in status.output
+    assert "submit jobs again" in status.output
     (tmp_path / "cycle-0" / "logs" / "compute.out").unlink()
     assert "(touch submitted; echo job 7); what the queue" in Loop(tmp_path).run()
 

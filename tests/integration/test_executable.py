@@ -205,7 +205,7 @@ def test_another_bridge_in_the_folder(tmp_path):
     with FileLock(fold / ".bridge.lock"):
         done = call(fold)
     assert done.returncode == 9
-    assert "another bridge is at work" in done.stderr
+    assert "another run uses this folder" in done.stderr
     assert call(fold).returncode == 0
 
 
@@ -281,7 +281,7 @@ def test_time_limit_ends_with_what_is_reached(tmp_path):
 def test_time_limit_before_the_first_step(tmp_path):
     fold = make_folder(tmp_path)
     leave_stale_outputs(fold)
-    assert_clean_failure(fold, call(fold, "--time-limit", "0.001"), 10, "before the first step")
+    assert_clean_failure(fold, call(fold, "--time-limit", "0.001"), 10, "before the end of the first step")
 
 
 def test_a_record_that_cannot_be_written_does_not_cost_the_result(tmp_path):

@@ -71,7 +71,7 @@ def test_the_crystal_has_expanded_and_its_modes_cost_energy(at_300_k):
 
 def test_the_files_say_so_and_no_label_comes_of_them(at_300_k):
     assert "free energies at 300 K scha, not potential energies" in (at_300_k / "OUTCAR").read_text()[:500]
-    with pytest.raises(InputError, match="not DFT's"):
+    with pytest.raises(InputError, match="not of DFT"):
         outcar_of(at_300_k / "OUTCAR")
 
 

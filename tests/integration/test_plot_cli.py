@@ -109,7 +109,7 @@ def test_phases_under_pressure_relaxed_and_drawn_again(run):
         if point["phase"] == "bcc":
             assert again["fcc", point["pressure_gpa"]] == pytest.approx(-point["difference"], abs=2e-6)
     code, _, err = run("plot", "pressure", "fcc.vasp", "bcc.vasp")
-    assert (code, "say at which pressures: -p 0:100:10" in err) == (3, True)
+    assert (code, "give pressures: -p 0:100:10" in err) == (3, True)
     code, _, err = run("plot", "pressure", "fcc.vasp", "--model", "toy", "--pressure", "40:0:10")
     assert (code, "the range is empty" in err) == (4, True)
     code, _, err = run("plot", "pressure", "pressures", "--model", "toy")

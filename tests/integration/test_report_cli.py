@@ -113,7 +113,7 @@ def test_failures_come_from_the_record(run):
     assert row[4] == "Ca1-Ni2 <1 Å> apart"
     record.unlink()
     run("report", "search", "--force")
-    assert "There is no record of the bridge" in Path("report.html").read_text()
+    assert "Without a record of the bridge" in Path("report.html").read_text()
 
 
 def test_known_phases_are_named(run):

@@ -157,7 +157,7 @@ def test_one_folder_takes_one_run_at_a_time(shared, tmp_path):
     shared.running()
     second = shared.call(fold)
     assert second.returncode == 9
-    assert "another bridge is at work" in second.stderr
+    assert "another run uses this folder" in second.stderr
     linked = tmp_path / "CalcFold2"
     linked.symlink_to(fold)
     assert shared.call(linked).returncode == 9

@@ -68,7 +68,7 @@ class Impostor:
     [
         ({**wire.greeting(), "version": "0.0.1"}, "of version 0.0.1"),
         ({**wire.greeting(), "package": "/elsewhere"}, "another installation"),
-        ({"hello": 1}, "no service of uspex-bridge"),
+        ({"hello": 1}, "not a service of uspex-bridge"),
         (None, "not JSON"),
     ],
 )

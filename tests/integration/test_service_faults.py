@@ -89,7 +89,7 @@ def test_an_evaluation_that_hangs_ends_its_worker_and_the_job(tmp_path):
 
     pool = asyncio.run(play())
     assert told[-1] == {"event": "end", "exit": 10}
-    assert "hung beyond the time limit" in (fold / "bridge.log").read_text()
+    assert "exceeded the time limit" in (fold / "bridge.log").read_text()
     assert pool.stats.events == {"worker_died": 1}
     assert record(fold)[0]["code"] == "Interrupted"
     assert_no_result(fold)

@@ -60,7 +60,7 @@ class TestOrphans:
         change(fold)
         before = sorted(fold.iterdir())
         go.touch()
-        assert_orphan_says_so(orphan, "removed or replaced while this run was at work")
+        assert_orphan_says_so(orphan, "removed or replaced during this run")
         assert sorted(fold.iterdir()) == before
 
     def test_another_structure_was_written_while_a_second_call_said_busy(self, tmp_path):
@@ -214,7 +214,7 @@ class TestOldResults:
     @pytest.mark.parametrize(
         ("error", "words"),
         [
-            ("MemoryError()", b"memory ran out: this process may take no more of it (see ulimit -v"),
+            ("MemoryError()", b"memory ran out: the limit of this process is reached (see ulimit -v"),
             ("ImportError('libx.so: failed to map segment from shared object')", b"memory ran out"),
             ('RuntimeError("can\'t start new thread")', b"no thread can be started"),
         ],

@@ -176,7 +176,7 @@ def test_a_full_disk_publishes_nothing_and_with_room_the_training_goes_on(tmp_pa
     done = subprocess.run([*alone, script], capture_output=True, text=True, check=False)
     _, full, whole = done.stdout.split("exit code ")
     assert full.split()[0] == "8", done
-    assert "make room" in done.stderr or "No space left" in done.stderr
+    assert "free disk space" in done.stderr or "No space left" in done.stderr
     assert not {"model.json", "model.pth", "checkpoint.pt"} & set(full.split())
     assert whole.split()[0] == "0", done
     assert {"model.json", "model.pth", "checkpoint.pt"} < set(whole.split())

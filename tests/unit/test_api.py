@@ -249,5 +249,5 @@ def test_selection_is_that_of_the_command(folder):
     assert max(len(atoms) for atoms in found.frames()) <= 12
     done = CliRunner().invoke(command, [str(SEARCH), "-n", "5", "--near-share", "0.4", "--max-atoms", "12", "--json"])
     assert json.loads(done.stdout) == json.loads(json.dumps(found.to_dict()))
-    with pytest.raises(InputError, match="nothing is left"):
+    with pytest.raises(InputError, match="no structure remains"):
         select(SEARCH, exclusions={"max_atoms": 1})

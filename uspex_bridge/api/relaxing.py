@@ -157,7 +157,7 @@ def _structure(crystal: Any, number: int) -> Structure:
     name = f"structure-{number}"
     if not hasattr(crystal, "lattice") and not hasattr(crystal, "cell"):
         raise InputError(
-            f"{name}: {type(crystal).__name__} is no crystal; ASE atoms, a pymatgen Structure or a file is"
+            f"{name}: {type(crystal).__name__} is not a crystal; ASE atoms, a pymatgen Structure or a file is"
         )
     return from_pymatgen(crystal, name) if hasattr(crystal, "lattice") else from_ase(crystal, name)
 

@@ -82,7 +82,7 @@ def exhausted(error: BaseException) -> str:
         if isinstance(cause, RuntimeError) and "new thread" in str(cause):
             return "no thread can be started: a limit is reached (see ulimit -u and ulimit -v)"
         if out_of_memory(cause):
-            return "memory ran out: this process may take no more of it (see ulimit -v, or the limit of the batch job)"
+            return "memory ran out: the limit of this process is reached (see ulimit -v, or the limit of the batch job)"
         cause = cause.__cause__ or cause.__context__
     return ""
 

@@ -60,7 +60,7 @@ def build(cls: type[T], table: Mapping[str, Any], where: str) -> T:
         ConfigError: an unknown or missing key, or a value of the wrong type.
     """
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{where}: {table!r} is no table")
+        raise ConfigError(f"{where}: {table!r} is not a table")
     hints = _hints(cls)  # type: ignore[arg-type]
     declared = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     for key in table:

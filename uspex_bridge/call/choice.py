@@ -148,7 +148,7 @@ def _as_begun(protocol: Protocol, config: Config, decided: Path) -> Protocol:
         status = inventory.available(name, config.settings_of(name))
         if not status.ok:
             raise ModelError(
-                f"{decided}: this search began with protocol '{protocol.name}', but {name} is not there any more: "
+                f"{decided}: this search began with protocol '{protocol.name}', but {name} is missing now: "
                 f"{status.problem}"
             )
     return protocol

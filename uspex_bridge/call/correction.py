@@ -64,7 +64,7 @@ class Drawn:
                 density = Density(Modes.of(file["phi"], lattice.all_masses), temperature)
                 return cls(lattice, density, file["displacements"], file["energies"])
         except DAMAGED as error:
-            raise InputError(f"{path}: no configurations can be read ({error}); remove it to begin anew") from None
+            raise InputError(f"{path}: no configurations can be read ({error}); remove it to start again") from None
 
     def some(self, number: int) -> list[int]:
         """Return the places of the first pairs, ``number`` configurations together, the opposites last."""
@@ -245,7 +245,7 @@ def _labelled(drawn: Drawn, labels: Sequence[tuple[Structure, float, str]]) -> t
     if len(levels) > 1:
         raise InputError(f"labels of one free energy are of several levels of theory: {', '.join(sorted(levels))}")
     if len(found) < FEWEST:
-        raise Rejected("second-model", f"{len(found)} of its configurations have labels; {FEWEST} are the least")
+        raise Rejected("second-model", f"{len(found)} of its configurations have labels; at least {FEWEST} are needed")
     places = sorted(found)
     return places, np.array([found[k][0] for k in places]), levels.pop() or "labels"
 

@@ -61,7 +61,7 @@ def _wait(locks: list[Lock], device: str, log: logging.Logger, halt: Callable[[]
             told = True
             log.warning("waiting for a turn on GPU %s (gpu_runs = %d in bridge.toml)", device, len(locks))
         if halt() is not None:
-            raise Interrupted(f"told to stop while waiting for GPU {device}; nothing was written")
+            raise Interrupted(f"stopped while waiting for GPU {device}; nothing was written")
         time.sleep(_LOOK)
 
 

@@ -103,7 +103,7 @@ def _refuse_too_little_memory() -> None:
         limit = resource.getrlimit(kind)[0]
         if limit != resource.RLIM_INFINITY and limit < least:
             raise OutOfMemoryError(
-                f"memory would run out: this process may take {limit >> 20} MB of it (see ulimit {option}, or the "
+                f"not enough memory: the limit of this process is {limit >> 20} MB (see ulimit {option}, or the "
                 f"limit of the batch job); a run takes {least >> 20} MB at least, with PyTorch 1500"
             )
 
@@ -141,9 +141,7 @@ class SlotState:
             OutputError: it, its lock or an input is another one.
         """
         if self._look_at_places() != self._places:
-            raise OutputError(
-                f"{self._folder}: was removed or replaced while this run was at work; its result is not written"
-            )
+            raise OutputError(f"{self._folder}: was removed or replaced during this run; its result is not written")
         now = self._look_into_inputs()
         changed = [name for name, before in self._contents.items() if now[name] != before]
         if unread := [reason for name in changed if isinstance(reason := now[name], str)]:

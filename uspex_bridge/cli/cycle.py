@@ -174,7 +174,7 @@ def report(folder: Path, out: Path | None, force: bool, as_json: bool) -> None:
 
     cycles = cycles_of(folder)
     if not any(cycle.models for cycle in cycles):
-        raise InputError(f"{folder}: no cycle has come to its end yet; `uspex-bridge cycle status {folder}`")
+        raise InputError(f"{folder}: no cycle has finished yet; `uspex-bridge cycle status {folder}`")
     out = out or folder / "report"
     q.keep(*(out / f"cycles{ending}" for ending in (".png", ".csv", ".txt")), force=force)
     write_whole(out / "cycles.csv", as_csv(rows(cycles)))

@@ -67,7 +67,7 @@ def check(folder: Path, accept: bool, twins: bool) -> None:
         )
     if changes and not accept:
         raise InputError(
-            f"{folder}: {counted(len(changes), 'file')} changed; put them back, or accept them with --accept"
+            f"{folder}: {counted(len(changes), 'file')} changed; restore them, or accept them with --accept"
         )
     if twins:
         from uspex_bridge.learn.data.families import twins as find_twins

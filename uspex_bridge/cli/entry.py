@@ -63,7 +63,7 @@ def _here(kind: str, argv: list[str]) -> int:
             print("uspex-bridge: the working folder was removed", file=sys.stderr)
             return 8
         what = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
-        print(f"uspex-bridge: the installation is broken: {what}; `uspex-bridge doctor` says more", file=sys.stderr)
+        print(f"uspex-bridge: the installation is broken: {what}; `uspex-bridge doctor` shows more", file=sys.stderr)
         return 5
     return 0
 
@@ -171,9 +171,9 @@ class _Call:
     def _here(self, reason: str) -> int | None:
         """Let the run happen in this process, saying why, unless a service is required."""
         if self.caller.halted:
-            return self._fail("Interrupted", "told to stop before the run began; nothing was written")
+            return self._fail("Interrupted", "stopped before the start of the run; nothing was written")
         if self.mode == "require":
-            return self._fail("ServiceError", f"{reason}; --server require takes no other way")
+            return self._fail("ServiceError", f"{reason}; --server require allows no other way")
         if reason:
             print(f"uspex-bridge: {reason}; running here instead", file=sys.stderr)
         return None

@@ -122,7 +122,7 @@ def _relaxed(
                 why = "a hole of the model" if "enthalpy" in done.fields else done.fields.get("reason")
                 q.warn([f"{done.name} at {at:g} GPa: {why}; this point is left out"])
             elif done.before != done.after:
-                q.warn([f"{done.name} at {at:g} GPa: it was {done.before} and became {done.after}"])
+                q.warn([f"{done.name} at {at:g} GPa: its space group changed from {done.before} to {done.after}"])
             bar.update(1)
     if not points:
         raise CalculationError("no structure could be relaxed at any of the pressures; the lines above say why")

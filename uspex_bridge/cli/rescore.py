@@ -191,7 +191,7 @@ def report(verdict: Reranking, pressure: float, *, relax: bool, within: float, r
         f"{correlation}; formation enthalpies differ by {1000 * verdict.error:.1f} meV/atom "
         f"on average, most for {verdict.largest.entry.name} ({1000 * verdict.largest.shift:+.1f})",
         f"of the phases now within {within:g} eV/atom the first model had {100 * verdict.recall:.0f} % within it; "
-        f"{verdict.needed:.4f} eV/atom would have held them all",
+        f"{verdict.needed:.4f} eV/atom would have contained all of them",
     ]
     if not relax:
         lines.append(_single_points(results, pressure))

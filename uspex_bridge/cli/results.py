@@ -107,7 +107,7 @@ def describe(results: Results) -> str:
         head += ": enthalpies include the substrate, compositions are those of the surface"
     if not results.entries:
         return f"{head}\n  no relaxed structure yet" + (
-            "; uspex-bridge log says what the bridge did" if results.record else ""
+            "; uspex-bridge log shows the relaxations" if results.record else ""
         )
     lines = [
         head,
@@ -257,7 +257,9 @@ def _detail(results: Results, entry: Entry, structure: Any, symprec: float) -> s
             for site in crystal.sites
         ]
     if entry.record is not None and entry.record.status == "penalty":
-        lines.append(f"  refused by the bridge, the enthalpy is a penalty: uspex-bridge log {entry.id} says why")
+        lines.append(
+            f"  refused by the bridge, the enthalpy is a penalty: uspex-bridge log {entry.id} shows the reason"
+        )
     elif entry.record is not None:
         r = entry.record
         lines.append(

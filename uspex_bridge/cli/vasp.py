@@ -59,7 +59,7 @@ def run(path: Path, kind: Literal["vasp", "external"], options: dict[str, Any]) 
             run_folder(VaspFolder(path) if kind == "vasp" else ExternalFolder(path), config, log, halter)
         except ImportError as error:
             log.debug("", exc_info=True)
-            raise ModelError(f"the installation is broken: {error}; `uspex-bridge doctor` says more") from error
+            raise ModelError(f"the installation is broken: {error}; `uspex-bridge doctor` shows more") from error
 
     try:
         return run_in_slot(path, OUTPUTS[kind], work)

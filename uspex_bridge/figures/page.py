@@ -94,7 +94,7 @@ def page(report: Page) -> str:
         *(_picture(picture) for picture in report.pictures),
         "</div><h2 id='phases'>Stable and near-stable phases</h2>",
         _phases(report),
-        "<h2 id='convergence'>Has it converged?</h2>",
+        "<h2 id='convergence'>Convergence</h2>",
         _convergence(report.history),
         "<h2 id='failures'>Failures</h2>",
         _failures(report),
@@ -302,7 +302,7 @@ def _convergence(history: Convergence | str) -> str:
         "structures",
         "failed",
         "new phases",
-        "hull sank by (eV/atom)",
+        "hull lowered by (eV/atom)",
         "stable",
         "new ones made by",
     )
@@ -318,7 +318,7 @@ def _failures(report: Page) -> str:
     said = f"{len(failed)} of {len(report.results.entries)} structures in the results have no enthalpy."
     outcomes = report.outcomes
     if outcomes is None:
-        return f"<p>{said} There is no record of the bridge beside the results that would say why.</p>"
+        return f"<p>{said} Without a record of the bridge the reasons are unknown.</p>"
     ended = ", ".join(f"{name} {number}" for name, number in outcomes.status.items()) or "none"
     said += f" The bridge's record has {outcomes.calls} calls (a structure has one for each step): {ended}."
     if outcomes.flags:
@@ -367,7 +367,7 @@ def _notes(notes: Sequence[str]) -> list[str]:
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes[:200])
     more = f"<li>and {len(notes) - 200} more</li>" if len(notes) > 200 else ""
     return [
-        "<h2>What could not be read</h2>",
+        "<h2>Unreadable data</h2>",
         f"<details><summary>{len(notes)} notes</summary><ul>{listed}{more}</ul></details>",
     ]
 

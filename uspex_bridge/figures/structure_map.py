@@ -43,7 +43,7 @@ def write_map(drawn: StructureMap, pool: Pool, path: Path, colour: Colour, selec
         write_dataset(drawn, pool, path, colour, selected)
     else:
         known = ", ".join((*style.FORMATS, *DATASETS, *VIEWERS))
-        raise ConfigError(f"{path}: which format is that? Known endings: {known}")
+        raise ConfigError(f"{path}: unknown format; known endings: {known}")
 
 
 @style.styled

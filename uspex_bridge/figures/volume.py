@@ -113,7 +113,7 @@ def height(mark: Mark, quantity: Quantity) -> float:
 def _ringed(volumes: Volumes) -> tuple[list[Mark], str]:
     """Return the outliers off the hull, the worst first, and what the figure says about all of them."""
     if volumes.outliers is None:
-        return [], "too few structures to tell outliers"
+        return [], "too few structures to identify outliers"
     if not volumes.outliers:
         return [], "no outliers"
     by_name = {mark.entry.name: mark for mark in volumes.marks}

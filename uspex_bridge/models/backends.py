@@ -257,7 +257,7 @@ def _ask_for_trust(name: str, card: Card, settings: CalculatorSettings, found: W
             f"{settings.model}: {card.title} unpickles weights, which runs any code that they hold; if you trust where "
             f"they come from, set trust = true under [calculators.{name}]"
         )
-    log.info("%s is unpickled, which runs any code that it holds", found.path)
+    log.info("%s is unpickled, which runs any code in it", found.path)
 
 
 def _build(maker: Maker, request: BuildRequest) -> Any:

@@ -108,7 +108,9 @@ class BatchedModels(ModelSource):
                 if alone:
                     break
                 again = True
-        raise CalculationError(f"the process that evaluates died twice {what}; the service's log has its last words")
+        raise CalculationError(
+            f"the process that evaluates died twice {what}; the log of the service has its last output"
+        )
 
     def _connect(self) -> LineSocket:
         end = time.monotonic() + _START
@@ -149,7 +151,7 @@ class _BatchedModel:
         """
         if self._source.load(self)["identity"] != self.identity:
             raise CalculationError(
-                "the weights changed while the process that evaluates was started anew; a structure keeps its model"
+                "the weights changed while the process that evaluates was restarted; a structure keeps its model"
             )
 
     def evaluate(self, atoms: Any) -> dict[str, Any]:

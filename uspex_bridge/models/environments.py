@@ -117,7 +117,7 @@ def pins_file(kind: str) -> Path:
     """
     path = PINS / f"{kind}.txt"
     if not path.is_file():
-        raise ConfigError(f"there are no pins for an environment '{kind}'{nearest(kind, kinds())}")
+        raise ConfigError(f"there are no tested versions for an environment '{kind}'{nearest(kind, kinds())}")
     return path
 
 
@@ -248,7 +248,7 @@ def _run(command: Sequence[str], tell: Callable[[str], None]) -> None:
     """Run a command and hand its lines on.
 
     Raises:
-        ModelError: it fails; with the last line that says why.
+        ModelError: it fails; with the last line that shows the reason.
     """
     try:
         process = subprocess.Popen(

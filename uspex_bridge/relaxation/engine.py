@@ -258,7 +258,7 @@ class _Relaxation:
         """Make sure that the result carries the last stage's energy, however early the run ended."""
         last = len(self.plan.stages) - 1
         if not self.done.frames:
-            raise Interrupted("told to stop before the first step was done; nothing was written")
+            raise Interrupted("stopped before the end of the first step; nothing was written")
         if self.done.is_new(self.plan.stages[last].calculator):
             self._return_to(self.done.last)
             self._evaluate_once(last)
@@ -459,5 +459,5 @@ _REASONS: dict[str, str] = {
     "static": "single point",
     "time": "time limit reached in stage '{}'",
     "file": "stopped by STOPCAR in stage '{}'",
-    "above": "stopped in stage '{}': by its descent it ends above the search's best by more than stop_above",
+    "above": "stopped in stage '{}': its descent ends more than stop_above above the best enthalpy of the search",
 }

@@ -54,7 +54,7 @@ def format_of(path: Path, given: str | None = None) -> str:
         return "poscar"
     if path.suffix.lower() not in ENDINGS:
         known = ", ".join(ENDINGS)
-        raise ConfigError(f"{path}: which format is that? Known endings: {known}; or say --format")
+        raise ConfigError(f"{path}: unknown format; known endings: {known}; or say --format")
     return ENDINGS[path.suffix.lower()]
 
 

@@ -58,7 +58,7 @@ class Results:
 
     @property
     def notes(self) -> list[str]:
-        """What could not be read so far, one line each."""
+        """Unreadable data so far, one line each."""
         files = [f.notes for f in (self.relaxed, self.starting) if f is not None]
         return [*self.reading_notes, *(note for notes in files for note in notes)]
 

@@ -265,7 +265,7 @@ class Source(Protocol):
 
     @property
     def notes(self) -> list[str]:
-        """What could not be read, one line each with file and line."""
+        """Unreadable data, one line each with file and line."""
 
     def structures(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Structure]]:
         """Yield the structures of ``entries`` one at a time, in any order; those that cannot be read are left out."""
@@ -293,7 +293,7 @@ class Pool:
 
     @property
     def notes(self) -> list[str]:
-        """What could not be read, of all sources."""
+        """Unreadable data, of all sources."""
         return [note for source in self.sources.values() for note in source.notes]
 
     def structures(self, entries: Sequence[Entry] | None = None) -> Iterator[tuple[Entry, Structure]]:

@@ -30,7 +30,7 @@ class Absent(Exception):
 
 
 class Unusable(Exception):
-    """There is a service, which does not take the job; the message says why."""
+    """There is a service, which does not take the job; the message shows the reason."""
 
 
 class Lost(Exception):

@@ -246,7 +246,7 @@ class Daemon:
         peer.tell({"event": "stopping", "jobs": len(self.pool.jobs), "pid": os.getpid()})
         await peer.writer.drain()
         if asked.get("now"):
-            self.log.info("told to stop at once")
+            self.log.info("immediate stop requested")
             self._over.set()
         self.drain()
         await peer.hear()

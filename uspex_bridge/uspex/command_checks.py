@@ -79,7 +79,7 @@ def _check_line(setup: Setup, step: SearchStep, command: str) -> Iterator[Findin
             "warning",
             name,
             step.line,
-            f"{launcher} starts several copies of {step.executable} in one folder: one works, the others wait for it",
+            f"{launcher} starts several copies of {step.executable} in one folder: one runs, the others wait",
             f"take {launcher} out; threads are set in bridge.toml",
         )
     if match := re.search(rf">>?\s*(USPEX\S*|(?:{_OUTPUTS})(?=\s|$))", command):
@@ -172,6 +172,6 @@ def _check_submission(setup: Setup) -> Iterator[Finding]:
                 "error",
                 f"Submission/{present[0].name}",
                 None,
-                "OUTCAR is not copied back, and without it USPEX takes every step for unconverged",
+                "OUTCAR is not copied back, and without it USPEX counts every step as unconverged",
                 "copy it back beside OSZICAR and CONTCAR",
             )

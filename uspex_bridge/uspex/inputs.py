@@ -191,7 +191,7 @@ class InputUspex:
             line += section.count("\n")
         main = _Reader(path, sections[0], 1).document()
         if not isinstance(main, dict):
-            raise InputError(f"{path}: the main section is no dictionary in braces")
+            raise InputError(f"{path}: the main section is not a dictionary in braces")
         return cls(path, text, _substituted(main, definitions, ()), lines)
 
     def line_of(self, word: str, after: int = 1) -> int | None:

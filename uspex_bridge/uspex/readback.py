@@ -88,4 +88,4 @@ def _check_scf(folder: Path, before: str) -> None:
     _, colon, rest = before.partition(": ")
     steps = rest.split()[0] if rest.split() else ""
     if not (colon and steps.isdigit() and limits and all(w.isdigit() and int(steps) < int(w) for w in limits)):
-        raise OutputError(f"{folder}: '{before}' against NELM {limits}: USPEX would take the step for unconverged")
+        raise OutputError(f"{folder}: '{before}' against NELM {limits}: USPEX would count the step as unconverged")

@@ -71,14 +71,18 @@ def _check_ranges(setup: Setup) -> Iterator[Finding]:
     least, most = (setup.numbers.get(key, math.nan) for key in ("minAt", "maxAt"))
     if least > most:
         yield Finding(
-            "error", name, lines["minAt"], f"minAt {least:g} is more than maxAt {most:g}: USPEX dies", "swap them"
+            "error",
+            name,
+            lines["minAt"],
+            f"minAt {least:g} is more than maxAt {most:g}: USPEX stops with an error",
+            "swap them",
         )
     if not setup.varies and len(setup.blocks) > 1 and not setup.molecular:
         yield Finding(
             "error",
             name,
             lines.get("calculationType"),
-            f"{len(setup.blocks)} rows of numSpecies in a search of fixed composition: USPEX dies",
+            f"{len(setup.blocks)} rows of numSpecies in a search of fixed composition: USPEX stops with an error",
             "calculationType 301 varies the composition, 300 takes one row",
         )
 
@@ -217,7 +221,7 @@ def _check_anti_seeds(setup: Setup, text: InputTxt) -> Iterator[Finding]:
     height = text.keyword("antiSeedsMax")
     if setup.varies:
         yield Finding(
-            "warning", name, None, "anti-seeds never count in a search of variable composition", "remove them"
+            "warning", name, None, "anti-seeds have no effect in a search of variable composition", "remove them"
         )
     elif height is None or not re.fullmatch(r"[\d.eE+-]+", height.text) or float(height.text) <= 0:
         yield Finding(

@@ -155,7 +155,7 @@ def read_matlab(path: Path, *, of_26: bool = False) -> Setup:
         except ValueError:
             raise InputError(
                 f"{path}, line {value.line}: USPEX reads '{value.text}' as {name}, since this is the first line that "
-                "holds the name; take the name out of it if it is a remark"
+                "holds the name; remove the name from it if it is a comment"
             ) from None
 
     cluster = text.keyword("whichCluster")

@@ -111,7 +111,7 @@ def intent_from_incar(text: str, path: Path | str) -> Intent:
     """
     scan = _scan(text)
     for statement, line in scan.missed:
-        raise InputError(f"{path}, line {line}: '{statement}' sets nothing; a setting is written TAG = value")
+        raise InputError(f"{path}, line {line}: '{statement}' is not a setting; a setting is written TAG = value")
     reader = _Reader(scan, str(path))
     nsw = reader.integer("NSW", 0)
     if nsw < -1:
@@ -122,7 +122,7 @@ def intent_from_incar(text: str, path: Path | str) -> Intent:
         scan.notes.append(f"NELM = {nelm} raised to 2: the files show one electronic step, and readers want fewer")
     ediffg = reader.number("EDIFFG")
     if ediffg == 0:
-        scan.notes.append("EDIFFG = 0 (never stop before NSW) is taken as not given")
+        scan.notes.append("EDIFFG = 0 (never stop before NSW) is ignored")
     symprec = reader.number("SYMPREC")
     if symprec is not None and symprec <= 0:
         raise reader.wrong("SYMPREC", "it must be positive")

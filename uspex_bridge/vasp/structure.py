@@ -58,7 +58,7 @@ def read_potcar_symbols(path: Path) -> list[str]:
     for line in [*split_lines(read_text(path)), "End of Dataset"]:
         if "End of Dataset" in line:
             if unknown and not sets[-1]:
-                raise InputError(f"{path}: '{unknown}' names no element; write such as 'TITEL = PAW_PBE Ca'")
+                raise InputError(f"{path}: '{unknown}' names no element; write a line such as 'TITEL = PAW_PBE Ca'")
             sets.append({})
             unknown = ""
             continue

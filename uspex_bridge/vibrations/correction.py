@@ -55,7 +55,9 @@ def correct(difference: Array, density: Density, atoms: int, cells: int, *, pair
     """
     number = len(difference)
     if number < FEWEST:
-        raise Rejected("second-model", f"{number} configurations are too few to correct with; {FEWEST} are the least")
+        raise Rejected(
+            "second-model", f"{number} configurations are too few to correct with; at least {FEWEST} are needed"
+        )
     thermal = 2.0 * float(density.potential.mean())  # kT where the modes are classical
     spread = difference - difference.mean()
     weights = np.exp(-(spread - spread.min()) / thermal)

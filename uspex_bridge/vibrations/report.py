@@ -51,7 +51,7 @@ class FreeEnergy:
         lowest_thz: lowest auxiliary frequency on the dense mesh.
         jump: largest distance between a centroid and its site at 0 K, Å.
         converged: self-consistent, and the error bar is met.
-        reason: one line that says why the calculation ended.
+        reason: one line that shows the reason the calculation ended.
         flags: short words a user would want to see.
         history: one entry per batch of configurations.
         smaller: result of the supercell that it came from, None for none.

@@ -112,7 +112,7 @@ class _Scha:
         if self.configs < least:
             raise ConfigError(
                 f"configs = {self.configs} cannot determine {constants} force constants of {self.size} atoms: "
-                f"{least} are the least"
+                f"at least {least} are needed"
             )
         self.enough = _ENOUGH * constants / (3 * self.size)
         self.key = _key(self.crystal, settings, limits)

@@ -167,4 +167,4 @@ def load_state(path: Path, key: str) -> State | None:
                 head["lowest_harmonic_thz"],
             )
     except DAMAGED as error:
-        raise InputError(f"{path}: no state of a free-energy calculation ({error}); remove it to begin anew") from None
+        raise InputError(f"{path}: no state of a free-energy calculation ({error}); remove it to start again") from None

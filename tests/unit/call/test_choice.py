@@ -40,7 +40,7 @@ def test_what_auto_decides_once_holds_for_the_whole_search(tmp_path, no_weights,
     begun.mkdir()
     assert choice.settled_protocol(Config(), begun)[0].name == "paper"
     monkeypatch.setattr(inventory, "available", there)
-    with pytest.raises(ModelError, match="began with protocol 'paper', but mace is not there any more: .*looked"):
+    with pytest.raises(ModelError, match="began with protocol 'paper', but mace is missing now: .*looked"):
         choice.settled_protocol(Config(), begun)
 
 

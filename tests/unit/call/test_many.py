@@ -33,7 +33,7 @@ def found(out: Path) -> tuple[int, ...]:
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_second_call_in_the_same_folder_is_refused(tmp_path, resume):
     list(relax_all(JOBS, task(tmp_path)))
-    with sole_use(tmp_path / "out"), pytest.raises(BusyError, match="another bridge is at work here"):
+    with sole_use(tmp_path / "out"), pytest.raises(BusyError, match="another run uses this folder"):
         list(relax_all(JOBS, task(tmp_path, resume=resume)))
     assert found(tmp_path / "out") == (2, 2, 2)
 

@@ -170,7 +170,7 @@ def test_convergence_of_one_composition_follows_the_lowest_enthalpy(tmp_path):
 def test_convergence_needs_generations(tmp_path):
     folder = write_python(tmp_path / "results1", [Made(1, B1, -7.5, 1)], ("Ca", "Ni"))
     (folder / "OUTPUT.txt").unlink()
-    with pytest.raises(InputError, match="which generation"):
+    with pytest.raises(InputError, match="generations of the structures are unknown"):
         history(open_results(folder), [], Question())
 
 
@@ -372,7 +372,7 @@ def test_formats_by_name():
     assert format_of(Path("Seeds/POSCARS")) == "poscar"
     assert format_of(Path("x.dat"), "cif") == "cif"
     assert set(FORMATS) == {"extxyz", "db", "cif", "poscar", "csv", "parquet"}
-    with pytest.raises(ConfigError, match="which format"):
+    with pytest.raises(ConfigError, match="unknown format"):
         format_of(Path("x.dat"))
 
 

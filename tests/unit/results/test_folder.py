@@ -244,7 +244,7 @@ def test_a_file_that_is_rewritten_meanwhile_is_noticed(tmp_path):
 
 def test_fitness_per_atom_needs_the_blocks(tmp_path):
     results = open_results(DATA / "301")
-    with pytest.raises(InputError, match="nothing says which blocks"):
+    with pytest.raises(InputError, match="blocks of the compositions are unknown"):
         results.fitness_per_atom(results.entries[0])
     folder = tmp_path / "results1"
     shutil.copytree(DATA / "301", folder)

@@ -130,7 +130,7 @@ def test_what_a_hull_refuses():
         build_hull([entry("Ca", -2.0)], ["ca"])
     with pytest.raises(ConfigError, match="Xx is not an element"):
         parse_formula("CaXx")
-    with pytest.raises(InputError, match="which element"):
+    with pytest.raises(InputError, match="the element"):
         build_hull([Entry("run", 1, (("?1", 4),), -3.0)])
 
 

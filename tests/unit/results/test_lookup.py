@@ -128,7 +128,7 @@ def test_progress_needs_generations(search, tmp_path):
     from dataclasses import replace
 
     unknown = replace(search, entries=tuple(replace(entry, generation=None) for entry in search.entries))
-    with pytest.raises(InputError, match="which generation"):
+    with pytest.raises(InputError, match="generations of the structures are unknown"):
         progress(unknown, build_hull(search.entries))
 
 

@@ -119,7 +119,7 @@ MISTAKES = {
     "returns too early": ("matlab", "INPUT.txt", "2>&1", "2>&1 &", "error", "INPUT.txt", "goes to the background"),
     "returns too early, Python": ("python", "input.uspex", "vasp'", "vasp &'", "error", "input.uspex", "goes to the background"),
     "no submission script": ("matlab", "INPUT.txt", "0 : whichCluster", "1 : whichCluster", "error", "Submission", "submitJob_local.py"),
-    "name in a remark": ("matlab", "INPUT.txt", "* USPEX takes", "* numParallelCalcs:", "error", "INPUT.txt", "USPEX reads '*' as numParallelCalcs"),
+    "name in a remark": ("matlab", "INPUT.txt", "* USPEX reads", "* numParallelCalcs:", "error", "INPUT.txt", "USPEX reads '*' as numParallelCalcs"),
     "no largest cell": ("matlab", "INPUT.txt", "24 : maxAt", "", "error", "INPUT.txt", "needs maxAt"),
     "blocks and elements": ("matlab", "INPUT.txt", "Ca Ni", "Ca Ni Fe", "error", "INPUT.txt", "for 3 elements"),
     "no element": ("python", "input.uspex", "symbols: [Ca Ni]", "symbols: [Ca Nu]", "error", "input.uspex", "'Nu' is not an element"),
@@ -394,7 +394,12 @@ def distances(*rows):
             "Seeds/POSCARS",
             "USPEX reads no seed from here on",
         ),
-        (lambda f: add(f, poscar(("Ca",), (2,)), "AntiSeeds/POSCARS"), "warning", "AntiSeeds", "never count"),
+        (
+            lambda f: add(f, poscar(("Ca",), (2,)), "AntiSeeds/POSCARS"),
+            "warning",
+            "AntiSeeds",
+            "anti-seeds have no effect",
+        ),
     ],
 )
 def test_what_ends_a_search_that_relaxes_well(make, spoil, severity, file, phrase):

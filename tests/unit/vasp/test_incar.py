@@ -223,7 +223,7 @@ def test_continuation_at_the_end_of_file():
 )
 def test_a_setting_without_its_equals_sign_is_refused_where_it_counts(statement):
     """VASP passes over it, and would relax at a fixed cell what was meant to be relaxed under pressure."""
-    with pytest.raises(InputError, match=r"line 2: '.*' sets nothing; a setting is written TAG = value"):
+    with pytest.raises(InputError, match=r"line 2: '.*' is not a setting; a setting is written TAG = value"):
         intent_from_incar(f"NSW = 10\n{statement}\n", "INCAR")
 
 

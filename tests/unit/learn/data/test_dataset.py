@@ -377,7 +377,7 @@ def test_opening_what_is_no_dataset(tmp_path):
     with pytest.raises(InputError, match="no dataset there"):
         Dataset.open(tmp_path)
     Dataset.create(tmp_path / "d")
-    with pytest.raises(InputError, match="a dataset already"):
+    with pytest.raises(InputError, match="a dataset exists"):
         Dataset.create(tmp_path / "d")
     with pytest.raises(ConfigError, match="fractions"):
         Dataset.create(tmp_path / "e", valid=0.6, test=0.6)
@@ -441,7 +441,7 @@ def test_exports_refuse_an_empty_split_and_a_folder_of_something_else(dataset, t
         empty.export_extxyz(tmp_path / "x.extxyz", "valid")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(ConfigError, match="something else"):
+    with pytest.raises(ConfigError, match="other files"):
         dataset.export_deepmd(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
