@@ -148,13 +148,13 @@ def test_waits_for_labels_and_says_what_failed(tmp_path):
     assert (tmp_path / "cycle-0" / "labels" / "submitted").exists()
     (tmp_path / "cycle.toml").write_text(text.replace("; false", ""))
     assert "waits for labels: 8 prepared" in Loop(tmp_path).run()
-    assert f"in {tmp_path}/cycle-0/labels (job 7); what the queue no longer has, submit again" in Loop(tmp_path).run()
+    assert f"in {tmp_path}/cycle-0/labels (job 7); submit jobs again that are no longer" in Loop(tmp_path).run()
     assert [e["event"] for e in read_journal(tmp_path)].count("waiting") == 2
     status = CliRunner().invoke(command, ["cycle", "status", str(tmp_path)])
     assert "label status" in status.output
     assert "submit jobs again" in status.output
     (tmp_path / "cycle-0" / "logs" / "compute.out").unlink()
-    assert "(touch submitted; echo job 7); what the queue" in Loop(tmp_path).run()
+    assert "(touch submitted; echo job 7); submit jobs again" in Loop(tmp_path).run()
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def save_all(answer: FreeEnergies, out: Path) -> Iterator[Path]:
     for phase in chosen:
         name = called(phase.entry).replace(":", "-").replace("/", "-")
         path = out / f"phonons-{name}-{phase.formula}.png"
-        style.save(draw_phonons(phase, _files(phase, answer, out)), path)
+        style.save(draw_phonons(phase, _files(phase, answer, out), theory_of(answer)), path)
         yield path
 
 
@@ -145,12 +145,15 @@ def _files(phase: ThermalPhase, answer: FreeEnergies, out: Path) -> dict[str, Pa
 
 
 @style.styled
-def draw_phonons(phase: ThermalPhase, files: dict[str, Path], *, width: float = style.COLUMN) -> Figure:
+def draw_phonons(
+    phase: ThermalPhase, files: dict[str, Path], level: str = "", *, width: float = style.COLUMN
+) -> Figure:
     """Draw dispersion and density of states; imaginary frequencies are negative.
 
     Args:
         phase: what they are of.
         files: by what made them; the first sets the path.
+        level: model that they are of.
         width: mm.
     """
     figure = style.new_figure(width, 0.75)
@@ -176,9 +179,8 @@ def draw_phonons(phase: ThermalPhase, files: dict[str, Path], *, width: float = 
     if len(files) > 1:
         bands.legend(loc="upper right")
     title = f"{style.subscripts(phase.formula)} {style.group_text(phase.group)}"
-    if phase.entry.pressure_gpa is not None:
-        title += f", {phase.entry.pressure_gpa:g} GPa"
-    figure.suptitle(title, fontsize=7.5)
+    pressure = phase.entry.pressure_gpa
+    style.head(figure, title, "" if pressure is None else f"{pressure:g} GPa", level)
     return figure
 
 
