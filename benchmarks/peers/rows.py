@@ -216,17 +216,17 @@ def server(lab: Lab) -> Cell:
     return Cell(None, f"{best.wall:.2f} s, {best.cpu:.2f} s")
 
 
-INPUT, OUTPUT, PHYSICS = "Reads what USPEX writes", "Leaves what USPEX and others read (50 GPa)", "Relaxes as asked"
+INPUT, OUTPUT, PHYSICS = "Reads what USPEX writes", "Writes what USPEX and others read (50 GPa)", "Relaxes as requested"
 FAILURE, TIME = "Fails safely (results of an earlier structure in the folder)", "Costs"
 ROWS = [
-    Row("bare", INPUT, "Runs in the folder with no arguments and no file of its own", bare),
+    Row("bare", INPUT, "Runs in the folder without arguments and further files", bare),
     Row("vasp4", INPUT, "POSCAR without element line (MATLAB line), elements from POTCAR", vasp4),
     Row("incar", INPUT, "INCAR with settings joined by `;`, with `5.0D+02`", incar_forms),
     Row("f-line", OUTPUT, "OSZICAR has ` F= ` lines in VASP's columns", of_files(f_line)),
     Row("accepted", OUTPUT, "Both USPEX lines accept the step (`DAV:` line, NELM)", of_files(accepted)),
     Row("enthalpy", OUTPUT, "` F= ` is E + PV", of_files(enthalpy)),
     Row("energies", OUTPUT, "OUTCAR: TOTEN is E, the `enthalpy is TOTEN` line E + PV", of_files(energies)),
-    Row("stress", OUTPUT, "OUTCAR: `in kB` and `external pressure` as VASP has them", of_files(stress, "short")),
+    Row("stress", OUTPUT, "OUTCAR: `in kB` and `external pressure` as in VASP", of_files(stress, "short")),
     Row("order", OUTPUT, "Atoms stay in POSCAR's order (Ni Fe Ca)", order),
     Row("ase", OUTPUT, "ASE reads OUTCAR, every step", of_files(ase_reads)),
     Row("pymatgen", OUTPUT, "pymatgen reads OUTCAR, OSZICAR, vasprun.xml", of_files(pymatgen_reads)),
@@ -234,13 +234,13 @@ ROWS = [
     Row("pressure", PHYSICS, "Reaches 0 and 50 GPa within 0.5", pressure),
     Row("isif4", PHYSICS, "ISIF = 4 keeps the volume and lowers E", constant_volume),
     Row("stages", PHYSICS, "Several models in stages, in one call", stages),
-    Row("unconverged", PHYSICS, "Stopped by NSW and converged can be told apart in OUTCAR", unconverged),
+    Row("unconverged", PHYSICS, "OUTCAR distinguishes a run stopped by NSW from a converged one", unconverged),
     Row("bad", FAILURE, "No result from " + ", ".join(BAD_INPUTS.values()), bad_inputs),
     Row("overlap", FAILURE, "Two atoms 0.3 Å apart: refused, or pushed apart", overlap),
-    Row("flat", FAILURE, "Cell pressed flat: refused, or a sound result", hopeless("flat")),
-    Row("inflated", FAILURE, "Cell 20 times too long: refused, or a sound result", hopeless("inflated")),
-    Row("kill", FAILURE, "SIGKILL on the way leaves nothing or a whole result", kills),
+    Row("flat", FAILURE, "Flat cell: refused, or a correct result", hopeless("flat")),
+    Row("inflated", FAILURE, "Cell 20 times too long: refused, or a correct result", hopeless("inflated")),
+    Row("kill", FAILURE, "After SIGKILL there is no result or a complete one", kills),
     Row("cold", TIME, "One single point from a cold start, CPU time", timing("cold")),
     Row("relax", TIME, "The relaxation at 50 GPa to 0.02 eV/Å from a cold start, CPU time", timing("relax")),
-    Row("server", TIME, "A further single point through a resident server: wall time, the caller's CPU time", server),
+    Row("server", TIME, "Further single point with a resident server: wall time, CPU time of the caller", server),
 ]

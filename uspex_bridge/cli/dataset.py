@@ -171,20 +171,7 @@ def export(folder: Path, target: Path, kind: str, split: Any, force: bool) -> No
 @click.option(
     "--split", type=click.Choice(["train", "valid", "test"]), help="Split of new families.  [default: by name]"
 )
-@click.option(
-    "--valid",
-    type=Finite(),
-    default=0.1,
-    show_default=True,
-    help="Fraction of families for this split, in a new dataset.",
-)
-@click.option(
-    "--test",
-    type=Finite(),
-    default=0.1,
-    show_default=True,
-    help="Fraction of families for this split, in a new dataset.",
-)
+@q.NEW_SPLITS
 @q.JSON
 def add(folder: Path, places: tuple[Path, ...], frames: str, as_json: bool, **options: Any) -> None:
     """Add other labels to the dataset in FOLDER, or create it.

@@ -240,20 +240,7 @@ def status(labels: Path, stale: float, as_json: bool) -> None:
 @LABELS
 @click.argument("dataset", type=click.Path(path_type=Path))
 @STALE
-@click.option(
-    "--valid",
-    type=Finite(),
-    default=0.1,
-    show_default=True,
-    help="Fraction of families for this split, in a new dataset.",
-)
-@click.option(
-    "--test",
-    type=Finite(),
-    default=0.1,
-    show_default=True,
-    help="Fraction of families for this split, in a new dataset.",
-)
+@q.NEW_SPLITS
 @q.JSON
 def collect(labels: Path, dataset: Path, stale: float, valid: float, test: float, as_json: bool) -> None:
     """Add the finished labels of LABELS to DATASET, and list the others with reasons.

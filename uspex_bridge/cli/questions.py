@@ -73,6 +73,19 @@ def within(default: float) -> Callable[..., Any]:
     )
 
 
+#: How a new dataset is split.
+NEW_SPLITS = settings(
+    *(
+        click.option(
+            f"--{split}",
+            type=Finite(),
+            default=0.1,
+            show_default=True,
+            help="Fraction of families for this split, in a new dataset.",
+        )
+        for split in ("valid", "test")
+    )
+)
 #: What the same phase is.
 DUPLICATES = settings(
     click.option(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uspex_bridge.base.words import counted
+from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import CONFIG, DEVICE, Finite, settings
 
 if TYPE_CHECKING:
@@ -73,10 +74,9 @@ _EPOCHS = click.option(
     type=click.IntRange(min=1),
     help="Number of passes through the data.  [default: that of the template]",
 )
-_CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
-@click.group(context_settings=_CONTEXT)
+@click.group(context_settings=q.CONTEXT)
 def command() -> None:
     """Train a potential on a dataset with the trainer of its own package.
 
@@ -90,7 +90,7 @@ def command() -> None:
     """  # noqa: D301 (click's mark for lines that stay as they are)
 
 
-@command.command("deepmd-dpa3", context_settings=_CONTEXT)
+@command.command("deepmd-dpa3", context_settings=q.CONTEXT)
 @_DATA
 @_TRAINING
 @_STEPS
@@ -102,7 +102,7 @@ def dpa3(**options: Any) -> None:
     _train("deepmd-dpa3", options)
 
 
-@command.command("deepmd-sea", context_settings=_CONTEXT)
+@command.command("deepmd-sea", context_settings=q.CONTEXT)
 @_DATA
 @_TRAINING
 @_STEPS
@@ -114,7 +114,7 @@ def sea(**options: Any) -> None:
     _train("deepmd-sea", options)
 
 
-@command.command("mace", context_settings=_CONTEXT)
+@command.command("mace", context_settings=q.CONTEXT)
 @_DATA
 @_TRAINING
 @_EPOCHS
@@ -131,7 +131,7 @@ def mace(**options: Any) -> None:
     _train("mace", options)
 
 
-@command.command("mattersim", context_settings=_CONTEXT)
+@command.command("mattersim", context_settings=q.CONTEXT)
 @_DATA
 @_TRAINING
 @_EPOCHS
@@ -143,7 +143,7 @@ def mattersim(**options: Any) -> None:
     _train("mattersim", options)
 
 
-@command.command("chgnet", context_settings=_CONTEXT)
+@command.command("chgnet", context_settings=q.CONTEXT)
 @_DATA
 @_TRAINING
 @_EPOCHS
@@ -155,7 +155,7 @@ def chgnet(**options: Any) -> None:
     _train("chgnet", options)
 
 
-@command.command("distill", context_settings=_CONTEXT)
+@command.command("distill", context_settings=q.CONTEXT)
 @click.argument("teacher")
 @click.argument("places", nargs=-1, required=True)
 @click.option(
@@ -216,7 +216,7 @@ def distill(teacher: str, places: tuple[str, ...], student: str, workers: int, *
     _train(student, options | files | {"notes": {"distilled_from": teacher}})
 
 
-@command.command("student", context_settings=_CONTEXT)
+@command.command("student", context_settings=q.CONTEXT)
 @click.argument("search", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path("."))
 @CONFIG
 @click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
@@ -243,9 +243,9 @@ def student(search: Path, config: Path | None, as_json: bool) -> None:
     click.echo("\n".join(done.said))
 
 
-@command.command("list", context_settings=_CONTEXT)
+@command.command("list", context_settings=q.CONTEXT)
 @click.argument("folder", type=_PATH)
-@click.option("--json", "as_json", is_flag=True, help="JSON with units instead of a table.")
+@q.JSON
 def stored(folder: Path, as_json: bool) -> None:
     """List the models in FOLDER and below it, with their training data.
 
@@ -257,7 +257,7 @@ def stored(folder: Path, as_json: bool) -> None:
     click.echo(json.dumps({"models": [one.row() for one in models]}, indent=1) if as_json else list_table(models))
 
 
-@command.command("choose", context_settings=_CONTEXT)
+@command.command("choose", context_settings=q.CONTEXT)
 @click.argument("folder", type=_PATH)
 @click.argument("places", nargs=-1, required=True)
 @click.option(
@@ -282,7 +282,7 @@ def stored(folder: Path, as_json: bool) -> None:
 )
 @CONFIG
 @DEVICE
-@click.option("--json", "as_json", is_flag=True, help="JSON with units instead of a table.")
+@q.JSON
 def choose(folder: Path, places: tuple[str, ...], out: Path, as_json: bool, **options: Any) -> None:
     """Find the model in FOLDER that needs the fewest new labels for the structures of PLACES.
 
