@@ -141,7 +141,7 @@ def test_a_name_that_the_atoms_contradict_is_said(folder):
 
 
 def test_what_is_no_crystal_is_refused_by_its_type():
-    with pytest.raises(InputError, match="int is no crystal"):
+    with pytest.raises(InputError, match="int is not a crystal"):
         relax([bulk("Ni", cubic=True), 3], model="toy")
 
 

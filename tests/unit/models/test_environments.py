@@ -39,7 +39,7 @@ def test_the_cards_say_how_to_get_them(kind):
 
 
 def test_a_kind_without_pins():
-    with pytest.raises(ConfigError, match="no pins for an environment 'orbb'; did you mean 'orb'"):
+    with pytest.raises(ConfigError, match="no tested versions for an environment 'orbb'; did you mean 'orb'"):
         environments.environment("orbb")
 
 

@@ -168,7 +168,7 @@ def test_a_running_search_whose_last_row_is_half_written(tmp_path, cut):
     (folder / "Individuals").write_text(text[:-cut])
     results = open_results(folder)
     assert [entry.id for entry in results.entries] == [1, 2, 3, 4, 5]
-    assert sum("line 7: cut short" in note for note in results.notes) == 1
+    assert sum("line 7: incomplete" in note for note in results.notes) == 1
 
 
 def test_a_bracket_that_is_never_closed_costs_one_row(tmp_path):

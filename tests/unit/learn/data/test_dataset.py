@@ -351,7 +351,7 @@ def test_hulls_take_no_label_whose_file_is_another_one(dataset):
     head, line = written[manifest].splitlines()[:2]
     for damage in ({"e0": "low"}, {"file": 3}, {"level": ["vasp"]}, {"index": 99}, {"sha256": None}):
         manifest.write_text("\n".join([head.decode(), json.dumps(json.loads(line) | damage)]) + "\n")
-        with pytest.raises(InputError, match="is damaged|is gone|not as it was written"):
+        with pytest.raises(InputError, match="is damaged|is gone|is missing|not as it was written"):
             list(labels_of(dataset.path, "d"))
 
 

@@ -409,7 +409,7 @@ def test_what_does_not_change_the_result_is_no_reason_to_refuse(vasp, spoil):
         ("coarse", "coarser"),
         ("no k-points", "no automatic grid"),
         ("k-point list", "no automatic grid"),
-        ("truncated xml", "vasprun.xml ends in the middle"),
+        ("truncated xml", "vasprun.xml is incomplete"),
         ("no forces", "no forces"),
         ("no stress", "no stress"),
         ("nan", "not finite"),
