@@ -32,11 +32,15 @@ def choose_protocol(config: Config) -> tuple[Protocol, str]:
     """
     if config.protocol != "auto":
         try:
-            return load_protocol(config.protocol, Path(config.base or ".")), ""
+            protocol = load_protocol(config.protocol, Path(config.base or "."))
         except ConfigError as error:
-            if config.source and read_config(Path(config.source)).protocol == config.protocol:
+            if _is_configured(config):
                 raise ConfigError(f"{config.source}: {error}") from None
             raise
+        if STUDENT not in protocol.calculators[:-1]:
+            _refuse_student(config)
+        return protocol, ""
+    _refuse_student(config)
     paper = load_protocol("paper")
     missing = []
     for name in paper.calculators:
@@ -52,6 +56,20 @@ def choose_protocol(config: Config) -> tuple[Protocol, str]:
         '`uspex-bridge doctor` shows how to get them; protocol = "embedded" removes this note'
     )
     return load_protocol("embedded"), notice
+
+
+def _is_configured(config: Config) -> bool:
+    """Tell whether the protocol is that of the settings file, and not one named instead of it."""
+    return bool(config.source) and read_config(Path(config.source)).protocol == config.protocol
+
+
+def _refuse_student(config: Config) -> None:
+    """Refuse settings that ask for an automatic student, and for a protocol that would never use it."""
+    if config.student.distill == "auto" and _is_configured(config):
+        raise ConfigError(
+            f"{config.source}: protocol '{config.protocol}' has no stage of the calculator '{STUDENT}' before its "
+            'last, which [student] distill = "auto" is for; protocol = "student" has'
+        )
 
 
 def settled_protocol(config: Config, search: Path) -> tuple[Protocol, str]:

@@ -11,6 +11,7 @@ from uspex_bridge.base import jsonl
 from uspex_bridge.base.errors import BridgeError, ConfigError, ModelError
 from uspex_bridge.base.halt import Halter
 from uspex_bridge.call import student
+from uspex_bridge.call.choice import choose_protocol
 from uspex_bridge.call.config import read_config
 from uspex_bridge.call.folders import VaspFolder
 from uspex_bridge.call.many import RelaxTask, relax_all
@@ -130,6 +131,16 @@ def test_structures_relaxed_by_hand_have_no_automatic_student(search):
     (structure,) = read_structures(search / "POSCAR")
     (relaxed,) = relax_all([(search / "POSCAR", 1, structure)], task)
     assert [stage["calculator"] for stage in relaxed.stages] == ["model"]
+
+
+@pytest.mark.parametrize("protocol", ["single", "auto"])
+def test_a_protocol_without_stages_of_a_student_is_a_contradiction(search, protocol):
+    settings = search.parent / "bridge.toml"
+    settings.write_text(settings.read_text().replace('protocol = "student"', f'protocol = "{protocol}"'))
+    with pytest.raises(ConfigError, match='protocol = "student"'):
+        run(search)
+    config = read_config(settings)
+    assert choose_protocol(replace(config, protocol="fast"))[0].name == "fast"  # named instead: --protocol, --model
 
 
 def test_an_automatic_student_beside_one_of_the_settings_is_a_contradiction(search):

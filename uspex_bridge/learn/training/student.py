@@ -88,6 +88,7 @@ def update(record: Path, config: Config, tell: Tell = lambda *_: None, draw: Dra
         raise ConfigError(f'{config.source or "there is no bridge.toml"}: needs [student] with distill = "auto"')
     if config.student.trainer not in TRAINERS:
         raise ConfigError(f"[student]: there is no trainer '{config.student.trainer}'; there are {', '.join(TRAINERS)}")
+    settled_protocol(config, record.parent)  # it must have stages of a student
     folder = record.parent / FOLDER
     with writing(folder):
         folder.mkdir(exist_ok=True)
