@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ from uspex_bridge.call import student as calls
 from uspex_bridge.call.config import read_config
 from uspex_bridge.call.folders import VaspFolder
 from uspex_bridge.call.run import run_folder
+from uspex_bridge.cli.train import command
 from uspex_bridge.learn.training import student, student_history
 from uspex_bridge.learn.training.student import update
 from uspex_bridge.learn.training.student_history import Check, Cost, History
@@ -189,3 +191,16 @@ def test_a_slower_model_has_the_larger_ratio():
         backends.load("fast", CalculatorSettings(kind="toy")) as fast,
     ):
         assert student.time_ratio(fast, slow, starts) < 0.7
+
+
+def test_the_command_runs_at_the_lowest_priority_and_says_what_it_waits_for(fold, trainings, monkeypatch, capsys):
+    given = []
+    monkeypatch.setattr("os.setpriority", lambda *words: given.append(words))
+    search(fold, monkeypatch, 1, draws=(5,))
+    said = "no student is in use; 1 of 4 structures to train the next one on"
+    for more, expected in ([], said + "\n"), (["--json"], {"said": [said], "student": None, "check": None}):
+        capsys.readouterr()
+        command.main(["student", str(fold.parent), *more], standalone_mode=False)
+        out = capsys.readouterr().out
+        assert (json.loads(out) if more else out) == expected
+    assert given == [(os.PRIO_PROCESS, 0, 19)] * 2
