@@ -180,8 +180,8 @@ def try_place(place: Place, folder: Path, generations: int, population: int, lau
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
     lines = [
-        "| protocol | GPa | system | candidates | converged | refused | winners tried | saddles | holes |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| protocol | GPa | system | candidates | converged | refused | evaluations | tested | saddles | holes |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         refused = {code: n for code, n in row["ends"].items() if code not in ("converged", "unconverged")}
@@ -189,7 +189,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         tried = row["winners"]
         lines.append(
             f"| {row['protocol']} | {row['pressure']:g} | {row['system']} | {row['candidates']} | "
-            f"{row['ends'].get('converged', 0)} | {said} | {len(tried)} | "
+            f"{row['ends'].get('converged', 0)} | {said} | {row['evaluations']} | {len(tried)} | "
             f"{sum(one['lower'] > LOWER for one in tried)} | {sum(one['rise'] > RISE for one in tried)} |"
         )
     return "\n".join(lines)

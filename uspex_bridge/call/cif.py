@@ -13,15 +13,17 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ase import Atoms
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.formulas import formula_of
 from uspex_bridge.vasp.structure import ELEMENTS
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 #: A site is full if its occupancy differs from 1 by no more than this.
 FULL = 1e-3
@@ -300,6 +302,8 @@ def _expanded(symbols: Sequence[str], scaled: Array, operations: Sequence[Operat
     Raises:
         _Unreadable: two elements have one site.
     """
+    from ase import Atoms
+
     kinds: list[str] = []
     places = np.empty((0, 3))
     for symbol, site in zip(symbols, scaled, strict=True):

@@ -16,6 +16,7 @@ import numpy as np
 
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.base.files import read_text
+from uspex_bridge.call.structures import wrong_label
 from uspex_bridge.uspex.findings import Finding, Severity, relative
 from uspex_bridge.uspex.inputs import InputTxt
 from uspex_bridge.uspex.setup import Setup
@@ -194,6 +195,9 @@ def _check_seeds(setup: Setup, path: Path) -> Iterator[Finding]:
                 "remove it",
             )
             return
+    for number, seed in enumerate(seeds, 1):
+        if wrong := wrong_label(seed.comment, seed):
+            yield Finding("warning", name, None, f"seed {number}: {wrong}", "correct its title or its atoms")
     if setup.molecular or not setup.blocks:
         return
     skipped = [number for number, seed in enumerate(seeds, 1) if not _whole_blocks(setup, seed.symbols)]

@@ -395,6 +395,12 @@ def distances(*rows):
             "USPEX reads no seed from here on",
         ),
         (
+            lambda f: add(f, poscar(("Ca", "Ni"), (1, 2)) + poscar(("Ca", "Ni"), (1, 3), "CaNi5 hP6"), "Seeds/POSCARS"),
+            "warning",
+            "Seeds/POSCARS",
+            "seed 2: it is called CaNi5 and its atoms are CaNi3",
+        ),
+        (
             lambda f: add(f, poscar(("Ca",), (2,)), "AntiSeeds/POSCARS"),
             "warning",
             "AntiSeeds",
