@@ -200,6 +200,8 @@ def open_results(path: Path, label: str | None = None, *, record: bool = True) -
             first = next((line for line in stream if line.strip() and not line.lstrip().startswith("#")), "")
     except OSError as error:
         raise InputError(f"{individuals}: {error.strerror}; a results folder of USPEX has one") from None
+    if "\0" in first or "\ufffd" in first:
+        raise InputError(f"{individuals}: not a text in UTF-8; it may be compressed, or in UTF-16")
     line: Line = "python" if first.startswith("+") else "uspex26" if uspex26.is_table(first) else "matlab"
     settings = settings_of_results(path, line, notes)
     # Metadynamics strains its cells; what it relaxes after that has files of its own.

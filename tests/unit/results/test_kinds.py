@@ -1,5 +1,6 @@
 """Results folders that are no ordinary search for crystals, and files that contradict each other."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -206,3 +207,11 @@ def test_the_method_is_known_in_any_case(tmp_path, method, hull):
     folder = write_matlab(tmp_path / "results1", MADE, ("Ca", "Ni"), 0.0)
     say_kind(folder, "301", method)
     assert bool(open_results(folder).settings.no_hull) != hull
+
+
+@pytest.mark.parametrize("spoil", [gzip.compress, lambda data: data.decode().encode("utf-16")])
+def test_a_table_that_is_no_text_is_said_to_be_none(tmp_path, spoil):
+    folder = write_matlab(tmp_path / "results1", MADE, ("Ca", "Ni"), 0.0)
+    (folder / "Individuals").write_bytes(spoil((folder / "Individuals").read_bytes()))
+    with pytest.raises(InputError, match="Individuals: not a text in UTF-8; it may be compressed"):
+        open_results(folder)
