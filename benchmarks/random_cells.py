@@ -30,6 +30,8 @@ SYSTEMS = {
     "La-H": ("La", "H"),
 }
 PRESSURES = (0.0, 50.0, 150.0)
+#: Codes of refusals for a geometry that is denser than a real one.
+DENSE = ("hole", "collapse", "distance", "pressure")
 
 
 def random_cell(elements: Sequence[str], pressure: float, number: int) -> Atoms:
@@ -70,7 +72,13 @@ def main(models: Sequence[str], cells: int, file: Path) -> None:
     for model in models:
         for pressure in PRESSURES:
             counts = [Counter(found[f"{model} {pressure:g} {system}"]) for system in SYSTEMS]
-            rows.append([model, f"{pressure:g}", *(f"{count['hole']} of {count.total()}" for count in counts)])
+            rows.append(
+                [
+                    model,
+                    f"{pressure:g}",
+                    *(f"{sum(count[code] for code in DENSE)} of {count.total()}" for count in counts),
+                ]
+            )
     click.echo(layout([("model", ""), ("GPa", ""), *((system, "") for system in SYSTEMS)], rows))
 
 
