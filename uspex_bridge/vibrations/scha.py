@@ -298,6 +298,7 @@ class _Scha:
             "scha-unconverged": not converged,
             "not-harmonic": last.r2 < self.limits.min_r2,
             "large-amplitude": last.rms > self.limits.max_rms,
+            "cell-uncertain": last.strain_error > self.limits.max_strain_error,
             "transformed": jump > self.limits.max_jump,
             "configurations-failed": failed > 0,
             "imaginary-between": dense.imaginary > 0.0,

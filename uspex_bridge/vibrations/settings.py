@@ -70,6 +70,7 @@ class Limits:
         max_rms: largest rms displacement over the nearest distance (Lindemann), else ``large-amplitude``.
         max_failed: share of configurations that may fail, else the structure is refused.
         min_ess: effective sample, relative to the one at the Gaussian drawn from, below which it is not used again.
+        max_strain_error: standard error of the strain that the cell may lack, else ``cell-uncertain``.
         max_jump: Å that a centroid may leave its site at 0 K, else ``transformed``.
     """
 
@@ -77,4 +78,5 @@ class Limits:
     max_rms: float = 0.25
     max_failed: float = 0.1
     min_ess: float = 0.3
+    max_strain_error: float = 0.01
     max_jump: float = 1.0

@@ -15,6 +15,7 @@ from uspex_bridge.base.symmetry import space_group
 from uspex_bridge.base.units import ev_a3_to_gpa
 from uspex_bridge.vibrations.constants import Crystal
 from uspex_bridge.vibrations.harmonic import harmonic
+from uspex_bridge.vibrations.modes import HBAR, variances
 from uspex_bridge.vibrations.scha import scha
 from uspex_bridge.vibrations.settings import Settings
 
@@ -55,6 +56,34 @@ def test_a_quartic_oscillator_has_the_gaussian_bound(k, q):
     assert per_mode == pytest.approx(bound, abs=error + 3e-4)
     assert per_mode > exact - error
     assert found.lowest_harmonic_thz < 0 if k < 0 else found.lowest_harmonic_thz >= 0
+
+
+def test_an_asymmetric_well_shifts_the_mean_position():
+    """k r²/2 + c z³ of a distance: the closed solution of mean and width, on the side that is less steep."""
+    k, c, temperature = 5.0, 4.0, 300.0
+    atoms = Atoms("HHe", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.45]], cell=np.diag([5.0, 5.0, 6.0]), pbc=True)
+    sites = atoms.positions.copy()
+
+    def evaluate(structures):
+        answers = []
+        for one in structures:
+            gap = (one.positions[1] - one.positions[0]) - (sites[1] - sites[0])
+            pull = k * gap + np.array([0.0, 0.0, 3.0 * c * gap[2] ** 2])
+            energy = 0.5 * k * gap @ gap + c * gap[2] ** 3
+            answers.append({"energy": energy, "forces": np.array([pull, -pull]), "stress": np.zeros(6)})
+        return answers
+
+    settings = Settings(temperature, cell="fixed", repeats=(1, 1, 1), g_error=2e-4, configs=60, centroid_force=1e-3)
+    found = scha(structure_of(atoms), evaluate, settings, isotopes={"H": 2.0, "He": 2.0})  # the reduced mass is 1
+    shift = 0.0
+    for _ in range(200):
+        stiff = k + 6.0 * c * shift  # of the Gaussian
+        variance = float(variances(HBAR * np.sqrt(np.array([stiff])), temperature)[0])
+        shift = -3.0 * c * (variance + shift**2) / k
+    moved = (found.structure.scaled[1] - found.structure.scaled[0]) @ found.structure.cell - (sites[1] - sites[0])
+    assert shift < -0.01
+    assert moved == pytest.approx([0.0, 0.0, shift], abs=0.1 * abs(shift))
+    assert found.converged
 
 
 def test_gold_at_300_k_and_10_gpa():
