@@ -119,8 +119,8 @@ class Estimates:
         """Return the strain along the permitted ones, (D,), that brings the cell to the pressure, and its error.
 
         The stress of an earlier population is carried over by elasticity. Half of that counts as an error, and so does
-        the energy by which its modes differ from the present ones, as thermal pressure. All configurations count alike
-        otherwise: of few, those of little scatter are low ones (see :meth:`Averages.free_energy`).
+        the energy by which its modes differ from the present ones, as thermal pressure. No scatter counts as less than
+        the median: of few configurations, those of little scatter are low ones (see :meth:`Averages.free_energy`).
         """
         volume = self.lattice(state).unit.volume * self.crystal.lattice.cells
         populations = [*state.pool, state.current]
@@ -129,8 +129,9 @@ class Estimates:
         other = np.array([Change.between(self.density(e.phi), state.phi).energy for e in populations if e is not None])
         carried = strains @ state.stiffness
         stresses = np.array([found.stress for found in state.found]) - carried
-        errors = np.array([found.stress_error for found in state.found])
-        variances = (errors**2 * numbers).mean(axis=0) / numbers + (0.5 * carried) ** 2 + (other[:, None] / volume) ** 2
+        scatter = np.array([found.stress_error for found in state.found]) ** 2 * numbers
+        variances = np.maximum(scatter, np.median(scatter, axis=0)) / numbers
+        variances += (0.5 * carried) ** 2 + (other[:, None] / volume) ** 2
         weights = 1.0 / np.clip(variances, 1e-18, 1e6)
         stress = (weights * stresses).sum(axis=0) / weights.sum(axis=0)
         excess = stress + gpa_to_ev_a3(self.settings.pressure_gpa) * np.trace(self.strains, axis1=1, axis2=2)
