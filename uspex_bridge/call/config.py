@@ -89,7 +89,7 @@ class StudentSettings:
     trainer: str = "mace"
     start: str = ""
     settings: str = ""
-    structures: int = 50
+    structures: int = 100
 
     def __post_init__(self) -> None:
         if self.structures < 1:
