@@ -144,18 +144,23 @@ def _write_extxyz(pool: Pool, pairs: Pairs, path: Path, *, forces: bool) -> int:
 
 
 def _write_db(pool: Pool, pairs: Pairs, path: Path, *, forces: bool) -> int:
+    import sqlite3
+
     from ase.db import connect
 
     # Columns that an ASE database has of its own.
     reserved = {"id", "energy", "formula", "natoms", "volume", "fmax", "name"}
     count = 0
-    with connect(path, type="db", append=False) as database:
-        for entry, structure in pairs:
-            atoms = _atoms(pool, entry, structure, forces=forces)
-            columns = {f"uspex_{k}" if k in reserved else k: v for k, v in atoms.info.items()}
-            atoms.info = {}
-            database.write(atoms, **{k: _plain(v) for k, v in columns.items()})
-            count += 1
+    try:
+        with connect(path, type="db", append=False) as database:
+            for entry, structure in pairs:
+                atoms = _atoms(pool, entry, structure, forces=forces)
+                columns = {f"uspex_{k}" if k in reserved else k: v for k, v in atoms.info.items()}
+                atoms.info = {}
+                database.write(atoms, **{k: _plain(v) for k, v in columns.items()})
+                count += 1
+    except sqlite3.OperationalError as error:  # of a full disk too
+        raise OSError(str(error)) from error
     return count
 
 

@@ -3,10 +3,12 @@
 import csv
 import importlib.util
 import math
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
 import ase.db
+import ase.db.sqlite
 import ase.io
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from ase.build import bulk
 from results_making import Made, write_matlab, write_python
 
 from uspex_bridge.base.data import Structure
-from uspex_bridge.base.errors import CalculationError, ConfigError, InputError
+from uspex_bridge.base.errors import CalculationError, ConfigError, InputError, OutputError
 from uspex_bridge.base.units import gpa_to_ev_a3
 from uspex_bridge.call.structures import read_structures
 from uspex_bridge.results.compare import compare
@@ -297,6 +299,19 @@ def test_crystals():
     assert (primitive.atoms, primitive.system, primitive.lattice[0]) == (8, "cubic", pytest.approx(5.0))
     assert sorted(site.wyckoff for site in primitive.sites) == ["4a", "4b"]
     assert describe(as_structure(Atoms("Ca", cell=[3, 3.1, 3.2], pbc=True))).system == "orthorhombic"
+
+
+def test_a_database_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    def full(*about, **more):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    results = small_search(tmp_path)
+    (tmp_path / "out.db").write_text("old")
+    monkeypatch.setattr(ase.db.sqlite.SQLite3Database, "_write", full)
+    with pytest.raises(OutputError, match=r"out.db: cannot be written: database or disk is full"):
+        export(Pool([results]), list(results.entries), tmp_path / "out.db", "db")
+    assert (tmp_path / "out.db").read_text() == "old"
+    assert not list(tmp_path.glob(".new*"))
 
 
 def test_exports(tmp_path):

@@ -10,8 +10,8 @@ from typing import Literal
 
 from ase import Atoms
 
-from uspex_bridge.base.errors import InputError
-from uspex_bridge.base.locks import Lock
+from uspex_bridge.base.errors import BusyError, InputError
+from uspex_bridge.base.locks import held
 from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.labels import Added, Label, Level, Refused, identity_of, problem_of
 from uspex_bridge.learn.data.vasp_output import ended
@@ -29,6 +29,8 @@ _LOGS = (LOG, "OUTCAR", "OSZICAR", "gpaw.txt", "relax/OUTCAR", "relax/OSZICAR")
 _LAUNCHER = "srun:"
 #: Held in a structure's folder while ``label run`` computes it.
 LOCK = ".running"
+#: Seconds after which a lock that is not free is that of a run, not of a question for the status.
+MOMENT = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,11 +108,12 @@ def _unfinished(folder: Path, task: LabelTask, log: list[str], stale: float) -> 
 
 
 def _locked(path: Path) -> bool:
-    """Tell whether ``label run`` holds a structure's lock."""
-    lock = Lock(path)
-    held = not lock.acquire()
-    lock.release()
-    return held
+    """Tell whether ``label run`` holds a structure's lock, which whoever asks holds for a moment too."""
+    try:
+        with held(path, "", MOMENT):
+            return False
+    except BusyError:
+        return True
 
 
 def status(labels: Path, stale: float = 3600.0) -> Iterator[LabelState]:

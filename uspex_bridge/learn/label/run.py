@@ -12,15 +12,13 @@ from uspex_bridge.base.locks import held
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.model_names import settings_for
 from uspex_bridge.learn.label import computed
-from uspex_bridge.learn.label.collect import EXIT, LOCK, LOG, LabelState, inspect
+from uspex_bridge.learn.label.collect import EXIT, LOCK, LOG, MOMENT, LabelState, inspect
 from uspex_bridge.learn.label.settings import read_prepared_settings
 from uspex_bridge.learn.label.tasks import RESULT, RUN_VASP, SETTINGS, folders, read_task
 from uspex_bridge.models.backends import Backend, load
 
 #: What a command that computes labels with GPAW calls, from a structure's folder.
 SCRIPT = "../run_gpaw.py"
-#: Seconds to wait for a structure's lock: whoever asks for the status holds it for a moment.
-_WAIT = 0.5
 
 
 def run(labels: Path, config: Config, *, command: str | None = None, retry: bool = False) -> Iterator[LabelState]:
@@ -57,7 +55,7 @@ def run(labels: Path, config: Config, *, command: str | None = None, retry: bool
                 refuse_without_gpaw(command)
                 checked = True
             try:
-                with held(folder / LOCK, "another run computes it", _WAIT):
+                with held(folder / LOCK, "another run computes it", MOMENT):
                     (folder / RESULT).unlink(missing_ok=True)
                     if settings.code == "model":
                         backend = backend or load(settings.functional, settings_for(settings.functional, config))

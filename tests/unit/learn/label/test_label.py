@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import ase.io
@@ -19,11 +20,14 @@ from emulators.vasp_label import SMEARING, frame, leave_outputs, potcar
 
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import BridgeError, ConfigError, InputError
+from uspex_bridge.base.locks import Lock, held
 from uspex_bridge.cli import main
 from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.identity import content_id
+from uspex_bridge.learn.label import collect as collecting
 from uspex_bridge.learn.label import kpoints
-from uspex_bridge.learn.label.collect import inspect
+from uspex_bridge.learn.label import prepare as preparation
+from uspex_bridge.learn.label.collect import LOCK, inspect
 from uspex_bridge.learn.label.prepare import Candidate, candidates, prepare
 from uspex_bridge.learn.label.settings import LabelSettings, format_settings, read_label_settings
 from uspex_bridge.learn.label.tasks import read_task
@@ -110,6 +114,13 @@ def test_the_papers_grids_have_its_number_of_points_and_keep_the_symmetry():
     a, b, c = kpoints.grid(bulk("Ti").cell.array, 35.0)
     assert a == b
     assert c < a
+
+
+def test_two_that_prepare_at_once_do_not_share_a_number(vasp, chosen, library, monkeypatch):
+    monkeypatch.setattr(preparation, "_WAIT", 0.1)
+    with held(vasp / ".preparing", ""):
+        cli("prepare", vasp, chosen, "--code", "vasp", "--potcars", library, "--generation", 3, code=9)
+    assert [path.name for path in vasp.glob("jobs-*.txt")] == ["jobs-1.txt"]
 
 
 def test_vasp_inputs_are_the_papers(vasp):
@@ -530,6 +541,19 @@ def test_a_result_of_other_input_is_refused(tmp_path, chosen):
     one, other = (folder_of(labels, formula) for formula in ("Ca2FeNi", "Fe2Ni"))
     (one / "label.json").write_bytes((other / "label.json").read_bytes())
     assert "computed from other input" in inspect(one).reason
+
+
+def test_whoever_asks_for_the_status_makes_no_run_pass_over_a_structure(tmp_path, chosen, monkeypatch):
+    monkeypatch.setattr(collecting, "MOMENT", 60.0)
+    labels, config = tmp_path / "labels", tmp_path / "settings.toml"
+    config.write_text('[calculators.one]\nkind = "toy"\n')
+    options = ("--code", "model", "--model", "one", "--config", config)
+    cli("prepare", labels, chosen, *options[:4], "--generation", 0, "--config", config)
+    asked = Lock(next(labels.glob("*/structure.json")).parent / LOCK)
+    assert asked.acquire()
+    threading.Timer(0.2, asked.release).start()
+    said = cli("run", labels, "--config", config).output
+    assert "2 computed: 2 done" in said
 
 
 def test_labels_killed_in_the_middle_are_computed_by_the_next_run(tmp_path, chosen):
