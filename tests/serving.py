@@ -56,7 +56,7 @@ class Service:
     def call(self, fold: Path, *args: str, **env):
         """Call in a folder; it fails unless the service does it."""
         process = self.start(fold, *args, **env)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
         return subprocess.CompletedProcess(args, process.returncode, out, err)
 
     def status(self) -> dict:

@@ -25,7 +25,7 @@ def tried(own, top: Path, what: str, at: int) -> bool:
     runs = [service.start(fold) for fold in folds]
     died = False
     for run, fold in zip(runs, folds, strict=True):
-        _, err = run.communicate(timeout=120)
+        _, err = run.communicate(timeout=600)
         assert "Traceback" not in err
         assert "unexpected" not in err
         assert run.returncode in ((0,) if what == "KILL" else (0, 3, 4, 8)), err

@@ -21,11 +21,11 @@ NAMES = {
     "relaxing": 350,
     "cycling": 1200,
     "training": 250,
-    "rescoring": 300,
-    "database": 50,
+    "database": 100,
 }
 #: Those that are swept whole only.
 MORE = {
+    "rescoring": 300,
     "free-energies": 200,
     **dict.fromkeys(("extxyz", "table", "crystals", "hull", "page", "seeds", "figure", "history", "systems"), 40),
     **dict.fromkeys(("frames", "selection", "copies", "evaluation", "inputs"), 40),
@@ -48,6 +48,7 @@ def sweep(folder: Path, count: int, *names: str) -> dict[str, int]:
     return {name: tried for name, (tried, _) in found.items()}
 
 
+@pytest.mark.timeout(900)
 def test_a_few_cases_of_each(tmp_path):
     tried = sweep(tmp_path, 6, *NAMES)
     assert set(tried) == set(NAMES)
