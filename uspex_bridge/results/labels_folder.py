@@ -74,7 +74,7 @@ def _structures(path: Path, sha256: str) -> list[Structure]:
     import ase.io
 
     if not path.is_file():
-        raise InputError(f"{path} is gone: restore it; 'uspex-bridge dataset check {path.parent}' names its labels")
+        raise InputError(f"{path} is missing: restore it; 'uspex-bridge dataset check {path.parent}' names its labels")
     if checksum(path) != sha256:
         raise InputError(f"{path}: not as it was written; 'uspex-bridge dataset check {path.parent}' says what changed")
     try:
