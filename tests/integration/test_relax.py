@@ -141,7 +141,7 @@ def test_options_reach_the_plan(folder):
 def test_errors_name_the_file_and_the_way_out(folder):
     assert isinstance(relax("nothing.cif").exception, InputError)
     (folder / "bad.cif").write_text("no cif")
-    assert "bad.cif: ASE cannot read it" in str(relax("bad.cif").exception)
+    assert "bad.cif: it is not a CIF" in str(relax("bad.cif").exception)
     write(folder / "molecule.xyz", bulk("Fe"), format="xyz")
     assert "no cell in three dimensions" in str(relax("molecule.xyz").exception)
     (folder / "POSCAR").write_text(VASP5)

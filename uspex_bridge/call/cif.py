@@ -54,7 +54,7 @@ def read_cif(text: str, name: str) -> list[Atoms]:
             warnings.simplefilter("ignore")
             blocks = [_underscored(block) for block in parse_cif(io.StringIO(text))]
     except Exception as error:
-        raise InputError(f"{name}: no CIF: {type(error).__name__}: {error}") from error
+        raise InputError(f"{name}: it is not a CIF ({error or 'no data block'})") from error
     blocks = [tags for tags in blocks if "_atom_site_fract_x" in tags or "_atom_site_cartn_x" in tags]
     if not blocks:
         raise InputError(f"{name}: no structures in it (tags _atom_site_fract_x)")
