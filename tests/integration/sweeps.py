@@ -205,7 +205,8 @@ class Preparing(Labels):
 
     @staticmethod
     def files(folder: Path) -> dict[str, bytes]:
-        return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        found = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
     def look(self, case: Case, end: End) -> None:
         now = self.files(self.root)
