@@ -19,7 +19,7 @@ PAYS = 0.8
 #: Ends closer than this are the same, eV/atom; higher ends rarer by chance than this are higher.
 SAME, _CHANCE = 1e-3, 0.05
 #: Fewest held-out structures of a check.
-FEWEST = 4
+FEWEST = 8
 #: Fewest and most structures that tell how a student in use does.
 _JUDGED = (10, 30)
 

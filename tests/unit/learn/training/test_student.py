@@ -51,6 +51,8 @@ def trainings(monkeypatch):
     monkeypatch.setattr(student, "TRAINERS", {"toy": SimpleNamespace(kind="toy")})
     monkeypatch.setattr(student, "train", train)
     monkeypatch.setattr(student, "time_ratio", lambda *_: 0.1)
+    for module in (student, student_history):
+        monkeypatch.setattr(module, "FEWEST", 4)
     return SimpleNamespace(orders=calls_of, told=told)
 
 
