@@ -72,7 +72,7 @@ class TestOrphans:
         assert busy.returncode == 9
         assert f"process {orphan.pid} on" in busy.stderr
         go.touch()
-        assert_orphan_says_so(orphan, "POSCAR changed while this run was at work")
+        assert_orphan_says_so(orphan, "POSCAR changed during this run")
         assert_no_result(fold)
         assert "POSCAR changed" in (fold / "bridge.log").read_text()
         assert record(fold)[-1]["code"] == "OutputError"

@@ -148,8 +148,8 @@ class SlotState:
             raise OutputError(f"{unread[0]}; it could be read when this run began; its result is not written")
         if changed:
             raise OutputError(
-                f"{self._folder}: {', '.join(changed)} changed while this run was at work; its result belongs to the "
-                "structure before and is not written"
+                f"{self._folder}: {', '.join(changed)} changed during this run; its result is for the previous "
+                "structure and is not written"
             )
 
     def _look_at_places(self) -> list[tuple[int, int] | None]:

@@ -22,5 +22,5 @@ def test_an_input_that_cannot_be_read_again_has_not_changed(tmp_path):
         assert "POSCAR: Too many open files; it could be read when this run began" in str(told.value)
         slot.check()
         (tmp_path / "POSCAR").unlink()
-        with pytest.raises(OutputError, match="POSCAR changed while this run was at work"):
+        with pytest.raises(OutputError, match="POSCAR changed during this run"):
             slot.check()
