@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms
 from ase.filters import FrechetCellFilter
-from scipy.linalg import cho_factor, cho_solve, eigh_tridiagonal
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh_tridiagonal
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.relaxation.springs import spring_hessian
@@ -80,7 +80,11 @@ def softest(target: Atoms | FrechetCellFilter, seed: int = 0) -> Mode | None:
     gradient = -np.array(target.get_forces(), dtype=float).ravel()
     springs = basis.T @ _springs(target) @ basis
     springs[np.diag_indices_from(springs)] += _FLOOR * np.trace(springs) / len(springs)
-    factor = cho_factor(springs)
+    try:
+        factor = cho_factor(springs)
+    except LinAlgError:  # no spring between these atoms, or not along all directions: every one counts alike
+        springs = np.eye(len(springs))
+        factor = cho_factor(springs)
 
     def product(vector: Array) -> Array:
         """Return the Hessian's product with a vector along the free directions (M,)."""

@@ -16,7 +16,7 @@ from ase.calculators.emt import EMT
 from uspex_bridge.base.data import Intent, Structure
 from uspex_bridge.base.errors import CalculationError, Interrupted, Rejected
 from uspex_bridge.base.units import pressure_of
-from uspex_bridge.relaxation import offered
+from uspex_bridge.relaxation import offered, saddles
 from uspex_bridge.relaxation.engine import relax
 from uspex_bridge.relaxation.guards import check_geometry, check_result, check_start, check_values
 from uspex_bridge.relaxation.overlap import push_apart
@@ -609,3 +609,16 @@ def test_where_the_descent_tells_nothing_the_ceiling_is_not_asked_for():
 
     assert run(as_structure(bulk("Cu", cubic=True)), ceiling=ceiling, pressure_gpa=50.0).converged
     assert run(distorted(), ceiling=ceiling, isif=4).converged
+
+
+def test_a_crystal_without_springs_has_a_softest_mode_all_the_same(monkeypatch):
+    """The spring model may have no spring at all, as for hydrogen at 150 GPa."""
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.01, seed=1)
+    atoms.calc = EMT()
+    known = saddles.softest(atoms)
+    monkeypatch.setattr(saddles, "_springs", lambda target: np.zeros((3 * len(target), 3 * len(target))))
+    mode = saddles.softest(atoms)
+    assert known.curvature > 0
+    assert mode.curvature > 0
+    assert np.isfinite(mode.direction).all()
