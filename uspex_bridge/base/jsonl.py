@@ -6,9 +6,11 @@ import errno
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +19,8 @@ from uspex_bridge.base.locks import NO_LOCKS
 
 #: Seconds that the others who append may take, and between two looks at the lock.
 _WAIT, _LOOK = 60.0, 0.02
+#: Brackets within brackets of a line; those of this project's own have less than ten.
+_DEEPEST = 200
 
 
 def append(path: Path, *entries: dict[str, Any]) -> None:
@@ -99,12 +103,20 @@ def loads(text: str | bytes) -> Any:
     """Return what a text of JSON says.
 
     Raises:
-        ValueError: it is not JSON, or brackets stand in each other by the thousand.
+        ValueError: it is not JSON, or its brackets are nested too deeply.
     """
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError(str(error)) from None
+    if _is_too_deep(text):
+        raise ValueError(f"more than {_DEEPEST} nested brackets")
+    return json.loads(text)
+
+
+def _is_too_deep(text: str | bytes) -> bool:
+    """Tell whether brackets are nested too deeply; where a package has raised Python's own limit, json would crash."""
+    said = text.encode("utf-8", "replace") if isinstance(text, str) else text
+    if said.count(b"[") + said.count(b"{") <= _DEEPEST:
+        return False
+    depths = accumulate(1 if bracket in b"[{" else -1 for bracket in re.findall(rb"[][{}]", said))
+    return max(depths) > _DEEPEST
 
 
 def parse(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:

@@ -86,7 +86,7 @@ class Lock:
     def holder(self) -> str:
         """Return who holds the lock, in words; an empty string where the file does not tell."""
         try:
-            told = json.loads(self.path.read_text(encoding="utf-8"))
+            told = json.loads(self.path.read_text(encoding="utf-8")[:1000])
             age = duration(max(0.0, time.time() - told["since"]))
             return f"process {int(told['pid'])} on {told['host']} has held {self.path} for {age}"
         except (OSError, ValueError, LookupError, TypeError, RecursionError, OverflowError):

@@ -88,7 +88,7 @@ def test_a_checkpoint_that_is_not_needed_any_more_may_be_gone(loop):
     [
         ('"mace"\nstart = "old.model"', '"mattersim"', "[models.mace] start: MatterSim trains from a checkpoint only"),
         ('"deepmd-sea"', '"deepmd-sae"', "did you mean 'deepmd-sea'"),
-        ('"sea.toml"', '"sea.toml"\nreplay = "search.extxyz"', "[models.sea] replay: is MACE's"),
+        ('"sea.toml"', '"sea.toml"\nreplay = "search.extxyz"', "[models.sea] replay: is an option of MACE"),
         ("[label]", "[seeds]\ncount = 5\ninto = 'next'\n[label]", "[seeds] into: "),
         ('"search.extxyz"', '"."', "[search] places: .: neither a results folder"),
     ],

@@ -29,7 +29,7 @@ from uspex_bridge.learn.label import kpoints
 from uspex_bridge.learn.label import prepare as preparation
 from uspex_bridge.learn.label.collect import LOCK, inspect
 from uspex_bridge.learn.label.prepare import Candidate, candidates, prepare
-from uspex_bridge.learn.label.settings import LabelSettings, format_settings, read_label_settings
+from uspex_bridge.learn.label.settings import JobSettings, LabelSettings, format_settings, read_label_settings
 from uspex_bridge.learn.label.tasks import read_task
 from uspex_bridge.vasp.incar import parse_incar
 from uspex_bridge.vasp.structure import read_poscar, read_potcar_symbols
@@ -765,6 +765,6 @@ def test_frames_that_are_no_crystals_are_not_prepared(tmp_path):
 
 def test_a_formula_that_the_atoms_contradict_is_said_when_they_are_prepared(tmp_path):
     structure = Structure(("Ca", "Ni"), np.eye(3) * 4, np.array([[0, 0, 0], [0.5, 0.5, 0.5]]), contradicted="it is not")
-    settings = LabelSettings(code="gpaw")
+    settings = LabelSettings(code="gpaw", job=JobSettings(command="gpaw"))
     found = prepare([Candidate(structure, "x")], tmp_path / "labels", settings, generation=0, pressure_gpa=0.0)
     assert "x: it is not" in found.notes
