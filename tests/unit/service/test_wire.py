@@ -22,4 +22,4 @@ def test_only_the_same_version_and_installation_will_do():
     assert "protocol 99" in wire.mismatch({**mine, "protocol": 99})
     assert "another installation" in wire.mismatch({**mine, "package": "/elsewhere"})
     assert wire.mismatch({**mine, "package": "/elsewhere", "host": "node7"}) == ""
-    assert "no service" in wire.mismatch({"hello": "I am a web server"})
+    assert "not a service" in wire.mismatch({"hello": "I am a web server"})
