@@ -30,10 +30,10 @@ from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.models import backends
 from uspex_bridge.relaxation.engine import relax
 from uspex_bridge.relaxation.protocol import Guards, Plan, Stage
-from uspex_bridge.results.phases import Tolerances, same_phase
-from uspex_bridge.results.sources import open_sources
-from uspex_bridge.results.stability import Question, assess
-from uspex_bridge.results.surroundings import Surroundings
+from uspex_bridge.results.hulls.stability import Question, assess
+from uspex_bridge.results.phases.definition import Tolerances, same_phase
+from uspex_bridge.results.phases.surroundings import Surroundings
+from uspex_bridge.results.reading.sources import open_sources
 
 
 def minima(places: tuple[str, ...], count: int, dataset: Path | None) -> list[tuple[Structure, float]]:

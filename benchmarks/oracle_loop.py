@@ -33,8 +33,8 @@ from uspex_bridge.learn.judge.accuracy import Labelled, accuracy_of
 from uspex_bridge.learn.training.order import Data, Order
 from uspex_bridge.learn.training.run import train
 from uspex_bridge.models.cards import CalculatorSettings
-from uspex_bridge.results.model import Entry, composition_of
-from uspex_bridge.results.surroundings import Surroundings
+from uspex_bridge.results.phases.surroundings import Surroundings
+from uspex_bridge.results.reading.model import Entry, composition_of
 
 STARTS = {"chgnet-0.3.0": "0.3.0", "chgnet-0.2.0": "0.2.0"}
 #: Largest cells that are labelled and tested; thresholds of |ΔPV|, eV/atom.

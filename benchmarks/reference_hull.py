@@ -153,8 +153,8 @@ class Place:
 def places(folder: Path) -> tuple[str, dict[str, Place]]:
     """Return the level of theory and where each relaxed prototype lies on the hull of all."""
     from uspex_bridge.base.symmetry import space_group
-    from uspex_bridge.results.hull import build_hull, levels_of
-    from uspex_bridge.results.sources import read_relaxed
+    from uspex_bridge.results.hulls.hull import build_hull, levels_of
+    from uspex_bridge.results.reading.sources import read_relaxed
 
     relaxed = read_relaxed(folder)
     found = {}

@@ -135,13 +135,13 @@ def main() -> None:
 
 def measure(folder: Path) -> None:
     from uspex_bridge.cli.results import describe
-    from uspex_bridge.results.converged import history
-    from uspex_bridge.results.export import export
-    from uspex_bridge.results.folder import open_results
-    from uspex_bridge.results.hull import build_hull
-    from uspex_bridge.results.model import Pool
-    from uspex_bridge.results.phases import find_phases
-    from uspex_bridge.results.stability import Question, assess
+    from uspex_bridge.results.hulls.converged import history
+    from uspex_bridge.results.hulls.export import export
+    from uspex_bridge.results.hulls.hull import build_hull
+    from uspex_bridge.results.hulls.stability import Question, assess
+    from uspex_bridge.results.phases.definition import find_phases
+    from uspex_bridge.results.reading.folder import open_results
+    from uspex_bridge.results.reading.model import Pool
 
     clock = Clock()
     results = clock("read", lambda: open_results(folder), lambda r: f"{len(r.entries)} entries")

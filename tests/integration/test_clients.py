@@ -17,7 +17,7 @@ from ase.io import read, write
 from calling import TOY
 from emulators import independent
 
-from uspex_bridge.results import lookup
+from uspex_bridge.results.reading import lookup
 from uspex_bridge.uspex import new_search
 
 BIN = Path(sys.executable).parent

@@ -15,8 +15,8 @@ from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
 from uspex_bridge.learn.data.labels import problem_of
 from uspex_bridge.learn.data.vasp_output import outcar_of
-from uspex_bridge.results.sources import open_sources
-from uspex_bridge.results.stability import Question, assess
+from uspex_bridge.results.hulls.stability import Question, assess
+from uspex_bridge.results.reading.sources import open_sources
 
 FCC = "EA0 fcc\n1.0\n0 1.75 1.75\n1.75 0 1.75\n1.75 1.75 0\n 1\nDirect\n0 0 0\n"
 INCAR = "IBRION = 2\nISIF = 3\nNSW = 400\nPSTRESS=100\n"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from uspex_bridge.results import lookup
-from uspex_bridge.results.folder import open_results
-from uspex_bridge.results.model import Pool
-from uspex_bridge.results.stability import Question, assess
+from uspex_bridge.results.hulls.stability import Question, assess
+from uspex_bridge.results.reading import lookup
+from uspex_bridge.results.reading.folder import open_results
+from uspex_bridge.results.reading.model import Pool
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "search_cafeni" / "search.py"
 TOY = 'protocol = "single"\n[calculators.model]\nkind = "toy"\n'

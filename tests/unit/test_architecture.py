@@ -12,6 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "uspex_bridge"
 
+#: Rooms that hold rooms.
+HOUSES = ("learn", "results")
 #: Room -> the rooms that it may import, from the ground up: an arrow runs only to a room that stands above it here.
 ARROWS: dict[str, set[str]] = {
     "base": set(),
@@ -23,18 +25,51 @@ ARROWS: dict[str, set[str]] = {
     "call": {"base", "models", "relaxation", "vibrations", "vasp"},
     "service": {"base", "models", "relaxation", "call"},
     "uspex": {"base", "models", "relaxation", "vasp", "call"},
-    "results": {"base", "models", "vasp", "relaxation", "call", "uspex"},
-    "learn.data": {"base", "models", "call", "results"},
-    "learn.choose": {"base", "relaxation", "call", "results", "learn.data"},
-    "learn.judge": {"base", "models", "relaxation", "call", "results", "learn.data", "learn.choose"},
-    "learn.training": {"base", "models", "calculators", "relaxation", "call", "results", "learn.data", "learn.judge"},
-    "learn.label": {"base", "models", "vasp", "call", "results", "learn.data"},
-    "learn.cycle": {"base", "models", "call", "results", "learn.data", "learn.training", "learn.label"},
+    "results.reading": {"base", "models", "vasp", "relaxation", "call", "uspex"},
+    "results.phases": {"base", "results.reading"},
+    "results.hulls": {"base", "vasp", "relaxation", "call", "results.reading", "results.phases"},
+    "results.thermal": {"base", "call", "results.reading", "results.hulls"},
+    "learn.data": {"base", "models", "call", "results.phases"},
+    "learn.choose": {"base", "relaxation", "call", "results.reading", "results.phases", "results.hulls", "learn.data"},
+    "learn.judge": {
+        "base",
+        "models",
+        "relaxation",
+        "call",
+        "results.reading",
+        "results.hulls",
+        "learn.data",
+        "learn.choose",
+    },
+    "learn.training": {
+        "base",
+        "models",
+        "calculators",
+        "relaxation",
+        "call",
+        "results.reading",
+        "learn.data",
+        "learn.judge",
+    },
+    "learn.label": {"base", "models", "vasp", "call", "results.reading", "results.hulls", "learn.data"},
+    "learn.cycle": {"base", "models", "call", "results.reading", "learn.data", "learn.training", "learn.label"},
     "doctor": {"base", "models", "call", "uspex", "learn.training"},
-    "figures": {"base", "vibrations", "results", "learn.choose", "learn.judge", "learn.training", "learn.cycle"},
-    "api": {"base", "models", "call", "results", "learn.choose", "figures"},
+    "figures": {
+        "base",
+        "vibrations",
+        "results.reading",
+        "results.phases",
+        "results.hulls",
+        "results.thermal",
+        "learn.choose",
+        "learn.judge",
+        "learn.training",
+        "learn.cycle",
+    },
+    "api": {"base", "models", "call", "results.reading", "results.hulls", "results.thermal", "learn.choose", "figures"},
     "cli": {
-        *("base", "models", "relaxation", "call", "service", "uspex", "results", "doctor", "figures", "api"),
+        *("base", "models", "relaxation", "call", "service", "uspex", "doctor", "figures", "api"),
+        *("results.reading", "results.phases", "results.hulls", "results.thermal"),
         *("learn.data", "learn.choose", "learn.judge", "learn.training", "learn.label", "learn.cycle"),
     },
 }
@@ -76,7 +111,7 @@ LIGHT = [
 
 def room_of(parts: tuple[str, ...]) -> str:
     """Return the room of a module, by the parts of its name below the package."""
-    return ".".join(parts[:2]) if parts[0] == "learn" else parts[0]
+    return ".".join(parts[:2]) if parts[0] in HOUSES else parts[0]
 
 
 def imported(path: Path) -> set[tuple[str, ...]]:
@@ -106,7 +141,9 @@ def rooms() -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        if parts[0] not in ("__init__", "testing", "templates") and parts != ("learn", "__init__"):
+        if parts[0] not in ("__init__", "testing", "templates") and parts not in [
+            (house, "__init__") for house in HOUSES
+        ]:
             found.setdefault(room_of(parts), []).append(path)
     found["calculators"] = sorted((ROOT / "calculators").glob("*.py"))
     return found
@@ -129,7 +166,7 @@ def test_every_arrow_is_allowed(room):
         f"{path.relative_to(PACKAGE)} imports {'.'.join(parts)}"
         for path in rooms()[room]
         for parts in imported(path)
-        if parts != ("learn",) and room_of(parts) not in ARROWS[room] | {room}
+        if parts not in [(house,) for house in HOUSES] and room_of(parts) not in ARROWS[room] | {room}
     ]
     assert not wrong
 

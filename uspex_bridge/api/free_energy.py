@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, overload
 from uspex_bridge.api.models import settings_of
 from uspex_bridge.api.searching import open_results
 from uspex_bridge.call.config import Config
-from uspex_bridge.results.stability import Question
+from uspex_bridge.results.hulls.stability import Question
 
 if TYPE_CHECKING:
     from uspex_bridge.call.thermal import Method
-    from uspex_bridge.results.free_energy import FreeEnergies
-    from uspex_bridge.results.phase_diagram import PhaseDiagram
+    from uspex_bridge.results.thermal.free_energy import FreeEnergies
+    from uspex_bridge.results.thermal.phase_diagram import PhaseDiagram
 
 
 @overload
@@ -71,7 +71,7 @@ def free_energies(
         config: settings, or the path of a bridge.toml.
         workers: number of processes.
         scheduler: address of a Dask scheduler; its workers relax the structures.
-        question: further fields of ``uspex_bridge.results.stability.Question``, such as ``components``.
+        question: further fields of ``uspex_bridge.results.hulls.stability.Question``, such as ``components``.
 
     Raises:
         InputError: there is nothing to compute.
@@ -80,9 +80,9 @@ def free_energies(
     """
     from uspex_bridge.call.model_names import with_model
     from uspex_bridge.call.thermal import FreeEnergyTask, asked_of
-    from uspex_bridge.results import free_energy, phase_diagram
-    from uspex_bridge.results.correcting import check_harvest, second_of, write_harvest
-    from uspex_bridge.results.rescore import common_pressure
+    from uspex_bridge.results.hulls.rescore import common_pressure
+    from uspex_bridge.results.thermal import free_energy, phase_diagram
+    from uspex_bridge.results.thermal.correcting import check_harvest, second_of, write_harvest
 
     settings = settings_of(config, protocol=protocol)
     settings = settings if model is None else with_model(settings, model)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.results.model import Entry, Pool
-from uspex_bridge.results.stability import Assessment, Question
+from uspex_bridge.results.hulls.stability import Assessment, Question
+from uspex_bridge.results.reading.model import Entry, Pool
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -30,7 +30,7 @@ def open_results(*places: str | Path, references: Sequence[str | Path] = (), rec
     Raises:
         InputError: a folder or file contains no results.
     """
-    from uspex_bridge.results.sources import open_sources
+    from uspex_bridge.results.reading.sources import open_sources
 
     return Search(open_sources([str(place) for place in (*places, *references)], record=record))
 
@@ -39,7 +39,7 @@ class Search:
     """Structures with enthalpies, of one search or several.
 
     Attributes:
-        pool: its sources and entries (``uspex_bridge.results.model.Pool``).
+        pool: its sources and entries (``uspex_bridge.results.reading.model.Pool``).
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -90,14 +90,14 @@ class Search:
 
         Args:
             within: distance to the hull, eV/atom.
-            question: further fields of ``uspex_bridge.results.stability.Question``, such as ``pressure_gpa`` and
+            question: further fields of ``uspex_bridge.results.hulls.stability.Question``, such as ``pressure_gpa`` and
                 ``components``.
 
         Raises:
             ConfigError: pressures or levels of theory are mixed.
             InputError: there is no hull to be built.
         """
-        from uspex_bridge.results.stability import assess
+        from uspex_bridge.results.hulls.stability import assess
 
         return Phases(assess(self.pool, Question(within=within, **question)))
 
@@ -119,7 +119,7 @@ class Search:
             ConfigError: the ending of the path names no format.
             OutputError: the file cannot be written.
         """
-        from uspex_bridge.results.export import export, format_of, hull_of
+        from uspex_bridge.results.hulls.export import export, format_of, hull_of
 
         chosen = self.pool.entries if entries is None else tuple(entries)
         kind = format or format_of(Path(path))
@@ -146,7 +146,7 @@ class Phases:
     """Phases by their distance to the hull.
 
     Attributes:
-        answer: hull, phases and warnings (``uspex_bridge.results.stability.Assessment``).
+        answer: hull, phases and warnings (``uspex_bridge.results.hulls.stability.Assessment``).
     """
 
     def __init__(self, answer: Assessment) -> None:
@@ -170,7 +170,7 @@ class Phases:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the phases as plain values, as ``uspex-bridge hull --json`` prints them."""
-        from uspex_bridge.results.tables import phase_rows
+        from uspex_bridge.results.hulls.tables import phase_rows
 
         return phase_rows(self.answer)
 
@@ -182,7 +182,7 @@ class Phases:
 
     def table(self) -> str:
         """Return the phases as a table."""
-        from uspex_bridge.results.tables import phase_table
+        from uspex_bridge.results.hulls.tables import phase_table
 
         return phase_table(self.answer)
 
@@ -200,6 +200,6 @@ def read_record(place: str | Path = ".", which: str | int | None = None) -> list
     Raises:
         InputError: there is no record.
     """
-    from uspex_bridge.results.lookup import find
+    from uspex_bridge.results.reading.lookup import find
 
     return find(Path(place), None if which is None else str(which))

@@ -11,7 +11,7 @@ from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import Finite
 
 if TYPE_CHECKING:
-    from uspex_bridge.results.compare import Comparison, Pair, Status
+    from uspex_bridge.results.hulls.compare import Comparison, Pair, Status
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -39,7 +39,7 @@ def command(first: str, second: str, search: float, as_json: bool, **options: An
 
     Example: uspex-bridge compare results1 ../p100/results1
     """
-    from uspex_bridge.results.compare import compare
+    from uspex_bridge.results.hulls.compare import compare
 
     pools = [q.open_pool([place], options) for place in (first, second)]
     result = compare(pools[0], pools[1], q.ask(options), search)
@@ -54,7 +54,7 @@ def command(first: str, second: str, search: float, as_json: bool, **options: An
 
 def document(result: Comparison) -> dict[str, Any]:
     """Return the comparison as plain values."""
-    from uspex_bridge.results.tables import units
+    from uspex_bridge.results.hulls.tables import units
 
     question = result.first.question
     return {
@@ -90,7 +90,7 @@ _TITLES: dict[Status, str] = {
 
 def report(result: Comparison, first: str, second: str) -> str:
     """Return the comparison as text."""
-    from uspex_bridge.results.tables import headline
+    from uspex_bridge.results.hulls.tables import headline
 
     text = [f"first   {first}: {headline(result.first)}", f"second  {second}: {headline(result.second)}"]
     for status, title in _TITLES.items():
@@ -103,7 +103,7 @@ def report(result: Comparison, first: str, second: str) -> str:
 
 def _table(result: Comparison, pairs: list[Pair]) -> str:
     from uspex_bridge.base.tables import fitted
-    from uspex_bridge.results.tables import short_name
+    from uspex_bridge.results.hulls.tables import short_name
 
     headings = [
         ("first", ""),

@@ -15,7 +15,7 @@ from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import FORCE, Finite
 
 if TYPE_CHECKING:
-    from uspex_bridge.results.converged import Convergence
+    from uspex_bridge.results.hulls.converged import Convergence
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -53,8 +53,8 @@ def command(
     """
     from uspex_bridge.base.errors import ConfigError
     from uspex_bridge.base.tables import as_csv, wrapped
-    from uspex_bridge.results.converged import history
-    from uspex_bridge.results.folder import Results
+    from uspex_bridge.results.hulls.converged import history
+    from uspex_bridge.results.reading.folder import Results
 
     q.keep(csv_file, force=force)
     pool = q.open_pool([str(place)], options)
@@ -76,7 +76,7 @@ def command(
 
 def document(result: Convergence) -> dict[str, Any]:
     """Return the result as plain values."""
-    from uspex_bridge.results.hull import levels_of
+    from uspex_bridge.results.hulls.hull import levels_of
 
     return {
         "units": {"within": "eV/atom", "tie": "eV/atom", "lowered": "eV/atom", "lowest": "eV/atom"},

@@ -15,9 +15,9 @@ from uspex_bridge.cli.options import FORCE, Finite, settings
 
 if TYPE_CHECKING:
     from uspex_bridge.figures.diagram import Diagram
-    from uspex_bridge.results.folder import Results
-    from uspex_bridge.results.model import Entry, Pool
-    from uspex_bridge.results.stability import Assessment
+    from uspex_bridge.results.hulls.stability import Assessment
+    from uspex_bridge.results.reading.folder import Results
+    from uspex_bridge.results.reading.model import Entry, Pool
 
 
 def out(name: str) -> Callable[..., Any]:
@@ -75,8 +75,8 @@ SOURCES = settings(q.PLACES, q.REFERENCES, q.HULL, q.SYMPREC, q.RECORD)
 def answers_to(places: Iterable[str], options: Mapping[str, Any]) -> tuple[Pool, dict[str, Assessment]]:
     """Open places and build their hull, or one per level of theory; duplicates matter only on the hull itself."""
     from uspex_bridge.base.symmetry import SYMPREC
-    from uspex_bridge.results.model import TIE
-    from uspex_bridge.results.stability import Question, assess, assess_per_level
+    from uspex_bridge.results.hulls.stability import Question, assess, assess_per_level
+    from uspex_bridge.results.reading.model import TIE
 
     pool = q.open_pool(places, options)
     question = Question(
@@ -122,7 +122,7 @@ def last_search(pool: Pool, place: str) -> Results:
         ConfigError: there is none.
     """
     from uspex_bridge.base.errors import ConfigError
-    from uspex_bridge.results.folder import Results
+    from uspex_bridge.results.reading.folder import Results
 
     searches = [source for source in pool.sources.values() if isinstance(source, Results)]
     if not searches:

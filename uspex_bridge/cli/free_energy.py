@@ -15,8 +15,8 @@ from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import FORCE, MODEL, PARALLEL, RUN_OPTIONS, RUN_SETTINGS, Finite, numbers_of, pressures_of
 
 if TYPE_CHECKING:
-    from uspex_bridge.results.free_energy import FreeEnergies
-    from uspex_bridge.results.phase_diagram import PhaseDiagram
+    from uspex_bridge.results.thermal.free_energy import FreeEnergies
+    from uspex_bridge.results.thermal.phase_diagram import PhaseDiagram
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -140,9 +140,9 @@ def command(places: tuple[str, ...], as_json: bool, figures: bool, **options: An
     config = read_settings(Path.cwd(), {key: options[key] for key in RUN_SETTINGS})
     limit_threads(config.threads)
     from uspex_bridge.call.thermal import FreeEnergyTask, asked_of
-    from uspex_bridge.results import free_energy, free_energy_tables, phase_diagram, phase_diagram_tables
-    from uspex_bridge.results.correcting import check_harvest, second_of, write_harvest
-    from uspex_bridge.results.rescore import common_pressure
+    from uspex_bridge.results.hulls.rescore import common_pressure
+    from uspex_bridge.results.thermal import free_energy, free_energy_tables, phase_diagram, phase_diagram_tables
+    from uspex_bridge.results.thermal.correcting import check_harvest, second_of, write_harvest
 
     config = with_model(config, options["model"]) if options["model"] else config
     pool = q.open_pool(places, options)

@@ -13,9 +13,9 @@ from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import FORCE
 
 if TYPE_CHECKING:
-    from uspex_bridge.results.matching import Known
-    from uspex_bridge.results.model import Pool
-    from uspex_bridge.results.stability import Assessment
+    from uspex_bridge.results.hulls.stability import Assessment
+    from uspex_bridge.results.phases.matching import Known
+    from uspex_bridge.results.reading.model import Pool
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -48,8 +48,8 @@ def command(places: tuple[str, ...], as_json: bool, csv_file: Path | None, per_l
     Example: uspex-bridge hull results1 --reference mp.json --within 0.05
     """
     from uspex_bridge.base.tables import as_csv
-    from uspex_bridge.results.stability import assess, assess_per_level
-    from uspex_bridge.results.tables import document, phase_rows, report
+    from uspex_bridge.results.hulls.stability import assess, assess_per_level
+    from uspex_bridge.results.hulls.tables import document, phase_rows, report
 
     q.keep(csv_file, force=options["force"])
     pool = q.open_pool(places, options)
@@ -73,8 +73,8 @@ def command(places: tuple[str, ...], as_json: bool, csv_file: Path | None, per_l
 
 def known_phases(answer: Assessment, pool: Pool, options: dict[str, Any]) -> dict[str, Known] | None:
     """Look the phases up among references and known structures, None where there are none."""
-    from uspex_bridge.results.matching import recognise
-    from uspex_bridge.results.sources import Loose, read_reference
+    from uspex_bridge.results.phases.matching import recognise
+    from uspex_bridge.results.reading.sources import Loose, read_reference
 
     files = [read_reference(Path(path)) for path in options["known_files"]]
     q.tell_notes(note for file in files for note in file.notes if "have no energy" not in note)

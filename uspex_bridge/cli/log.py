@@ -38,7 +38,7 @@ def command(which: str | None, record: Path, status: str | None, last: int | Non
 
     Example: uspex-bridge log 137 --record search
     """
-    from uspex_bridge.results.lookup import UNITS, find, find_record, table
+    from uspex_bridge.results.reading.lookup import UNITS, find, find_record, table
 
     entries = find(record, which)
     if status:

@@ -78,7 +78,7 @@ def _chosen(drawn: StructureMap, place: str | None) -> set[str]:
     import numpy as np
 
     from uspex_bridge.learn.choose.soap import describe_all
-    from uspex_bridge.results.sources import open_sources
+    from uspex_bridge.results.reading.sources import open_sources
 
     names = set()
     structures = (structure for _, structure in open_sources([place]).structures())

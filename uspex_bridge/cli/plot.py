@@ -231,7 +231,7 @@ def family(place: str, structure: str | None, **options: Any) -> None:
 
     Example: uspex-bridge plot family results1 EA137 -o family.svg
     """
-    from uspex_bridge.results.family import ancestors
+    from uspex_bridge.results.reading.family import ancestors
 
     results, answer = d.search_of(place, options)
     height = {p.entry.id: p.above for p in answer.hull.points if p.entry.run == results.label}
@@ -258,7 +258,7 @@ def progress(place: str, within: float, top: float | None, **options: Any) -> No
 
     Example: uspex-bridge plot progress results1 -o progress.pdf
     """
-    from uspex_bridge.results.operators import progress as follow
+    from uspex_bridge.results.hulls.operators import progress as follow
 
     results, answer = d.search_of(place, options)
     found = follow(results, answer.hull, within)

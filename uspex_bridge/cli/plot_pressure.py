@@ -14,7 +14,7 @@ from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import MODEL, RUN_OPTIONS, RUN_SETTINGS, pressures_of
 
 if TYPE_CHECKING:
-    from uspex_bridge.results.model import Pool
+    from uspex_bridge.results.reading.model import Pool
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -62,7 +62,7 @@ def pressure(
         pool = _relaxed(places, steps, model, keep, settings)
     else:
         pool = _opened(places, model)
-    from uspex_bridge.results.pressure import curves, doubts, holes_of, transitions
+    from uspex_bridge.results.hulls.pressure import curves, doubts, holes_of, transitions
 
     found = curves(pool)
     q.warn([] if pressures else holes_of(pool))  # those relaxed here were said as they came
@@ -80,7 +80,7 @@ def pressure(
 
 def _opened(places: tuple[Path, ...], model: str | None) -> Pool:
     from uspex_bridge.base.errors import ConfigError
-    from uspex_bridge.results.pressure import open_phases
+    from uspex_bridge.results.hulls.pressure import open_phases
 
     if model:
         raise ConfigError("--model relaxes structures and needs pressures: -p 0:100:10")
@@ -100,7 +100,7 @@ def _relaxed(
     limit_threads(config.threads)
     from uspex_bridge.call.many import RelaxTask
     from uspex_bridge.call.structures import read_structures, wrong_label
-    from uspex_bridge.results.pressure import is_point, open_phases, relax_series
+    from uspex_bridge.results.hulls.pressure import is_point, open_phases, relax_series
 
     phases = {}
     for path in places:

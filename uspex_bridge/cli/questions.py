@@ -11,8 +11,8 @@ import click
 from uspex_bridge.cli.options import Finite, settings
 
 if TYPE_CHECKING:
-    from uspex_bridge.results.model import Pool
-    from uspex_bridge.results.stability import Question
+    from uspex_bridge.results.hulls.stability import Question
+    from uspex_bridge.results.reading.model import Pool
 
 #: Notes about files that are shown before the rest is only counted.
 _SHOWN_NOTES = 10
@@ -123,8 +123,8 @@ DUPLICATES = settings(
 def ask(options: Mapping[str, Any]) -> Question:
     """Return the question that the options ask."""
     from uspex_bridge.base.symmetry import SYMPREC as SYMPREC_DEFAULT
-    from uspex_bridge.results.phases import Tolerances
-    from uspex_bridge.results.stability import Question
+    from uspex_bridge.results.hulls.stability import Question
+    from uspex_bridge.results.phases.definition import Tolerances
 
     tolerances = Tolerances(options["same_energy"], options["same_volume"], options["same_distance"])
     return Question(
@@ -147,13 +147,13 @@ def components_of(options: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 def open_pool(places: Iterable[str], options: Mapping[str, Any]) -> Pool:
     """Open places and references."""
-    from uspex_bridge.results.sources import open_sources
+    from uspex_bridge.results.reading.sources import open_sources
 
     everything = [*places, *options.get("references", ())]
     pool = open_sources(everything, options.get("levels", ()), record=not options.get("no_record", False))
     if options.get("stability") is None:
         return pool
-    from uspex_bridge.results.free_energy import with_stability
+    from uspex_bridge.results.thermal.free_energy import with_stability
 
     return with_stability(pool, options["stability"])
 

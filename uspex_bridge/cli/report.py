@@ -21,10 +21,10 @@ from uspex_bridge.cli.options import FORCE
 if TYPE_CHECKING:
     from uspex_bridge.figures.diagram import Diagram
     from uspex_bridge.figures.page import Picture
-    from uspex_bridge.results.converged import Convergence
-    from uspex_bridge.results.folder import Results
-    from uspex_bridge.results.model import Pool
-    from uspex_bridge.results.stability import Assessment, Question
+    from uspex_bridge.results.hulls.converged import Convergence
+    from uspex_bridge.results.hulls.stability import Assessment, Question
+    from uspex_bridge.results.reading.folder import Results
+    from uspex_bridge.results.reading.model import Pool
 
 #: Name of a figure, its caption, and what draws it.
 Maker = tuple[str, str, Callable[[], Any]]
@@ -69,8 +69,8 @@ def command(place: str, out: Path, force: bool, generations: int, **options: Any
     from uspex_bridge import __version__
     from uspex_bridge.cli.hull import known_phases
     from uspex_bridge.figures.page import Page, page
-    from uspex_bridge.results.outcomes import read_outcomes
-    from uspex_bridge.results.stability import assess
+    from uspex_bridge.results.hulls.stability import assess
+    from uspex_bridge.results.reading.outcomes import read_outcomes
 
     q.keep(out, force=force)
     pool = q.open_pool([place], options)
@@ -95,7 +95,7 @@ def command(place: str, out: Path, force: bool, generations: int, **options: Any
 def _history(results: Results, pool: Pool, question: Question, needed: int) -> Convergence | str:
     """Return the search's convergence, or in a sentence why nothing is known of it."""
     from uspex_bridge.base.errors import InputError
-    from uspex_bridge.results.converged import history
+    from uspex_bridge.results.hulls.converged import history
 
     references = [source for label, source in pool.sources.items() if label != results.label]
     try:
@@ -108,8 +108,8 @@ def _pictures(results: Results, answer: Assessment) -> list[Picture]:
     """Draw every figure that the search allows; of the others it is said why they are not there."""
     from uspex_bridge.figures import coverage, family, progress, volume
     from uspex_bridge.figures.diagram import make_diagram
-    from uspex_bridge.results.family import ancestors
-    from uspex_bridge.results.operators import progress as follow
+    from uspex_bridge.results.hulls.operators import progress as follow
+    from uspex_bridge.results.reading.family import ancestors
 
     diagram = make_diagram({"": answer})
     heights = {p.entry.id: p.above for p in answer.hull.points if p.entry.run == results.label}

@@ -15,8 +15,8 @@ from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import MODEL, PARALLEL, RUN_OPTIONS, RUN_SETTINGS, Finite
 
 if TYPE_CHECKING:
-    from uspex_bridge.results.model import Entry, Pool
-    from uspex_bridge.results.rescore import Again, Reranking
+    from uspex_bridge.results.hulls.rescore import Again, Reranking
+    from uspex_bridge.results.reading.model import Entry, Pool
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -72,8 +72,8 @@ def command(
     config = read_settings(Path.cwd(), {key: options[key] for key in RUN_SETTINGS})
     limit_threads(config.threads)
     from uspex_bridge.call.many import RelaxTask
-    from uspex_bridge.results.rescore import common_pressure, compare_rankings
-    from uspex_bridge.results.stability import refuse_without_hull
+    from uspex_bridge.results.hulls.rescore import common_pressure, compare_rankings
+    from uspex_bridge.results.hulls.stability import refuse_without_hull
 
     config = with_model(config, model) if model else config
     pool = q.open_pool(places, options)
@@ -98,7 +98,7 @@ def command(
 
 
 def _chosen(pool: Pool, options: dict[str, Any], near: float | None, most: int | None) -> list[Entry]:
-    from uspex_bridge.results.stability import assess
+    from uspex_bridge.results.hulls.stability import assess
 
     if near is None and most is None:
         return [entry for entry in pool.entries if entry.valid]
@@ -109,7 +109,7 @@ def _chosen(pool: Pool, options: dict[str, Any], near: float | None, most: int |
 
 
 def _compute(pool: Pool, entries: list[Entry], task: Any) -> list[Again]:
-    from uspex_bridge.results.rescore import rescore
+    from uspex_bridge.results.hulls.rescore import rescore
 
     results = []
     hidden = not sys.stderr.isatty()
@@ -123,8 +123,8 @@ def _compute(pool: Pool, entries: list[Entry], task: Any) -> list[Again]:
 
 def document(verdict: Reranking) -> dict[str, Any]:
     """Return the verdict as plain values."""
-    from uspex_bridge.results.hull import levels_of
-    from uspex_bridge.results.tables import units
+    from uspex_bridge.results.hulls.hull import levels_of
+    from uspex_bridge.results.hulls.tables import units
 
     return {
         "units": units("above_hull", "formation_enthalpy") | {"formation_mae": "eV/atom", "needed_window": "eV/atom"},
@@ -200,7 +200,7 @@ def report(verdict: Reranking, pressure: float, *, relax: bool, within: float, r
 
 
 def _levels(verdict: Reranking) -> str:
-    from uspex_bridge.results.hull import levels_of
+    from uspex_bridge.results.hulls.hull import levels_of
 
     before, after = (
         ", ".join(level or "not stated" for level in levels_of([point.entry for point in hull.points]))

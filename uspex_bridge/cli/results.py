@@ -14,8 +14,8 @@ from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import FORCE, Finite
 
 if TYPE_CHECKING:
-    from uspex_bridge.results.folder import Results
-    from uspex_bridge.results.model import Entry, Pool
+    from uspex_bridge.results.reading.folder import Results
+    from uspex_bridge.results.reading.model import Entry, Pool
 
 
 @click.group(context_settings=q.CONTEXT)
@@ -33,8 +33,8 @@ def summary(places: tuple[Path, ...], no_record: bool, all_notes: bool, as_json:
 
     Example: uspex-bridge results summary results1
     """
-    from uspex_bridge.results.folder import open_all
-    from uspex_bridge.results.tables import UNITS
+    from uspex_bridge.results.hulls.tables import UNITS
+    from uspex_bridge.results.reading.folder import open_all
 
     opened = open_all(places, record=not no_record)
     if all_notes:
@@ -56,8 +56,8 @@ def summary(places: tuple[Path, ...], no_record: bool, all_notes: bool, as_json:
 
 def facts(results: Results) -> dict[str, Any]:
     """Return what a results folder holds as plain values; of copies that USPEX kept the record tells nothing new."""
-    from uspex_bridge.results.model import KEPT
-    from uspex_bridge.results.stability import without_holes
+    from uspex_bridge.results.hulls.stability import without_holes
+    from uspex_bridge.results.reading.model import KEPT
 
     entries = results.entries
     valid = [entry for entry in entries if entry.valid]
@@ -91,7 +91,7 @@ def facts(results: Results) -> dict[str, Any]:
 def describe(results: Results) -> str:
     """Return the same as text."""
     from uspex_bridge.base.tables import wrapped
-    from uspex_bridge.results.settings import LINES
+    from uspex_bridge.results.reading.settings import LINES
 
     f = facts(results)
     pressure = "pressure unknown" if f["pressure_gpa"] is None else f"{f['pressure_gpa']:g} GPa"
@@ -152,8 +152,8 @@ def best(places: tuple[str, ...], most: int, as_json: bool, **options: Any) -> N
 
     Example: uspex-bridge results best results1 -n 10
     """
-    from uspex_bridge.results.stability import assess
-    from uspex_bridge.results.tables import document, phase_rows, report
+    from uspex_bridge.results.hulls.stability import assess
+    from uspex_bridge.results.hulls.tables import document, phase_rows, report
 
     pool = q.open_pool(places, options)
     answer = assess(pool, q.ask(options))
@@ -178,8 +178,8 @@ def show(place: Path, ids: tuple[str, ...], symprec: float, poscar: bool, unrela
 
     Example: uspex-bridge results show results1 137 EA12
     """
-    from uspex_bridge.results.folder import open_all
-    from uspex_bridge.results.tables import UNITS
+    from uspex_bridge.results.hulls.tables import UNITS
+    from uspex_bridge.results.reading.folder import open_all
 
     opened = open_all([place])
     results = opened[-1]
@@ -192,7 +192,7 @@ def show(place: Path, ids: tuple[str, ...], symprec: float, poscar: bool, unrela
         found_ones = [_document(results, entry, structures.get(entry.id), symprec) for entry in chosen]
         click.echo(json.dumps({"structures": found_ones, "units": UNITS}, indent=1, ensure_ascii=False))
     elif poscar:
-        from uspex_bridge.results.seeds import format_poscar
+        from uspex_bridge.results.hulls.seeds import format_poscar
 
         for entry in chosen:
             if entry.id in structures:
@@ -207,7 +207,7 @@ def _children(results: Results, entry: Entry) -> list[int]:
 
 
 def _document(results: Results, entry: Entry, structure: Any, symprec: float) -> dict[str, Any]:
-    from uspex_bridge.results.crystal import describe as describe_crystal
+    from uspex_bridge.results.phases.crystal import describe as describe_crystal
 
     crystal = describe_crystal(structure, symprec) if structure is not None else None
     document = entry.row() | {"children": _children(results, entry), "crystal": crystal.row() if crystal else None}
@@ -231,7 +231,7 @@ def _enthalpy(entry: Entry) -> str:
 
 
 def _detail(results: Results, entry: Entry, structure: Any, symprec: float) -> str:
-    from uspex_bridge.results.crystal import describe as describe_crystal
+    from uspex_bridge.results.phases.crystal import describe as describe_crystal
 
     made = f"generation {entry.generation}, {entry.origin}" if entry.generation is not None else entry.origin
     if entry.parents:
@@ -315,8 +315,8 @@ def export(
 
     Example: uspex-bridge results export results1 near.cif --within 0.02
     """
-    from uspex_bridge.results.export import export as write
-    from uspex_bridge.results.export import format_of, hull_of
+    from uspex_bridge.results.hulls.export import export as write
+    from uspex_bridge.results.hulls.export import format_of, hull_of
 
     if kind is None and not out.is_dir():
         kind = format_of(out)
@@ -341,7 +341,7 @@ def export(
 
 def _chosen(pool: Pool, options: dict[str, Any]) -> list[Entry]:
     from uspex_bridge.base.errors import InputError
-    from uspex_bridge.results.stability import assess
+    from uspex_bridge.results.hulls.stability import assess
 
     if options["ids"]:
         wanted = _ids(options["ids"])

@@ -16,7 +16,7 @@ from uspex_bridge.cli.soap_options import SOAP, progress, soap_of
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.choose.screening import Screened
-    from uspex_bridge.results.failures import Failures
+    from uspex_bridge.results.reading.failures import Failures
 
 #: As in :mod:`uspex_bridge.learn.choose.screen`, which is not loaded to show the help.
 FLAGS = ("short", "dense", "elongated", "far", "unconverged", "rejected", "outside", "failed")
@@ -153,7 +153,7 @@ def command(
     config = read_settings(Path.cwd(), {key: options[key] for key in ("config", "device", "threads")})
     limit_threads(config.threads)
     from uspex_bridge.learn.choose.screening import Parallel, screen_pool
-    from uspex_bridge.results.model import Pool
+    from uspex_bridge.results.reading.model import Pool
 
     pool = q.open_pool(places, options)
     lost = _lost(places, options)
@@ -199,7 +199,7 @@ def _lost(places: tuple[str, ...], options: dict[str, Any]) -> Failures | None:
     """Read what the searches lost, where that is asked about."""
     if not options["failures"] and options["b_max"] is None:
         return None
-    from uspex_bridge.results.failures import read_failures
+    from uspex_bridge.results.reading.failures import read_failures
 
     return read_failures(places, options["since"])
 

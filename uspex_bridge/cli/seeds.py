@@ -13,8 +13,8 @@ from uspex_bridge.cli import questions as q
 from uspex_bridge.cli.options import CONFIG, DEVICE, THREADS, Finite
 
 if TYPE_CHECKING:
-    from uspex_bridge.results.model import Composition
-    from uspex_bridge.results.seeds import Seed
+    from uspex_bridge.results.hulls.seeds import Seed
+    from uspex_bridge.results.reading.model import Composition
 
 
 @click.command(context_settings=q.CONTEXT)
@@ -73,9 +73,9 @@ def command(
     from dataclasses import replace
 
     from uspex_bridge.base.errors import ConfigError, InputError
-    from uspex_bridge.results.seeding import Place, place_for
-    from uspex_bridge.results.seeds import beyond, choose, fit_for, format_seeds, unreadable, write_seeds
-    from uspex_bridge.results.stability import assess
+    from uspex_bridge.results.hulls.seeds import beyond, choose, fit_for, format_seeds, unreadable, write_seeds
+    from uspex_bridge.results.hulls.stability import assess
+    from uspex_bridge.results.reading.seeding import Place, place_for
 
     if options["anti"] and options["generation"] is not None:
         raise ConfigError("--generation is for seeds; anti-seeds apply to the whole search")
@@ -111,8 +111,8 @@ def command(
 
 def search_in(folder: Path) -> tuple[tuple[str, ...], list[Composition]]:
     """Return elements and blocks of the search that a folder is set up for; none where it has no input."""
-    from uspex_bridge.results.settings import settings_of_input
-    from uspex_bridge.results.stability import named_blocks
+    from uspex_bridge.results.hulls.stability import named_blocks
+    from uspex_bridge.results.reading.settings import settings_of_input
 
     settings = settings_of_input(folder)
     return settings.species, named_blocks(settings)
@@ -128,7 +128,7 @@ def _scaled(seeds: list[Seed], options: dict[str, Any]) -> list[Seed]:
     from uspex_bridge.call.model_names import with_model
     from uspex_bridge.call.run import Models
     from uspex_bridge.cli.vasp import read_settings
-    from uspex_bridge.results.seeds import at_new_pressure
+    from uspex_bridge.results.hulls.seeds import at_new_pressure
 
     given = {key: options[key] for key in ("config", "device", "threads")}
     config = with_model(read_settings(Path.cwd(), given), options["model"])

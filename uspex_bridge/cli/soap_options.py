@@ -14,7 +14,7 @@ from uspex_bridge.cli.options import Finite, settings
 if TYPE_CHECKING:
     from uspex_bridge.learn.choose.soap import SoapSettings
     from uspex_bridge.learn.choose.structure_map import StructureMap
-    from uspex_bridge.results.model import Pool
+    from uspex_bridge.results.reading.model import Pool
 
 SOAP = settings(
     click.option(

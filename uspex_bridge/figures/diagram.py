@@ -11,10 +11,10 @@ from typing import Any
 
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.words import counted
-from uspex_bridge.results.folder import Results
-from uspex_bridge.results.hull import Hull, HullPoint
-from uspex_bridge.results.model import TIE, Composition, Entry, Pool
-from uspex_bridge.results.stability import Assessment, stable_phases
+from uspex_bridge.results.hulls.hull import Hull, HullPoint
+from uspex_bridge.results.hulls.stability import Assessment, stable_phases
+from uspex_bridge.results.reading.folder import Results
+from uspex_bridge.results.reading.model import TIE, Composition, Entry, Pool
 
 #: Series of what states no level of theory.
 UNSTATED = "level of theory not stated"

@@ -14,9 +14,9 @@ from uspex_bridge.base.words import counted
 from uspex_bridge.figures import style
 from uspex_bridge.figures.diagram import standing
 from uspex_bridge.figures.labels import distances, place_labels
-from uspex_bridge.results.family import Family
-from uspex_bridge.results.model import Entry
-from uspex_bridge.results.stability import Assessment
+from uspex_bridge.results.hulls.stability import Assessment
+from uspex_bridge.results.reading.family import Family
+from uspex_bridge.results.reading.model import Entry
 
 #: mm that a member with a label takes up across, and a generation downwards.
 _ACROSS, _DOWN = 25.0, 13.0
@@ -33,7 +33,7 @@ def draw(
     """Draw the tree; the heavy line follows the better parent of each.
 
     Args:
-        family: from :func:`uspex_bridge.results.family.ancestors`.
+        family: from :func:`uspex_bridge.results.reading.family.ancestors`.
         height: of each ID, its distance to the hull, eV/atom.
         answer: where these come from: its pressure and level of theory stand over the figure.
         width: mm; by default what the widest generation needs, from a column to a page.

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.words import counted
 from uspex_bridge.figures import style
-from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase
-from uspex_bridge.results.free_energy_tables import names_of, theory_of
+from uspex_bridge.results.thermal.free_energy import FreeEnergies, ThermalPhase
+from uspex_bridge.results.thermal.free_energy_tables import names_of, theory_of
 from uspex_bridge.vibrations.dispersion import Dispersion, Mesh
 from uspex_bridge.vibrations.modes import THZ_PER_EV
 from uspex_bridge.vibrations.supercell import Supercell, Symmetry

@@ -21,7 +21,7 @@ from uspex_bridge.figures import ternary as ternary_figure
 from uspex_bridge.figures.diagram import Diagram, Mark
 from uspex_bridge.figures.marks import gathered, remarks
 from uspex_bridge.figures.volume import Quantity, Volumes, height
-from uspex_bridge.results.crystal import describe
+from uspex_bridge.results.phases.crystal import describe
 
 #: So many structures stand in a page, those nearest the hull.
 _CLICKED = 300

@@ -15,7 +15,7 @@ from uspex_bridge.base.data import Array
 from uspex_bridge.figures import style
 from uspex_bridge.figures.diagram import Diagram, Mark, is_tie, levels_text
 from uspex_bridge.figures.labels import place_labels
-from uspex_bridge.results.model import TIE
+from uspex_bridge.results.reading.model import TIE
 
 Place = Callable[[Mark], tuple[float, float]]
 #: Dashes of the hulls of several levels of theory.

@@ -19,18 +19,18 @@ from uspex_bridge.base.data import Structure
 from uspex_bridge.base.templates import render
 from uspex_bridge.figures import crystals, style
 from uspex_bridge.figures.diagram import in_order
-from uspex_bridge.results.converged import Convergence
-from uspex_bridge.results.crystal import Crystal, describe
-from uspex_bridge.results.export import cif_text, file_stem
-from uspex_bridge.results.folder import Results
-from uspex_bridge.results.groups import PhaseGroups, phase_groups
-from uspex_bridge.results.matching import Known
-from uspex_bridge.results.model import TIE
-from uspex_bridge.results.outcomes import Outcomes
-from uspex_bridge.results.phases import Phase
-from uspex_bridge.results.settings import LINES
-from uspex_bridge.results.stability import Assessment, stable_phases
-from uspex_bridge.results.tables import short_name
+from uspex_bridge.results.hulls.converged import Convergence
+from uspex_bridge.results.hulls.export import cif_text, file_stem
+from uspex_bridge.results.hulls.groups import PhaseGroups, phase_groups
+from uspex_bridge.results.hulls.stability import Assessment, stable_phases
+from uspex_bridge.results.hulls.tables import short_name
+from uspex_bridge.results.phases.crystal import Crystal, describe
+from uspex_bridge.results.phases.definition import Phase
+from uspex_bridge.results.phases.matching import Known
+from uspex_bridge.results.reading.folder import Results
+from uspex_bridge.results.reading.model import TIE
+from uspex_bridge.results.reading.outcomes import Outcomes
+from uspex_bridge.results.reading.settings import LINES
 
 #: More Wyckoff sites than this are folded away on the screen.
 _SITES = 6

@@ -15,9 +15,9 @@ from scipy.interpolate import RegularGridInterpolator
 
 from uspex_bridge.base.data import Array
 from uspex_bridge.figures import style
-from uspex_bridge.results.free_energy_tables import names_of, theory_of
-from uspex_bridge.results.model import Composition
-from uspex_bridge.results.phase_diagram import PhaseDiagram
+from uspex_bridge.results.reading.model import Composition
+from uspex_bridge.results.thermal.free_energy_tables import names_of, theory_of
+from uspex_bridge.results.thermal.phase_diagram import PhaseDiagram
 
 #: Points of the grid along each axis.
 _FINE = 300

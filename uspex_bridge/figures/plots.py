@@ -13,8 +13,8 @@ from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.schema import nearest
 from uspex_bridge.figures import coverage, diagram, hull, style, ternary, volume
 from uspex_bridge.figures import solid as solid_figure
-from uspex_bridge.results.model import TIE, Pool
-from uspex_bridge.results.stability import Question, assess
+from uspex_bridge.results.hulls.stability import Question, assess
+from uspex_bridge.results.reading.model import TIE, Pool
 
 
 def _ternary(drawn: diagram.Diagram, *, solid: bool = False, **options: Any) -> Figure:

@@ -13,7 +13,7 @@ from uspex_bridge.base.words import counted
 from uspex_bridge.figures import style
 from uspex_bridge.figures.diagram import levels_text
 from uspex_bridge.figures.marks import DASHES
-from uspex_bridge.results.pressure import EnthalpyCurve, Span, Transition, differences, sequence
+from uspex_bridge.results.hulls.pressure import EnthalpyCurve, Span, Transition, differences, sequence
 
 #: Points of a line between its lowest and its highest pressure.
 _STEPS = 200
@@ -34,13 +34,13 @@ def draw(
     Lines integrate V dP between the marks, which are the computed pressures. What a transition lies between is shaded.
 
     Args:
-        found: from :func:`uspex_bridge.results.pressure.curves`.
-        changes: from :func:`uspex_bridge.results.pressure.transitions`.
+        found: from :func:`uspex_bridge.results.hulls.pressure.curves`.
+        changes: from :func:`uspex_bridge.results.hulls.pressure.transitions`.
         reference: the phase that is zero.
         width: mm.
 
     Raises:
-        ConfigError: see :func:`uspex_bridge.results.pressure.differences`.
+        ConfigError: see :func:`uspex_bridge.results.hulls.pressure.differences`.
     """
     phases = list(dict.fromkeys(curve.phase for curve in found))
     levels = list(dict.fromkeys(curve.level for curve in found))

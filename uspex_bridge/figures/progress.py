@@ -16,8 +16,8 @@ from uspex_bridge.base.words import counted
 from uspex_bridge.figures import style
 from uspex_bridge.figures.diagram import standing
 from uspex_bridge.figures.labels import place_labels
-from uspex_bridge.results.operators import Progress
-from uspex_bridge.results.stability import Assessment
+from uspex_bridge.results.hulls.operators import Progress
+from uspex_bridge.results.hulls.stability import Assessment
 
 #: Lines that begin at or below this were found at once and have no name in the figure, eV/atom.
 _BOTTOM = 1e-3
@@ -40,7 +40,7 @@ def draw(
     composition there is one line: the best enthalpy, from the final one. Pale marks are all other structures.
 
     Args:
-        progress: from :func:`uspex_bridge.results.operators.progress`.
+        progress: from :func:`uspex_bridge.results.hulls.operators.progress`.
         answer: what it was made from: its pressure and level of theory stand over the figure.
         top: upper end of the axis, eV/atom; by default where 95 % of the structures are.
         width: mm.

@@ -21,7 +21,7 @@ from uspex_bridge.learn.choose.structure_map import DATASETS, VIEWERS, Colour, S
 
 if TYPE_CHECKING:
     from uspex_bridge.learn.choose.soap import Space
-    from uspex_bridge.results.model import Pool
+    from uspex_bridge.results.reading.model import Pool
 
 #: Distances to the hull beyond this have one colour, as in the paper's figures, eV/atom.
 _FAR = 0.2

@@ -25,7 +25,7 @@ from matplotlib.lines import Line2D
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.files import replacing
 from uspex_bridge.base.formulas import formula_of
-from uspex_bridge.results.model import Composition
+from uspex_bridge.results.reading.model import Composition
 
 #: Widths of a journal's column and page, mm.
 COLUMN, PAGE = 85.0, 175.0

@@ -17,7 +17,7 @@ from uspex_bridge.figures import style
 from uspex_bridge.figures.diagram import Diagram, Mark, is_tie
 from uspex_bridge.figures.labels import place_labels
 from uspex_bridge.figures.marks import draw_marks, legend
-from uspex_bridge.results.outliers import Outlier, find_outliers
+from uspex_bridge.results.hulls.outliers import Outlier, find_outliers
 
 Quantity = Literal["formation", "enthalpy"]
 #: Outliers that have a name in the figure.

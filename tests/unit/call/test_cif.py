@@ -8,7 +8,7 @@ from crystals import known
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.call.cif import read_cif
 from uspex_bridge.call.structures import read_structures, wrong_label
-from uspex_bridge.results.sources import read_reference
+from uspex_bridge.results.reading.sources import read_reference
 
 P1 = "_symmetry_space_group_name_H-M 'P 1'\n"
 SITES = "loop_\n_atom_site_label\n_atom_site_type_symbol\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\n"

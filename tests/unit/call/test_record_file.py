@@ -12,7 +12,7 @@ from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import InputError, OutputError
 from uspex_bridge.call import record_file
 from uspex_bridge.cli.main import command
-from uspex_bridge.results import lookup
+from uspex_bridge.results.reading import lookup
 
 
 def structure(shift=0.0):

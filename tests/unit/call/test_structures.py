@@ -30,9 +30,9 @@ from uspex_bridge.call.structures import (
 from uspex_bridge.learn.choose.candidates import read_frames_of
 from uspex_bridge.learn.data.exports import write_deepmd, write_extxyz
 from uspex_bridge.learn.data.labels import read_frames
-from uspex_bridge.results.convert import to_pymatgen
-from uspex_bridge.results.seeds import format_poscar
-from uspex_bridge.results.sources import read_reference
+from uspex_bridge.results.hulls.seeds import format_poscar
+from uspex_bridge.results.reading.convert import to_pymatgen
+from uspex_bridge.results.reading.sources import read_reference
 
 CIF = """data_x
 _cell_length_a 3.6

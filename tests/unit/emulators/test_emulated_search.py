@@ -15,8 +15,8 @@ from emulators.operators import OPERATORS, Limits, mutate_softly, permute, sprin
 from emulators.records import Candidate, Report, StepResult
 from emulators.search import Search, above_hull, run, take_seeds
 
-from uspex_bridge.results.folder import open_results
-from uspex_bridge.results.hull import build_hull
+from uspex_bridge.results.hulls.hull import build_hull
+from uspex_bridge.results.reading.folder import open_results
 
 LIMITS = Limits(("Ca", "Fe", "Ni"), (2, 6), 50.0)
 

@@ -8,7 +8,7 @@ from ase.build import bulk
 
 from uspex_bridge.base.data import Structure
 from uspex_bridge.figures import crystals
-from uspex_bridge.results.crystal import describe
+from uspex_bridge.results.phases.crystal import describe
 
 
 def structure(atoms):

@@ -10,10 +10,10 @@ from results_making import DATA, Made, write_matlab
 
 from uspex_bridge.base.errors import ConfigError, OutputError
 from uspex_bridge.figures import coverage, diagram, family, hull, solid, style, ternary, volume
-from uspex_bridge.results.model import TIE, Entry, Pool
-from uspex_bridge.results.outliers import find_outliers
-from uspex_bridge.results.sources import Loose, open_sources
-from uspex_bridge.results.stability import Question, assess
+from uspex_bridge.results.hulls.outliers import find_outliers
+from uspex_bridge.results.hulls.stability import Question, assess
+from uspex_bridge.results.reading.model import TIE, Entry, Pool
+from uspex_bridge.results.reading.sources import Loose, open_sources
 
 
 def entry(number, composition, per_atom, volume=10.0, level="model", run="made"):

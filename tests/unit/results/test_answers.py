@@ -20,19 +20,19 @@ from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import CalculationError, ConfigError, InputError, OutputError
 from uspex_bridge.base.units import gpa_to_ev_a3
 from uspex_bridge.call.structures import read_structures
-from uspex_bridge.results.compare import compare
-from uspex_bridge.results.converged import history
-from uspex_bridge.results.crystal import describe
-from uspex_bridge.results.export import FORMATS, export, format_of, hull_of
-from uspex_bridge.results.folder import open_results
-from uspex_bridge.results.hull import parse_formula
-from uspex_bridge.results.matching import recognise
-from uspex_bridge.results.model import Pool
-from uspex_bridge.results.rescore import Again, compare_rankings, rank_correlation
-from uspex_bridge.results.seeds import at_new_pressure, choose, fit_for, format_seeds, write_seeds
-from uspex_bridge.results.settings import settings_of_input
-from uspex_bridge.results.sources import read_reference
-from uspex_bridge.results.stability import Question, assess, assess_per_level, stable_phases
+from uspex_bridge.results.hulls.compare import compare
+from uspex_bridge.results.hulls.converged import history
+from uspex_bridge.results.hulls.export import FORMATS, export, format_of, hull_of
+from uspex_bridge.results.hulls.hull import parse_formula
+from uspex_bridge.results.hulls.rescore import Again, compare_rankings, rank_correlation
+from uspex_bridge.results.hulls.seeds import at_new_pressure, choose, fit_for, format_seeds, write_seeds
+from uspex_bridge.results.hulls.stability import Question, assess, assess_per_level, stable_phases
+from uspex_bridge.results.phases.crystal import describe
+from uspex_bridge.results.phases.matching import recognise
+from uspex_bridge.results.reading.folder import open_results
+from uspex_bridge.results.reading.model import Pool
+from uspex_bridge.results.reading.settings import settings_of_input
+from uspex_bridge.results.reading.sources import read_reference
 
 CA, NI = bulk("Ca", "fcc", 5.5), bulk("Ni", "fcc", 3.5)
 B2 = Atoms("CaNi", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[3.1] * 3, pbc=True)

@@ -13,8 +13,8 @@ from pymatgen.core import Structure as PymatgenStructure
 
 from uspex_bridge.base.data import Structure
 from uspex_bridge.base.symmetry import find_group
-from uspex_bridge.results.convert import to_pymatgen
-from uspex_bridge.results.export import cif_text
+from uspex_bridge.results.hulls.export import cif_text
+from uspex_bridge.results.reading.convert import to_pymatgen
 
 RUTILE = crystal(["Ti", "O"], [(0, 0, 0), (0.305, 0.305, 0)], spacegroup=136, cellpar=[4.6, 4.6, 2.96, 90, 90, 90])
 MONOCLINIC = crystal(["Ca", "Ni"], [(0.1, 0, 0.3), (0.37, 0.0, 0.8)], spacegroup=12, cellpar=[8, 3, 6, 90, 108, 90])

@@ -7,7 +7,7 @@ import pytest
 
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.call import record_file
-from uspex_bridge.results.failures import read_failures
+from uspex_bridge.results.reading.failures import read_failures
 
 
 def line(key: str, status: str, code: str = "", time: str = "2026-11-20T10:00:00+00:00", **more) -> dict:

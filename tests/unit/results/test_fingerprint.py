@@ -7,8 +7,8 @@ from ase.build import bulk
 from results_making import DATA
 
 from uspex_bridge.base.data import Structure
-from uspex_bridge.results.fingerprint import FingerprintSettings, cosine_distance, fingerprint
-from uspex_bridge.results.folder import open_results
+from uspex_bridge.results.phases.fingerprint import FingerprintSettings, cosine_distance, fingerprint
+from uspex_bridge.results.reading.folder import open_results
 
 
 def structure(atoms: Atoms) -> Structure:

@@ -10,8 +10,8 @@ from results_making import DATA, Made, individuals, write_matlab, write_python
 
 from uspex_bridge.base.errors import InputError
 from uspex_bridge.call import record_file
-from uspex_bridge.results.folder import open_all, open_results, results_folders
-from uspex_bridge.results.poscars import PoscarFile, parse_plain
+from uspex_bridge.results.reading.folder import open_all, open_results, results_folders
+from uspex_bridge.results.reading.poscars import PoscarFile, parse_plain
 from uspex_bridge.vasp.structure import parse_poscar
 
 

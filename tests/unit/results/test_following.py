@@ -9,8 +9,8 @@ from uspex_bridge.base.data import Structure
 from uspex_bridge.call import many
 from uspex_bridge.call.config import Config
 from uspex_bridge.call.thermal import FreeEnergyTask
-from uspex_bridge.results.following import FILE, follow
-from uspex_bridge.results.model import Entry
+from uspex_bridge.results.reading.model import Entry
+from uspex_bridge.results.thermal.following import FILE, follow
 
 CUBIC = Structure(("Ni",), 2.2 * np.eye(3), np.zeros((1, 3)))
 PARENT = Entry("search", 4, (("Ni", 1),), -1.0, 2.2**3, pressure_gpa=0.0, level="toy")

@@ -7,9 +7,9 @@ from results_making import DATA
 
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
-from uspex_bridge.results.folder import open_results
-from uspex_bridge.results.hull import at_pressure, build_hull, one_level, parse_formula
-from uspex_bridge.results.model import Entry, Recorded
+from uspex_bridge.results.hulls.hull import at_pressure, build_hull, one_level, parse_formula
+from uspex_bridge.results.reading.folder import open_results
+from uspex_bridge.results.reading.model import Entry, Recorded
 
 
 def entry(formula: str, per_atom: float, number: int = 1, **more) -> Entry:

@@ -11,8 +11,8 @@ from results_making import DATA, Made, write_matlab, write_python
 
 from uspex_bridge.base import jsonl
 from uspex_bridge.call import record_file
-from uspex_bridge.results.folder import open_results
-from uspex_bridge.results.lookup import find
+from uspex_bridge.results.reading.folder import open_results
+from uspex_bridge.results.reading.lookup import find
 
 MODEL = {"kind": "mace", "model": "small", "sha256": "0123456789abcdef"}
 

@@ -12,11 +12,11 @@ from ase.build import bulk
 from results_making import Made, poscar, write_matlab, write_python
 
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.results.converged import history
-from uspex_bridge.results.folder import open_results
-from uspex_bridge.results.model import Pool
-from uspex_bridge.results.sources import read_reference, read_relaxed
-from uspex_bridge.results.stability import Question, assess
+from uspex_bridge.results.hulls.converged import history
+from uspex_bridge.results.hulls.stability import Question, assess
+from uspex_bridge.results.reading.folder import open_results
+from uspex_bridge.results.reading.model import Pool
+from uspex_bridge.results.reading.sources import read_reference, read_relaxed
 
 CA, NI = bulk("Ca", "fcc", 5.0), bulk("Ni", "fcc", 3.3)
 CANI = Atoms("CaNi", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[2.9] * 3, pbc=True)

@@ -20,11 +20,9 @@ from uspex_bridge.call.structures import read_structures
 from uspex_bridge.figures import family as family_figure
 from uspex_bridge.figures import pressure as pressure_figure
 from uspex_bridge.figures import progress as progress_figure
-from uspex_bridge.results.family import ancestors
-from uspex_bridge.results.folder import open_results
-from uspex_bridge.results.hull import build_hull
-from uspex_bridge.results.operators import progress
-from uspex_bridge.results.pressure import (
+from uspex_bridge.results.hulls.hull import build_hull
+from uspex_bridge.results.hulls.operators import progress
+from uspex_bridge.results.hulls.pressure import (
     curves,
     differences,
     doubts,
@@ -34,6 +32,8 @@ from uspex_bridge.results.pressure import (
     sequence,
     transitions,
 )
+from uspex_bridge.results.reading.family import ancestors
+from uspex_bridge.results.reading.folder import open_results
 
 CELL = bulk("Si", "diamond", 5.4)
 

@@ -10,14 +10,14 @@ import pytest
 from uspex_bridge.base.data import Structure
 from uspex_bridge.call.thermal import FreeEnergyTask
 from uspex_bridge.figures import phase_diagram as figure
-from uspex_bridge.results import free_energy_tables as tables
-from uspex_bridge.results import phase_diagram
-from uspex_bridge.results.free_energy import FreeEnergies, ThermalPhase
-from uspex_bridge.results.hull import build_hull
-from uspex_bridge.results.model import Entry
-from uspex_bridge.results.phase_diagram import PhaseDiagram, crossings
-from uspex_bridge.results.phase_diagram_tables import document, report
-from uspex_bridge.results.rescore import Again
+from uspex_bridge.results.hulls.hull import build_hull
+from uspex_bridge.results.hulls.rescore import Again
+from uspex_bridge.results.reading.model import Entry
+from uspex_bridge.results.thermal import free_energy_tables as tables
+from uspex_bridge.results.thermal import phase_diagram
+from uspex_bridge.results.thermal.free_energy import FreeEnergies, ThermalPhase
+from uspex_bridge.results.thermal.phase_diagram import PhaseDiagram, crossings
+from uspex_bridge.results.thermal.phase_diagram_tables import document, report
 
 NOTHING = np.zeros(3)
 PRESSURES, TEMPERATURES = (0.0, 50.0, 100.0), (0.0, 500.0, 1000.0)

@@ -11,11 +11,11 @@ from ase.build import bulk
 from phase_families import FAMILIES, SLIGHT, copied, structure
 from results_making import DATA, Made, write_matlab
 
-from uspex_bridge.results.folder import open_results
-from uspex_bridge.results.matching import Catalogue
-from uspex_bridge.results.model import Pool
-from uspex_bridge.results.phases import METHODS, Tolerances, find_phases, same_phase
-from uspex_bridge.results.surroundings import Surroundings
+from uspex_bridge.results.phases.definition import METHODS, Tolerances, find_phases, same_phase
+from uspex_bridge.results.phases.matching import Catalogue
+from uspex_bridge.results.phases.surroundings import Surroundings
+from uspex_bridge.results.reading.folder import open_results
+from uspex_bridge.results.reading.model import Pool
 
 LIMIT = Tolerances().distance
 

@@ -11,11 +11,11 @@ from phase_families import h3s
 from results_making import Made, write_matlab
 
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.results.folder import open_results
-from uspex_bridge.results.model import Pool
-from uspex_bridge.results.seeding import place_for
-from uspex_bridge.results.seeds import beyond, choose, format_seeds, unreadable
-from uspex_bridge.results.stability import Question, assess
+from uspex_bridge.results.hulls.seeds import beyond, choose, format_seeds, unreadable
+from uspex_bridge.results.hulls.stability import Question, assess
+from uspex_bridge.results.reading.folder import open_results
+from uspex_bridge.results.reading.model import Pool
+from uspex_bridge.results.reading.seeding import place_for
 
 MATLAB = """{method} : calculationMethod
 {calculation} : calculationType

@@ -12,10 +12,10 @@ from uspex_bridge.base import jsonl
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.units import pv_energy
 from uspex_bridge.call import record_file
-from uspex_bridge.results.convert import to_ase, to_pymatgen_entry
-from uspex_bridge.results.folder import open_results
-from uspex_bridge.results.model import Pool
-from uspex_bridge.results.sources import open_sources, read_reference
+from uspex_bridge.results.reading.convert import to_ase, to_pymatgen_entry
+from uspex_bridge.results.reading.folder import open_results
+from uspex_bridge.results.reading.model import Pool
+from uspex_bridge.results.reading.sources import open_sources, read_reference
 
 
 def with_energy(atoms: Atoms, energy: float, **info) -> Atoms:

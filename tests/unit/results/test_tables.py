@@ -12,15 +12,15 @@ from results_making import DATA, Made, write_matlab
 
 from uspex_bridge.figures import diagram, hull, volume
 from uspex_bridge.learn.choose.hulls import points_of
-from uspex_bridge.results.compare import compare
-from uspex_bridge.results.converged import history
-from uspex_bridge.results.folder import open_results
-from uspex_bridge.results.groups import phase_groups
-from uspex_bridge.results.hull import build_hull
-from uspex_bridge.results.model import NAN, Pool, Recorded
-from uspex_bridge.results.seeds import choose, format_seeds
-from uspex_bridge.results.stability import Question, assess
-from uspex_bridge.results.tables import document, phase_rows, phase_table, report
+from uspex_bridge.results.hulls.compare import compare
+from uspex_bridge.results.hulls.converged import history
+from uspex_bridge.results.hulls.groups import phase_groups
+from uspex_bridge.results.hulls.hull import build_hull
+from uspex_bridge.results.hulls.seeds import choose, format_seeds
+from uspex_bridge.results.hulls.stability import Question, assess
+from uspex_bridge.results.hulls.tables import document, phase_rows, phase_table, report
+from uspex_bridge.results.reading.folder import open_results
+from uspex_bridge.results.reading.model import NAN, Pool, Recorded
 
 CA, NI = bulk("Ca", "fcc", 5.0), bulk("Ni", "fcc", 3.3)
 CANI = Atoms("CaNi", scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], cell=[2.9] * 3, pbc=True)

@@ -10,7 +10,7 @@ from ase.build import bulk
 from results_making import COLUMNS_OF_26, Made, poscar, table_of_26, write_26
 
 from uspex_bridge.base.errors import InputError
-from uspex_bridge.results.folder import open_results
+from uspex_bridge.results.reading.folder import open_results
 
 NAN = float("nan")
 SPECIES = ("Ti", "O", "H")

@@ -607,7 +607,7 @@ def test_protocol_file_is_found_from_the_new_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("line", ["matlab", "python", "uspex26"])
 def test_compounds_are_building_blocks(tmp_path, line):
-    from uspex_bridge.results.settings import settings_of_input
+    from uspex_bridge.results.reading.settings import settings_of_input
 
     done = run([line, tmp_path, "--elements", "MgO,SiO2", "-p", 25])
     assert done.exit_code == 0

@@ -70,7 +70,7 @@ def calibrate(errors: Array, disagreements: Array, confidence: float = 0.9) -> C
     Raises:
         InputError: too few labels for this confidence.
     """
-    from uspex_bridge.results.rescore import rank_correlation
+    from uspex_bridge.results.hulls.rescore import rank_correlation
 
     count = len(errors)
     place = math.ceil((count + 1) * confidence)

@@ -19,8 +19,8 @@ from uspex_bridge.call.structures import from_ase, read_structures, unconstraine
 from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.identity import Split, content_id
 from uspex_bridge.learn.data.labels import identity_of, read_frames
-from uspex_bridge.results.model import Entry, Pool
-from uspex_bridge.results.sources import Loose
+from uspex_bridge.results.reading.model import Entry, Pool
+from uspex_bridge.results.reading.sources import Loose
 
 
 def title_of(pool: Pool, entry: Entry) -> str:

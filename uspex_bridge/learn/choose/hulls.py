@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from uspex_bridge.base.errors import BridgeError, InputError
-from uspex_bridge.results.hull import HullPoint, at_pressure, build_hull, one_level
-from uspex_bridge.results.model import Pool
-from uspex_bridge.results.stability import blocks_of, refuse_without_hull, without_holes
+from uspex_bridge.results.hulls.hull import HullPoint, at_pressure, build_hull, one_level
+from uspex_bridge.results.hulls.stability import blocks_of, refuse_without_hull, without_holes
+from uspex_bridge.results.reading.model import Pool
 
 
 def points_of(

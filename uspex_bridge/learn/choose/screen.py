@@ -22,8 +22,8 @@ from uspex_bridge.base.units import ev_a3_to_gpa
 from uspex_bridge.learn.data.predictions import Prediction
 from uspex_bridge.learn.data.suspects import fit
 from uspex_bridge.relaxation.guards import closest_pair
-from uspex_bridge.results.hull import HullPoint
-from uspex_bridge.results.model import NAN, Entry
+from uspex_bridge.results.hulls.hull import HullPoint
+from uspex_bridge.results.reading.model import NAN, Entry
 
 Flag = Literal["short", "dense", "elongated", "far", "unconverged", "rejected", "outside", "failed"]
 FLAGS: tuple[Flag, ...] = ("short", "dense", "elongated", "far", "unconverged", "rejected", "outside", "failed")

@@ -24,7 +24,7 @@ from uspex_bridge.learn.choose.screen import DEFAULT_REASONS, FLAGS, Flag, Limit
 from uspex_bridge.learn.choose.soap import Scaling, SoapSettings
 from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.predictions import Predictor, find_predictor, predict_all, structure_key
-from uspex_bridge.results.model import Pool
+from uspex_bridge.results.reading.model import Pool
 
 #: Shows progress: called with a label and the number of structures, it gives what is called after some of them.
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]

@@ -14,11 +14,11 @@ import numpy as np
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.base.formulas import formula_of
-from uspex_bridge.results.hull import HullPoint
-from uspex_bridge.results.model import Composition, Entry, Pool
-from uspex_bridge.results.outliers import find_outliers
-from uspex_bridge.results.phases import Method as PhaseMethod
-from uspex_bridge.results.phases import Tolerances, find_phases
+from uspex_bridge.results.hulls.hull import HullPoint
+from uspex_bridge.results.hulls.outliers import find_outliers
+from uspex_bridge.results.phases.definition import Method as PhaseMethod
+from uspex_bridge.results.phases.definition import Tolerances, find_phases
+from uspex_bridge.results.reading.model import Composition, Entry, Pool
 
 Method = Literal["farthest", "clusters", "random"]
 METHODS: tuple[Method, ...] = ("farthest", "clusters", "random")

@@ -19,12 +19,12 @@ from uspex_bridge.learn.choose.candidates import candidate, known_of, read_label
 from uspex_bridge.learn.choose.select import Quota, Selection, distinct, doubtful, select
 from uspex_bridge.learn.choose.soap import Scaling, SoapSettings, coverage, describe_all
 from uspex_bridge.learn.choose.structure_map import StructureMap, make_map
-from uspex_bridge.results.folder import Results
-from uspex_bridge.results.matching import Catalogue
-from uspex_bridge.results.model import Entry, Pool, composition_of, reduced_composition
-from uspex_bridge.results.phases import Tolerances, same_phase
-from uspex_bridge.results.stability import Question
-from uspex_bridge.results.surroundings import Surroundings
+from uspex_bridge.results.hulls.stability import Question
+from uspex_bridge.results.phases.definition import Tolerances, same_phase
+from uspex_bridge.results.phases.matching import Catalogue
+from uspex_bridge.results.phases.surroundings import Surroundings
+from uspex_bridge.results.reading.folder import Results
+from uspex_bridge.results.reading.model import Entry, Pool, composition_of, reduced_composition
 
 #: Structures closer than this in scaled features are the same training point; two unlike ones are about ten apart.
 _SAME = 0.01

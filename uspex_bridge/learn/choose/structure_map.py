@@ -15,9 +15,9 @@ from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.base.files import write_whole
 from uspex_bridge.learn.choose.hulls import points_of
 from uspex_bridge.learn.choose.soap import Coverage, Scaling, SoapSettings, Space, coverage, describe_all, fit_space
-from uspex_bridge.results.convert import to_ase
-from uspex_bridge.results.hull import HullPoint
-from uspex_bridge.results.model import NAN, Entry, Pool
+from uspex_bridge.results.hulls.hull import HullPoint
+from uspex_bridge.results.reading.convert import to_ase
+from uspex_bridge.results.reading.model import NAN, Entry, Pool
 
 Colour = Literal["pressure", "composition", "energy", "distance"]
 COLOURS: tuple[Colour, ...] = ("pressure", "composition", "energy", "distance")

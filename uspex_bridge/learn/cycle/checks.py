@@ -24,7 +24,7 @@ from uspex_bridge.learn.label.settings import read_label_settings
 from uspex_bridge.learn.training.order import TRAINERS, checkpoint, surroundings
 from uspex_bridge.learn.training.trainers.base import Trainer, read_trainer_settings
 from uspex_bridge.models import inventory
-from uspex_bridge.results.folder import results_folders
+from uspex_bridge.results.reading.folder import results_folders
 
 #: What is wrong where in cycle.toml.
 _Look = tuple[str, Callable[[], object]]

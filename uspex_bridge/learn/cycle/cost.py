@@ -10,7 +10,7 @@ from uspex_bridge.call import record_reading
 from uspex_bridge.learn.cycle.loop import read_journal
 from uspex_bridge.learn.cycle.settings import CycleSettings
 from uspex_bridge.learn.data.dataset import Dataset, is_dataset
-from uspex_bridge.results.failures import records_of
+from uspex_bridge.results.reading.failures import records_of
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from ase import Atoms
 from uspex_bridge.base.atoms import to_structure
 from uspex_bridge.learn.data.identity import Split
 from uspex_bridge.learn.data.labels import Label
-from uspex_bridge.results.surroundings import Surroundings
+from uspex_bridge.results.phases.surroundings import Surroundings
 
 #: Surroundings closer than this, in units of the mean spacing, are those of one family. The phases of a search are
-#: told apart at a quarter of it (:mod:`uspex_bridge.results.phases`); copies that are displaced by 0.1 Å and strained
-#: by 5 % lie at 0.04 to 0.09, other phases beyond 0.1.
+#: told apart at a quarter of it (:mod:`uspex_bridge.results.phases.definition`); copies that are displaced by 0.1 Å
+#: and strained by 5 % lie at 0.04 to 0.09, other phases beyond 0.1.
 _LIMIT = 0.08
 #: Of several families of the same phase, the one that is joined: no twin of a tested structure may train.
 _PREFERRED: tuple[Split, ...] = ("test", "valid", "train")

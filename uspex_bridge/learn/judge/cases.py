@@ -16,7 +16,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from uspex_bridge.base.data import Array
 from uspex_bridge.base.units import ev_a3_to_gpa, pressure_of, pv_energy
 from uspex_bridge.learn.data.labels import free_energy
-from uspex_bridge.results.model import NAN, Entry, composition_of
+from uspex_bridge.results.reading.model import NAN, Entry, composition_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,9 +14,9 @@ from uspex_bridge.base.errors import BridgeError
 from uspex_bridge.base.units import pv_energy
 from uspex_bridge.learn.choose.screen import fit_offsets
 from uspex_bridge.learn.judge.cases import Case, Error, Values
-from uspex_bridge.results.hull import Hull, build_hull
-from uspex_bridge.results.model import Composition, composition_of, reduced_composition
-from uspex_bridge.results.rescore import rank_correlation
+from uspex_bridge.results.hulls.hull import Hull, build_hull
+from uspex_bridge.results.hulls.rescore import rank_correlation
+from uspex_bridge.results.reading.model import Composition, composition_of, reduced_composition
 
 #: Above this a reference pressure is ultra-high: trained on for its repulsion, not searched at. GPa.
 ULTRA_HIGH = 500.0

@@ -23,7 +23,7 @@ from uspex_bridge.learn.data.labels import read_frames
 from uspex_bridge.learn.label import kpoints, vasp_inputs
 from uspex_bridge.learn.label.settings import MAGNETIC, LabelSettings, format_settings, read_prepared_settings
 from uspex_bridge.learn.label.tasks import RESULT, RUN_VASP, SETTINGS, STRUCTURE, LabelTask, folders
-from uspex_bridge.results.sources import open_sources
+from uspex_bridge.results.reading.sources import open_sources
 
 #: PAW spheres that overlap by more than this are told, and cutoffs below this times ENMAX.
 _OVERLAP, _MARGIN = 0.2, 1.3

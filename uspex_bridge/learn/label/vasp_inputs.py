@@ -14,7 +14,7 @@ from uspex_bridge.base.data import Structure
 from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.learn.label import kpoints
 from uspex_bridge.learn.label.settings import LabelSettings
-from uspex_bridge.results.seeds import format_poscar
+from uspex_bridge.results.hulls.seeds import format_poscar
 from uspex_bridge.vasp.structure import element_of
 
 #: Environment variable and pymatgen setting that name the library.

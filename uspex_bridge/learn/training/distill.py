@@ -15,7 +15,7 @@ from uspex_bridge.learn.data.dataset import Dataset
 from uspex_bridge.learn.data.labels import Added, Level, settings_hash
 from uspex_bridge.learn.data.predictions import find_predictor, predict_all, structure_key
 from uspex_bridge.models.cards import CalculatorSettings
-from uspex_bridge.results.model import Entry
+from uspex_bridge.results.reading.model import Entry
 
 
 def teach(

@@ -19,7 +19,7 @@ from uspex_bridge.learn.choose.soap import SoapSettings
 from uspex_bridge.learn.data.predictions import Prediction, find_predictor, predict_all, read_predictions, structure_key
 from uspex_bridge.models import backends
 from uspex_bridge.models.cards import CalculatorSettings
-from uspex_bridge.results.model import Entry, Recorded, composition_of
+from uspex_bridge.results.reading.model import Entry, Recorded, composition_of
 
 
 def structure(atoms: Atoms) -> Structure:

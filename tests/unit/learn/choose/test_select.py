@@ -6,10 +6,10 @@ from phase_families import FAMILIES, copied, structure
 
 from uspex_bridge.base.errors import ConfigError
 from uspex_bridge.learn.choose.select import Quota, clusters, distinct, doubtful, farthest_points, select
-from uspex_bridge.results.hull import HullPoint, build_hull
-from uspex_bridge.results.model import NAN, Entry, Pool, composition_of
-from uspex_bridge.results.phases import Tolerances
-from uspex_bridge.results.sources import Loose
+from uspex_bridge.results.hulls.hull import HullPoint, build_hull
+from uspex_bridge.results.phases.definition import Tolerances
+from uspex_bridge.results.reading.model import NAN, Entry, Pool, composition_of
+from uspex_bridge.results.reading.sources import Loose
 
 NOTHING = np.zeros((0, 2))
 

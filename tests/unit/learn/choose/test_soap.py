@@ -17,7 +17,7 @@ from uspex_bridge.base.errors import ConfigError, InputError
 from uspex_bridge.figures.structure_map import write_map
 from uspex_bridge.learn.choose.soap import SoapSettings, coverage, describe_all, fit_space, minimal_settings
 from uspex_bridge.learn.choose.structure_map import make_map
-from uspex_bridge.results.sources import open_sources
+from uspex_bridge.results.reading.sources import open_sources
 
 
 def as_structure(atoms: Atoms) -> Structure:

@@ -28,7 +28,7 @@ from uspex_bridge.learn.data.identity import content_id, split_of
 from uspex_bridge.learn.data.labels import Level, identity_of, read_frames
 from uspex_bridge.learn.judge.accuracy import open_labelled
 from uspex_bridge.learn.training.order import from_dataset
-from uspex_bridge.results.labels_folder import labels_of
+from uspex_bridge.results.reading.labels_folder import labels_of
 
 LEVEL = Level("toy", "LJ", "0123456789ab")
 
