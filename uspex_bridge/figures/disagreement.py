@@ -13,6 +13,8 @@ from uspex_bridge.learn.choose.screen import UNFIT, Screening
 
 #: Force components that are drawn at most.
 _MOST_FORCES = 20_000
+#: Shortest axis of two models' values, eV/atom or eV/Å; rounding errors are not worth a picture.
+_SHORTEST = 0.01
 
 
 @style.styled
@@ -74,6 +76,7 @@ def _parity(axes: Axes, pairs: Array, marked: Array, quantity: str, models: tupl
         axes.set_xlim(low, high)
         axes.set_ylim(low, high)
     axes.set_aspect("equal", adjustable="box")
+    axes.locator_params(nbins=4)
     axes.set_xlabel(f"{models[0]}: {quantity}")
     axes.set_ylabel(f"{models[1]}: {quantity}")
 
@@ -81,9 +84,9 @@ def _parity(axes: Axes, pairs: Array, marked: Array, quantity: str, models: tupl
 def _span(values: Array) -> tuple[float, float]:
     """Return the range to draw: all, but nothing further out than once the middle 98 % away."""
     first, last = np.quantile(values, [0.01, 0.99])
-    reach = max(last - first, 1e-6)
+    reach = max(last - first, _SHORTEST)
     low, high = max(values.min(), first - reach), min(values.max(), last + reach)
-    margin = 0.04 * max(high - low, 1e-6)
+    margin = max(0.04 * (high - low), 0.5 * (_SHORTEST - (high - low)))
     return float(low - margin), float(high + margin)
 
 
@@ -91,9 +94,9 @@ def _histogram(axes: Axes, values: Array, limit: float | None, quantity: str) ->
     """Draw how many structures have a difference of each size, on a logarithmic scale, with the threshold."""
     finite = np.maximum(values[np.isfinite(values)], 1e-4)
     if len(finite):
-        low, high = np.log10(finite.min()), np.log10(finite.max())
-        bins = np.logspace(np.floor(5 * low) / 5, np.ceil(5 * high) / 5 + 0.02, max(8, int(10 * (high - low)) + 1))
-        axes.hist(finite, bins=bins.tolist(), color=style.PALETTE[0])
+        low = np.floor(np.log10(finite.min()))
+        high = max(np.ceil(np.log10(finite.max()) + 1e-9), low + 1.0)  # whole decades: ticks in between run together
+        axes.hist(finite, bins=np.logspace(low, high, int(10 * (high - low)) + 1).tolist(), color=style.PALETTE[0])
         axes.set_xscale("log")
     if limit:
         axes.axvline(limit, color=style.ALARM)
