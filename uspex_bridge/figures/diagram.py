@@ -121,10 +121,6 @@ class Diagram:
     def _by_name(self) -> dict[tuple[str, str], Mark]:
         return {(mark.hull, mark.entry.name): mark for mark in self.marks}
 
-    def where(self) -> str:
-        """Return the pressure in words, empty where unknown."""
-        return "" if self.pressure_gpa is None else f"{self.pressure_gpa:g} GPa"
-
 
 def make_diagram(answers: Mapping[str, Assessment]) -> Diagram:
     """Put one assessment, or one per level of theory, on one diagram.

@@ -80,7 +80,8 @@ def hull(diagram: Diagram, *, far: float = 0.05, top: float | None = None) -> An
             y=[mark.formation for mark in marks],
             **_points(diagram, marks, k, far),
         )
-    for mark, group in diagram.labelled[: style.MOST_LABELS]:
+    corners_named = [(mark, group) for mark, group in diagram.labelled if mark.vertex]  # ties: on hover, names collide
+    for mark, group in corners_named[: style.MOST_LABELS]:
         figure.add_annotation(
             x=mark.fractions[1], y=mark.formation, text=_name(mark, group), yshift=-14, showarrow=False
         )
@@ -324,9 +325,10 @@ def _name(mark: Mark, group: str) -> str:
 
 
 def _layout(diagram: Diagram) -> dict[str, Any]:
+    below = "; ".join(filter(None, (*diagram.head(), diagram.note)))
     return {
         "template": "plotly_white",
-        "title": f"{'–'.join(diagram.components)} {diagram.where()}" + (f"<br>{diagram.note}" if diagram.note else ""),
+        "title": f"{'–'.join(diagram.components)}<br><sup>{below}</sup>",
         "font": {"family": "sans-serif", "size": 14},
         "hovermode": "closest",
     }
