@@ -89,7 +89,7 @@ class _Screen:
             click.secho(item.section, bold=True)
             self.section = item.section
         mark, colour = _MARKS[item.state]
-        width = min(shutil.get_terminal_size((120, 40)).columns, 140)
+        width = min(shutil.get_terminal_size((80, 40)).columns, 140)
         lines = textwrap.wrap(item.text, width - 4, break_long_words=False, break_on_hyphens=False)
         click.echo(f" {click.style(mark, fg=colour)} " + "\n    ".join(lines))
 
