@@ -82,15 +82,12 @@ def _atoms(tags: dict[str, Any]) -> Atoms:
     cell = _cell(tags)
     symbols, scaled = _sites(tags, cell)
     stated = _stated(tags)
-    kept = []
-    for operations in _symmetries(tags, cell):
-        atoms = _expanded(symbols, scaled, operations, cell)
-        kept.append((_contradiction(atoms, tags, stated), atoms))
-    fitting = [atoms for wrong, atoms in kept if not wrong] or [atoms for _, atoms in kept]
-    if any(not _alike(fitting[0], other) for other in fitting[1:]):
+    found = [_expanded(symbols, scaled, operations, cell) for operations in _symmetries(tags, cell)]
+    judged = [(_contradiction(atoms, tags, stated), atoms) for atoms in found]
+    fitting = [one for one in judged if not one[0]] or judged
+    wrong, atoms = fitting[0]
+    if any(not _alike(atoms, other) for _, other in fitting[1:]):
         raise _Unreadable("its space group has several origins or settings; add the symmetry operations")
-    atoms = fitting[0]
-    wrong = _contradiction(atoms, tags, stated)
     if any(_value(word) > 0 for word in _column(tags, "_atom_site_attached_hydrogens")) and (wrong or not stated):
         raise _Unreadable("hydrogen atoms without coordinates (_atom_site_attached_hydrogens)")
     if wrong:
@@ -203,18 +200,18 @@ def _symmetries(tags: Mapping[str, Any], cell: Array) -> list[list[Operation]]:
     words = next((found for name in names if (found := _column(tags, name))), [])
     if words:
         centres = read(_column(tags, "_space_group_symop_magn_centering_xyz") or ["x,y,z"])
-        found = [[(turn, move + shift) for _, shift in centres for turn, move in read(words)]]
+        possible = {0: [(turn, move + shift) for _, shift in centres for turn, move in read(words)]}
     elif any(key.startswith("_space_group_magn") for key in tags):
         raise _Unreadable("a magnetic space group without its symmetry operations")
     else:
-        settings = [k for k in _settings(tags) if _fits(_of_setting(k), cell)]
-        if settings and 3 <= _table()[settings[0]].number <= 15:
-            settings = settings[:1]  # that with the axis b before those with others, which a right angle allows too
-        found = [_of_setting(setting) for setting in settings]
-    fitting = [operations for operations in found if _fits(operations, cell)]
+        possible = {setting: _of_setting(setting) for setting in _settings(tags)}
+    fitting = {setting: operations for setting, operations in possible.items() if _fits(operations, cell)}
     if not fitting:
         raise _Unreadable("its cell does not have the symmetry of its space group")
-    return fitting
+    first = next(iter(fitting))
+    if first and 3 <= _table()[first].number <= 15:
+        return [fitting[first]]  # that with the axis b before those with others, which a right angle allows too
+    return list(fitting.values())
 
 
 def _of_setting(setting: int) -> list[Operation]:
