@@ -16,7 +16,7 @@ import numpy as np
 from uspex_bridge.base import jsonl
 from uspex_bridge.base.data import RelaxResult, Structure
 from uspex_bridge.base.errors import ConfigError, ModelError
-from uspex_bridge.base.files import replacing
+from uspex_bridge.base.files import write_whole
 from uspex_bridge.call import record_file
 from uspex_bridge.call.config import Config
 from uspex_bridge.models.cards import CalculatorSettings
@@ -80,11 +80,10 @@ def set_current(search: Path, student: Current | None) -> None:
     if student is None:
         path.unlink(missing_ok=True)
         return
-    with replacing(path) as draft:
-        weights = Path(str(student.calculator.model)).relative_to(path.parent.resolve())
-        given = {name: value for name in _SETTINGS if (value := getattr(student.calculator, name)) is not None}
-        about = {"name": student.name, "elements": student.elements, "weights": str(weights), "calculator": given}
-        draft.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    weights = Path(str(student.calculator.model)).relative_to(path.parent.resolve())
+    given = {name: value for name in _SETTINGS if (value := getattr(student.calculator, name)) is not None}
+    about = {"name": student.name, "elements": student.elements, "weights": str(weights), "calculator": given}
+    write_whole(path, json.dumps(about, indent=1) + "\n")
 
 
 def fit_student(plan: Plan, config: Config, search: Path, structure: Structure) -> tuple[Plan, Config, str | None]:

@@ -42,6 +42,7 @@ from uspex_bridge.learn.training.trainers.base import SETTINGS
 from uspex_bridge.models.backends import Backend
 from uspex_bridge.models.cards import CalculatorSettings
 from uspex_bridge.relaxation.protocol import make_plan
+from uspex_bridge.results.reading.join import structure_of
 
 #: The outcome of a check, in the folder of the training.
 CHECK = "check.json"
@@ -144,10 +145,12 @@ class _Students:
         taught, change = [], []
         try:
             ratio = time_ratio(
-                models(STUDENT), models(protocol.stage[-1].calculator), [_start(x) for x in lines[-_TIMED:]]
+                models(STUDENT),
+                models(protocol.stage[-1].calculator),
+                [structure_of(line["input"]) for line in lines[-_TIMED:]],
             )
             for line in lines:
-                start, plan = _start(line), make_plan(protocol, _intent(line), self.config.stages)
+                start, plan = structure_of(line["input"]), make_plan(protocol, _intent(line), self.config.stages)
                 try:
                     result = relax_structure(start, plan, models, lambda: None, lambda step: None)
                 except Rejected:
@@ -252,11 +255,6 @@ def time_ratio(student: Backend, final: Backend, starts: Sequence[Structure]) ->
     return seconds(student) / seconds(final)
 
 
-def _start(line: Mapping[str, Any]) -> Structure:
-    geometry = line["input"]
-    return Structure(tuple(geometry["symbols"]), np.array(geometry["cell"]), np.array(geometry["scaled"]))
-
-
 def _intent(line: Mapping[str, Any]) -> Intent:
     return Intent(isif=line["isif"], nsw=line["nsw"], ediffg=line.get("ediffg"), pressure_gpa=line["pressure_gpa"])
 
@@ -264,11 +262,10 @@ def _intent(line: Mapping[str, Any]) -> Intent:
 def _frames(line: Mapping[str, Any]) -> Iterator[Atoms]:
     """Yield the labelled structures of a line of frames."""
     for frame in line["frames"]:
-        structure = Structure(tuple(line["symbols"]), np.array(frame["cell"]), np.array(frame["scaled"]))
         forces = np.array(frame["forces"])
         if np.abs(forces).max() > _LARGEST:
             continue
-        atoms = to_atoms(structure)
+        atoms = to_atoms(structure_of({"symbols": line["symbols"], **frame}))
         atoms.calc = SinglePointCalculator(
             atoms, energy=frame["energy"], free_energy=frame["energy"], forces=forces, stress=np.array(frame["stress"])
         )

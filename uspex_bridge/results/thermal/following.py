@@ -11,7 +11,7 @@ from uspex_bridge.base.data import Structure
 from uspex_bridge.base.files import write_whole
 from uspex_bridge.base.symmetry import primitive
 from uspex_bridge.results.reading.join import line_of, structure_of
-from uspex_bridge.results.reading.model import NAN, Entry
+from uspex_bridge.results.reading.model import NAN, Entry, composition_of
 
 if TYPE_CHECKING:
     from uspex_bridge.call.relaxed import Relaxed
@@ -97,7 +97,7 @@ def _below(parent: Entry, done: Relaxed, empty: Entry, *, with_holes: bool) -> F
     share = len(cell) / len(whole)
     after = replace(
         empty,
-        composition=tuple((s, cell.symbols.count(s)) for s in dict.fromkeys(cell.symbols)),
+        composition=composition_of(cell.symbols),
         enthalpy=share * line.enthalpy,
         volume=share * line.volume,
         pressure_gpa=line.pressure_gpa,
